@@ -1,0 +1,254 @@
+//! The only place that reads the environment.
+//!
+//! Each variable is a [`Var`]: name, default, unit and reason side by side. A service's configuration is read with a
+//! [`Reader`], which goes on after a fault so that one start reports every fault at once. The table in the README is
+//! made from [`all`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+/// One environment variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Var {
+    /// The variable's name.
+    pub name: &'static str,
+    /// What it is when unset or empty, as one would write it; "" when there is no default.
+    pub default: &'static str,
+    /// Which programs read it.
+    pub used_by: &'static str,
+    /// What it does, in a sentence.
+    pub about: &'static str,
+}
+
+/// Where variables come from: the process's environment, or a map in tests.
+pub trait Env {
+    /// The variable's value, None when it is unset.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+/// The environment of this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProcessEnv;
+
+impl Env for ProcessEnv {
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    fn get(&self, name: &str) -> Option<String> {
+        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+    }
+}
+
+impl Env for HashMap<String, String> {
+    fn get(&self, name: &str) -> Option<String> {
+        HashMap::get(self, name).cloned()
+    }
+}
+
+impl Env for BTreeMap<&str, &str> {
+    fn get(&self, name: &str) -> Option<String> {
+        BTreeMap::get(self, name).map(|value| (*value).to_owned())
+    }
+}
+
+/// A value that must not be shown: its Debug is blank.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The secret itself. Never log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What is wrong with one variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The variable's name.
+    pub name: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// Everything that is wrong with a configuration. A program that gets one exits with 64.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// Every fault, in the order of reading.
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is not valid")?;
+        for fault in &self.faults {
+            write!(f, "\n  {}: {}", fault.name, fault.message)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads variables and collects faults.
+///
+/// ```
+/// use job_utils::config::{Reader, Var};
+/// const PORT: Var = Var { name: "PORT", default: "8080", used_by: "functions", about: "Port to listen on." };
+/// let env = std::collections::BTreeMap::from([("PORT", "eighty")]);
+/// let mut reader = Reader::new(&env);
+/// let port: u16 = reader.number(&PORT);
+/// let error = reader.finish(port).unwrap_err();
+/// assert!(error.to_string().contains("PORT: \"eighty\" is not a whole number"));
+/// ```
+pub struct Reader<'a> {
+    env: &'a dyn Env,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of `env` without faults.
+    pub fn new(env: &'a dyn Env) -> Self {
+        Self { env, faults: Vec::new() }
+    }
+
+    /// Notes that a variable's value cannot be used.
+    pub fn fault(&mut self, var: &Var, message: impl Into<String>) {
+        self.faults.push(Fault { name: var.name, message: message.into() });
+    }
+
+    /// The value, or every fault found so far.
+    pub fn finish<T>(self, value: T) -> Result<T, ConfigError> {
+        if self.faults.is_empty() { Ok(value) } else { Err(ConfigError { faults: self.faults }) }
+    }
+
+    /// The variable as the user set it; an empty variable is an unset one.
+    pub fn optional(&mut self, var: &Var) -> Option<String> {
+        self.env.get(var.name).filter(|value| !value.is_empty())
+    }
+
+    /// The variable, or its default.
+    pub fn text(&mut self, var: &Var) -> String {
+        self.optional(var).unwrap_or_else(|| var.default.to_owned())
+    }
+
+    /// A value that is never shown.
+    pub fn secret(&mut self, var: &Var) -> Option<Secret> {
+        self.optional(var).map(Secret::new)
+    }
+
+    /// A path.
+    pub fn path(&mut self, var: &Var) -> Option<PathBuf> {
+        self.optional(var).map(PathBuf::from)
+    }
+
+    /// true, 1, yes, on or false, 0, no, off in any case.
+    pub fn flag(&mut self, var: &Var) -> bool {
+        let value = self.text(var);
+        match value.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => true,
+            "false" | "0" | "no" | "off" => false,
+            _ => {
+                self.fault(var, format!("{value:?} is neither true (1, yes) nor false (0, no)"));
+                false
+            }
+        }
+    }
+
+    /// A whole number within the range of its type.
+    pub fn number<T: std::str::FromStr + Default>(&mut self, var: &Var) -> T {
+        let value = self.text(var);
+        value.trim().parse().unwrap_or_else(|_| {
+            self.fault(var, format!("{value:?} is not a whole number that fits here (for example {})", var.default));
+            T::default()
+        })
+    }
+
+    /// A duration: a whole number with the unit ms, s, m or h; without a unit, seconds.
+    pub fn duration(&mut self, var: &Var) -> Duration {
+        let value = self.text(var);
+        parse_duration(&value).unwrap_or_else(|| {
+            self.fault(var, format!("{value:?} is not a duration (for example {}; units ms, s, m, h)", var.default));
+            Duration::ZERO
+        })
+    }
+
+    /// Entries between commas, without the space around them and without empty ones.
+    pub fn list(&mut self, var: &Var) -> Vec<String> {
+        self.text(var).split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// An http or https URL as set by the user.
+    pub fn url(&mut self, var: &Var) -> Option<Url> {
+        let value = self.optional(var)?;
+        match parse_http_url(&value) {
+            Ok(url) => Some(url),
+            Err(message) => {
+                self.fault(var, message);
+                None
+            }
+        }
+    }
+}
+
+/// Parses an absolute http or https URL with a host; the error says what to write.
+pub fn parse_http_url(value: &str) -> Result<Url, String> {
+    let url = Url::parse(value)
+        .map_err(|error| format!("{value:?} is not a URL ({error}); write it as http://host:port/path"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(format!("{value:?} is not an http or https URL; write it as http://host:port/path"));
+    }
+    Ok(url)
+}
+
+fn parse_duration(value: &str) -> Option<Duration> {
+    let value = value.trim();
+    let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u64 = value[..digits].parse().ok()?;
+    match value[digits..].trim() {
+        "ms" => Some(Duration::from_millis(number)),
+        "" | "s" => Some(Duration::from_secs(number)),
+        "m" | "min" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3600).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("25"), Some(Duration::from_secs(25)));
+        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(parse_duration(" 15 m "), Some(Duration::from_secs(900)));
+        assert_eq!(parse_duration("4h"), Some(Duration::from_secs(4 * 3600)));
+        for bad in ["", "s", "-1", "1d", "1.5s", "99999999999999999999h"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_an_unset_one() {
+        const NAME: Var = Var { name: "NAME", default: "fallback", used_by: "", about: "" };
+        let env = BTreeMap::from([("NAME", "")]);
+        assert_eq!(Reader::new(&env).text(&NAME), "fallback");
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(…)");
+    }
+}

@@ -1,0 +1,70 @@
+//! What every binary does around its `run`: logging, runtime, signals, exit code.
+
+use std::process::ExitCode;
+
+use crate::config::{ConfigError, ProcessEnv};
+use crate::shutdown::Shutdown;
+use crate::telemetry;
+
+/// Exit code for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 64;
+/// Exit code for a failure while running (`EX_SOFTWARE` of sysexits.h).
+pub const EXIT_FAILURE: u8 = 70;
+
+/// Why a program ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum ExitError {
+    /// The configuration or the arguments cannot be used: exit code 64.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An argument cannot be used: exit code 64.
+    #[error("{0}")]
+    Usage(String),
+    /// Something failed while running: exit code 70.
+    #[error(transparent)]
+    Failure(#[from] anyhow::Error),
+}
+
+/// Runs a program: sets up logging, a runtime and signals, waits for `program`, and turns its result into an exit
+/// code (0, 64 for bad configuration, 70 for a failure).
+pub fn main<F, Fut>(program: F) -> ExitCode
+where
+    F: FnOnce(Shutdown) -> Fut,
+    Fut: Future<Output = Result<(), ExitError>>,
+{
+    match start(program) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = match &error {
+                ExitError::Config(_) | ExitError::Usage(_) => EXIT_CONFIG,
+                ExitError::Failure(_) => EXIT_FAILURE,
+            };
+            report(&error);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn start<F, Fut>(program: F) -> Result<(), ExitError>
+where
+    F: FnOnce(Shutdown) -> Fut,
+    Fut: Future<Output = Result<(), ExitError>>,
+{
+    telemetry::init(&ProcessEnv)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
+    let result = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().map_err(anyhow::Error::from)?;
+        program(shutdown).await
+    });
+    // Detached tasks (a name look-up in a blocking thread, say) must not hold up the exit.
+    runtime.shutdown_background();
+    result
+}
+
+#[allow(clippy::print_stderr, reason = "the last word of a program must not depend on the log filter")]
+fn report(error: &ExitError) {
+    match error {
+        ExitError::Failure(error) => eprintln!("error: {error:#}"),
+        other => eprintln!("error: {other}"),
+    }
+}

@@ -1,0 +1,60 @@
+//! One shutdown token for a whole process. Only binaries turn signals into it.
+
+use tokio_util::sync::CancellationToken;
+
+/// Tells every part of a process to stop. Clones share one state.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown(CancellationToken);
+
+impl Shutdown {
+    /// A token that has not been triggered.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Tells everybody who holds the token or a child of it to stop.
+    pub fn trigger(&self) {
+        self.0.cancel();
+    }
+
+    /// Whether the token has been triggered.
+    pub fn is_triggered(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Waits until the token is triggered.
+    pub async fn triggered(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// A token that is triggered with this one, or alone.
+    pub fn child(&self) -> Self {
+        Self(self.0.child_token())
+    }
+
+    /// A token triggered by the first SIGTERM or SIGINT. A second signal ends the process at once with 130.
+    ///
+    /// For binaries only: a library leaves signals to its host.
+    pub fn on_signals() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let shutdown = Self::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let token = shutdown.clone();
+        tokio::spawn(async move {
+            loop {
+                let name = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                };
+                if token.is_triggered() {
+                    tracing::warn!(signal = name, "second signal: quitting at once");
+                    std::process::exit(130);
+                }
+                tracing::info!(signal = name, "stopping");
+                token.trigger();
+            }
+        });
+        Ok(shutdown)
+    }
+}

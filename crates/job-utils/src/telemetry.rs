@@ -1,0 +1,35 @@
+//! Logging for binaries, and the names of the fields that every log line shares.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{ConfigError, Env, Reader, Var};
+
+/// What to log.
+pub const RUST_LOG: Var = Var {
+    name: "RUST_LOG",
+    default: "info",
+    used_by: "all",
+    about: "What to log, as `level` or `target=level,…` (levels error, warn, info, debug, trace).",
+};
+
+/// How to write log lines.
+pub const LOG_FORMAT: Var =
+    Var { name: "LOG_FORMAT", default: "text", used_by: "all", about: "Log lines for people (`text`) or as JSON (`json`)." };
+
+/// Sets this process's subscriber: lines on standard error. For binaries only.
+pub fn init(env: &dyn Env) -> Result<(), ConfigError> {
+    let mut reader = Reader::new(env);
+    let directives = reader.text(&RUST_LOG);
+    let filter = EnvFilter::try_new(&directives).unwrap_or_else(|error| {
+        reader.fault(&RUST_LOG, format!("{directives:?} is not a log filter ({error})"));
+        EnvFilter::new("info")
+    });
+    let format = reader.text(&LOG_FORMAT);
+    if !matches!(format.as_str(), "text" | "json") {
+        reader.fault(&LOG_FORMAT, format!("{format:?} is neither text nor json"));
+    }
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A subscriber set earlier by the host stays.
+    let _ = if format == "json" { builder.json().try_init() } else { builder.try_init() };
+    reader.finish(())
+}

@@ -1,0 +1,140 @@
+//! The callback: a function's POST that says how an attempt ended.
+//!
+//! ```text
+//! POST /callback
+//! X-Worker-Id: worker-0        who held the job (from the dispatch)
+//! X-Job-Id: 42                 which job
+//! X-Database-Id: <uuid>        optional
+//! X-Job-Error: true            only when the attempt failed
+//! Content-Type: application/json
+//!
+//! {"status":"success"}  or  {"status":"error","error":"what went wrong"}
+//! ```
+
+use serde::Serialize;
+use serde_json::Value;
+use url::Url;
+
+use crate::config::parse_http_url;
+
+/// The path of the callback server's one state-changing route.
+pub const PATH: &str = "/callback";
+
+/// What is stored when a callback says "failed" and nothing else.
+pub const UNKNOWN_ERROR: &str = "UNKNOWN_ERROR";
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The job is done and can be removed.
+    Complete,
+    /// The attempt failed, with this message for `last_error`.
+    Fail(String),
+}
+
+/// The body of a callback, as a function writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// `success` or `error`.
+    pub status: &'static str,
+    /// What went wrong; absent on success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl From<&Outcome> for Report {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Complete => Self { status: "success", error: None },
+            Outcome::Fail(error) => Self { status: "error", error: Some(error.clone()) },
+        }
+    }
+}
+
+/// A callback whose body cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the body is not valid JSON: {0}")]
+pub struct BadBody(#[from] serde_json::Error);
+
+/// The URL a function posts to: as given, but a URL without a path means `/callback`. The query string stays.
+///
+/// ```
+/// let url = job_utils::wire::callback::callback_url("http://jobs:8080?token=x").unwrap();
+/// assert_eq!(url.as_str(), "http://jobs:8080/callback?token=x");
+/// assert_eq!(job_utils::wire::callback::callback_url("http://jobs/hook").unwrap().path(), "/hook");
+/// ```
+pub fn callback_url(raw: &str) -> Result<Url, String> {
+    let mut url = parse_http_url(raw)?;
+    if matches!(url.path(), "" | "/") {
+        url.set_path(PATH);
+    }
+    Ok(url)
+}
+
+/// Reads a callback: `job_error` is whether `X-Job-Error` is `true`; `is_json` whether the content type says JSON.
+///
+/// A JSON body is refused when it is broken, even if nothing in it is needed; any other body is plain text that may be
+/// empty and is not read.
+pub fn read(job_error: bool, is_json: bool, body: &[u8]) -> Result<Outcome, BadBody> {
+    let json: Option<Value> =
+        if is_json && !body.trim_ascii().is_empty() { Some(serde_json::from_slice(body)?) } else { None };
+    if !job_error {
+        return Ok(Outcome::Complete);
+    }
+    Ok(Outcome::Fail(json.as_ref().and_then(error_of).unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
+}
+
+/// Whether a Content-Type names JSON (`application/json`, or a `+json` type).
+///
+/// ```
+/// use job_utils::wire::callback::is_json;
+/// assert!(is_json("application/json; charset=utf-8") && is_json("application/problem+json"));
+/// assert!(!is_json("text/plain"));
+/// ```
+pub fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || essence.ends_with("+json")
+}
+
+/// What a body says went wrong: its `error`, else its `message`. A value that is not a string is its JSON text, an
+/// empty one or null counts as absent.
+pub(crate) fn error_of(body: &Value) -> Option<String> {
+    ["error", "message"].into_iter().find_map(|field| match body.get(field)? {
+        Value::Null => None,
+        Value::String(text) if text.is_empty() => None,
+        Value::String(text) => Some(storable(text)),
+        other => Some(storable(&other.to_string())),
+    })
+}
+
+/// Postgres text holds every character but NUL.
+pub fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_carries_error_then_message_then_a_default() {
+        let fail = |body: &str| match read(true, true, body.as_bytes()) {
+            Ok(Outcome::Fail(message)) => message,
+            other => panic!("{body}: {other:?}"),
+        };
+        assert_eq!(fail(r#"{"error":"a","message":"b"}"#), "a");
+        assert_eq!(fail(r#"{"error":"","message":"b"}"#), "b");
+        assert_eq!(fail(r#"{"error":{"code":5}}"#), r#"{"code":5}"#);
+        assert_eq!(fail(r#"{"error":"a\u0000b"}"#), "a\u{fffd}b");
+        assert_eq!(fail(r#"{"error":null}"#), UNKNOWN_ERROR);
+        assert_eq!(fail("[]"), UNKNOWN_ERROR);
+        assert_eq!(fail(""), UNKNOWN_ERROR);
+    }
+
+    #[test]
+    fn only_a_json_body_can_be_broken() {
+        assert!(read(false, true, b"{").is_err());
+        assert_eq!(read(false, false, b"{").ok(), Some(Outcome::Complete));
+        assert_eq!(read(true, false, b"boom").ok(), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
+    }
+}
