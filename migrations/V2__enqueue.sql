@@ -1,0 +1,205 @@
+-- Enqueue: add_job in its argument forms, and the trigger functions that call it.
+
+-- The uuid in a transaction's setting, such as jwt.claims.database_id. Unset or empty is NULL; anything else that is
+-- not a uuid is an error, never a job without a tenant.
+CREATE FUNCTION @extschema@.claim_uuid(setting text) RETURNS uuid
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    value text := nullif(current_setting(setting, true), '');
+BEGIN
+    IF value !~* '^\{?([0-9a-f]{4}-?){8}\}?$' THEN
+        RAISE EXCEPTION 'the setting % is not a uuid: %', setting, quote_literal(value)
+            USING ERRCODE = 'invalid_text_representation',
+                  HINT = format('Set it to a uuid, or to '''' for none: SELECT set_config(%L, ''…'', true).', setting);
+    END IF;
+    RETURN value::uuid;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.claim_uuid(text) FROM PUBLIC;
+
+-- One row from given values; the rule of keys. Every way to make a job ends here.
+CREATE FUNCTION @extschema@.enqueue_job(
+    new_database_id uuid, new_actor_id uuid, identifier text, new_payload json, job_key text, new_queue_name text,
+    new_run_at timestamptz, new_max_attempts int, new_priority int
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql AS $$
+DECLARE
+    job @extschema@.jobs;
+    holder @extschema@.jobs;
+BEGIN
+    IF coalesce(identifier, '') = '' THEN
+        RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Name the task: add_job(identifier := ''email:send_email'', …).';
+    END IF;
+    IF job_key IS NULL THEN
+        INSERT INTO @extschema@.jobs
+            (database_id, actor_id, task_identifier, payload, queue_name, run_at, max_attempts, priority)
+        VALUES
+            (new_database_id, new_actor_id, identifier, coalesce(new_payload, '{}'), new_queue_name,
+             coalesce(new_run_at, now()), coalesce(new_max_attempts, 25), coalesce(new_priority, 0))
+        RETURNING * INTO job;
+        RETURN job;
+    END IF;
+    -- Each turn either writes the row or makes room for it; another turn follows only when another session was faster.
+    LOOP
+        INSERT INTO @extschema@.jobs AS j
+            (database_id, actor_id, task_identifier, payload, queue_name, run_at, max_attempts, priority, key)
+        VALUES
+            (new_database_id, new_actor_id, identifier, coalesce(new_payload, '{}'), new_queue_name,
+             coalesce(new_run_at, now()), coalesce(new_max_attempts, 25), coalesce(new_priority, 0), job_key)
+        ON CONFLICT (key) WHERE key IS NOT NULL DO UPDATE SET
+            actor_id = excluded.actor_id, task_identifier = excluded.task_identifier, payload = excluded.payload,
+            queue_name = excluded.queue_name, run_at = excluded.run_at, max_attempts = excluded.max_attempts,
+            priority = excluded.priority, attempts = 0, last_error = NULL, updated_at = clock_timestamp()
+        WHERE j.locked_at IS NULL AND j.database_id IS NOT DISTINCT FROM excluded.database_id
+        RETURNING * INTO job;
+        IF FOUND THEN
+            RETURN job;
+        END IF;
+        SELECT * INTO holder FROM @extschema@.jobs j WHERE j.key = job_key FOR UPDATE;
+        CONTINUE WHEN NOT FOUND;
+        IF holder.database_id IS DISTINCT FROM new_database_id THEN
+            RAISE EXCEPTION 'the job key % is in use under another database_id', quote_literal(job_key)
+                USING ERRCODE = 'unique_violation', HINT = 'Keys are shared by all tenants: put the tenant into the key.';
+        END IF;
+        -- The running job goes on, but a newer one takes its place.
+        UPDATE @extschema@.jobs j
+           SET key = NULL, attempts = j.max_attempts, superseded = true, updated_at = clock_timestamp()
+         WHERE j.id = holder.id AND j.locked_at IS NOT NULL;
+    END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.enqueue_job(uuid, uuid, text, json, text, text, timestamptz, int, int) FROM PUBLIC;
+
+-- SECURITY DEFINER: a producer may enqueue without any right to the tables.
+CREATE FUNCTION @extschema@.add_job(
+    identifier text, payload json DEFAULT '{}', job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN @extschema@.enqueue_job(
+        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.add_job(text, json, text, text, timestamptz, int, int) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.add_job(text, json, text, text, timestamptz, int, int) IS
+    'Enqueues a job; database_id and actor_id come from the settings jwt.claims.database_id and jwt.claims.user_id.';
+
+CREATE FUNCTION @extschema@.add_job(
+    db_id uuid, identifier text, payload json DEFAULT '{}', job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN @extschema@.enqueue_job(
+        coalesce(db_id, @extschema@.claim_uuid('jwt.claims.database_id')), @extschema@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.add_job(uuid, text, json, text, text, timestamptz, int, int) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.add_job(uuid, text, json, text, text, timestamptz, int, int) IS
+    'Enqueues a job of the given database_id, which wins over the setting jwt.claims.database_id.';
+
+-- A uuid in a text argument is a db_id that was not cast.
+CREATE FUNCTION @extschema@.refuse_untyped_db_id(identifier text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF identifier ~* '^\{?([0-9a-f]{4}-?){8}\}?$' THEN
+        RAISE EXCEPTION 'the task identifier % is a uuid', quote_literal(identifier)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('Cast a database id in first place: %L::uuid.', identifier);
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.refuse_untyped_db_id(text) FROM PUBLIC;
+
+-- Untyped literals, add_job('x', '{}'), fit both forms above equally well. PostgreSQL prefers text for an untyped
+-- literal, so this third form decides. Its payload has no default: add_job('x') stays the first form's.
+CREATE FUNCTION @extschema@.add_job(
+    identifier text, payload text, job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@.refuse_untyped_db_id(identifier);
+    RETURN @extschema@.enqueue_job(
+        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload::json, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.add_job(text, text, text, text, timestamptz, int, int) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, timestamptz, int, int) IS
+    'Enqueues a job whose payload is given as text that holds JSON.';
+
+-- Trigger functions for the application's own tables. SECURITY DEFINER: whoever may write such a table causes the job,
+-- without any right to this schema.
+CREATE FUNCTION @extschema@.trigger_task(arguments text[]) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF coalesce(arguments[0], '') = '' THEN
+        RAISE EXCEPTION 'the trigger names no task' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give the task as the first argument: EXECUTE FUNCTION …(''my_task'').';
+    END IF;
+    RETURN arguments[0];
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.trigger_task(text[]) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.tg_add_job_with_row_id() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), json_build_object('id', OLD.id));
+        RETURN OLD;
+    END IF;
+    PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), json_build_object('id', NEW.id));
+    RETURN NEW;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.tg_add_job_with_row_id() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tg_add_job_with_row_id() IS
+    'Trigger (''task''): enqueues a job with the payload {"id": …} of the row.';
+
+CREATE FUNCTION @extschema@.tg_add_job_with_row() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), to_json(OLD));
+        RETURN OLD;
+    END IF;
+    PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), to_json(NEW));
+    RETURN NEW;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.tg_add_job_with_row() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tg_add_job_with_row() IS 'Trigger (''task''): enqueues a job with the whole row as payload.';
+
+CREATE FUNCTION @extschema@.trigger_job_with_fields() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    names text[] := '{}';
+    fields text[] := '{}';
+    field text;
+BEGIN
+    -- %I quotes the column's name; the row itself is a parameter.
+    FOR i IN 1 .. TG_NARGS - 1 LOOP
+        IF TG_OP = 'DELETE' THEN
+            EXECUTE format('SELECT ($1).%I::text', TG_ARGV[i]) INTO field USING OLD;
+        ELSE
+            EXECUTE format('SELECT ($1).%I::text', TG_ARGV[i]) INTO field USING NEW;
+        END IF;
+        names := names || TG_ARGV[i];
+        fields := fields || field;
+    END LOOP;
+    PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), json_object(names, fields));
+    IF TG_OP = 'DELETE' THEN
+        RETURN OLD;
+    END IF;
+    RETURN NEW;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.trigger_job_with_fields() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.trigger_job_with_fields() IS
+    'Trigger (''task'', ''column'', …): enqueues a job with those columns, as text, in the payload.';
