@@ -4,6 +4,16 @@
 //! [`Reader`], which goes on after a fault so that one start reports every fault at once. The table in the README is
 //! made from [`all`].
 
+pub mod postgres;
+pub mod scheduler;
+pub mod server;
+pub mod worker;
+
+pub use postgres::{PostgresConfig, SchemaName, SslMode};
+pub use scheduler::SchedulerConfig;
+pub use server::ServerConfig;
+pub use worker::{Gateway, Tasks, WorkerConfig};
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
@@ -223,6 +233,18 @@ fn parse_duration(value: &str) -> Option<Duration> {
         "h" => number.checked_mul(3600).map(Duration::from_secs),
         _ => None,
     }
+}
+
+/// Every variable that the services read, in the order of the README's table.
+pub fn all() -> Vec<&'static Var> {
+    let groups: [&[&Var]; 5] = [
+        postgres::VARS,
+        worker::VARS,
+        server::VARS,
+        scheduler::VARS,
+        &[&crate::telemetry::RUST_LOG, &crate::telemetry::LOG_FORMAT],
+    ];
+    groups.concat()
 }
 
 #[cfg(test)]

@@ -2,6 +2,11 @@
 
 pub mod backoff;
 pub mod config;
+#[cfg(feature = "db")]
+pub mod db;
+pub mod error;
+#[cfg(feature = "health")]
+pub mod health;
 pub mod service;
 pub mod shutdown;
 pub mod telemetry;

@@ -25,6 +25,16 @@ pub enum ExitError {
     Failure(#[from] anyhow::Error),
 }
 
+/// Reads a program's arguments. Help and version exit with 0, anything that cannot be understood with 64.
+pub fn arguments<A: clap::Parser>() -> A {
+    A::try_parse().unwrap_or_else(|error| {
+        let code = if error.use_stderr() { EXIT_CONFIG } else { 0 };
+        // Nobody is left to hear of a closed output.
+        let _ = error.print();
+        std::process::exit(code.into())
+    })
+}
+
 /// Runs a program: sets up logging, a runtime and signals, waits for `program`, and turns its result into an exit
 /// code (0, 64 for bad configuration, 70 for a failure).
 pub fn main<F, Fut>(program: F) -> ExitCode

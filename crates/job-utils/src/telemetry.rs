@@ -1,5 +1,7 @@
 //! Logging for binaries, and the names of the fields that every log line shares.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{ConfigError, Env, Reader, Var};
@@ -13,8 +15,12 @@ pub const RUST_LOG: Var = Var {
 };
 
 /// How to write log lines.
-pub const LOG_FORMAT: Var =
-    Var { name: "LOG_FORMAT", default: "text", used_by: "all", about: "Log lines for people (`text`) or as JSON (`json`)." };
+pub const LOG_FORMAT: Var = Var {
+    name: "LOG_FORMAT",
+    default: "text",
+    used_by: "all",
+    about: "Log lines for people (`text`) or as JSON (`json`).",
+};
 
 /// Sets this process's subscriber: lines on standard error. For binaries only.
 pub fn init(env: &dyn Env) -> Result<(), ConfigError> {
@@ -28,7 +34,10 @@ pub fn init(env: &dyn Env) -> Result<(), ConfigError> {
     if !matches!(format.as_str(), "text" | "json") {
         reader.fault(&LOG_FORMAT, format!("{format:?} is neither text nor json"));
     }
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A subscriber set earlier by the host stays.
     let _ = if format == "json" { builder.json().try_init() } else { builder.try_init() };
     reader.finish(())

@@ -15,8 +15,21 @@ use crate::wire::callback::{error_of, storable};
 /// Characters that would end or change a path. `:` stays readable; `%` and `\` are here because URL parsers read
 /// `%2e` as a dot and `\` as a slash.
 const SEGMENT: &AsciiSet = &CONTROLS
-    .add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'[').add(b'\\').add(b']')
-    .add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 const WHOLE: &AsciiSet = &SEGMENT.add(b'/');
 
 /// How much of an unexpected body goes into `last_error`, in characters.
@@ -24,7 +37,9 @@ const EXCERPT: usize = 300;
 
 /// A task identifier that no URL path can carry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the task identifier {0:?} cannot be a URL path: rename the task or give it a URL in INTERNAL_GATEWAY_DEVELOPMENT_MAP")]
+#[error(
+    "the task identifier {0:?} cannot be a URL path: rename the task or give it a URL in INTERNAL_GATEWAY_DEVELOPMENT_MAP"
+)]
 pub struct NoPath(pub String);
 
 /// The URL of a task's function: the gateway, one slash, the task identifier. The identifier cannot leave its path:

@@ -1,0 +1,63 @@
+//! The scheduler's settings.
+
+use std::time::Duration;
+
+use crate::config::worker::{JOBS_SHUTDOWN_GRACE, Tasks, read_health_port, read_id, read_poll_interval};
+use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var};
+
+/// Default zone.
+pub const TZ: Var =
+    Var { name: "TZ", default: "UTC", used_by: "scheduler, service", about: "IANA zone of schedules that name none." };
+
+/// Every variable of this file.
+pub const VARS: &[&Var] = &[&TZ];
+
+/// The scheduler's settings.
+#[derive(Debug, Clone)]
+pub struct SchedulerConfig {
+    /// How to reach Postgres.
+    pub postgres: PostgresConfig,
+    /// Scheduler id: exactly HOSTNAME.
+    pub scheduler_id: String,
+    /// Which tasks to schedule.
+    pub tasks: Tasks,
+    /// How often to look without a notification.
+    pub poll_interval: Duration,
+    /// How long a stop may take.
+    pub shutdown_grace: Duration,
+    /// Zone of schedules that name none.
+    pub time_zone: jiff::tz::TimeZone,
+    /// Port for health checks when the scheduler runs alone.
+    pub health_port: Option<u16>,
+}
+
+impl SchedulerConfig {
+    /// Reads and checks every variable the scheduler uses.
+    pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(env);
+        let config = Self::read(&mut reader);
+        reader.finish(config)
+    }
+
+    /// Reads with a given reader, so that several parts report their faults together.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            postgres: PostgresConfig::read(reader),
+            scheduler_id: read_id(reader, "scheduler-0"),
+            tasks: Tasks::read(reader),
+            poll_interval: read_poll_interval(reader),
+            shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
+            time_zone: read_time_zone(reader),
+            health_port: read_health_port(reader),
+        }
+    }
+}
+
+/// Reads TZ: an IANA name, also with the leading colon that POSIX allows.
+pub fn read_time_zone(reader: &mut Reader<'_>) -> jiff::tz::TimeZone {
+    let name = reader.text(&TZ);
+    jiff::tz::TimeZone::get(name.trim_start_matches(':')).unwrap_or_else(|_| {
+        reader.fault(&TZ, format!("{name:?} is not an IANA time zone such as Europe/Berlin"));
+        jiff::tz::TimeZone::UTC
+    })
+}

@@ -1,0 +1,85 @@
+//! The callback server's settings, and the address that functions are told.
+
+use std::time::Duration;
+
+use url::Url;
+
+use crate::config::worker::JOBS_SHUTDOWN_GRACE;
+use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var};
+use crate::wire::callback::callback_url;
+
+/// Port.
+pub const INTERNAL_JOBS_CALLBACK_PORT: Var = Var {
+    name: "INTERNAL_JOBS_CALLBACK_PORT",
+    default: "12345",
+    used_by: "worker, server, service",
+    about: "Port of the callback server, on all interfaces; it serves /healthz and /readyz as well.",
+};
+/// URL.
+pub const INTERNAL_JOBS_CALLBACK_URL: Var = Var {
+    name: "INTERNAL_JOBS_CALLBACK_URL",
+    default: "",
+    used_by: "worker, service",
+    about: "URL of the callback server as functions reach it; without a path, `/callback` is meant.",
+};
+/// Host.
+pub const JOBS_CALLBACK_HOST: Var = Var {
+    name: "JOBS_CALLBACK_HOST",
+    default: "jobs-callback",
+    used_by: "worker, service",
+    about: "Host in the callback URL when INTERNAL_JOBS_CALLBACK_URL is unset: `http://<host>:<port>/callback`.",
+};
+
+/// Every variable of this file.
+pub const VARS: &[&Var] = &[&INTERNAL_JOBS_CALLBACK_PORT, &INTERNAL_JOBS_CALLBACK_URL, &JOBS_CALLBACK_HOST];
+
+/// How functions reach the callback server.
+pub(crate) struct CallbackAddress;
+
+impl CallbackAddress {
+    /// The URL for `X-Callback-Url`.
+    pub(crate) fn read_url(reader: &mut Reader<'_>, port: u16) -> Url {
+        let (var, text) = match reader.optional(&INTERNAL_JOBS_CALLBACK_URL) {
+            Some(url) => (&INTERNAL_JOBS_CALLBACK_URL, url),
+            None => (&JOBS_CALLBACK_HOST, format!("http://{}:{port}", reader.text(&JOBS_CALLBACK_HOST))),
+        };
+        callback_url(&text).unwrap_or_else(|message| {
+            reader.fault(var, message);
+            #[allow(clippy::expect_used, reason = "a literal URL parses; the fault above keeps it from being used")]
+            Url::parse("http://jobs-callback/callback").expect("literal")
+        })
+    }
+}
+
+/// The callback server's settings.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// How to reach Postgres.
+    pub postgres: PostgresConfig,
+    /// Port to bind on all interfaces; 0 lets the system choose (tests).
+    pub port: u16,
+    /// How long a stop waits for requests in flight.
+    pub shutdown_grace: Duration,
+    /// How long a callback waits for its outcome to be stored before it is answered 503.
+    pub store_timeout: Duration,
+}
+
+impl ServerConfig {
+    /// Reads and checks every variable the server uses.
+    pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(env);
+        let config = Self::read(&mut reader);
+        reader.finish(config)
+    }
+
+    /// Reads with a given reader, so that several parts report their faults together.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            postgres: PostgresConfig::read(reader),
+            port: reader.number(&INTERNAL_JOBS_CALLBACK_PORT),
+            shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
+            // A function calls back once, without a retry: hold its request over a short outage.
+            store_timeout: Duration::from_secs(20),
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The worker's settings.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::config::server::{CallbackAddress, INTERNAL_JOBS_CALLBACK_PORT};
+use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var, parse_http_url};
+
+/// Worker id.
+pub const HOSTNAME: Var = Var {
+    name: "HOSTNAME",
+    default: "",
+    used_by: "worker, scheduler, service",
+    about: "Worker and scheduler id, at least 4 characters; unset: `worker-0` and `scheduler-0`. Two live processes need two ids.",
+};
+/// Any task.
+pub const JOBS_SUPPORT_ANY: Var = Var {
+    name: "JOBS_SUPPORT_ANY",
+    default: "true",
+    used_by: "worker, scheduler, service",
+    about: "Take every task (`true`), or only those in JOBS_SUPPORTED (`false`).",
+};
+/// Tasks.
+pub const JOBS_SUPPORTED: Var = Var {
+    name: "JOBS_SUPPORTED",
+    default: "",
+    used_by: "worker, scheduler, service",
+    about: "Task identifiers between commas, used when JOBS_SUPPORT_ANY is false.",
+};
+/// Concurrency.
+pub const JOBS_CONCURRENCY: Var = Var {
+    name: "JOBS_CONCURRENCY",
+    default: "16",
+    used_by: "worker, service",
+    about: "Jobs in dispatch at once. A job that a function has accepted holds no place.",
+};
+/// Poll interval.
+pub const JOBS_POLL_INTERVAL: Var = Var {
+    name: "JOBS_POLL_INTERVAL",
+    default: "5s",
+    used_by: "worker, scheduler, service",
+    about: "How often to look without a notification: the net under LISTEN.",
+};
+/// Grace.
+pub const JOBS_SHUTDOWN_GRACE: Var = Var {
+    name: "JOBS_SHUTDOWN_GRACE",
+    default: "25s",
+    used_by: "worker, server, scheduler, service",
+    about: "How long a stop waits for jobs in flight before it gives them back (Docker and Kubernetes kill after 30 s).",
+};
+/// Dispatch time-out.
+pub const JOBS_DISPATCH_TIMEOUT: Var = Var {
+    name: "JOBS_DISPATCH_TIMEOUT",
+    default: "15m",
+    used_by: "worker, service",
+    about: "How long a function may take to answer; slow synchronous functions are normal.",
+};
+/// Callback time-out.
+pub const JOBS_CALLBACK_TIMEOUT: Var = Var {
+    name: "JOBS_CALLBACK_TIMEOUT",
+    default: "4h",
+    used_by: "worker, service",
+    about: "How long after its claim an accepted job waits for its callback before it fails.",
+};
+/// Job expiry.
+pub const JOBS_JOB_EXPIRY: Var = Var {
+    name: "JOBS_JOB_EXPIRY",
+    default: "4h",
+    used_by: "worker, service",
+    about: "A lock older than this no longer counts: any worker may claim the job.",
+};
+/// Completion by status.
+pub const JOBS_COMPLETE_ON_2XX: Var = Var {
+    name: "JOBS_COMPLETE_ON_2XX",
+    default: "false",
+    used_by: "worker, service",
+    about: "Take every 2xx answer but 202 as a completion, for plain functions that never call back.",
+};
+/// Gateway.
+pub const KNATIVE_SERVICE_URL: Var = Var {
+    name: "KNATIVE_SERVICE_URL",
+    default: "",
+    used_by: "worker, service",
+    about: "Base URL of the functions; a task is posted to `<base>/<task identifier>`.",
+};
+/// Gateway fallback.
+pub const INTERNAL_GATEWAY_URL: Var = Var {
+    name: "INTERNAL_GATEWAY_URL",
+    default: "http://gateway:8080",
+    used_by: "worker, service",
+    about: "Base URL of the functions when KNATIVE_SERVICE_URL is unset.",
+};
+/// Development map.
+pub const INTERNAL_GATEWAY_DEVELOPMENT_MAP: Var = Var {
+    name: "INTERNAL_GATEWAY_DEVELOPMENT_MAP",
+    default: "",
+    used_by: "worker, service",
+    about: "JSON object from task identifier to URL, used before the gateway unless NODE_ENV is `production`.",
+};
+/// Environment name.
+pub const NODE_ENV: Var = Var {
+    name: "NODE_ENV",
+    default: "",
+    used_by: "worker, service",
+    about: "`production` turns INTERNAL_GATEWAY_DEVELOPMENT_MAP off.",
+};
+/// Health port.
+pub const JOBS_HEALTH_PORT: Var = Var {
+    name: "JOBS_HEALTH_PORT",
+    default: "",
+    used_by: "worker, scheduler",
+    about: "Port for /healthz and /readyz of a worker or scheduler that runs alone; off when unset.",
+};
+
+/// Every variable of this file.
+pub const VARS: &[&Var] = &[
+    &HOSTNAME,
+    &JOBS_SUPPORT_ANY,
+    &JOBS_SUPPORTED,
+    &JOBS_CONCURRENCY,
+    &JOBS_POLL_INTERVAL,
+    &JOBS_SHUTDOWN_GRACE,
+    &JOBS_DISPATCH_TIMEOUT,
+    &JOBS_CALLBACK_TIMEOUT,
+    &JOBS_JOB_EXPIRY,
+    &JOBS_COMPLETE_ON_2XX,
+    &KNATIVE_SERVICE_URL,
+    &INTERNAL_GATEWAY_URL,
+    &INTERNAL_GATEWAY_DEVELOPMENT_MAP,
+    &NODE_ENV,
+    &JOBS_HEALTH_PORT,
+];
+
+/// Which tasks a worker or scheduler takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tasks {
+    /// Every task.
+    Any,
+    /// Only these; none when empty.
+    Only(Vec<String>),
+}
+
+impl Tasks {
+    /// Reads JOBS_SUPPORT_ANY and JOBS_SUPPORTED.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        if reader.flag(&JOBS_SUPPORT_ANY) { Self::Any } else { Self::Only(reader.list(&JOBS_SUPPORTED)) }
+    }
+
+    /// As the SQL functions take it: None is every task.
+    pub fn as_filter(&self) -> Option<&[String]> {
+        match self {
+            Self::Any => None,
+            Self::Only(tasks) => Some(tasks),
+        }
+    }
+
+    /// Says so when the settings leave nothing to take.
+    pub fn warn_when_empty(&self) {
+        if matches!(self, Self::Only(tasks) if tasks.is_empty()) {
+            tracing::warn!("JOBS_SUPPORT_ANY is false and JOBS_SUPPORTED is empty: no task will be taken");
+        }
+    }
+}
+
+/// Reads HOSTNAME, or takes `fallback`. Ids have at least 4 characters in the database.
+pub(crate) fn read_id(reader: &mut Reader<'_>, fallback: &str) -> String {
+    let id = reader.optional(&HOSTNAME).unwrap_or_else(|| fallback.to_owned());
+    if id.chars().count() < 4 || !id.chars().all(|c| c.is_ascii_graphic()) {
+        reader.fault(&HOSTNAME, format!("{id:?} cannot be a worker id: at least 4 visible ASCII characters"));
+    }
+    id
+}
+
+/// Reads JOBS_POLL_INTERVAL, which cannot be zero.
+pub(crate) fn read_poll_interval(reader: &mut Reader<'_>) -> Duration {
+    let interval = reader.duration(&JOBS_POLL_INTERVAL);
+    if interval.is_zero() {
+        reader.fault(&JOBS_POLL_INTERVAL, "must be longer than 0");
+    }
+    interval
+}
+
+/// Reads JOBS_HEALTH_PORT.
+pub(crate) fn read_health_port(reader: &mut Reader<'_>) -> Option<u16> {
+    let set = reader.optional(&JOBS_HEALTH_PORT).is_some();
+    set.then(|| reader.number(&JOBS_HEALTH_PORT))
+}
+
+/// Where functions are.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// Base URL.
+    pub base: Url,
+    /// Task to URL, before the base. An entry that is not a URL fails only its own jobs.
+    pub development_map: HashMap<String, Result<Url, String>>,
+}
+
+impl Gateway {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let set = reader.url(&KNATIVE_SERVICE_URL);
+        let base = set.or_else(|| {
+            let text = reader.text(&INTERNAL_GATEWAY_URL);
+            parse_http_url(&text).map_err(|message| reader.fault(&INTERNAL_GATEWAY_URL, message)).ok()
+        });
+        let production = reader.text(&NODE_ENV) == "production";
+        let map = if production { None } else { reader.optional(&INTERNAL_GATEWAY_DEVELOPMENT_MAP) };
+        let mut development_map = HashMap::new();
+        match map.map(|text| serde_json::from_str::<HashMap<String, serde_json::Value>>(&text)) {
+            None => {}
+            Some(Ok(entries)) => {
+                for (task, value) in entries {
+                    let url = match value.as_str() {
+                        Some(text) => parse_http_url(text),
+                        None => Err(format!("{value} is not a URL")),
+                    };
+                    development_map.insert(task, url);
+                }
+            }
+            Some(Err(error)) => reader.fault(
+                &INTERNAL_GATEWAY_DEVELOPMENT_MAP,
+                format!("not a JSON object from task to URL ({error}); write {{\"task\": \"http://host:port/path\"}}"),
+            ),
+        }
+        // A fault was noted when there is no base, so this placeholder is never used.
+        #[allow(clippy::expect_used, reason = "a literal URL parses")]
+        let base = base.unwrap_or_else(|| Url::parse("http://gateway:8080").expect("literal"));
+        Self { base, development_map }
+    }
+}
+
+/// The worker's settings.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// How to reach Postgres.
+    pub postgres: PostgresConfig,
+    /// Worker id: exactly HOSTNAME.
+    pub worker_id: String,
+    /// Which tasks to take.
+    pub tasks: Tasks,
+    /// Jobs in dispatch at once.
+    pub concurrency: usize,
+    /// How often to look without a notification.
+    pub poll_interval: Duration,
+    /// How long a stop waits for jobs in flight.
+    pub shutdown_grace: Duration,
+    /// How long a function may take to answer.
+    pub dispatch_timeout: Duration,
+    /// How long an accepted job waits for its callback.
+    pub callback_timeout: Duration,
+    /// When a lock no longer counts.
+    pub job_expiry: Duration,
+    /// Take every 2xx but 202 as a completion.
+    pub complete_on_2xx: bool,
+    /// Where functions are.
+    pub gateway: Gateway,
+    /// Where functions report.
+    pub callback_url: Url,
+    /// Port for health checks when the worker runs alone.
+    pub health_port: Option<u16>,
+}
+
+impl WorkerConfig {
+    /// Reads and checks every variable the worker uses.
+    pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(env);
+        let config = Self::read(&mut reader);
+        reader.finish(config)
+    }
+
+    /// Reads with a given reader, so that several parts report their faults together.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let concurrency = reader.number(&JOBS_CONCURRENCY);
+        if concurrency == 0 {
+            reader.fault(&JOBS_CONCURRENCY, "must be at least 1");
+        }
+        let port = reader.number(&INTERNAL_JOBS_CALLBACK_PORT);
+        Self {
+            postgres: PostgresConfig::read(reader),
+            worker_id: read_id(reader, "worker-0"),
+            tasks: Tasks::read(reader),
+            concurrency,
+            poll_interval: read_poll_interval(reader),
+            shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
+            dispatch_timeout: reader.duration(&JOBS_DISPATCH_TIMEOUT),
+            callback_timeout: reader.duration(&JOBS_CALLBACK_TIMEOUT),
+            job_expiry: reader.duration(&JOBS_JOB_EXPIRY),
+            complete_on_2xx: reader.flag(&JOBS_COMPLETE_ON_2XX),
+            gateway: Gateway::read(reader),
+            callback_url: CallbackAddress::read_url(reader, port),
+            health_port: read_health_port(reader),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn read(env: &[(&str, &str)]) -> Result<WorkerConfig, ConfigError> {
+        let env: BTreeMap<&str, &str> = env.iter().copied().collect();
+        WorkerConfig::from_env(&env)
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.worker_id, "worker-0");
+        assert_eq!(config.gateway.base.as_str(), "http://gateway:8080/");
+        assert_eq!(config.callback_url.as_str(), "http://jobs-callback:12345/callback");
+        assert_eq!(config.tasks, Tasks::Any);
+    }
+
+    #[test]
+    fn a_callback_url_without_a_path_means_callback() {
+        let config = read(&[("INTERNAL_JOBS_CALLBACK_URL", "http://knative-job-service:8080")]).unwrap();
+        assert_eq!(config.callback_url.as_str(), "http://knative-job-service:8080/callback");
+    }
+
+    #[test]
+    fn a_bad_entry_of_the_development_map_is_no_fault_of_the_map() {
+        let map = r#"{"good": "http://localhost:1/x?y=1", "bad": "nonsense", "worse": 5}"#;
+        let config = read(&[("INTERNAL_GATEWAY_DEVELOPMENT_MAP", map)]).unwrap();
+        assert!(config.gateway.development_map["good"].is_ok());
+        assert!(config.gateway.development_map["bad"].is_err());
+        assert!(config.gateway.development_map["worse"].is_err());
+        assert!(read(&[("INTERNAL_GATEWAY_DEVELOPMENT_MAP", "[1]")]).is_err());
+        let production = [("INTERNAL_GATEWAY_DEVELOPMENT_MAP", map), ("NODE_ENV", "production")];
+        assert!(read(&production).unwrap().gateway.development_map.is_empty());
+    }
+
+    #[test]
+    fn tasks_can_be_restricted() {
+        let env = [("JOBS_SUPPORT_ANY", "No"), ("JOBS_SUPPORTED", " a, b ,,c:d")];
+        assert_eq!(read(&env).unwrap().tasks, Tasks::Only(vec!["a".into(), "b".into(), "c:d".into()]));
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let env = [
+            ("JOBS_CONCURRENCY", "0"),
+            ("HOSTNAME", "abc"),
+            ("JOBS_SUPPORT_ANY", "maybe"),
+            ("KNATIVE_SERVICE_URL", "ftp://x"),
+            ("INTERNAL_JOBS_CALLBACK_PORT", "70000"),
+        ];
+        let mut names: Vec<_> = read(&env).unwrap_err().faults.iter().map(|fault| fault.name).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["HOSTNAME", "INTERNAL_JOBS_CALLBACK_PORT", "JOBS_CONCURRENCY", "JOBS_SUPPORT_ANY", "KNATIVE_SERVICE_URL"]
+        );
+    }
+}

@@ -1,0 +1,38 @@
+//! Everything that touches Postgres, and every SQL text there is: one operation a file, narrow handles for the services.
+//!
+//! ```text
+//!            add_job                claim_jobs (attempts + 1)              complete
+//!  producer ─────────▶  waiting  ─────────────────────────────▶  running ───────────▶  (row gone)
+//!                       ▲  ▲  ▲                                   │  │  │
+//!                       │  │  └──────────── release ──────────────┘  │  │   worker that stops: attempts - 1
+//!                       │  └─────────── fail (run_at later) ─────────┘  │   worker, or callback server
+//!                       └────────── lock older than job_expiry ─────────┘   any worker, by claiming it
+//!  waiting with attempts = max_attempts is exhausted: it stays until an operator reschedules or completes it.
+//! ```
+
+mod callback;
+pub mod claim;
+mod complete;
+mod error;
+pub mod extension;
+mod fail;
+mod inspect;
+mod listen;
+mod materialise;
+pub mod migrate;
+mod pool;
+mod release;
+mod schedule;
+mod settle;
+mod tls;
+mod worker;
+
+pub use callback::CallbackDb;
+pub use error::DbError;
+pub use inspect::NotReady;
+pub use listen::{Identity, Listener, Wake};
+pub use materialise::Materialised;
+pub use pool::Db;
+pub use schedule::{ScheduledJob, SchedulerDb};
+pub use settle::{SettleError, Settled, Settler};
+pub use worker::{Job, WorkerDb};

@@ -1,0 +1,65 @@
+//! What can go wrong between us and Postgres.
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+/// An operation that Postgres did not carry out.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// No connection could be had.
+    #[error("no connection to Postgres")]
+    Connect(#[source] PoolError),
+    /// The statement failed.
+    #[error("{operation} failed")]
+    Query {
+        /// What was being done, such as `claim`.
+        operation: &'static str,
+        /// Postgres's answer, or the broken connection.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// A root certificate cannot be read, or the like.
+    #[error("TLS to Postgres cannot be set up: {0}")]
+    Tls(String),
+    /// DATABASE_URL or a host name cannot be used.
+    #[error("the connection settings cannot be used: {0}")]
+    Settings(String),
+}
+
+impl DbError {
+    /// For `map_err`: names the operation that failed.
+    pub(crate) fn query(operation: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        move |source| Self::Query { operation, source }
+    }
+
+    /// Whether the same call may succeed a little later: the server is away, restarting, full, or chose us as the
+    /// victim of a deadlock.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect(_) => true,
+            Self::Tls(_) | Self::Settings(_) => false,
+            Self::Query { source, .. } => match source.code() {
+                None => {
+                    source.is_closed()
+                        || std::error::Error::source(source).is_some_and(|cause| cause.is::<std::io::Error>())
+                }
+                Some(code) => is_transient_state(code),
+            },
+        }
+    }
+
+    /// The SQLSTATE, when Postgres answered with an error.
+    pub fn sql_state(&self) -> Option<&SqlState> {
+        match self {
+            Self::Query { source, .. } => source.code(),
+            _ => None,
+        }
+    }
+}
+
+/// Classes 08 (connection), 53 (resources), 57P (shutdown, crash), 40 (serialization, deadlock), and a standby that does
+/// not take writes (25006).
+fn is_transient_state(code: &SqlState) -> bool {
+    let code = code.code();
+    ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class)) || code == "25006"
+}

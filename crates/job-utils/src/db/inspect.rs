@@ -1,0 +1,46 @@
+//! Look: is the database ready, and what does a worker still hold.
+
+use crate::db::{Db, DbError};
+
+/// Why a service cannot work yet.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// The database cannot be reached.
+    #[error("the database cannot be reached")]
+    Database(#[from] DbError),
+    /// The database has no jobs schema.
+    #[error(
+        "{place} has no jobs schema {schema}; make it with `job-service migrate` or CREATE EXTENSION \"pgpm-database-jobs\""
+    )]
+    Schema {
+        /// Host, port and database.
+        place: String,
+        /// The schema's quoted name.
+        schema: String,
+    },
+}
+
+const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
+                     AND to_regprocedure('@extschema@.claim_jobs(text, text[], int, interval)') IS NOT NULL";
+
+const HELD: &str = "SELECT count(*) FROM @extschema@.jobs WHERE locked_at IS NOT NULL AND locked_by = $1";
+
+impl Db {
+    /// Whether the database answers and has the jobs schema, in this version.
+    pub async fn ready(&self) -> Result<(), NotReady> {
+        let client = self.connection().await?;
+        let row = client.query_one(&self.sql(READY), &[]).await.map_err(DbError::query("look for the schema"))?;
+        if row.get(0) {
+            Ok(())
+        } else {
+            Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() })
+        }
+    }
+
+    /// How many jobs a worker has claimed and not settled.
+    pub(crate) async fn held(&self, worker_id: &str) -> Result<i64, DbError> {
+        let client = self.connection().await?;
+        let row = client.query_one(&self.sql(HELD), &[&worker_id]).await.map_err(DbError::query("count held jobs"))?;
+        Ok(row.get(0))
+    }
+}

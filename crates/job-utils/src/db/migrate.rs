@@ -1,0 +1,146 @@
+//! Migrate: bring a database's jobs schema up to date with refinery.
+
+use refinery::{Migration, Runner};
+use tokio_postgres::Client;
+
+use crate::config::SchemaName;
+use crate::db::extension;
+use crate::db::{Db, DbError};
+
+/// The migrations in order: name (as refinery reads it) and SQL with `@extschema@`. Append only.
+pub const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__tables", include_str!("../../migrations/V1__tables.sql")),
+    ("V2__enqueue", include_str!("../../migrations/V2__enqueue.sql")),
+    ("V3__claim_and_settle", include_str!("../../migrations/V3__claim_and_settle.sql")),
+    ("V4__schedules", include_str!("../../migrations/V4__schedules.sql")),
+    ("V5__administration", include_str!("../../migrations/V5__administration.sql")),
+];
+
+/// Run after the migrations, every time.
+pub const GRANTS: &str = include_str!("../../migrations/grants.sql");
+
+/// refinery's table, in the jobs schema so that one database can hold several.
+const HISTORY: &str = "schema_history";
+
+/// Migrations of all processes and schemas of a database take turns.
+const LOCK: &str = "SELECT pg_advisory_lock(hashtextextended('pgpm-database-jobs.migrate', 0))";
+
+const LOOK: &str = "SELECT \
+    EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text), \
+    to_regclass(format('%I.jobs', $1::text)) IS NOT NULL, \
+    to_regclass(format('%I.%I', $1::text, $2::text)) IS NOT NULL, \
+    EXISTS (SELECT FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace \
+             WHERE e.extname = $3::text AND n.nspname = $1::text), \
+    EXISTS (SELECT FROM pg_roles WHERE rolname = 'administrator')";
+
+/// What a migration did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Migrated {
+    /// Applied these migrations; none when the schema was up to date.
+    Applied {
+        /// Names of the migrations.
+        migrations: Vec<String>,
+        /// Whether the role administrator exists and has its grants.
+        administrator: bool,
+    },
+    /// Nothing: the extension owns the schema, ALTER EXTENSION … UPDATE is the way.
+    OwnedByExtension,
+}
+
+/// A migration that did not happen; the database is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// No connection.
+    #[error("cannot reach Postgres at {place}")]
+    Connect {
+        /// Host, port and database.
+        place: String,
+        /// Why.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// The schema belongs to something else.
+    #[error(
+        "schema {0} already has a table \"jobs\" that these migrations did not make (the original system's, perhaps); nothing was changed. Set JOBS_SCHEMA to another name, or rename that schema first"
+    )]
+    Foreign(String),
+    /// A statement failed.
+    #[error("the migration failed, nothing was changed")]
+    Sql(#[from] tokio_postgres::Error),
+    /// refinery refused: a changed or missing migration.
+    #[error("the migration failed, nothing was changed")]
+    Refinery(#[from] refinery::Error),
+    /// Settings that cannot be used.
+    #[error(transparent)]
+    Settings(#[from] DbError),
+}
+
+/// Brings the schema up to date. Safe to run twice and by several processes at once.
+pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
+    // A connection of its own: the advisory lock belongs to the session and ends with it.
+    let (mut client, _messages) =
+        db.dedicated().await.map_err(|source| MigrateError::Connect { place: db.place().to_owned(), source })?;
+    client.execute(LOCK, &[]).await?;
+    run(&mut client, db.schema()).await
+}
+
+async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, MigrateError> {
+    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
+    let (schema_exists, jobs_exist, history_exists, by_extension): (bool, bool, bool, bool) =
+        (look.get(0), look.get(1), look.get(2), look.get(3));
+    if by_extension {
+        return Ok(Migrated::OwnedByExtension);
+    }
+    if jobs_exist && !history_exists {
+        return Err(MigrateError::Foreign(schema.to_string()));
+    }
+    // Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create even when there is nothing to do.
+    if !schema_exists {
+        client.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
+    }
+    let migrations = MIGRATIONS
+        .iter()
+        .map(|(name, sql)| Migration::unapplied(name, &schema.apply(sql)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut runner = Runner::new(&migrations).set_grouped(true);
+    runner.set_migration_table_name(format!("{schema}.{HISTORY}"));
+    let report = match runner.run_async(client).await {
+        Ok(report) => report,
+        Err(error) => {
+            if !schema_exists {
+                // Made above, under the lock: there is nothing in it but refinery's empty table.
+                client.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await?;
+            }
+            return Err(error.into());
+        }
+    };
+    client.batch_execute(&schema.apply(GRANTS)).await?;
+    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
+    Ok(Migrated::Applied {
+        migrations: report.applied_migrations().iter().map(ToString::to_string).collect(),
+        administrator: look.get(4),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_migrations_is_the_directory() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+        let mut files: Vec<String> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with('V'))
+            .collect();
+        files.sort();
+        let mut listed: Vec<String> = MIGRATIONS.iter().map(|(name, _)| format!("{name}.sql")).collect();
+        listed.sort();
+        assert_eq!(files, listed);
+        for (i, (name, _)) in MIGRATIONS.iter().enumerate() {
+            assert!(name.starts_with(&format!("V{}__", i + 1)), "{name} is not number {}", i + 1);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The connection pool, and waiting for a database that is not there yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use futures_util::future::poll_fn;
+use tokio::sync::mpsc;
+use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
+use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::backoff::Backoff;
+use crate::config::{PostgresConfig, SchemaName, SslMode};
+use crate::db::{DbError, NotReady, tls};
+use crate::error::chain;
+use crate::shutdown::Shutdown;
+
+/// A pool of connections to one database, and the jobs schema in it. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    client: Config,
+    tls: MakeRustlsConnect,
+    schema: SchemaName,
+    /// Host and port for messages; never the password.
+    place: String,
+}
+
+impl Db {
+    /// A pool that connects when it is first used.
+    ///
+    /// # Errors
+    /// Settings that cannot be used: a malformed DATABASE_URL, an unreadable root certificate.
+    pub fn new(config: &PostgresConfig) -> Result<Self, DbError> {
+        let client = client_config(config)?;
+        let tls = tls::connector(config)?;
+        let manager = Manager::from_config(
+            client.clone(),
+            tls.clone(),
+            // Fast: a broken connection is noticed by the client itself, no query before each use.
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(config.pool_size)
+            .wait_timeout(Some(config.connect_timeout))
+            .create_timeout(Some(config.connect_timeout))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| DbError::Settings(error.to_string()))?;
+        let place = place(&client);
+        Ok(Self { inner: Arc::new(Inner { pool, client, tls, schema: config.schema.clone(), place }) })
+    }
+
+    /// The jobs schema.
+    pub fn schema(&self) -> &SchemaName {
+        &self.inner.schema
+    }
+
+    /// Host, port and database, for messages.
+    pub fn place(&self) -> &str {
+        &self.inner.place
+    }
+
+    /// A connection from the pool.
+    pub async fn connection(&self) -> Result<Object, DbError> {
+        self.inner.pool.get().await.map_err(DbError::Connect)
+    }
+
+    /// SQL text with the schema's name put in.
+    pub(crate) fn sql(&self, text: &str) -> String {
+        self.inner.schema.apply(text)
+    }
+
+    /// A connection of its own, outside the pool; its messages arrive in the channel, which closes with the connection.
+    pub(crate) async fn dedicated(
+        &self,
+    ) -> Result<(Client, mpsc::UnboundedReceiver<AsyncMessage>), tokio_postgres::Error> {
+        let (client, mut connection) = self.inner.client.connect(self.inner.tls.clone()).await?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if sender.send(message).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok((client, receiver))
+    }
+
+    /// Waits until the database answers and has the jobs schema, saying what it waits for. Returns false when told to
+    /// stop instead.
+    ///
+    /// # Errors
+    /// Only what waiting cannot mend: a wrong password, a database that does not exist.
+    pub async fn wait_until_ready(&self, shutdown: &Shutdown) -> Result<bool, DbError> {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut said = String::new();
+        loop {
+            let not_ready = match self.ready().await {
+                Ok(()) => return Ok(true),
+                Err(NotReady::Database(error)) if is_hopeless(&error) => return Err(error),
+                Err(not_ready) => not_ready,
+            };
+            // The same reason is said once, not once a second.
+            let reason = match &not_ready {
+                NotReady::Database(error) => format!("waiting for Postgres at {}: {}", self.place(), chain(error)),
+                missing @ NotReady::Schema { .. } => format!("waiting for the schema: {missing}"),
+            };
+            if reason != said {
+                tracing::warn!("{reason}");
+                said = reason;
+            }
+            tokio::select! {
+                () = shutdown.triggered() => return Ok(false),
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+            }
+        }
+    }
+}
+
+/// Wrong credentials stay wrong. A missing database may still be created, as in a stack that starts all at once.
+fn is_hopeless(error: &DbError) -> bool {
+    use deadpool_postgres::PoolError;
+    match error {
+        DbError::Connect(PoolError::Backend(source)) => {
+            source.code().is_some_and(|code| code.code().starts_with("28"))
+                || matches!(source.to_string().as_str(), "invalid configuration: password missing")
+        }
+        DbError::Settings(_) | DbError::Tls(_) => true,
+        _ => false,
+    }
+}
+
+fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
+    let mut client = match &config.url {
+        // The parser's errors quote no values, so no password either.
+        Some(url) => url
+            .expose()
+            .parse::<Config>()
+            .map_err(|error| DbError::Settings(format!("DATABASE_URL: {}", chain(&error))))?,
+        None => Config::new(),
+    };
+    if client.get_hosts().is_empty() {
+        for host in &config.hosts {
+            client.host(host);
+        }
+        if client.get_ports().is_empty() {
+            for port in &config.ports {
+                client.port(*port);
+            }
+        }
+    }
+    if client.get_user().is_none() {
+        client.user(&config.user);
+    }
+    if let (None, Some(password)) = (client.get_password(), &config.password) {
+        client.password(password.expose());
+    }
+    if client.get_dbname().is_none() {
+        client.dbname(&config.database);
+    }
+    client.ssl_mode(match config.ssl_mode {
+        SslMode::Disable => ClientSslMode::Disable,
+        SslMode::Prefer => ClientSslMode::Prefer,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => ClientSslMode::Require,
+    });
+    // A replica is never useful here; asking costs a round trip per connection, so only where there is a choice.
+    if config.read_write && client.get_hosts().len() > 1 {
+        client.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
+    client.connect_timeout(config.connect_timeout);
+    client.keepalives_idle(Duration::from_secs(30));
+    client.tcp_user_timeout(Duration::from_secs(30));
+    if client.get_application_name().is_none() {
+        client.application_name("jobs");
+    }
+    Ok(client)
+}
+
+fn place(client: &Config) -> String {
+    use tokio_postgres::config::Host;
+    let ports = client.get_ports();
+    let hosts: Vec<String> = client
+        .get_hosts()
+        .iter()
+        .enumerate()
+        .map(|(i, host)| {
+            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+            match host {
+                Host::Tcp(name) => format!("{name}:{port}"),
+                Host::Unix(path) => format!("{}:{port}", path.display()),
+            }
+        })
+        .collect();
+    format!("{}/{}", hosts.join(","), client.get_dbname().unwrap_or_default())
+}

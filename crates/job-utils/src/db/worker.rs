@@ -1,0 +1,55 @@
+//! The worker's handle: claim, settle by a [`Settler`], release. Nothing else.
+
+use std::time::Duration;
+
+pub use crate::db::claim::Job;
+use crate::db::{Db, DbError};
+
+/// What a worker may do in the database, under its id.
+#[derive(Clone)]
+pub struct WorkerDb {
+    db: Db,
+    worker_id: String,
+}
+
+impl WorkerDb {
+    /// A handle for the worker `worker_id`.
+    pub fn new(db: Db, worker_id: impl Into<String>) -> Self {
+        Self { db, worker_id: worker_id.into() }
+    }
+
+    /// The worker's id.
+    pub fn worker_id(&self) -> &str {
+        &self.worker_id
+    }
+
+    /// Claims up to `limit` due jobs of `tasks` (None: any), in order; empty when nothing is due.
+    pub async fn claim(
+        &self,
+        tasks: Option<&[String]>,
+        limit: usize,
+        job_expiry: Duration,
+    ) -> Result<Vec<Job>, DbError> {
+        self.db.claim(&self.worker_id, tasks, limit, job_expiry).await
+    }
+
+    /// How long until the next waiting job is due; None when none waits.
+    pub async fn next_due_in(&self, tasks: Option<&[String]>) -> Result<Option<Duration>, DbError> {
+        self.db.next_due_in(tasks).await
+    }
+
+    /// Fails accepted jobs whose callback is overdue; returns their ids.
+    pub async fn fail_overdue(&self, limit: Duration, message: &str, in_flight: &[i64]) -> Result<Vec<i64>, DbError> {
+        self.db.fail_overdue(&self.worker_id, limit, message, in_flight).await
+    }
+
+    /// How many jobs this worker holds, accepted ones included.
+    pub async fn held(&self) -> Result<i64, DbError> {
+        self.db.held(&self.worker_id).await
+    }
+
+    /// Gives back the listed jobs, or with None all this worker holds; returns how many.
+    pub async fn release(&self, ids: Option<&[i64]>) -> Result<usize, DbError> {
+        self.db.release(&self.worker_id, ids).await
+    }
+}

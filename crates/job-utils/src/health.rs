@@ -1,0 +1,64 @@
+//! `GET /healthz` (this process is alive) and `GET /readyz` (it can work), for probes.
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::shutdown::Shutdown;
+
+/// The two routes. `ready` says what is missing.
+pub fn routes<F, Fut, E>(ready: F) -> Router
+where
+    F: Fn() -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), E>> + Send,
+    E: std::fmt::Display,
+{
+    let readyz = move || {
+        let ready = ready.clone();
+        async move {
+            match ready().await {
+                Ok(()) => text(StatusCode::OK, "ready".to_owned()),
+                Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason.to_string()),
+            }
+        }
+    };
+    Router::new()
+        .route("/healthz", get(|| async { text(StatusCode::OK, "alive".to_owned()) }))
+        .route("/readyz", get(readyz))
+}
+
+fn text(status: StatusCode, text: String) -> Response {
+    (status, text).into_response()
+}
+
+/// Binds a port on all interfaces. IPv6 covers IPv4 where the host has both.
+///
+/// # Errors
+/// The port is taken or reserved.
+pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port)).await {
+        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+        }
+        bound => bound,
+    }
+}
+
+/// Serves the two routes until told to stop.
+///
+/// # Errors
+/// The port cannot be bound.
+pub async fn serve<F, Fut, E>(port: u16, ready: F, shutdown: Shutdown) -> std::io::Result<()>
+where
+    F: Fn() -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), E>> + Send,
+    E: std::fmt::Display + 'static,
+{
+    let listener = bind(port).await?;
+    axum::serve(listener, routes(ready)).with_graceful_shutdown(async move { shutdown.triggered().await }).await
+}
