@@ -1,1 +1,69 @@
 #![doc = include_str!("../README.md")]
+
+mod callback;
+mod error;
+mod routes;
+
+use job_utils::config::ServerConfig;
+use job_utils::db::{CallbackDb, Db, DbError};
+use job_utils::health;
+use job_utils::shutdown::Shutdown;
+use tokio::net::TcpListener;
+
+/// Why a callback server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The database settings are wrong or Postgres refuses them.
+    #[error("the callback server cannot use the database")]
+    Db(#[from] DbError),
+    /// The port cannot be bound.
+    #[error("the callback server cannot listen on port {port} (INTERNAL_JOBS_CALLBACK_PORT)")]
+    Bind {
+        /// INTERNAL_JOBS_CALLBACK_PORT.
+        port: u16,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Serving failed.
+    #[error("the callback server failed")]
+    Serve(#[source] std::io::Error),
+}
+
+/// Runs a callback server alone until told to stop.
+pub async fn run(config: ServerConfig, shutdown: Shutdown) -> Result<(), ServerError> {
+    let db = Db::new(&config.postgres)?;
+    let listener = bind(config.port).await?;
+    run_with(config, db, listener, shutdown).await
+}
+
+/// Binds the callback port on all interfaces.
+pub async fn bind(port: u16) -> Result<TcpListener, ServerError> {
+    health::bind(port).await.map_err(|source| ServerError::Bind { port, source })
+}
+
+/// Runs a callback server on a given pool and socket until told to stop; then answers the requests in flight.
+///
+/// It serves from the start: /healthz answers while the database is still awaited, and /readyz says what is missing.
+pub async fn run_with(
+    config: ServerConfig,
+    db: Db,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> Result<(), ServerError> {
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, "callback server listens");
+    }
+    let app = routes::app(CallbackDb::new(db), config.store_timeout);
+    let stop = shutdown.clone();
+    let serve = axum::serve(listener, app).with_graceful_shutdown(async move { stop.triggered().await });
+    let grace = async {
+        shutdown.triggered().await;
+        tokio::time::sleep(config.shutdown_grace).await;
+    };
+    tokio::select! {
+        result = serve => result.map_err(ServerError::Serve),
+        // An idle keep-alive connection must not hold up the stop.
+        () = grace => Ok(()),
+    }
+}

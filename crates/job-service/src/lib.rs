@@ -1,1 +1,60 @@
 #![doc = include_str!("../README.md")]
+
+mod supervise;
+
+use job_utils::config::{ConfigError, Env, Reader, SchedulerConfig, ServerConfig, WorkerConfig};
+use job_utils::db::{Db, DbError};
+use job_utils::shutdown::Shutdown;
+
+pub use supervise::Stopped;
+
+/// The settings of all three parts, read together.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// The worker's settings.
+    pub worker: WorkerConfig,
+    /// The callback server's settings.
+    pub server: ServerConfig,
+    /// The scheduler's settings.
+    pub scheduler: SchedulerConfig,
+}
+
+impl ServiceConfig {
+    /// Reads and checks every variable; one error names every fault.
+    pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
+        let mut reader = Reader::new(env);
+        let config = Self {
+            worker: WorkerConfig::read(&mut reader),
+            server: ServerConfig::read(&mut reader),
+            scheduler: SchedulerConfig::read(&mut reader),
+        };
+        reader.finish(config)
+    }
+}
+
+/// Why the service cannot go on. The other parts have been stopped in order.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The database settings cannot be used.
+    #[error("the database settings cannot be used")]
+    Db(#[from] DbError),
+    /// The worker failed.
+    #[error(transparent)]
+    Worker(#[from] job_worker::WorkerError),
+    /// The callback server failed.
+    #[error(transparent)]
+    Server(#[from] job_server::ServerError),
+    /// The scheduler failed.
+    #[error(transparent)]
+    Scheduler(#[from] job_scheduler::SchedulerError),
+}
+
+/// Runs worker, callback server and scheduler on one pool until told to stop, or until one of them fails.
+///
+/// A stop ends the scheduler and the worker first and the callback server last, so that functions can still report the
+/// jobs they have accepted.
+pub async fn run(config: ServiceConfig, shutdown: Shutdown) -> Result<Stopped, ServiceError> {
+    let db = Db::new(&config.worker.postgres)?;
+    let listener = job_server::bind(config.server.port).await?;
+    supervise::supervise(config, db, listener, shutdown).await
+}

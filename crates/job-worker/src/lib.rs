@@ -1,1 +1,106 @@
 #![doc = include_str!("../README.md")]
+
+mod claim;
+mod dispatch;
+mod drain;
+
+use std::sync::Arc;
+
+use job_utils::config::WorkerConfig;
+use job_utils::db::{Db, DbError, Identity, Listener, Settler, WorkerDb};
+use job_utils::health;
+use job_utils::shutdown::Shutdown;
+
+use crate::claim::Claimer;
+use crate::dispatch::Dispatcher;
+
+/// Notifications that there may be something to claim.
+const CHANNELS: &[&str] = &["jobs:insert"];
+
+/// What a worker left behind when it stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Jobs that were in flight when the stop began and ended by themselves.
+    pub finished: usize,
+    /// Jobs given back to be claimed anew.
+    pub released: usize,
+    /// Jobs that could not be given back, because Postgres was away: they wait for their lock to expire.
+    pub orphaned: usize,
+}
+
+/// Why a worker cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The database settings are wrong or Postgres refuses them.
+    #[error("the worker cannot use the database")]
+    Db(#[from] DbError),
+    /// The HTTP client cannot be set up.
+    #[error("the worker cannot set up its HTTP client")]
+    Http(#[from] reqwest::Error),
+    /// The health port cannot be bound.
+    #[error("the worker cannot serve health checks on port {port}")]
+    Health {
+        /// JOBS_HEALTH_PORT.
+        port: u16,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs a worker alone, with health checks when a port is configured, until told to stop.
+pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
+    let db = Db::new(&config.postgres)?;
+    let Some(port) = config.health_port else {
+        return run_with(config, db, shutdown).await;
+    };
+    let probed = db.clone();
+    let ready = move || {
+        let db = probed.clone();
+        async move { db.ready().await }
+    };
+    // Health checks go on while the worker drains.
+    let stopped = Shutdown::new();
+    let serve = health::serve(port, ready, stopped.clone());
+    let worker = async {
+        let result = run_with(config, db, shutdown).await;
+        stopped.trigger();
+        result
+    };
+    let (served, result) = tokio::join!(serve, worker);
+    served.map_err(|source| WorkerError::Health { port, source })?;
+    result
+}
+
+/// Runs a worker on a given pool until told to stop; then drains.
+pub async fn run_with(config: WorkerConfig, db: Db, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
+    config.tasks.warn_when_empty();
+    let dispatcher = Arc::new(Dispatcher::new(&config)?);
+    if !db.wait_until_ready(&shutdown).await? {
+        return Ok(Stopped::default());
+    }
+    let worker_db = WorkerDb::new(db.clone(), &config.worker_id);
+    // The listener outlives the signal: it holds the id while jobs are drained.
+    let listening = Shutdown::new();
+    let Some(listener) = Listener::start(&db, CHANNELS, "worker", &config.worker_id, &listening).await else {
+        return Ok(Stopped::default());
+    };
+    match listener.identity {
+        Identity::Sole => match worker_db.release(None).await {
+            Ok(0) => {}
+            Ok(jobs) => tracing::info!(jobs, worker.id = config.worker_id, "took back jobs of an earlier process"),
+            Err(error) => tracing::warn!("cannot take back jobs of an earlier process: {error}"),
+        },
+        Identity::Shared => tracing::warn!(
+            worker.id = config.worker_id,
+            "another live process has this worker id: give each its own HOSTNAME"
+        ),
+    }
+    tracing::info!(worker.id = config.worker_id, concurrency = config.concurrency, "worker looks for jobs");
+    let settler = Settler::spawn(db);
+    let claimer = Claimer::new(&config, worker_db, settler, dispatcher, listener.wake);
+    let stopped = claimer.run(&shutdown, listener.identity).await;
+    listening.trigger();
+    Ok(stopped)
+}

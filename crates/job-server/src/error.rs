@@ -1,0 +1,57 @@
+//! What a caller is told when a callback cannot be taken.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// A refused callback. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallbackError {
+    #[error("Missing X-Worker-Id header")]
+    NoWorkerId,
+    #[error("X-Worker-Id is not a worker id: at least 4 characters, no control characters")]
+    BadWorkerId,
+    #[error("X-Job-Id is not a job id: a decimal number")]
+    BadJobId,
+    #[error("{0}")]
+    BadBody(String),
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("the body took too long to arrive")]
+    TooSlow,
+    #[error("the outcome cannot be stored now, call back again")]
+    Unavailable,
+    #[error("the outcome was refused by the database")]
+    Refused,
+    #[error("no such route: callbacks are POST /callback")]
+    NoRoute,
+    #[error("method not allowed: callbacks are POST /callback")]
+    BadMethod,
+}
+
+impl CallbackError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoWorkerId | Self::BadWorkerId | Self::BadJobId | Self::BadBody(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Refused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+}
+
+impl IntoResponse for CallbackError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let body = Json(json!({ "error": self.to_string() }));
+        match self {
+            Self::Unavailable => (status, [(header::RETRY_AFTER, "1")], body).into_response(),
+            Self::BadMethod => (status, [(header::ALLOW, "POST")], body).into_response(),
+            _ => (status, body).into_response(),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The service as a program: worker, callback server and scheduler in one process; and the migration.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use job_service::ServiceConfig;
+use job_utils::config::{PostgresConfig, ProcessEnv, Reader};
+use job_utils::db::Db;
+use job_utils::db::migrate::{Migrated, migrate};
+use job_utils::service::ExitError;
+
+/// Worker, callback server and scheduler in one process. Settings come from the environment (see the README).
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the jobs schema, or bring it up to date. Safe to run at every start.
+    Migrate,
+}
+
+fn main() -> ExitCode {
+    let Arguments { command } = job_utils::service::arguments();
+    job_utils::service::main(|shutdown| async move {
+        match command {
+            Some(Command::Migrate) => run_migrate().await,
+            None => {
+                let config = ServiceConfig::from_env(&ProcessEnv)?;
+                job_service::run(config, shutdown).await.map_err(anyhow::Error::from)?;
+                Ok(())
+            }
+        }
+    })
+}
+
+async fn run_migrate() -> Result<(), ExitError> {
+    let mut reader = Reader::new(&ProcessEnv);
+    let postgres = PostgresConfig::read(&mut reader);
+    let postgres = reader.finish(postgres)?;
+    let schema = postgres.schema.clone();
+    let db = Db::new(&postgres).map_err(anyhow::Error::from)?;
+    match migrate(&db).await.map_err(anyhow::Error::from)? {
+        Migrated::OwnedByExtension => tracing::info!(
+            "the extension \"pgpm-database-jobs\" owns schema {schema}: nothing to do (ALTER EXTENSION … UPDATE updates it)"
+        ),
+        Migrated::Applied { migrations, administrator } => {
+            match migrations.as_slice() {
+                [] => tracing::info!("schema {schema} is up to date"),
+                applied => tracing::info!("schema {schema} is up to date: applied {}", applied.join(", ")),
+            }
+            if !administrator {
+                tracing::warn!(
+                    "the role administrator does not exist and this user may not create it: no grants were made. \
+                     Create it (CREATE ROLE administrator NOLOGIN) and run migrate again"
+                );
+            }
+        }
+    }
+    Ok(())
+}
