@@ -43,7 +43,7 @@ BEGIN
 
     -- Free jobs, one priority after the other: within one, run_at bounds the scan, so that jobs of the future are never
     -- touched however many there are.
-    FOR turn IN 1 .. max_jobs LOOP
+    LOOP
         SELECT j.priority INTO level FROM @extschema@.jobs j
          WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts AND j.priority >= lowest
          ORDER BY j.priority LIMIT 1;

@@ -1,1 +1,11 @@
 #![doc = include_str!("../README.md")]
+
+mod app;
+mod callback;
+mod context;
+mod error;
+mod handler;
+
+pub use app::{App, Config, PORT, Stopped, VARS, main};
+pub use context::Context;
+pub use error::FunctionError;

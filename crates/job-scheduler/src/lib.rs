@@ -1,1 +1,110 @@
 #![doc = include_str!("../README.md")]
+
+mod agenda;
+mod claim;
+mod clock;
+mod drain;
+mod materialise;
+pub mod preview;
+mod scheduler;
+pub mod timetable;
+
+use job_utils::config::SchedulerConfig;
+use job_utils::db::{Db, DbError, Identity, Listener, SchedulerDb};
+use job_utils::error::chain;
+use job_utils::health;
+use job_utils::shutdown::Shutdown;
+
+use crate::scheduler::Scheduler;
+
+/// Notifications that there is a schedule to take, or that one has changed or is gone.
+const CHANNELS: &[&str] = &["scheduled_jobs:insert", "scheduled_jobs:change"];
+
+/// What a scheduler left behind when it stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Schedules given back for another scheduler.
+    pub released: usize,
+    /// Schedules that could not be given back, because Postgres was away: they wait for a scheduler with the same id.
+    pub orphaned: usize,
+}
+
+/// Why a scheduler cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum SchedulerError {
+    /// The database settings are wrong or Postgres refuses them.
+    #[error("the scheduler cannot use the database")]
+    Db(#[from] DbError),
+    /// The health port cannot be bound.
+    #[error("the scheduler cannot serve health checks on port {port}")]
+    Health {
+        /// JOBS_HEALTH_PORT.
+        port: u16,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Runs a scheduler alone, with health checks when a port is configured, until told to stop.
+pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped, SchedulerError> {
+    let db = Db::new(&config.postgres)?;
+    let Some(port) = config.health_port else {
+        return run_with(config, db, shutdown).await;
+    };
+    let probed = db.clone();
+    let ready = move || {
+        let db = probed.clone();
+        async move { db.ready().await }
+    };
+    // Health checks go on while the scheduler drains.
+    let stopped = Shutdown::new();
+    let serve = health::serve(port, ready, stopped.clone());
+    let scheduler = async {
+        let result = run_with(config, db, shutdown).await;
+        stopped.trigger();
+        result
+    };
+    let (served, result) = tokio::join!(serve, scheduler);
+    served.map_err(|source| SchedulerError::Health { port, source })?;
+    result
+}
+
+/// Runs a scheduler on a given pool until told to stop; then gives its schedules back.
+pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Result<Stopped, SchedulerError> {
+    config.tasks.warn_when_empty();
+    if !db.wait_until_ready(&shutdown).await? {
+        return Ok(Stopped::default());
+    }
+    let scheduler_db = SchedulerDb::new(db.clone(), &config.scheduler_id);
+    // The listener outlives the signal: it holds the id until the schedules are given back.
+    let listening = Shutdown::new();
+    let Some(listener) = Listener::start(&db, CHANNELS, "scheduler", &config.scheduler_id, &listening).await else {
+        return Ok(Stopped::default());
+    };
+    match listener.identity {
+        Identity::Sole => {
+            if let Err(error) = scheduler_db.release_scheduled(None).await {
+                tracing::warn!("cannot take back the schedules of an earlier process: {}", chain(&error));
+            }
+        }
+        Identity::Shared => tracing::warn!(
+            scheduler.id = config.scheduler_id,
+            "another live process has this scheduler id: give each its own HOSTNAME"
+        ),
+    }
+    tracing::info!(scheduler.id = config.scheduler_id, "scheduler looks for schedules");
+    let (grace, identity) = (config.shutdown_grace / 2, listener.identity);
+    let agenda = Scheduler::new(config, scheduler_db.clone(), listener.wake).run(&shutdown).await;
+    let stopped = drain::drain(&scheduler_db, &agenda, identity, grace).await;
+    listening.trigger();
+    Ok(stopped)
+}
+
+// From the lead, remove when done: job-service composes the parts by
+//   pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped, SchedulerError>       (alone; serves
+//     /healthz and /readyz on config.health_port through job_utils::health, see job-worker/src/lib.rs)
+//   pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Result<Stopped, SchedulerError>
+//   pub struct Stopped: Debug, Clone, Copy, Default, PartialEq, Eq
+// and job_utils::db::{SchedulerDb, Listener, Materialised, ScheduledJob}, job_utils::config::SchedulerConfig exist now.

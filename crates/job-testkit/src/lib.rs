@@ -1,1 +1,20 @@
 #![doc = include_str!("../README.md")]
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test's helper fails its test, or says on standard error what it could not tidy up"
+)]
+
+pub mod cluster;
+pub mod env;
+pub mod function;
+pub mod postgres;
+pub mod process;
+pub mod wait;
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use function::{Answer, FakeFunction, Gate, Recorded};
+pub use postgres::TestDb;
+pub use process::{Process, Signal};
+pub use wait::{eventually, eventually_some};
