@@ -54,7 +54,14 @@ pub async fn run_with(
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "callback server listens");
     }
-    let app = routes::app(CallbackDb::new(db), config.store_timeout);
+    let app = routes::app(CallbackDb::new(db.clone()), config.store_timeout);
+    // Says what it waits for, and ends the server when waiting is in vain.
+    let hopeless = async {
+        match db.wait_until_ready(&shutdown).await {
+            Ok(_) => std::future::pending().await,
+            Err(error) => error,
+        }
+    };
     let stop = shutdown.clone();
     let serve = axum::serve(listener, app).with_graceful_shutdown(async move { stop.triggered().await });
     let grace = async {
@@ -63,6 +70,7 @@ pub async fn run_with(
     };
     tokio::select! {
         result = serve => result.map_err(ServerError::Serve),
+        error = hopeless => Err(error.into()),
         // An idle keep-alive connection must not hold up the stop.
         () = grace => Ok(()),
     }

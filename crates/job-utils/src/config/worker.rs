@@ -276,6 +276,15 @@ impl WorkerConfig {
             reader.fault(&JOBS_CONCURRENCY, "must be at least 1");
         }
         let port = reader.number(&INTERNAL_JOBS_CALLBACK_PORT);
+        let dispatch_timeout = reader.duration(&JOBS_DISPATCH_TIMEOUT);
+        let callback_timeout = reader.duration(&JOBS_CALLBACK_TIMEOUT);
+        let job_expiry = reader.duration(&JOBS_JOB_EXPIRY);
+        // Past its expiry a job is claimed anew, so nothing may legitimately last longer.
+        for (var, limit) in [(&JOBS_DISPATCH_TIMEOUT, dispatch_timeout), (&JOBS_CALLBACK_TIMEOUT, callback_timeout)] {
+            if limit > job_expiry {
+                reader.fault(var, "must not exceed JOBS_JOB_EXPIRY: another worker would start the job meanwhile");
+            }
+        }
         Self {
             postgres: PostgresConfig::read(reader),
             worker_id: read_id(reader, "worker-0"),
@@ -283,9 +292,9 @@ impl WorkerConfig {
             concurrency,
             poll_interval: read_poll_interval(reader),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
-            dispatch_timeout: reader.duration(&JOBS_DISPATCH_TIMEOUT),
-            callback_timeout: reader.duration(&JOBS_CALLBACK_TIMEOUT),
-            job_expiry: reader.duration(&JOBS_JOB_EXPIRY),
+            dispatch_timeout,
+            callback_timeout,
+            job_expiry,
             complete_on_2xx: reader.flag(&JOBS_COMPLETE_ON_2XX),
             gateway: Gateway::read(reader),
             callback_url: CallbackAddress::read_url(reader, port),
