@@ -116,18 +116,20 @@ CREATE TRIGGER jobs_touch BEFORE UPDATE ON @extschema@.jobs FOR EACH ROW
 -- Brings job_queues up to date: adds deltas[i] to the count of names[i], derives the lock of the queues in relock from
 -- their running jobs, and removes empty queues. Returns whether a queue in relock is free and has jobs.
 --
--- Rows are locked first, in one order for everybody, and the running jobs are read by a later statement: so two
--- sessions neither deadlock here nor write back a lock that the other has just ended.
+-- Rows are locked first, in one pass and one order for everybody, and the running jobs are read by a later statement: so
+-- two sessions neither deadlock here nor write back a lock that the other has just ended.
 CREATE FUNCTION @extschema@.sync_queues(names text[], deltas int[], relock text[]) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     freed boolean;
 BEGIN
-    PERFORM FROM @extschema@.job_queues q
-     WHERE q.queue_name = ANY (names || relock) ORDER BY q.queue_name FOR UPDATE;
-
+    -- One pass in one order locks the rows there are and makes those there are not.
     INSERT INTO @extschema@.job_queues AS q (queue_name, job_count)
-    SELECT c.name, c.delta FROM unnest(names, deltas) AS c (name, delta) ORDER BY c.name
+    SELECT c.name, sum(c.delta)
+      FROM (SELECT n.name, n.delta FROM unnest(names, deltas) AS n (name, delta)
+            UNION ALL
+            SELECT r.name, 0 FROM unnest(relock) AS r (name)) c
+     GROUP BY c.name ORDER BY c.name
     ON CONFLICT (queue_name) DO UPDATE SET job_count = q.job_count + excluded.job_count;
 
     IF cardinality(relock) > 0 THEN
@@ -139,7 +141,7 @@ BEGIN
          WHERE q.queue_name = ANY (relock);
     END IF;
 
-    DELETE FROM @extschema@.job_queues q WHERE q.queue_name = ANY (names) AND q.job_count <= 0;
+    DELETE FROM @extschema@.job_queues q WHERE q.queue_name = ANY (names || relock) AND q.job_count <= 0;
 
     SELECT EXISTS (SELECT FROM @extschema@.job_queues q WHERE q.queue_name = ANY (relock) AND q.locked_at IS NULL)
       INTO freed;
@@ -173,19 +175,23 @@ LANGUAGE plpgsql AS $$
 DECLARE
     freed boolean := false;
 BEGIN
-    IF EXISTS (SELECT FROM new_rows n WHERE n.queue_name IS NOT NULL)
-       OR EXISTS (SELECT FROM old_rows o WHERE o.queue_name IS NOT NULL) THEN
-        SELECT @extschema@.sync_queues(
-                   coalesce(array_agg(c.queue_name) FILTER (WHERE c.delta <> 0), '{}'),
-                   coalesce(array_agg(c.delta) FILTER (WHERE c.delta <> 0), '{}'),
-                   coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
-          INTO freed
-          FROM (SELECT r.queue_name, sum(r.delta)::int AS delta, bool_or(r.locked_at IS NOT NULL) AS locked
-                  FROM (SELECT n.queue_name, n.locked_at, 1 AS delta FROM new_rows n
-                        UNION ALL
-                        SELECT o.queue_name, o.locked_at, -1 FROM old_rows o) r
-                 WHERE r.queue_name IS NOT NULL GROUP BY r.queue_name) c;
-    END IF;
+    -- Only queues whose count or whose running jobs changed: an update of anything else takes no queue's row, so that
+    -- add_job, which may end one job's key and insert another job, holds one queue at a time.
+    SELECT @extschema@.sync_queues(
+               coalesce(array_agg(c.queue_name) FILTER (WHERE c.delta <> 0), '{}'),
+               coalesce(array_agg(c.delta) FILTER (WHERE c.delta <> 0), '{}'),
+               coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
+      INTO freed
+      FROM (SELECT g.queue_name, sum(g.delta)::int AS delta,
+                   bool_or(g.locked_at IS NOT NULL AND g.delta <> 0) AS locked
+              FROM (SELECT r.queue_name, r.locked_at, r.locked_by, sum(r.delta) AS delta
+                      FROM (SELECT n.queue_name, n.locked_at, n.locked_by, 1 AS delta FROM new_rows n
+                            UNION ALL
+                            SELECT o.queue_name, o.locked_at, o.locked_by, -1 FROM old_rows o) r
+                     WHERE r.queue_name IS NOT NULL GROUP BY 1, 2, 3) g
+             GROUP BY 1) c
+     WHERE c.delta <> 0 OR c.locked
+    HAVING count(*) > 0;
     -- A release, a retry, a reschedule or a replaced key: workers look again, or plan their next look anew.
     IF freed OR EXISTS (SELECT FROM new_rows n WHERE n.locked_at IS NULL AND n.attempts < n.max_attempts) THEN
         PERFORM pg_notify('jobs:insert', '');

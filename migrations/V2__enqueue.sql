@@ -183,8 +183,14 @@ DECLARE
     fields text[] := '{}';
     field text;
 BEGIN
-    -- %I quotes the column's name; the row itself is a parameter.
     FOR i IN 1 .. TG_NARGS - 1 LOOP
+        -- For a name that is no column, ($1).name would look for a function or a cast of that name.
+        IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = TG_RELID AND a.attname = TG_ARGV[i]
+                          AND a.attnum > 0 AND NOT a.attisdropped) THEN
+            RAISE EXCEPTION 'table % has no column %', TG_RELID::regclass, quote_literal(TG_ARGV[i])
+                USING ERRCODE = 'undefined_column';
+        END IF;
+        -- %I quotes the column's name; the row itself is a parameter.
         IF TG_OP = 'DELETE' THEN
             EXECUTE format('SELECT ($1).%I::text', TG_ARGV[i]) INTO field USING OLD;
         ELSE

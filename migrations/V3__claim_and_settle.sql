@@ -160,10 +160,14 @@ COMMENT ON FUNCTION @extschema@.fail_job(text, bigint, text) IS
 -- Gives jobs back as if they had not been claimed: those listed, or with NULL everything the worker holds.
 CREATE FUNCTION @extschema@.release_claimed_jobs(worker_id text, job_ids bigint[]) RETURNS SETOF bigint
 LANGUAGE sql AS $$
+    WITH held AS MATERIALIZED (
+        SELECT h.id FROM @extschema@.jobs h
+         WHERE h.locked_at IS NOT NULL AND h.locked_by = worker_id AND (job_ids IS NULL OR h.id = ANY (job_ids))
+         ORDER BY h.id FOR UPDATE)
     UPDATE @extschema@.jobs j
        SET locked_by = NULL, locked_at = NULL, updated_at = clock_timestamp(),
            attempts = CASE WHEN j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
-     WHERE j.locked_at IS NOT NULL AND j.locked_by = worker_id AND (job_ids IS NULL OR j.id = ANY (job_ids))
+      FROM held WHERE j.id = held.id
     RETURNING j.id
 $$;
 REVOKE ALL ON FUNCTION @extschema@.release_claimed_jobs(text, bigint[]) FROM PUBLIC;
@@ -172,8 +176,11 @@ CREATE FUNCTION @extschema@.release_jobs(worker_id text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM @extschema@.release_claimed_jobs(worker_id, NULL);
-    -- A queue lock set by hand has no job to follow.
-    UPDATE @extschema@.job_queues q SET locked_by = NULL, locked_at = NULL WHERE q.locked_by = worker_id;
+    -- A queue lock set by hand has no job to follow. A row that another session holds is being derived anew there;
+    -- waiting for it could end in a deadlock.
+    UPDATE @extschema@.job_queues q SET locked_by = NULL, locked_at = NULL
+     WHERE q.queue_name IN (SELECT h.queue_name FROM @extschema@.job_queues h WHERE h.locked_by = worker_id
+                               FOR UPDATE SKIP LOCKED);
 END
 $$;
 REVOKE ALL ON FUNCTION @extschema@.release_jobs(text) FROM PUBLIC;

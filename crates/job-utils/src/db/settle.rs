@@ -78,10 +78,13 @@ async fn run(db: Db, mut receiver: mpsc::Receiver<Item>) {
 
 /// Stores a batch of one kind. When Postgres refuses the batch, each item is tried alone, so that one bad item harms
 /// nobody else.
-async fn store_all(db: &Db, items: Vec<Item>) {
+async fn store_all(db: &Db, mut items: Vec<Item>) {
     if items.is_empty() {
         return;
     }
+    // A function that answers and calls back settles a job twice, in the worker's batch and in the server's: in one
+    // order of rows they take turns rather than block each other.
+    items.sort_unstable_by_key(|item| item.job_id);
     match store(db, &items).await {
         Ok(settled) => answer(items, &settled),
         Err(_) if items.len() > 1 => {
