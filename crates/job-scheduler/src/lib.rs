@@ -11,7 +11,6 @@ pub mod timetable;
 
 use job_utils::config::SchedulerConfig;
 use job_utils::db::{Db, DbError, Identity, Listener, SchedulerDb};
-use job_utils::error::chain;
 use job_utils::health;
 use job_utils::shutdown::Shutdown;
 
@@ -50,25 +49,14 @@ pub enum SchedulerError {
 /// Runs a scheduler alone, with health checks when a port is configured, until told to stop.
 pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped, SchedulerError> {
     let db = Db::new(&config.postgres)?;
-    let Some(port) = config.health_port else {
-        return run_with(config, db, shutdown).await;
-    };
-    let probed = db.clone();
+    let (port, probed) = (config.health_port, db.clone());
     let ready = move || {
         let db = probed.clone();
         async move { db.ready().await }
     };
     // Health checks go on while the scheduler drains.
-    let stopped = Shutdown::new();
-    let serve = health::serve(port, ready, stopped.clone());
-    let scheduler = async {
-        let result = run_with(config, db, shutdown).await;
-        stopped.trigger();
-        result
-    };
-    let (served, result) = tokio::join!(serve, scheduler);
-    served.map_err(|source| SchedulerError::Health { port, source })?;
-    result
+    let result = health::beside(port, ready, run_with(config, db, shutdown)).await;
+    result.map_err(|source| SchedulerError::Health { port: port.unwrap_or_default(), source })?
 }
 
 /// Runs a scheduler on a given pool until told to stop; then gives its schedules back.
@@ -80,31 +68,24 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
     let scheduler_db = SchedulerDb::new(db.clone(), &config.scheduler_id);
     // The listener outlives the signal: it holds the id until the schedules are given back.
     let listening = Shutdown::new();
-    let Some(listener) = Listener::start(&db, CHANNELS, "scheduler", &config.scheduler_id, &listening).await else {
+    let listener = tokio::select! {
+        () = shutdown.triggered() => None,
+        listener = Listener::start(&db, CHANNELS, "scheduler", &config.scheduler_id, &listening) => listener,
+    };
+    let Some(listener) = listener else {
+        listening.trigger();
         return Ok(Stopped::default());
     };
-    match listener.identity {
-        Identity::Sole => {
-            if let Err(error) = scheduler_db.release_scheduled(None).await {
-                tracing::warn!("cannot take back the schedules of an earlier process: {}", chain(&error));
-            }
-        }
-        Identity::Shared => tracing::warn!(
+    if listener.identity == Identity::Shared {
+        tracing::warn!(
             scheduler.id = config.scheduler_id,
             "another live process has this scheduler id: give each its own HOSTNAME"
-        ),
+        );
     }
     tracing::info!(scheduler.id = config.scheduler_id, "scheduler looks for schedules");
     let (grace, identity) = (config.shutdown_grace / 2, listener.identity);
-    let agenda = Scheduler::new(config, scheduler_db.clone(), listener.wake).run(&shutdown).await;
+    let agenda = Scheduler::new(config, scheduler_db.clone(), listener).run(&shutdown).await;
     let stopped = drain::drain(&scheduler_db, &agenda, identity, grace).await;
     listening.trigger();
     Ok(stopped)
 }
-
-// From the lead, remove when done: job-service composes the parts by
-//   pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped, SchedulerError>       (alone; serves
-//     /healthz and /readyz on config.health_port through job_utils::health, see job-worker/src/lib.rs)
-//   pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Result<Stopped, SchedulerError>
-//   pub struct Stopped: Debug, Clone, Copy, Default, PartialEq, Eq
-// and job_utils::db::{SchedulerDb, Listener, Materialised, ScheduledJob}, job_utils::config::SchedulerConfig exist now.

@@ -10,6 +10,7 @@
 //!  waiting with attempts = max_attempts is exhausted: it stays until an operator reschedules or completes it.
 //! ```
 
+mod admin;
 mod callback;
 pub mod claim;
 mod complete;
@@ -27,6 +28,7 @@ mod settle;
 mod tls;
 mod worker;
 
+pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule, NewJob};
 pub use callback::CallbackDb;
 pub use error::DbError;
 pub use inspect::NotReady;

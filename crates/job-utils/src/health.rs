@@ -1,6 +1,6 @@
 //! `GET /healthz` (this process is alive) and `GET /readyz` (it can work), for probes.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::net::Ipv4Addr;
 
 use axum::Router;
@@ -8,8 +8,6 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
-
-use crate::shutdown::Shutdown;
 
 /// The two routes. `ready` says what is missing.
 pub fn routes<F, Fut, E>(ready: F) -> Router
@@ -49,16 +47,24 @@ pub async fn bind(port: u16) -> std::io::Result<TcpListener> {
     }
 }
 
-/// Serves the two routes until told to stop.
+/// Runs a service that has no port of its own, with the two routes on `port` beside it (None: without) until it has
+/// ended.
 ///
 /// # Errors
-/// The port cannot be bound.
-pub async fn serve<F, Fut, E>(port: u16, ready: F, shutdown: Shutdown) -> std::io::Result<()>
+/// The port cannot be bound; the service was not started.
+pub async fn beside<T, F, Fut, E>(port: Option<u16>, ready: F, service: impl Future<Output = T>) -> std::io::Result<T>
 where
     F: Fn() -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<(), E>> + Send,
     E: std::fmt::Display + 'static,
 {
+    let Some(port) = port else {
+        return Ok(service.await);
+    };
     let listener = bind(port).await?;
-    axum::serve(listener, routes(ready)).with_graceful_shutdown(async move { shutdown.triggered().await }).await
+    tokio::select! {
+        result = service => Ok(result),
+        // Serving ends only with an error.
+        served = axum::serve(listener, routes(ready)).into_future() => Err(served.err().unwrap_or_else(|| std::io::Error::other("stopped"))),
+    }
 }

@@ -9,7 +9,8 @@ use crate::config::{ConfigError, Env, Reader, Var};
 /// What to log.
 pub const RUST_LOG: Var = Var {
     name: "RUST_LOG",
-    default: "info",
+    // The pool repeats each failed connection that its user reports anyway.
+    default: "info,deadpool.postgres=error",
     used_by: "all",
     about: "What to log, as `level` or `target=level,…` (levels error, warn, info, debug, trace).",
 };
@@ -37,7 +38,10 @@ pub fn init(env: &dyn Env) -> Result<(), ConfigError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(std::io::stderr().is_terminal())
+        // A log that nobody reads any more (a closed pipe) must not end the task that writes to it, the one for signals
+        // least of all: tracing-subscriber's fallback is eprintln!, which panics there.
+        .log_internal_errors(false);
     // A subscriber set earlier by the host stays.
     let _ = if format == "json" { builder.json().try_init() } else { builder.try_init() };
     reader.finish(())

@@ -5,9 +5,12 @@ mod dispatch;
 mod drain;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use job_utils::backoff::Backoff;
 use job_utils::config::WorkerConfig;
 use job_utils::db::{Db, DbError, Identity, Listener, Settler, WorkerDb};
+use job_utils::error::chain;
 use job_utils::health;
 use job_utils::shutdown::Shutdown;
 
@@ -52,25 +55,14 @@ pub enum WorkerError {
 /// Runs a worker alone, with health checks when a port is configured, until told to stop.
 pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
     let db = Db::new(&config.postgres)?;
-    let Some(port) = config.health_port else {
-        return run_with(config, db, shutdown).await;
-    };
-    let probed = db.clone();
+    let (port, probed) = (config.health_port, db.clone());
     let ready = move || {
         let db = probed.clone();
         async move { db.ready().await }
     };
     // Health checks go on while the worker drains.
-    let stopped = Shutdown::new();
-    let serve = health::serve(port, ready, stopped.clone());
-    let worker = async {
-        let result = run_with(config, db, shutdown).await;
-        stopped.trigger();
-        result
-    };
-    let (served, result) = tokio::join!(serve, worker);
-    served.map_err(|source| WorkerError::Health { port, source })?;
-    result
+    let result = health::beside(port, ready, run_with(config, db, shutdown)).await;
+    result.map_err(|source| WorkerError::Health { port: port.unwrap_or_default(), source })?
 }
 
 /// Runs a worker on a given pool until told to stop; then drains.
@@ -83,15 +75,16 @@ pub async fn run_with(config: WorkerConfig, db: Db, shutdown: Shutdown) -> Resul
     let worker_db = WorkerDb::new(db.clone(), &config.worker_id);
     // The listener outlives the signal: it holds the id while jobs are drained.
     let listening = Shutdown::new();
-    let Some(listener) = Listener::start(&db, CHANNELS, "worker", &config.worker_id, &listening).await else {
+    let listener = tokio::select! {
+        () = shutdown.triggered() => None,
+        listener = Listener::start(&db, CHANNELS, "worker", &config.worker_id, &listening) => listener,
+    };
+    let Some(listener) = listener else {
+        listening.trigger();
         return Ok(Stopped::default());
     };
     match listener.identity {
-        Identity::Sole => match worker_db.release(None).await {
-            Ok(0) => {}
-            Ok(jobs) => tracing::info!(jobs, worker.id = config.worker_id, "took back jobs of an earlier process"),
-            Err(error) => tracing::warn!("cannot take back jobs of an earlier process: {error}"),
-        },
+        Identity::Sole => take_back(&worker_db, &shutdown).await,
         Identity::Shared => tracing::warn!(
             worker.id = config.worker_id,
             "another live process has this worker id: give each its own HOSTNAME"
@@ -103,4 +96,24 @@ pub async fn run_with(config: WorkerConfig, db: Db, shutdown: Shutdown) -> Resul
     let stopped = claimer.run(&shutdown, listener.identity).await;
     listening.trigger();
     Ok(stopped)
+}
+
+/// Releases what an earlier process under this id left locked. The jobs would wait for hours otherwise, so an outage of
+/// the database only delays it.
+async fn take_back(db: &WorkerDb, shutdown: &Shutdown) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    loop {
+        match db.release(None).await {
+            Ok(0) => return,
+            Ok(jobs) => {
+                tracing::info!(jobs, worker.id = db.worker_id(), "took back jobs of an earlier process");
+                return;
+            }
+            Err(error) => tracing::warn!("cannot take back jobs of an earlier process yet: {}", chain(&error)),
+        }
+        tokio::select! {
+            () = shutdown.triggered() => return,
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
 }

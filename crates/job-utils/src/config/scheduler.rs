@@ -53,10 +53,11 @@ impl SchedulerConfig {
     }
 }
 
-/// Reads TZ: an IANA name, also with the leading colon that POSIX allows.
+/// Reads TZ: an IANA name, also with the leading colon that POSIX allows. Zones come from the bundled database, so that
+/// every scheduler of one version agrees, whatever its host has installed.
 pub fn read_time_zone(reader: &mut Reader<'_>) -> jiff::tz::TimeZone {
     let name = reader.text(&TZ);
-    jiff::tz::TimeZone::get(name.trim_start_matches(':')).unwrap_or_else(|_| {
+    jiff::tz::TimeZoneDatabase::bundled().get(name.trim_start_matches(':')).unwrap_or_else(|_| {
         reader.fault(&TZ, format!("{name:?} is not an IANA time zone such as Europe/Berlin"));
         jiff::tz::TimeZone::UTC
     })

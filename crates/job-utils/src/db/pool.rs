@@ -98,11 +98,24 @@ impl Db {
     /// # Errors
     /// Only what waiting cannot mend: a wrong password, a database that does not exist.
     pub async fn wait_until_ready(&self, shutdown: &Shutdown) -> Result<bool, DbError> {
+        self.wait(shutdown, true).await
+    }
+
+    /// [`Db::wait_until_ready`] for who can do without the jobs schema: waits only until the database answers.
+    ///
+    /// # Errors
+    /// Only what waiting cannot mend.
+    pub async fn wait_until_reachable(&self, shutdown: &Shutdown) -> Result<bool, DbError> {
+        self.wait(shutdown, false).await
+    }
+
+    async fn wait(&self, shutdown: &Shutdown, for_schema: bool) -> Result<bool, DbError> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let mut said = String::new();
         loop {
             let not_ready = match self.ready().await {
                 Ok(()) => return Ok(true),
+                Err(NotReady::Schema { .. }) if !for_schema => return Ok(true),
                 Err(NotReady::Database(error)) if is_hopeless(&error) => return Err(error),
                 Err(not_ready) => not_ready,
             };

@@ -1,0 +1,152 @@
+//! `next`: when would a schedule fire? Answers without a database.
+
+use std::io::{BufRead, ErrorKind, Write};
+
+use job_utils::service::ExitError;
+use serde_json::{Map, Value, json};
+
+use crate::timetable::{self, RuleError, TimeZone, Timestamp, Timetable};
+
+/// How many fires are shown unless told.
+const COUNT: u64 = 5;
+
+/// Prints the next fires of a schedule as RFC 3339 UTC instants, one a line.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("schedule").required(true).args(["rule", "json", "batch"])))]
+pub struct Preview {
+    /// A cron rule, a date, or a recurrence object as JSON.
+    #[arg(long)]
+    rule: Option<String>,
+    /// A full schedule_info as JSON.
+    #[arg(long, value_name = "SCHEDULE_INFO", conflicts_with_all = ["tz", "start", "end"])]
+    json: Option<String>,
+    /// Read JSON lines {"rule" | "schedule_info", "tz", "from", "count"} from standard input, and answer each with a line
+    /// {"next": […]} or {"error": …}.
+    #[arg(long, conflicts_with_all = ["tz", "start", "end"])]
+    batch: bool,
+    /// The rule's IANA zone [default: TZ, else UTC].
+    #[arg(long)]
+    tz: Option<String>,
+    /// Show fires strictly after this instant [default: now].
+    #[arg(long, value_name = "RFC3339")]
+    from: Option<String>,
+    /// Nothing fires before or at this instant.
+    #[arg(long, value_name = "RFC3339")]
+    start: Option<String>,
+    /// Nothing fires after this instant.
+    #[arg(long, value_name = "RFC3339")]
+    end: Option<String>,
+    /// How many fires to show.
+    #[arg(long, default_value_t = COUNT)]
+    count: u64,
+}
+
+impl Preview {
+    /// Answers on `output`. `zone` is for rules that name none; `now` is the default of `--from`.
+    ///
+    /// # Errors
+    /// A schedule or date that cannot be used, with its bad part marked.
+    pub fn run(
+        &self,
+        zone: &TimeZone,
+        now: Timestamp,
+        input: impl BufRead,
+        mut output: impl Write,
+    ) -> Result<(), ExitError> {
+        let from = match &self.from {
+            Some(from) => timetable::date(&json!(from), zone, "--from").map_err(usage)?,
+            None => now,
+        };
+        if self.batch {
+            return written(self.answer_lines(zone, from, input, &mut output));
+        }
+        let timetable = self.timetable(zone).map_err(usage)?;
+        written(fires(&timetable, from, self.count).try_for_each(|at| writeln!(output, "{at}")))
+    }
+
+    fn timetable(&self, zone: &TimeZone) -> Result<Timetable, RuleError> {
+        if let Some(text) = &self.json {
+            return Timetable::from_json(text, zone);
+        }
+        let mut schedule = Map::new();
+        let given = [("rule", &self.rule), ("tz", &self.tz), ("start", &self.start), ("end", &self.end)];
+        for (key, value) in given {
+            if let Some(text) = value {
+                schedule.insert(key.to_owned(), if key == "rule" { rule_value(text) } else { json!(text) });
+            }
+        }
+        Timetable::parse(&Value::Object(schedule), zone)
+    }
+
+    fn answer_lines(
+        &self,
+        zone: &TimeZone,
+        from: Timestamp,
+        input: impl BufRead,
+        output: &mut impl Write,
+    ) -> std::io::Result<()> {
+        for line in input.lines() {
+            let line = line?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let answer = match self.answer(&line, zone, from) {
+                Ok(next) => json!({ "next": next }),
+                Err(error) => json!({ "error": error.to_string() }),
+            };
+            writeln!(output, "{answer}")?;
+        }
+        Ok(())
+    }
+
+    fn answer(&self, line: &str, zone: &TimeZone, from: Timestamp) -> Result<Vec<String>, RuleError> {
+        let question: Map<String, Value> = serde_json::from_str(line)
+            .map_err(|error| RuleError::new("", format!("the line is not a JSON object: {error}")))?;
+        let zone = match question.get("tz") {
+            None | Some(Value::Null) => zone.clone(),
+            Some(Value::String(name)) => timetable::zone(name, "tz")?,
+            Some(_) => return Err(RuleError::new("tz", "is not the name of a time zone")),
+        };
+        let from = match question.get("from") {
+            None | Some(Value::Null) => from,
+            Some(value) => timetable::date(value, &zone, "from")?,
+        };
+        let count = match question.get("count") {
+            None | Some(Value::Null) => self.count,
+            Some(count) => count.as_u64().ok_or_else(|| RuleError::new("count", "is not a whole number"))?,
+        };
+        let timetable = match (question.get("schedule_info"), question.get("rule")) {
+            (Some(schedule), None) => Timetable::parse(schedule, &zone)?,
+            (None, Some(rule)) => Timetable::parse(&json!({ "rule": rule }), &zone)?,
+            _ => return Err(RuleError::new("", "the line needs either rule or schedule_info")),
+        };
+        Ok(fires(&timetable, from, count).map(|at| at.to_string()).collect())
+    }
+}
+
+fn fires(timetable: &Timetable, from: Timestamp, count: u64) -> impl Iterator<Item = Timestamp> {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    std::iter::successors(timetable.next_after(from), |after| timetable.next_after(*after)).take(count)
+}
+
+/// A rule from the command line: JSON when it is an object or epoch milliseconds, text otherwise (also `2030`, a year).
+fn rule_value(text: &str) -> Value {
+    match serde_json::from_str(text) {
+        Ok(value @ Value::Object(_)) => value,
+        Ok(value @ Value::Number(_)) if text.len() > 4 => value,
+        _ => json!(text),
+    }
+}
+
+fn usage(error: RuleError) -> ExitError {
+    let pointer = error.pointer().map(|pointer| format!("\n  {}", pointer.replace('\n', "\n  "))).unwrap_or_default();
+    ExitError::Usage(format!("{error}{pointer}"))
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn written(result: std::io::Result<()>) -> Result<(), ExitError> {
+    match result {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(ExitError::Failure(error.into())),
+        _ => Ok(()),
+    }
+}

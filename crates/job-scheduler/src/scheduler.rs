@@ -1,0 +1,150 @@
+//! The loop: look for schedules when woken or once in a while, and fire those that are due in between.
+
+use std::time::Duration;
+
+use job_utils::config::SchedulerConfig;
+use job_utils::db::{DbError, Identity, Listener, SchedulerDb, Wake};
+use job_utils::error::chain;
+use job_utils::shutdown::Shutdown;
+use tokio::time::Instant;
+
+use crate::agenda::Agenda;
+use crate::claim::Claimed;
+use crate::clock::Clock;
+use crate::{claim, materialise};
+
+/// How long to wait before trying again while Postgres is away.
+const RETRY: Duration = Duration::from_millis(500);
+
+pub(crate) struct Scheduler {
+    config: SchedulerConfig,
+    db: SchedulerDb,
+    wake: Wake,
+    identity: Identity,
+    /// Schedules that an earlier process with this id left locked are still to be freed.
+    take_back: bool,
+    /// A claim failed, and Postgres may have carried it out all the same.
+    adopt: bool,
+    agenda: Agenda,
+    /// What the look under way has brought so far.
+    claimed: Claimed,
+    clock: Option<Clock>,
+    /// When to look for schedules at the latest.
+    look_at: Instant,
+    /// Postgres did not answer the last time, and that has been said.
+    away: bool,
+}
+
+impl Scheduler {
+    pub(crate) fn new(config: SchedulerConfig, db: SchedulerDb, listener: Listener) -> Self {
+        Self {
+            agenda: Agenda::new(config.time_zone.clone()),
+            config,
+            db,
+            wake: listener.wake,
+            identity: listener.identity,
+            take_back: listener.identity == Identity::Sole,
+            adopt: false,
+            claimed: Claimed::default(),
+            clock: None,
+            look_at: Instant::now(),
+            away: false,
+        }
+    }
+
+    /// Runs until told to stop; returns what is held then.
+    pub(crate) async fn run(mut self, shutdown: &Shutdown) -> Agenda {
+        while !shutdown.is_triggered() {
+            // A stop lets the statement under way end, so that what it claimed is known; but one that hangs cannot hold up
+            // the stop.
+            let patience = self.config.shutdown_grace / 2;
+            let hanging = async {
+                shutdown.triggered().await;
+                tokio::time::sleep(patience).await;
+            };
+            let wait_until = tokio::select! {
+                () = hanging => break,
+                wait_until = self.run_once() => wait_until,
+            };
+            tokio::select! {
+                () = shutdown.triggered() => break,
+                () = self.wake.woken() => self.look_at = Instant::now(),
+                () = tokio::time::sleep_until(wait_until) => {}
+            }
+        }
+        self.agenda
+    }
+
+    /// Looks when it is time to, fires what is due, and returns when to come back without a wake-up.
+    async fn run_once(&mut self) -> Instant {
+        match self.look_and_fire().await {
+            Ok(()) => {
+                self.is_back();
+                self.next_at().unwrap_or(self.look_at).min(self.look_at)
+            }
+            Err(error) => {
+                self.is_away(&error);
+                self.look_at = Instant::now() + RETRY;
+                self.look_at
+            }
+        }
+    }
+
+    async fn look_and_fire(&mut self) -> Result<(), DbError> {
+        let clock = match &mut self.clock {
+            Some(clock) => {
+                clock.follow(&self.db, self.away).await?;
+                clock
+            }
+            none => none.insert(Clock::start(&self.db).await?),
+        };
+        // Fires first: a fire is due at a time, a look is not.
+        materialise::run_once(&self.db, &mut self.agenda, clock).await?;
+        if Instant::now() < self.look_at {
+            return Ok(());
+        }
+        if self.take_back {
+            self.db.release_scheduled(None).await?;
+            self.take_back = false;
+        }
+        let (tasks, adopt) = (self.config.tasks.as_filter(), self.adopt);
+        match claim::run_once(&self.db, tasks, &mut self.agenda, clock, adopt, &mut self.claimed).await {
+            // There is more to claim: at once, but not before the fires that are due.
+            Ok(None) => Ok(()),
+            Ok(Some(Claimed { taken, gone })) => {
+                if taken + gone > 0 {
+                    tracing::info!(taken, gone, "schedules changed");
+                }
+                self.adopt = false;
+                self.look_at = Instant::now() + self.config.poll_interval;
+                Ok(())
+            }
+            Err(error) => {
+                self.adopt = self.identity == Identity::Sole;
+                Err(error)
+            }
+        }
+    }
+
+    /// The next fire on this host's clock.
+    fn next_at(&self) -> Option<Instant> {
+        let clock = self.clock.as_ref()?;
+        let wait = self.agenda.next()?.duration_since(clock.now());
+        Some(Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO))
+    }
+
+    fn is_away(&mut self, error: &DbError) {
+        if !std::mem::replace(&mut self.away, true) {
+            tracing::warn!("the scheduler cannot use its database, and tries again until it can: {}", chain(error));
+        }
+    }
+
+    fn is_back(&mut self) {
+        let missed = self.agenda.take_missed();
+        if std::mem::take(&mut self.away) {
+            tracing::info!(schedules_with_missed_fires = missed, "the scheduler can use its database again");
+        } else if missed > 0 {
+            tracing::warn!(schedules_with_missed_fires = missed, "this process was held up");
+        }
+    }
+}

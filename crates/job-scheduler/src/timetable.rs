@@ -1,0 +1,163 @@
+//! When a schedule fires: schedule_info and an instant in, the next instant out. No clock, no I/O.
+//!
+//! A schedule is a cron rule, a recurrence object, or a date for a single fire; with `{"start", "end", "rule", "tz"}`
+//! around it, or without. See the crate's documentation for all forms and for what happens when clocks change.
+
+mod cron;
+mod date;
+mod days;
+mod error;
+mod fields;
+mod recurrence;
+#[cfg(test)]
+mod tests;
+mod zone;
+
+pub use jiff::Timestamp;
+pub use jiff::tz::TimeZone;
+use serde_json::{Map, Value};
+
+pub use self::error::RuleError;
+use self::fields::Fields;
+
+/// A parsed schedule.
+///
+/// ```
+/// use job_scheduler::timetable::{TimeZone, Timetable};
+/// let schedule = serde_json::json!({"rule": "30 9 * * MON-FRI", "tz": "Europe/Berlin"});
+/// let timetable = Timetable::parse(&schedule, &TimeZone::UTC).unwrap();
+/// let friday_noon = "2026-03-27T12:00:00Z".parse().unwrap();
+/// // Monday, after the clocks went forward.
+/// assert_eq!(timetable.next_after(friday_noon).unwrap().to_string(), "2026-03-30T07:30:00Z");
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timetable {
+    fires: Fires,
+    zone: TimeZone,
+    start: Option<Timestamp>,
+    end: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Fires {
+    /// Again and again.
+    Rule(Fields),
+    /// A single time.
+    Once(Timestamp),
+}
+
+impl Timetable {
+    /// Parses a schedule_info.
+    ///
+    /// `default_zone` is the zone of a rule without `tz`, and of dates that have a time but no offset (whatever the
+    /// rule's own `tz`, as in JavaScript). Keys that mean nothing are ignored. A rule that can never fire is an error.
+    pub fn parse(schedule_info: &Value, default_zone: &TimeZone) -> Result<Self, RuleError> {
+        let (fires, zone, start, end) = match schedule_info {
+            Value::Object(object) => {
+                let zone = zone_of(object, default_zone)?;
+                let start = bound(object, "start", default_zone)?;
+                let end = bound(object, "end", default_zone)?;
+                match object.get("rule") {
+                    None | Some(Value::Null) => (Fires::Rule(recurrence::parse(object, "")?), zone, start, end),
+                    Some(Value::Object(rule)) => {
+                        // The outer zone wins, as in the original.
+                        let zone = if has_zone(object) { zone } else { zone_of(rule, default_zone)? };
+                        (Fires::Rule(recurrence::parse(rule, "rule")?), zone, start, end)
+                    }
+                    Some(rule) => (scalar(rule, default_zone, "rule")?, zone, start, end),
+                }
+            }
+            other => (scalar(other, default_zone, "schedule_info")?, default_zone.clone(), None, None),
+        };
+        let timetable = Self { fires, zone, start, end };
+        timetable.must_fire()?;
+        Ok(timetable)
+    }
+
+    /// Parses a schedule_info from its JSON text: what Postgres stores as `json` need not be JSON that can be read here.
+    pub fn from_json(text: &str, default_zone: &TimeZone) -> Result<Self, RuleError> {
+        let value = serde_json::from_str(text)
+            .map_err(|error| RuleError::new("schedule_info", format!("is JSON that cannot be read: {error}")))?;
+        Self::parse(&value, default_zone)
+    }
+
+    /// The first fire strictly after `after` (strictly after `start`, when that is later), None when there is none.
+    ///
+    /// A fire at `end` itself still counts. A single fire counts when it is not before `start`.
+    pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
+        let next = match &self.fires {
+            Fires::Once(at) => (*at > after && self.start.is_none_or(|start| *at >= start)).then_some(*at),
+            Fires::Rule(fields) => {
+                let after = self.start.map_or(after, |start| start.max(after));
+                zone::next_after(fields, &self.zone, after)
+            }
+        }?;
+        self.end.is_none_or(|end| next <= end).then_some(next)
+    }
+
+    /// Whether the schedule has a single fire.
+    pub fn is_one_off(&self) -> bool {
+        matches!(self.fires, Fires::Once(_))
+    }
+
+    fn must_fire(&self) -> Result<(), RuleError> {
+        let never = |problem: &str| Err(RuleError::new("", problem));
+        if let Fires::Rule(fields) = &self.fires
+            && fields.never_match()
+        {
+            return never("the rule can never fire: no date matches it");
+        }
+        match (self.start, self.end) {
+            (Some(start), Some(end)) if start > end => never("can never fire: end is before start"),
+            (None, None) => Ok(()),
+            // From the first instant on there is a fire, or there never will be one.
+            _ if self.next_after(Timestamp::MIN).is_none() => {
+                never("can never fire: no fire lies between start and end")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A zone by its IANA name, as in `tz`; `place` says in the error where the name stands.
+pub fn zone(name: &str, place: &str) -> Result<TimeZone, RuleError> {
+    zone::named(name, place)
+}
+
+/// An instant as `start` and `end` take it.
+pub fn date(value: &Value, local: &TimeZone, place: &str) -> Result<Timestamp, RuleError> {
+    date::parse(value, local, place)
+}
+
+/// A rule that is not an object.
+fn scalar(value: &Value, default_zone: &TimeZone, place: &str) -> Result<Fires, RuleError> {
+    match value {
+        Value::String(text) => match date::from_text(text, default_zone) {
+            Some(at) => Ok(Fires::Once(at)),
+            None => cron::parse(text, place).map(Fires::Rule),
+        },
+        Value::Number(number) => date::from_epoch(number, place).map(Fires::Once),
+        _ => Err(RuleError::new(place, "is neither a cron rule, nor a date, nor a recurrence object")),
+    }
+}
+
+fn has_zone(object: &Map<String, Value>) -> bool {
+    !matches!(object.get("tz"), None | Some(Value::Null)) && object.get("tz") != Some(&Value::String(String::new()))
+}
+
+fn zone_of(object: &Map<String, Value>, default_zone: &TimeZone) -> Result<TimeZone, RuleError> {
+    match object.get("tz") {
+        _ if !has_zone(object) => Ok(default_zone.clone()),
+        Some(Value::String(name)) => zone::named(name, "tz"),
+        _ => Err(RuleError::new("tz", "is not the name of a time zone")),
+    }
+}
+
+/// `start` or `end`; null and an empty string are no bound, as in the original.
+fn bound(object: &Map<String, Value>, name: &str, local: &TimeZone) -> Result<Option<Timestamp>, RuleError> {
+    match object.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(value) => date::parse(value, local, name).map(Some),
+    }
+}

@@ -1,0 +1,12 @@
+//! The scheduler on a real PostgreSQL, in this process and as a process of its own; and `job-scheduler next`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test fails its test")]
+
+mod it {
+    mod changes;
+    mod fires;
+    mod next;
+    mod outage;
+    mod stop;
+    mod support;
+}

@@ -1,0 +1,257 @@
+//! The administration's handle: look at jobs and schedules, enqueue. Nothing else.
+
+use jiff::Timestamp;
+use postgres_types::{FromSql, ToSql, Type};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Error, Row};
+use uuid::Uuid;
+
+use crate::db::{Db, DbError};
+
+/// The columns that [`job`] reads.
+macro_rules! job_columns {
+    () => {
+        "id, database_id, actor_id, queue_name, task_identifier, payload::text, priority, run_at, attempts, \
+         max_attempts, key, last_error, locked_at, locked_by, created_at, updated_at"
+    };
+}
+
+/// Rows by id, filtered where a parameter is not null.
+macro_rules! filtered {
+    () => {
+        " WHERE ($1::bigint IS NULL OR id = $1) AND ($2::text IS NULL OR task_identifier = $2) ORDER BY id LIMIT $3"
+    };
+}
+
+const JOBS: &str = concat!("SELECT ", job_columns!(), " FROM @extschema@.jobs", filtered!());
+
+const SCHEDULES: &str = concat!(
+    "SELECT id, database_id, actor_id, queue_name, task_identifier, payload::text, priority, max_attempts, key, \
+     locked_at, locked_by, schedule_info::text, last_scheduled, last_scheduled_id FROM @extschema@.scheduled_jobs",
+    filtered!()
+);
+
+const ADD: &str = concat!(
+    "SELECT ",
+    job_columns!(),
+    " FROM @extschema@.add_job($1::uuid, $2::text, $3::text::json, $4::text, $5::text, $6::timestamptz, $7::int, $8::int)"
+);
+
+/// A job as it stands in its table.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "named as the columns, which migrations/V1__tables.sql describes")]
+pub struct AdminJob {
+    pub id: i64,
+    pub database_id: Option<Uuid>,
+    pub actor_id: Option<Uuid>,
+    pub queue_name: Option<String>,
+    pub task_identifier: String,
+    /// JSON exactly as it was written.
+    pub payload: String,
+    pub priority: i32,
+    pub run_at: Timestamp,
+    pub attempts: i32,
+    pub max_attempts: i32,
+    pub key: Option<String>,
+    pub last_error: Option<String>,
+    pub locked_at: Option<Timestamp>,
+    pub locked_by: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// A schedule as it stands in its table.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "named as the columns, which migrations/V1__tables.sql describes")]
+pub struct AdminSchedule {
+    pub id: i64,
+    pub database_id: Option<Uuid>,
+    pub actor_id: Option<Uuid>,
+    pub queue_name: Option<String>,
+    pub task_identifier: String,
+    /// JSON exactly as it was written.
+    pub payload: String,
+    pub priority: i32,
+    pub max_attempts: i32,
+    pub key: Option<String>,
+    pub locked_at: Option<Timestamp>,
+    pub locked_by: Option<String>,
+    /// JSON exactly as it was written.
+    pub schedule_info: String,
+    pub last_scheduled: Option<Timestamp>,
+    pub last_scheduled_id: Option<i64>,
+}
+
+/// A job to enqueue. None is add_job's default.
+#[derive(Debug, Clone, Default)]
+pub struct NewJob {
+    /// The tenant's database.
+    pub database_id: Option<Uuid>,
+    /// Which function does it.
+    pub identifier: String,
+    /// JSON text.
+    pub payload: Option<String>,
+    /// A job that waits under the same key is replaced.
+    pub job_key: Option<String>,
+    /// The named queue.
+    pub queue_name: Option<String>,
+    /// Not before.
+    pub run_at: Option<Timestamp>,
+    /// How many attempts.
+    pub max_attempts: Option<i32>,
+    /// Smaller runs earlier.
+    pub priority: Option<i32>,
+}
+
+/// A job that was not enqueued.
+#[derive(Debug, thiserror::Error)]
+pub enum AddJobError {
+    /// The schema's rules refuse it: why, for the caller.
+    #[error("{0}")]
+    Refused(String),
+    /// The database did not do it.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// What the administration may do in the database.
+#[derive(Clone)]
+pub struct AdminDb {
+    db: Db,
+}
+
+impl AdminDb {
+    /// A handle.
+    pub fn new(db: Db) -> Self {
+        Self { db }
+    }
+
+    /// Jobs by id, filtered by id and task where given, at most `limit`; empty when there are none.
+    pub async fn jobs(&self, id: Option<i64>, task: Option<&str>, limit: i64) -> Result<Vec<AdminJob>, DbError> {
+        self.rows("list jobs", JOBS, &[&id, &task, &limit], job).await
+    }
+
+    /// Schedules by id, filtered by id and task where given, at most `limit`; empty when there are none.
+    pub async fn schedules(
+        &self,
+        id: Option<i64>,
+        task: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<AdminSchedule>, DbError> {
+        self.rows("list schedules", SCHEDULES, &[&id, &task, &limit], schedule).await
+    }
+
+    /// Enqueues a job and returns its row.
+    ///
+    /// # Errors
+    /// [`AddJobError::Refused`] when a rule of the schema is broken: an empty or too long name, a key of another tenant.
+    pub async fn add_job(&self, new: &NewJob) -> Result<AdminJob, AddJobError> {
+        let parameters: [&(dyn ToSql + Sync); 8] = [
+            &new.database_id,
+            &new.identifier,
+            &new.payload,
+            &new.job_key,
+            &new.queue_name,
+            &new.run_at,
+            &new.max_attempts,
+            &new.priority,
+        ];
+        let client = self.db.connection().await?;
+        let result = async { job(&client.query_one(&self.db.sql(ADD), &parameters).await?) };
+        result.await.map_err(|source| match refusal(&source) {
+            Some(reason) => AddJobError::Refused(reason),
+            None => AddJobError::Db(DbError::query("add a job")(source)),
+        })
+    }
+
+    async fn rows<T>(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        read: fn(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, DbError> {
+        let client = self.db.connection().await?;
+        // Not prepared: each look gets a plan for its own filter, and a look by id uses the index.
+        let result = async {
+            client.query(&self.db.sql(sql), parameters).await?.iter().map(read).collect::<Result<Vec<_>, _>>()
+        };
+        result.await.map_err(DbError::query(operation))
+    }
+}
+
+/// Why the schema's rules refuse a job, when that is what the error says.
+fn refusal(error: &Error) -> Option<String> {
+    let error = error.as_db_error()?;
+    let state = error.code();
+    let rule = match error.constraint() {
+        Some("jobs_task_identifier_length") => "the task identifier has more than 126 characters",
+        Some("jobs_queue_name_length") => "the queue name has more than 126 characters",
+        Some("jobs_key_length") => "the job key has more than 512 characters",
+        Some("jobs_max_attempts_positive") => "max_attempts is not greater than 0",
+        _ if *state == SqlState::CHARACTER_NOT_IN_REPERTOIRE => "a text holds a NUL character",
+        // What the schema's own functions raise is written for the caller.
+        _ if *state == SqlState::INVALID_PARAMETER_VALUE || *state == SqlState::UNIQUE_VIOLATION => error.message(),
+        _ => return None,
+    };
+    Some(rule.to_owned())
+}
+
+fn job(row: &Row) -> Result<AdminJob, Error> {
+    Ok(AdminJob {
+        id: row.try_get(0)?,
+        database_id: row.try_get(1)?,
+        actor_id: row.try_get(2)?,
+        queue_name: row.try_get(3)?,
+        task_identifier: row.try_get(4)?,
+        payload: row.try_get(5)?,
+        priority: row.try_get(6)?,
+        run_at: row.try_get::<_, Instant>(7)?.0,
+        attempts: row.try_get(8)?,
+        max_attempts: row.try_get(9)?,
+        key: row.try_get(10)?,
+        last_error: row.try_get(11)?,
+        locked_at: row.try_get::<_, Option<Instant>>(12)?.map(|instant| instant.0),
+        locked_by: row.try_get(13)?,
+        created_at: row.try_get::<_, Instant>(14)?.0,
+        updated_at: row.try_get::<_, Instant>(15)?.0,
+    })
+}
+
+fn schedule(row: &Row) -> Result<AdminSchedule, Error> {
+    Ok(AdminSchedule {
+        id: row.try_get(0)?,
+        database_id: row.try_get(1)?,
+        actor_id: row.try_get(2)?,
+        queue_name: row.try_get(3)?,
+        task_identifier: row.try_get(4)?,
+        payload: row.try_get(5)?,
+        priority: row.try_get(6)?,
+        max_attempts: row.try_get(7)?,
+        key: row.try_get(8)?,
+        locked_at: row.try_get::<_, Option<Instant>>(9)?.map(|instant| instant.0),
+        locked_by: row.try_get(10)?,
+        schedule_info: row.try_get(11)?,
+        last_scheduled: row.try_get::<_, Option<Instant>>(12)?.map(|instant| instant.0),
+        last_scheduled_id: row.try_get(13)?,
+    })
+}
+
+/// A timestamptz; `infinity` and `-infinity`, which Postgres allows and an instant cannot be, are the far ends of time.
+struct Instant(Timestamp);
+
+impl<'a> FromSql<'a> for Instant {
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(match postgres_types::Timestamp::from_sql(ty, raw)? {
+            postgres_types::Timestamp::Value(value) => value,
+            postgres_types::Timestamp::PosInfinity => Timestamp::MAX,
+            postgres_types::Timestamp::NegInfinity => Timestamp::MIN,
+        }))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+}

@@ -1,0 +1,73 @@
+//! Enqueue: put a job into the queue, in the caller's own connection or transaction.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_postgres::GenericClient;
+use uuid::Uuid;
+
+use crate::config::SchemaName;
+use crate::db::DbError;
+
+/// Through the form with db_id, which falls back to the setting.
+const SQL: &str = "SELECT id FROM @extschema@.add_job($1::uuid, $2::text, $3::text::json, $4::text, $5::text, \
+                   $6::timestamptz, $7::int, $8::int)";
+
+/// A job to enqueue. What is None gets add_job's default.
+///
+/// ```
+/// use job_utils::db::NewJob;
+/// let job = NewJob { queue_name: Some("mail".into()), ..NewJob::new("email:send_email", &serde_json::json!({"to": "a@b.c"})) };
+/// assert_eq!(job.payload, r#"{"to":"a@b.c"}"#);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NewJob {
+    /// The tenant's database; None: from the setting `jwt.claims.database_id`, if any.
+    pub database_id: Option<Uuid>,
+    /// Which function does it; 1 to 126 characters.
+    pub task_identifier: String,
+    /// JSON text; `{}` when empty.
+    pub payload: String,
+    /// A job that waits under the same key is replaced.
+    pub key: Option<String>,
+    /// Jobs of one named queue run one at a time, in order.
+    pub queue_name: Option<String>,
+    /// Not before; None: now.
+    pub run_at: Option<Timestamp>,
+    /// How many attempts; None: 25.
+    pub max_attempts: Option<i32>,
+    /// Smaller runs earlier; None: 0.
+    pub priority: Option<i32>,
+}
+
+impl NewJob {
+    /// A job for a task with a payload.
+    pub fn new(task_identifier: impl Into<String>, payload: &Value) -> Self {
+        Self { task_identifier: task_identifier.into(), payload: payload.to_string(), ..Self::default() }
+    }
+}
+
+/// Enqueues a job and returns its id. `client` is a connection, or a transaction: then the job exists when, and only
+/// when, the transaction commits.
+///
+/// # Errors
+/// What add_job refuses: an empty task, a payload that is not JSON, a key in use under another database.
+pub async fn enqueue<C: GenericClient>(client: &C, schema: &SchemaName, job: &NewJob) -> Result<i64, DbError> {
+    let payload = if job.payload.is_empty() { "{}" } else { &job.payload };
+    let row = client
+        .query_one(
+            &schema.apply(SQL),
+            &[
+                &job.database_id,
+                &job.task_identifier,
+                &payload,
+                &job.key,
+                &job.queue_name,
+                &job.run_at,
+                &job.max_attempts,
+                &job.priority,
+            ],
+        )
+        .await
+        .map_err(DbError::query("enqueue"))?;
+    Ok(row.get(0))
+}

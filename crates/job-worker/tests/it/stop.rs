@@ -1,0 +1,181 @@
+//! How a worker ends, and what it leaves behind.
+
+use std::time::{Duration, Instant};
+
+use job_testkit::cluster::free_port;
+use job_testkit::{Answer, FakeFunction, Gate, Signal};
+
+use super::support::{Bench, ID, LIMIT};
+
+/// A function that answers when the gate is open.
+async fn gated(gate: &Gate) -> FakeFunction {
+    let gate = gate.clone();
+    FakeFunction::start(move |_| {
+        let gate = gate.clone();
+        async move {
+            gate.passed().await;
+            Answer::complete()
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_the_jobs_in_flight_and_claims_no_more() {
+    for signal in [Signal::Term, Signal::Int] {
+        let bench = Bench::new().await;
+        let gate = Gate::closed();
+        let function = gated(&gate).await;
+        let mut worker = bench.worker(&function.url()).spawn();
+        bench.run("SELECT app_jobs.add_job('running') FROM generate_series(1, 5)").await;
+        function.wait_for(5, LIMIT).await;
+        worker.signal(signal);
+        worker.wait_for_line("waiting for jobs in flight", LIMIT).await;
+        let late = bench.add("late").await;
+        gate.open();
+        assert_eq!(worker.exit_code(LIMIT).await, 0);
+        assert_eq!(bench.count("true").await, 1, "the running ones are done");
+        let late = bench.job(late).await.unwrap();
+        assert_eq!((late.locked, late.attempts), (false, 0));
+        assert_eq!(function.requests().len(), 5);
+        worker.wait_for_line("worker stopped finished=5 released=0 orphaned=0", LIMIT).await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_worker_stops_at_once() {
+    let bench = Bench::new().await;
+    let mut worker = bench.worker("http://127.0.0.1:9").spawn();
+    worker.wait_for_line("worker looks for jobs", LIMIT).await;
+    let started = Instant::now();
+    worker.signal(Signal::Term);
+    assert_eq!(worker.exit_code(LIMIT).await, 0);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn jobs_that_outlast_the_grace_are_given_back_with_their_attempt() {
+    let bench = Bench::new().await;
+    let gate = Gate::closed();
+    let function = gated(&gate).await;
+    let mut worker = bench.worker(&function.url()).env("JOBS_SHUTDOWN_GRACE", "1s").spawn();
+    let id = bench.add("long").await;
+    let queued = bench.add_with("long", "{}", ", queue_name := 'line'").await;
+    function.wait_for(2, LIMIT).await;
+    worker.signal(Signal::Term);
+    assert_eq!(worker.exit_code(Duration::from_secs(10)).await, 0);
+    for id in [id, queued] {
+        let job = bench.job(id).await.expect("no job is lost");
+        assert_eq!((job.locked, job.locked_by.as_deref(), job.attempts, job.last_error), (false, None, 0, None));
+    }
+    let locked = "SELECT count(*) FROM app_jobs.job_queues WHERE locked_at IS NOT NULL";
+    assert_eq!(bench.sql.query_one(locked, &[]).await.unwrap().get::<_, i64>(0), 0);
+    worker.wait_for_line("worker stopped finished=0 released=2 orphaned=0", LIMIT).await;
+
+    // The next worker takes them at once.
+    gate.open();
+    let _next = bench.worker(&function.url()).env("HOSTNAME", "next-worker").spawn();
+    bench.empty().await;
+}
+
+#[tokio::test]
+async fn an_accepted_job_can_be_called_back_during_the_stop_which_then_ends_early() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::accepted()).await;
+    let port = free_port().unwrap();
+    let mut server = bench.server(port).spawn();
+    server.wait_for_line("callback server listens", LIMIT).await;
+    let url = format!("http://127.0.0.1:{port}");
+    let mut worker = bench.worker(&function.url()).env("INTERNAL_JOBS_CALLBACK_URL", &url).spawn();
+    let id = bench.add("accepted").await;
+    worker.wait_for_line("job accepted", LIMIT).await;
+    worker.signal(Signal::Term);
+    worker.wait_for_line("waiting for callbacks", LIMIT).await;
+    let started = Instant::now();
+    assert_eq!(function.requests()[0].call_back().await.0, 200);
+    assert_eq!(bench.job(id).await, None);
+    assert_eq!(worker.exit_code(LIMIT).await, 0);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn an_accepted_job_that_is_not_called_back_during_the_grace_is_given_back() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::accepted()).await;
+    let mut worker = bench.worker(&function.url()).env("JOBS_SHUTDOWN_GRACE", "1s").spawn();
+    let id = bench.add("accepted").await;
+    worker.wait_for_line("job accepted", LIMIT).await;
+    worker.signal(Signal::Term);
+    assert_eq!(worker.exit_code(Duration::from_secs(10)).await, 0);
+    let job = bench.job(id).await.unwrap();
+    assert_eq!((job.locked, job.attempts, job.last_error), (false, 0, None));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_worker_at_once() {
+    let bench = Bench::new().await;
+    let gate = Gate::closed();
+    let function = gated(&gate).await;
+    let mut worker = bench.worker(&function.url()).spawn();
+    bench.add("running").await;
+    function.wait_for(1, LIMIT).await;
+    worker.signal(Signal::Term);
+    worker.wait_for_line("waiting for jobs in flight", LIMIT).await;
+    worker.signal(Signal::Term);
+    assert_eq!(worker.exit_code(Duration::from_secs(5)).await, 130);
+}
+
+#[tokio::test]
+async fn after_kill_9_a_restart_under_the_same_name_takes_the_jobs_back_at_once() {
+    let bench = Bench::new().await;
+    let gate = Gate::closed();
+    let function = gated(&gate).await;
+    let mut worker = bench.worker(&function.url()).spawn();
+    let id = bench.add("running").await;
+    let queued = bench.add_with("running", "{}", ", queue_name := 'line'").await;
+    function.wait_for(2, LIMIT).await;
+    worker.signal(Signal::Kill);
+    worker.exit(LIMIT).await;
+    assert!(bench.job(id).await.unwrap().locked && bench.job(queued).await.unwrap().locked);
+    gate.open();
+    let started = Instant::now();
+    let _again = bench.worker(&function.url()).spawn();
+    bench.gone(id).await;
+    bench.gone(queued).await;
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    assert_eq!(function.requests().len(), 4);
+}
+
+#[tokio::test]
+async fn a_second_live_worker_of_the_same_name_is_told_and_takes_nothing_from_the_first() {
+    let bench = Bench::new().await;
+    let gate = Gate::closed();
+    let function = gated(&gate).await;
+    let mut first = bench.worker(&function.url()).spawn();
+    let id = bench.add("running").await;
+    function.wait_for(1, LIMIT).await;
+    let mut second = bench.worker(&function.url()).spawn();
+    let warning = second.wait_for_line("another live process has this worker id", LIMIT).await;
+    assert!(warning.contains(ID) && warning.contains("HOSTNAME"), "{warning}");
+    second.wait_for_line("worker looks for jobs", LIMIT).await;
+    second.signal(Signal::Term);
+    assert_eq!(second.exit_code(LIMIT).await, 0);
+    let job = bench.job(id).await.unwrap();
+    assert_eq!((job.locked_by.as_deref(), job.attempts), (Some(ID), 1));
+    assert_eq!(function.requests().len(), 1);
+    assert!(first.is_running());
+    gate.open();
+    bench.gone(id).await;
+}
+
+#[tokio::test]
+async fn a_job_whose_lock_has_expired_is_taken_by_another_worker() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let id = bench.add("stuck").await;
+    bench.run("SELECT app_jobs.get_job('dead-worker')").await;
+    bench.run("UPDATE app_jobs.jobs SET locked_at = now() - interval '5 hours'").await;
+    let _worker = bench.worker(&function.url()).spawn();
+    bench.gone(id).await;
+    assert_eq!(function.requests().len(), 1);
+}
