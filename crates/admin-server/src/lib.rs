@@ -8,6 +8,7 @@ mod migrate;
 mod request;
 mod routes;
 mod schema;
+mod size;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +19,6 @@ use tokio::net::TcpListener;
 
 pub use config::{ADMIN_HOST, ADMIN_TOKEN, API_IS_PUBLIC, Config, MigrateConfig, PORT, VARS};
 pub use migrate::{MigrateError, migrate};
-pub use schema::sdl;
 
 /// How long a stop waits for requests in flight.
 const GRACE: Duration = Duration::from_secs(10);

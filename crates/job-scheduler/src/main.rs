@@ -39,7 +39,7 @@ async fn program(arguments: Arguments, shutdown: Shutdown) -> Result<(), ExitErr
     match arguments.command {
         None => {
             let config = SchedulerConfig::from_env(&ProcessEnv)?;
-            job_scheduler::run(config, shutdown).await.map_err(anyhow::Error::from)?;
+            job_scheduler::run(config, shutdown).await.map_err(ExitError::from_error)?;
             Ok(())
         }
         Some(Command::Next(preview)) => {

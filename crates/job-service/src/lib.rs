@@ -58,3 +58,8 @@ pub async fn run(config: ServiceConfig, shutdown: Shutdown) -> Result<Stopped, S
     let listener = job_server::bind(config.server.port).await?;
     supervise::supervise(config, db, listener, shutdown).await
 }
+
+/// The workspace's README: its Rust examples are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
             Some(Command::Migrate) => run_migrate().await,
             None => {
                 let config = ServiceConfig::from_env(&ProcessEnv)?;
-                job_service::run(config, shutdown).await.map_err(anyhow::Error::from)?;
+                job_service::run(config, shutdown).await.map_err(ExitError::from_error)?;
                 Ok(())
             }
         }
@@ -42,8 +42,8 @@ async fn run_migrate() -> Result<(), ExitError> {
     let postgres = PostgresConfig::read(&mut reader);
     let postgres = reader.finish(postgres)?;
     let schema = postgres.schema.clone();
-    let db = Db::new(&postgres).map_err(anyhow::Error::from)?;
-    match migrate(&db).await.map_err(anyhow::Error::from)? {
+    let db = Db::new(&postgres).map_err(ExitError::from_error)?;
+    match migrate(&db).await.map_err(ExitError::from_error)? {
         Migrated::OwnedByExtension => tracing::info!(
             "the extension \"pgpm-database-jobs\" owns schema {schema}: nothing to do (ALTER EXTENSION … UPDATE updates it)"
         ),

@@ -12,8 +12,10 @@
 
 mod admin;
 mod callback;
-pub mod claim;
+mod claim;
+mod columns;
 mod complete;
+mod enqueue;
 mod error;
 pub mod extension;
 mod fail;
@@ -28,8 +30,9 @@ mod settle;
 mod tls;
 mod worker;
 
-pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule, NewJob};
+pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule};
 pub use callback::CallbackDb;
+pub use enqueue::{NewJob, enqueue};
 pub use error::DbError;
 pub use inspect::NotReady;
 pub use listen::{Identity, Listener, Wake};
@@ -37,4 +40,4 @@ pub use materialise::Materialised;
 pub use pool::Db;
 pub use schedule::{ScheduledJob, SchedulerDb};
 pub use settle::{SettleError, Settled, Settler};
-pub use worker::{Job, WorkerDb};
+pub use worker::{Claimed, Job, WorkerDb};

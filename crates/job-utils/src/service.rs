@@ -25,6 +25,20 @@ pub enum ExitError {
     Failure(#[from] anyhow::Error),
 }
 
+impl ExitError {
+    /// How a program ends with this error: 64 when a setting is at the bottom of it, however deep, else 70.
+    pub fn from_error(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(error) = cause {
+            if let Some(config) = error.downcast_ref::<ConfigError>() {
+                return Self::Config(config.clone());
+            }
+            cause = error.source();
+        }
+        Self::Failure(error.into())
+    }
+}
+
 /// Reads a program's arguments. Help and version exit with 0, anything that cannot be understood with 64.
 pub fn arguments<A: clap::Parser>() -> A {
     A::try_parse().unwrap_or_else(|error| {

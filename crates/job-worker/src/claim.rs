@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use job_utils::backoff::Backoff;
 use job_utils::config::{Tasks, WorkerConfig};
-use job_utils::db::{Identity, Settler, Wake, WorkerDb};
+use job_utils::db::{Claimed, Identity, Settler, Wake, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
 use tokio::task::{Id, JoinSet};
@@ -19,6 +19,9 @@ use tokio::time::Instant;
 use crate::Stopped;
 use crate::dispatch::Dispatcher;
 use crate::drain::drain;
+
+/// How late the end of an overdue job may be noticed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Claims jobs and starts their dispatch.
 pub(crate) struct Claimer {
@@ -147,12 +150,12 @@ impl Claimer {
     async fn look(&mut self) {
         let free = self.concurrency - self.in_flight.len();
         match self.db.claim(self.tasks.as_filter(), free, self.job_expiry).await {
-            Ok(jobs) if jobs.is_empty() => {
+            Ok(Claimed::Nothing(due)) => {
                 self.recovered();
                 self.more = false;
-                self.next_look = Instant::now() + self.sleep().await;
+                self.next_look = Instant::now() + due.map_or(self.poll_interval, |due| due.min(self.poll_interval));
             }
-            Ok(jobs) => {
+            Ok(Claimed::Jobs(jobs)) => {
                 self.recovered();
                 for job in jobs {
                     let (id, dispatcher) = (job.id, self.dispatcher.clone());
@@ -176,19 +179,9 @@ impl Claimer {
         }
     }
 
-    /// How long nothing will be due, at most the poll interval.
-    async fn sleep(&self) -> Duration {
-        match self.db.next_due_in(self.tasks.as_filter()).await {
-            Ok(Some(due)) => due.min(self.poll_interval),
-            Ok(None) => self.poll_interval,
-            // The next look will say what is wrong.
-            Err(_) => self.poll_interval.min(Duration::from_secs(1)),
-        }
-    }
-
     /// Fails accepted jobs whose callback never came.
     async fn sweep(&mut self) {
-        self.next_sweep = Instant::now() + self.poll_interval;
+        self.next_sweep = Instant::now() + self.poll_interval.min(SWEEP_INTERVAL).min(self.callback_timeout);
         let message = format!("no callback within {}", in_words(self.callback_timeout));
         match self.db.fail_overdue(self.callback_timeout, &message, &self.in_flight.ids()).await {
             Ok(ids) => {

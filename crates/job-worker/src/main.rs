@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use job_utils::config::{ProcessEnv, WorkerConfig};
+use job_utils::service::ExitError;
 
 /// Claims due jobs and dispatches them to functions over HTTP. Settings come from the environment (see the README).
 #[derive(Parser)]
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     let Arguments {} = job_utils::service::arguments();
     job_utils::service::main(|shutdown| async {
         let config = WorkerConfig::from_env(&ProcessEnv)?;
-        job_worker::run(config, shutdown).await.map_err(anyhow::Error::from)?;
+        job_worker::run(config, shutdown).await.map_err(ExitError::from_error)?;
         Ok(())
     })
 }

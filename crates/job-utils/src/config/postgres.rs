@@ -231,6 +231,7 @@ impl PostgresConfig {
                 }
             })
             .collect();
+        let port_set = reader.optional(&PGPORT).is_some();
         if ports.len() > 1 && ports.len() != hosts.len() {
             reader
                 .fault(&PGPORT, format!("{} ports for {} hosts: give one, or one per host", ports.len(), hosts.len()));
@@ -249,7 +250,10 @@ impl PostgresConfig {
             reader.fault(&JOBS_POOL_SIZE, "at least 2 connections are needed");
         }
         Self {
-            url: url.map(|parts| Secret::new(parts.rest)),
+            url: url.map(|parts| match ports.as_slice() {
+                [port] if port_set => Secret::new(with_port(&parts.rest, *port)),
+                _ => Secret::new(parts.rest),
+            }),
             hosts,
             ports,
             user: reader.text(&PGUSER),
@@ -307,6 +311,26 @@ impl UrlParts {
     }
 }
 
+/// A URL in which the hosts without a port have this one: the client would take 5432 before it asks for PGPORT.
+fn with_port(url: &str, port: u16) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
+    let at = if authority.contains('@') { "@" } else { "" };
+    let hosts: Vec<String> = hosts
+        .split(',')
+        .map(|host| {
+            // The colons of an IPv6 address are inside its brackets.
+            let bare = host.rsplit_once(']').map_or(host, |(_, after)| after);
+            if host.is_empty() || bare.contains(':') { host.to_owned() } else { format!("{host}:{port}") }
+        })
+        .collect();
+    format!("{scheme}://{user}{at}{}{path}", hosts.join(","))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,6 +364,16 @@ mod tests {
         let config = read(&[("DATABASE_URL", "host=h sslmode=disable user=u")]).unwrap();
         assert_eq!(config.ssl_mode, SslMode::Disable);
         assert_eq!(config.url.unwrap().expose(), "host=h user=u");
+    }
+
+    #[test]
+    fn a_url_without_a_port_gets_it_from_pgport() {
+        let url = |text| read(&[("DATABASE_URL", text), ("PGPORT", "5433")]).unwrap().url.unwrap().expose().to_owned();
+        assert_eq!(url("postgres://u:p@h1,h2:1/db?x=y"), "postgres://u:p@h1:5433,h2:1/db?x=y");
+        assert_eq!(url("postgres://[::1]/db"), "postgres://[::1]:5433/db");
+        assert_eq!(url("postgres:///db"), "postgres:///db");
+        let unset = read(&[("DATABASE_URL", "postgres://h/db")]).unwrap();
+        assert_eq!(unset.url.unwrap().expose(), "postgres://h/db");
     }
 
     #[test]

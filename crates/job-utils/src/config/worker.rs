@@ -279,6 +279,9 @@ impl WorkerConfig {
         let dispatch_timeout = reader.duration(&JOBS_DISPATCH_TIMEOUT);
         let callback_timeout = reader.duration(&JOBS_CALLBACK_TIMEOUT);
         let job_expiry = reader.duration(&JOBS_JOB_EXPIRY);
+        if callback_timeout.is_zero() {
+            reader.fault(&JOBS_CALLBACK_TIMEOUT, "must be longer than 0");
+        }
         // Past its expiry a job is claimed anew, so nothing may legitimately last longer.
         for (var, limit) in [(&JOBS_DISPATCH_TIMEOUT, dispatch_timeout), (&JOBS_CALLBACK_TIMEOUT, callback_timeout)] {
             if limit > job_expiry {

@@ -1,11 +1,13 @@
 //! The administration's handle: look at jobs and schedules, enqueue. Nothing else.
 
 use jiff::Timestamp;
-use postgres_types::{FromSql, ToSql, Type};
+use postgres_types::ToSql;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
+use crate::db::columns::Instant;
+use crate::db::enqueue::{NewJob, add_job_call};
 use crate::db::{Db, DbError};
 
 /// The columns that [`job`] reads.
@@ -31,11 +33,7 @@ const SCHEDULES: &str = concat!(
     filtered!()
 );
 
-const ADD: &str = concat!(
-    "SELECT ",
-    job_columns!(),
-    " FROM @extschema@.add_job($1::uuid, $2::text, $3::text::json, $4::text, $5::text, $6::timestamptz, $7::int, $8::int)"
-);
+const ADD: &str = concat!("SELECT ", job_columns!(), " FROM ", add_job_call!());
 
 /// A job as it stands in its table.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,27 +82,6 @@ pub struct AdminSchedule {
     pub last_scheduled_id: Option<i64>,
 }
 
-/// A job to enqueue. None is add_job's default.
-#[derive(Debug, Clone, Default)]
-pub struct NewJob {
-    /// The tenant's database.
-    pub database_id: Option<Uuid>,
-    /// Which function does it.
-    pub identifier: String,
-    /// JSON text.
-    pub payload: Option<String>,
-    /// A job that waits under the same key is replaced.
-    pub job_key: Option<String>,
-    /// The named queue.
-    pub queue_name: Option<String>,
-    /// Not before.
-    pub run_at: Option<Timestamp>,
-    /// How many attempts.
-    pub max_attempts: Option<i32>,
-    /// Smaller runs earlier.
-    pub priority: Option<i32>,
-}
-
 /// A job that was not enqueued.
 #[derive(Debug, thiserror::Error)]
 pub enum AddJobError {
@@ -148,18 +125,8 @@ impl AdminDb {
     /// # Errors
     /// [`AddJobError::Refused`] when a rule of the schema is broken: an empty or too long name, a key of another tenant.
     pub async fn add_job(&self, new: &NewJob) -> Result<AdminJob, AddJobError> {
-        let parameters: [&(dyn ToSql + Sync); 8] = [
-            &new.database_id,
-            &new.identifier,
-            &new.payload,
-            &new.job_key,
-            &new.queue_name,
-            &new.run_at,
-            &new.max_attempts,
-            &new.priority,
-        ];
         let client = self.db.connection().await?;
-        let result = async { job(&client.query_one(&self.db.sql(ADD), &parameters).await?) };
+        let result = async { job(&client.query_one(&self.db.sql(ADD), &new.parameters()).await?) };
         result.await.map_err(|source| match refusal(&source) {
             Some(reason) => AddJobError::Refused(reason),
             None => AddJobError::Db(DbError::query("add a job")(source)),
@@ -191,10 +158,12 @@ fn refusal(error: &Error) -> Option<String> {
         Some("jobs_queue_name_length") => "the queue name has more than 126 characters",
         Some("jobs_key_length") => "the job key has more than 512 characters",
         Some("jobs_max_attempts_positive") => "max_attempts is not greater than 0",
-        _ if *state == SqlState::CHARACTER_NOT_IN_REPERTOIRE => "a text holds a NUL character",
+        Some(_) => return None,
+        None if *state == SqlState::CHARACTER_NOT_IN_REPERTOIRE => "a text holds a NUL character",
+        None if *state == SqlState::DATETIME_FIELD_OVERFLOW => "run_at is out of range",
         // What the schema's own functions raise is written for the caller.
-        _ if *state == SqlState::INVALID_PARAMETER_VALUE || *state == SqlState::UNIQUE_VIOLATION => error.message(),
-        _ => return None,
+        None if *state == SqlState::INVALID_PARAMETER_VALUE || *state == SqlState::UNIQUE_VIOLATION => error.message(),
+        None => return None,
     };
     Some(rule.to_owned())
 }
@@ -237,21 +206,4 @@ fn schedule(row: &Row) -> Result<AdminSchedule, Error> {
         last_scheduled: row.try_get::<_, Option<Instant>>(12)?.map(|instant| instant.0),
         last_scheduled_id: row.try_get(13)?,
     })
-}
-
-/// A timestamptz; `infinity` and `-infinity`, which Postgres allows and an instant cannot be, are the far ends of time.
-struct Instant(Timestamp);
-
-impl<'a> FromSql<'a> for Instant {
-    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(match postgres_types::Timestamp::from_sql(ty, raw)? {
-            postgres_types::Timestamp::Value(value) => value,
-            postgres_types::Timestamp::PosInfinity => Timestamp::MAX,
-            postgres_types::Timestamp::NegInfinity => Timestamp::MIN,
-        }))
-    }
-
-    fn accepts(ty: &Type) -> bool {
-        *ty == Type::TIMESTAMPTZ
-    }
 }

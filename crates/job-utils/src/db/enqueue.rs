@@ -1,6 +1,7 @@
 //! Enqueue: put a job into the queue, in the caller's own connection or transaction.
 
 use jiff::Timestamp;
+use postgres_types::ToSql;
 use serde_json::Value;
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
@@ -8,9 +9,16 @@ use uuid::Uuid;
 use crate::config::SchemaName;
 use crate::db::DbError;
 
-/// Through the form with db_id, which falls back to the setting.
-const SQL: &str = "SELECT id FROM @extschema@.add_job($1::uuid, $2::text, $3::text::json, $4::text, $5::text, \
-                   $6::timestamptz, $7::int, $8::int)";
+/// The call, with [`NewJob::parameters`]. The form with db_id, which falls back to the transaction's setting.
+macro_rules! add_job_call {
+    () => {
+        "@extschema@.add_job($1::uuid, $2::text, nullif($3::text, '')::json, $4::text, $5::text, $6::timestamptz, \
+         $7::int, $8::int)"
+    };
+}
+pub(crate) use add_job_call;
+
+const SQL: &str = concat!("SELECT id FROM ", add_job_call!());
 
 /// A job to enqueue. What is None gets add_job's default.
 ///
@@ -44,6 +52,19 @@ impl NewJob {
     pub fn new(task_identifier: impl Into<String>, payload: &Value) -> Self {
         Self { task_identifier: task_identifier.into(), payload: payload.to_string(), ..Self::default() }
     }
+
+    pub(crate) fn parameters(&self) -> [&(dyn ToSql + Sync); 8] {
+        [
+            &self.database_id,
+            &self.task_identifier,
+            &self.payload,
+            &self.key,
+            &self.queue_name,
+            &self.run_at,
+            &self.max_attempts,
+            &self.priority,
+        ]
+    }
 }
 
 /// Enqueues a job and returns its id. `client` is a connection, or a transaction: then the job exists when, and only
@@ -52,22 +73,7 @@ impl NewJob {
 /// # Errors
 /// What add_job refuses: an empty task, a payload that is not JSON, a key in use under another database.
 pub async fn enqueue<C: GenericClient>(client: &C, schema: &SchemaName, job: &NewJob) -> Result<i64, DbError> {
-    let payload = if job.payload.is_empty() { "{}" } else { &job.payload };
-    let row = client
-        .query_one(
-            &schema.apply(SQL),
-            &[
-                &job.database_id,
-                &job.task_identifier,
-                &payload,
-                &job.key,
-                &job.queue_name,
-                &job.run_at,
-                &job.max_attempts,
-                &job.priority,
-            ],
-        )
-        .await
-        .map_err(DbError::query("enqueue"))?;
+    let sql = schema.apply(SQL);
+    let row = client.query_one(&sql, &job.parameters()).await.map_err(DbError::query("enqueue"))?;
     Ok(row.get(0))
 }

@@ -3,6 +3,8 @@
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
+use crate::config::{ConfigError, Fault, Var};
+
 /// An operation that Postgres did not carry out.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
@@ -18,12 +20,9 @@ pub enum DbError {
         #[source]
         source: tokio_postgres::Error,
     },
-    /// A root certificate cannot be read, or the like.
-    #[error("TLS to Postgres cannot be set up: {0}")]
-    Tls(String),
-    /// DATABASE_URL or a host name cannot be used.
-    #[error("the connection settings cannot be used: {0}")]
-    Settings(String),
+    /// A setting cannot be used: the error names it.
+    #[error("a setting cannot be used")]
+    Config(#[from] ConfigError),
 }
 
 impl DbError {
@@ -32,12 +31,17 @@ impl DbError {
         move |source| Self::Query { operation, source }
     }
 
+    /// A setting that cannot be used.
+    pub(crate) fn config(var: &Var, message: impl Into<String>) -> Self {
+        Self::Config(ConfigError { faults: vec![Fault { name: var.name, message: message.into() }] })
+    }
+
     /// Whether the same call may succeed a little later: the server is away, restarting, full, or chose us as the
     /// victim of a deadlock.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect(_) => true,
-            Self::Tls(_) | Self::Settings(_) => false,
+            Self::Config(_) => false,
             Self::Query { source, .. } => match source.code() {
                 None => {
                     source.is_closed()

@@ -11,6 +11,7 @@ use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::backoff::Backoff;
+use crate::config::postgres::{DATABASE_URL, JOBS_POOL_SIZE};
 use crate::config::{PostgresConfig, SchemaName, SslMode};
 use crate::db::{DbError, NotReady, tls};
 use crate::error::chain;
@@ -51,7 +52,7 @@ impl Db {
             .create_timeout(Some(config.connect_timeout))
             .runtime(Runtime::Tokio1)
             .build()
-            .map_err(|error| DbError::Settings(error.to_string()))?;
+            .map_err(|error| DbError::config(&JOBS_POOL_SIZE, error.to_string()))?;
         let place = place(&client);
         Ok(Self { inner: Arc::new(Inner { pool, client, tls, schema: config.schema.clone(), place }) })
     }
@@ -144,18 +145,18 @@ fn is_hopeless(error: &DbError) -> bool {
             source.code().is_some_and(|code| code.code().starts_with("28"))
                 || matches!(source.to_string().as_str(), "invalid configuration: password missing")
         }
-        DbError::Settings(_) | DbError::Tls(_) => true,
+        DbError::Config(_) => true,
         _ => false,
     }
 }
 
 fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
     let mut client = match &config.url {
-        // The parser's errors quote no values, so no password either.
-        Some(url) => url
-            .expose()
-            .parse::<Config>()
-            .map_err(|error| DbError::Settings(format!("DATABASE_URL: {}", chain(&error))))?,
+        // The parser's own error may quote a part of the password.
+        Some(url) => url.expose().parse::<Config>().map_err(|_| {
+            let form = "postgres://user:password@host:port/database";
+            DbError::config(&DATABASE_URL, format!("cannot be read; write {form}, with % codes for special characters"))
+        })?,
         None => Config::new(),
     };
     if client.get_hosts().is_empty() {

@@ -13,6 +13,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::config::postgres::{PGSSLMODE, PGSSLROOTCERT};
 use crate::config::{PostgresConfig, SslMode};
 use crate::db::DbError;
 
@@ -26,7 +27,7 @@ pub(crate) fn connector(config: &PostgresConfig) -> Result<MakeRustlsConnect, Db
     let verifier: Arc<dyn ServerCertVerifier> = match config.ssl_mode {
         SslMode::VerifyFull => WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
             .build()
-            .map_err(|error| DbError::Tls(error.to_string()))?,
+            .map_err(|error| DbError::config(&PGSSLMODE, error.to_string()))?,
         SslMode::VerifyCa => Arc::new(WithoutName { roots: Some(roots), provider: provider.clone() }),
         SslMode::Disable | SslMode::Prefer | SslMode::Require => {
             Arc::new(WithoutName { roots: None, provider: provider.clone() })
@@ -34,7 +35,7 @@ pub(crate) fn connector(config: &PostgresConfig) -> Result<MakeRustlsConnect, Db
     };
     let client = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| DbError::Tls(error.to_string()))?
+        .map_err(|error| DbError::config(&PGSSLMODE, error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
@@ -46,7 +47,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, DbError> {
     match file {
         Some(path) => {
             let unreadable =
-                |error: &dyn std::fmt::Display| DbError::Tls(format!("PGSSLROOTCERT {}: {error}", path.display()));
+                |error: &dyn std::fmt::Display| DbError::config(&PGSSLROOTCERT, format!("{}: {error}", path.display()));
             let certificates = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))?;
             for certificate in certificates {
                 let certificate = certificate.map_err(|error| unreadable(&error))?;
@@ -59,7 +60,10 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, DbError> {
         None => {
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if store.is_empty() {
-                return Err(DbError::Tls("the system has no root certificates: set PGSSLROOTCERT".into()));
+                return Err(DbError::config(
+                    &PGSSLROOTCERT,
+                    "the system has no root certificates: name a file that has them",
+                ));
             }
         }
     }

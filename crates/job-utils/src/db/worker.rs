@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub use crate::db::claim::Job;
+pub use crate::db::claim::{Claimed, Job};
 use crate::db::{Db, DbError};
 
 /// What a worker may do in the database, under its id.
@@ -23,19 +23,14 @@ impl WorkerDb {
         &self.worker_id
     }
 
-    /// Claims up to `limit` due jobs of `tasks` (None: any), in order; empty when nothing is due.
+    /// Claims up to `limit` due jobs of `tasks` (None: any), in order.
     pub async fn claim(
         &self,
         tasks: Option<&[String]>,
         limit: usize,
         job_expiry: Duration,
-    ) -> Result<Vec<Job>, DbError> {
+    ) -> Result<Claimed, DbError> {
         self.db.claim(&self.worker_id, tasks, limit, job_expiry).await
-    }
-
-    /// How long until the next waiting job is due; None when none waits.
-    pub async fn next_due_in(&self, tasks: Option<&[String]>) -> Result<Option<Duration>, DbError> {
-        self.db.next_due_in(tasks).await
     }
 
     /// Fails accepted jobs whose callback is overdue; returns their ids.

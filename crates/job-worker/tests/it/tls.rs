@@ -1,4 +1,4 @@
-//! How a worker reaches Postgres: TLS in libpq's modes, several hosts, a Unix socket. One server of our own.
+//! How a worker reaches Postgres: TLS in libpq's modes, several hosts, a Unix socket. Servers of our own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -100,6 +100,13 @@ struct Stage {
 }
 
 impl Stage {
+    async fn new() -> Self {
+        let cluster = Cluster::temporary().await.unwrap();
+        migrated(cluster.url("postgres")).await.unwrap();
+        let client = job_testkit::postgres::connect(&cluster.url("postgres")).await;
+        Self { cluster, client }
+    }
+
     /// A worker that reaches the server as `env` says.
     fn worker(&self, id: &str, env: &[(&str, &str)]) -> Process {
         let worker = program().envs(self.cluster.env("postgres")).env("KNATIVE_SERVICE_URL", "http://127.0.0.1:9");
@@ -137,11 +144,8 @@ fn text(path: &Path) -> &str {
 }
 
 #[tokio::test]
-async fn a_worker_reaches_postgres_as_libpq_would() {
-    let cluster = Cluster::temporary().await.unwrap();
-    migrated(cluster.url("postgres")).await.unwrap();
-    let client = job_testkit::postgres::connect(&cluster.url("postgres")).await;
-    let stage = Stage { cluster, client };
+async fn the_tls_modes_mean_what_they_mean_in_libpq() {
+    let stage = Stage::new().await;
     let port = stage.cluster.port();
 
     // Without TLS on the server.
@@ -171,27 +175,9 @@ async fn a_worker_reaches_postgres_as_libpq_would() {
     let by_number = |mode| [("PGSSLMODE", mode), ("PGSSLROOTCERT", ours), ("PGHOST", "127.0.0.1")];
     stage.works("on-ca-number", &by_number("verify-ca"), true).await;
     stage.refuses("on-full-number", &by_number("verify-full"), "certificate").await;
-    // The same in a URL; what it leaves out comes from the variables.
+    // The same in a URL.
     let url = format!("postgres://localhost:{port}/?sslmode=verify-full&sslrootcert={ours}");
     stage.works("url-full", &[("DATABASE_URL", &url)], true).await;
-    stage.works("url-empty", &[("DATABASE_URL", "postgres:///postgres?sslmode=disable")], false).await;
-    stage.works("url-without-port", &[("DATABASE_URL", "postgres://localhost/postgres")], true).await;
-
-    // Several hosts: the first is refused; the second is ours.
-    let (dead, hosts) = (free_port().unwrap(), "127.0.0.1,127.0.0.1");
-    let ports = format!("{dead},{port}");
-    stage.works("hosts", &[("PGHOST", hosts), ("PGPORT", &ports)], true).await;
-    let url = format!("postgres://postgres@127.0.0.1:{dead},127.0.0.1:{port}/postgres");
-    stage.works("hosts-url", &[("DATABASE_URL", &url)], true).await;
-
-    // The first takes connections and never says a word, as a machine that hangs does.
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let ports = format!("{},{port}", silent.local_addr().unwrap().port());
-    stage.works("hosts-silent", &[("PGHOST", hosts), ("PGPORT", &ports)], true).await;
-
-    // A Unix socket.
-    let directory = stage.cluster.directory().to_owned();
-    stage.works("socket", &[("PGHOST", text(&directory))], false).await;
 
     // A certificate that signs itself is its own root.
     made.install("alone", &stage.cluster, &stage.client).await;
@@ -203,4 +189,29 @@ async fn a_worker_reaches_postgres_as_libpq_would() {
     stage.works("alone-full", &mode("verify-full", alone), true).await;
     let by_number = [("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", alone), ("PGHOST", "127.0.0.1")];
     stage.refuses("alone-number", &by_number, "certificate").await;
+}
+
+#[tokio::test]
+async fn a_worker_takes_the_first_host_that_answers_and_what_a_url_leaves_out_from_the_variables() {
+    let stage = Stage::new().await;
+    let port = stage.cluster.port();
+    // URLs.
+    stage.works("url-empty", &[("DATABASE_URL", "postgres:///postgres?sslmode=disable")], false).await;
+    stage.works("url-without-port", &[("DATABASE_URL", "postgres://localhost/postgres")], false).await;
+
+    // Several hosts: the first is refused; the second is ours.
+    let (dead, hosts) = (free_port().unwrap(), "127.0.0.1,127.0.0.1");
+    let ports = format!("{dead},{port}");
+    stage.works("hosts", &[("PGHOST", hosts), ("PGPORT", &ports)], false).await;
+    let url = format!("postgres://postgres@127.0.0.1:{dead},127.0.0.1:{port}/postgres");
+    stage.works("hosts-url", &[("DATABASE_URL", &url)], false).await;
+
+    // The first takes connections and never says a word, as a machine that hangs does.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ports = format!("{},{port}", silent.local_addr().unwrap().port());
+    stage.works("hosts-silent", &[("PGHOST", hosts), ("PGPORT", &ports)], false).await;
+
+    // A Unix socket.
+    let directory = stage.cluster.directory().to_owned();
+    stage.works("socket", &[("PGHOST", text(&directory))], false).await;
 }

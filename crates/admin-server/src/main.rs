@@ -1,0 +1,36 @@
+//! admin-server as a program: serves the API until SIGTERM or SIGINT, or with `migrate` makes its tables.
+
+use std::process::ExitCode;
+
+use admin_server::{Config, MigrateConfig};
+use clap::{Parser, Subcommand};
+use job_utils::config::ProcessEnv;
+use job_utils::service::ExitError;
+
+/// A development stand-in for constructive-admin-server. Settings come from the environment (see the README).
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes the tables of databases, users and sites where they are missing, and fills them when they are empty.
+    Migrate,
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = job_utils::service::arguments();
+    job_utils::service::main(|shutdown| async move {
+        match arguments.command {
+            None => admin_server::run(Config::from_env(&ProcessEnv)?, shutdown).await.map_err(ExitError::from_error)?,
+            Some(Command::Migrate) => {
+                let config = MigrateConfig::from_env(&ProcessEnv)?;
+                admin_server::migrate(&config, &shutdown).await.map_err(ExitError::from_error)?;
+            }
+        }
+        Ok(())
+    })
+}

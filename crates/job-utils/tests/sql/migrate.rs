@@ -1,0 +1,190 @@
+//! migrate: once, twice, at once, beside others, over what is not ours, and with few rights.
+
+use job_testkit::{Cluster, TestDb};
+use job_utils::config::{PostgresConfig, Reader, SchemaName};
+use job_utils::db::migrate::{MIGRATIONS, MigrateError, Migrated};
+
+use crate::sql::catalog::{describe, differences, everything};
+use crate::sql::support::{Role, Session, database, migrate_schema};
+
+fn applied(migrated: &Migrated) -> usize {
+    match migrated {
+        Migrated::Applied { migrations, .. } => migrations.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_second_run_changes_nothing_and_keeps_jobs() {
+    let db = TestDb::empty().await;
+    let s = Session::open(&db).await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), MIGRATIONS.len());
+    let id = s.add_job("'x', '{}', queue_name := 'q'").await;
+    let before = describe(&s, "app_jobs").await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 0);
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+    assert_eq!(s.get_job("'worker'").await, Some(id));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_at_once_apply_each_migration_once_also_for_two_schemas() {
+    let db = TestDb::empty().await;
+    let runs = ["app_jobs", "app_jobs", "other_jobs", "app_jobs", "other_jobs"].map(|schema| {
+        let url = db.url().to_owned();
+        tokio::spawn(async move { applied(&migrate_schema(&url, schema).await.unwrap()) })
+    });
+    let mut total = 0;
+    for run in runs {
+        total += run.await.unwrap();
+    }
+    assert_eq!(total, 2 * MIGRATIONS.len());
+}
+
+#[tokio::test]
+async fn a_second_schema_in_one_database_is_a_system_of_its_own() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let _ = migrate_schema(db.url(), "Jobs2").await.unwrap();
+    s.add_job("'x', '{}', 'k', 'q'").await;
+    s.run(
+        "SELECT \"Jobs2\".add_job('y', '{}', 'k', 'q'), \"Jobs2\".add_job('y', '{}'), \"Jobs2\".add_scheduled_job('y', '{}', '{}');
+         SELECT \"Jobs2\".run_scheduled_job(1)",
+    )
+    .await;
+    assert_eq!(s.show("SELECT task_identifier FROM \"Jobs2\".get_job('worker')").await, "y");
+    assert_eq!(s.show("SELECT task_identifier FROM app_jobs.get_job('worker')").await, "x");
+    assert_eq!(s.show("SELECT id FROM app_jobs.get_job('worker')").await, "~");
+    s.run("SELECT \"Jobs2\".fail_job('worker', 1, 'no'), \"Jobs2\".release_jobs('worker'), \"Jobs2\".complete_jobs('{1,2,3}')").await;
+    assert_eq!(s.show("SELECT count(*), min(locked_by) FROM app_jobs.jobs").await, "1|worker");
+    // Both describe the same, each in its own name: nothing in one refers to the other.
+    let (one, two) = (describe(&s, "app_jobs").await, describe(&s, "Jobs2").await);
+    assert_eq!(differences(&one.replace("app_jobs", "Jobs2"), &two), Vec::<String>::new());
+    let histories = "SELECT count(*) FROM pg_tables WHERE tablename = 'schema_history' AND schemaname IN ('app_jobs', 'Jobs2')";
+    assert_eq!(s.number(histories).await, 2);
+}
+
+#[test]
+fn a_hostile_schema_name_is_refused_before_anything_happens() {
+    for name in ["x\"; drop schema public cascade; --", "x y", "x.y", "'x'", "1x", "pg_temp", "information_schema", "é", "@extschema@"] {
+        assert!(SchemaName::new(name).is_err(), "{name}");
+        let env = [("JOBS_SCHEMA", name)].into_iter().collect::<std::collections::BTreeMap<_, _>>();
+        let mut reader = Reader::new(&env);
+        let config = PostgresConfig::read(&mut reader);
+        let error = reader.finish(config).unwrap_err();
+        assert!(error.to_string().contains("JOBS_SCHEMA"), "{name}: {error}");
+    }
+}
+
+/// Something like the original's schema: tables, a function and a row.
+const ORIGINAL: &str = "CREATE SCHEMA app_jobs;
+    CREATE TABLE app_jobs.jobs (id bigserial PRIMARY KEY, queue_name text, task_identifier text NOT NULL, payload json);
+    CREATE TABLE app_jobs.job_queues (queue_name text PRIMARY KEY, job_count int);
+    CREATE TABLE app_jobs.scheduled_jobs (id bigserial PRIMARY KEY);
+    CREATE FUNCTION app_jobs.get_job(text, text[]) RETURNS app_jobs.jobs LANGUAGE sql AS 'SELECT * FROM app_jobs.jobs';
+    INSERT INTO app_jobs.jobs (task_identifier) VALUES ('theirs')";
+
+#[tokio::test]
+async fn over_the_originals_schema_it_is_a_clear_error_that_changes_nothing() {
+    let db = TestDb::empty().await;
+    let s = Session::open(&db).await;
+    s.run(ORIGINAL).await;
+    let before = everything(&s).await;
+    let error = migrate_schema(db.url(), "app_jobs").await.unwrap_err();
+    assert!(matches!(error, MigrateError::Foreign(_)), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("app_jobs") && message.contains("nothing was changed") && message.contains("JOBS_SCHEMA"), "{message}");
+    assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new());
+    assert_eq!(s.show("SELECT task_identifier FROM app_jobs.jobs").await, "theirs");
+    // Beside it there is room.
+    assert_eq!(applied(&migrate_schema(db.url(), "our_jobs").await.unwrap()), MIGRATIONS.len());
+}
+
+#[tokio::test]
+async fn something_else_in_the_way_is_an_error_that_changes_nothing() {
+    for (in_the_way, schema) in [
+        ("CREATE SCHEMA app_jobs; CREATE TABLE app_jobs.scheduled_jobs (id int)", "app_jobs"),
+        ("CREATE SCHEMA app_jobs; CREATE FUNCTION app_jobs.complete_jobs(bigint[]) RETURNS int LANGUAGE sql AS 'SELECT 1'", "app_jobs"),
+        ("CREATE SCHEMA app_jobs; CREATE VIEW app_jobs.jobs AS SELECT 1 AS id", "app_jobs"),
+    ] {
+        let db = TestDb::empty().await;
+        let s = Session::open(&db).await;
+        s.run(in_the_way).await;
+        let before = everything(&s).await;
+        let error = migrate_schema(db.url(), schema).await.unwrap_err();
+        assert!(error.to_string().contains("nothing was changed"), "{in_the_way}: {error}");
+        assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new(), "{in_the_way}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_may_only_create_in_the_database_migrates_and_works() {
+    let db = TestDb::empty().await;
+    let admin = Session::open(&db).await;
+    let role = Role::create(&db, &admin, "migrator").await;
+    admin.run(&format!("GRANT CREATE ON DATABASE {} TO {}", db.name(), role.name)).await;
+    assert_eq!(applied(&migrate_schema(&role.url, "app_jobs").await.unwrap()), MIGRATIONS.len());
+    assert_eq!(applied(&migrate_schema(&role.url, "app_jobs").await.unwrap()), 0);
+    let s = role.session().await;
+    let id = s.add_job("'x', '{}', 'k', 'q'").await;
+    assert_eq!(s.get_job("'worker'").await, Some(id));
+    s.run(&format!("SELECT app_jobs.complete_job('worker', {id})")).await;
+    s.run("SELECT app_jobs.add_scheduled_job('x'); SELECT app_jobs.run_scheduled_job(1)").await;
+    drop(s);
+    role.remove(&admin).await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_create_gets_an_error_that_changes_nothing() {
+    let db = TestDb::empty().await;
+    let admin = Session::open(&db).await;
+    let role = Role::create(&db, &admin, "guest").await;
+    let before = everything(&admin).await;
+    assert!(migrate_schema(&role.url, "app_jobs").await.is_err());
+    assert_eq!(differences(&before, &everything(&admin).await), Vec::<String>::new());
+    role.remove(&admin).await;
+}
+
+#[tokio::test]
+async fn grants_that_were_lost_are_made_again_by_every_run() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let before = describe(&s, "app_jobs").await;
+    s.run(
+        "REVOKE ALL ON SCHEMA app_jobs FROM administrator; REVOKE ALL ON ALL TABLES IN SCHEMA app_jobs FROM administrator;
+         REVOKE ALL ON ALL SEQUENCES IN SCHEMA app_jobs FROM administrator;
+         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA app_jobs FROM administrator",
+    )
+    .await;
+    assert_ne!(describe(&s, "app_jobs").await, before);
+    let _ = migrate_schema(db.url(), "app_jobs").await.unwrap();
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+}
+
+/// On a server of its own, because roles belong to the whole server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_role_administrator_it_is_created_when_allowed_and_done_without_otherwise() {
+    let cluster = Cluster::temporary().await.unwrap();
+    let admin = Session::open_url(&cluster.url("postgres")).await;
+    for statement in ["CREATE ROLE few_rights LOGIN", "CREATE DATABASE a OWNER few_rights", "CREATE DATABASE b", "CREATE DATABASE c"] {
+        admin.run(statement).await;
+    }
+    let as_few_rights = cluster.url("a").replace("postgres@", "few_rights@");
+    let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'administrator' AND NOT rolcanlogin)";
+    let administrator = |migrated: Migrated| matches!(migrated, Migrated::Applied { administrator: true, .. });
+
+    let without = migrate_schema(&as_few_rights, "app_jobs").await.unwrap();
+    assert_eq!((applied(&without), administrator(without)), (MIGRATIONS.len(), false), "it goes on, and says so");
+    assert!(!admin.is(exists).await);
+    let few = Session::open_url(&as_few_rights).await;
+    let id = few.add_job("'x', '{}', queue_name := 'q'").await;
+    assert_eq!(few.get_job("'worker'").await, Some(id));
+
+    // Two databases of one server at once: the role belongs to both.
+    let (b, c) = (cluster.url("b"), cluster.url("c"));
+    let (b, c) = tokio::join!(migrate_schema(&b, "app_jobs"), migrate_schema(&c, "app_jobs"));
+    assert!(administrator(b.unwrap()) && administrator(c.unwrap()));
+    assert!(admin.is(exists).await);
+
+    assert!(administrator(migrate_schema(&as_few_rights, "app_jobs").await.unwrap()), "the next run makes the grants");
+    assert!(few.is("SELECT has_table_privilege('administrator', 'app_jobs.jobs', 'UPDATE')").await);
+}

@@ -1,0 +1,179 @@
+//! Who may do what: PUBLIC nothing, a producer enqueue, administrators work.
+
+use crate::sql::support::{Role, Session, database};
+
+const SIGNATURE: &str = "p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')'";
+
+#[tokio::test]
+async fn public_may_call_nothing_and_touch_nothing() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let callable = s
+        .show(&format!(
+            "SELECT {SIGNATURE} FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+              WHERE p.pronamespace = 'app_jobs'::regnamespace AND a.grantee = 0 ORDER BY 1"
+        ))
+        .await;
+    assert_eq!(callable, "", "EXECUTE is revoked from PUBLIC on every function");
+    let touchable = s
+        .show(
+            "SELECT c.relname, a.privilege_type FROM pg_class c, aclexplode(c.relacl) a
+              WHERE c.relnamespace = 'app_jobs'::regnamespace AND a.grantee = 0
+             UNION ALL
+             SELECT n.nspname, a.privilege_type FROM pg_namespace n, aclexplode(n.nspacl) a
+              WHERE n.nspname = 'app_jobs' AND a.grantee = 0",
+        )
+        .await;
+    assert_eq!(touchable, "");
+    assert!(s.number("SELECT count(*) FROM pg_proc WHERE pronamespace = 'app_jobs'::regnamespace").await > 20);
+}
+
+#[tokio::test]
+async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search_path() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let definers = s
+        .show(&format!(
+            "SELECT p.proname, count(*), string_agg(DISTINCT coalesce(array_to_string(p.proconfig, ' '), 'none'), ' and ')
+               FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace AND p.prosecdef GROUP BY 1 ORDER BY 1"
+        ))
+        .await;
+    let path = "search_path=pg_catalog, pg_temp";
+    let expected = [
+        ("add_job", 3),
+        ("add_scheduled_job", 3),
+        ("tg_add_job_with_row", 1),
+        ("tg_add_job_with_row_id", 1),
+        ("trigger_job_with_fields", 1),
+    ];
+    let expected: Vec<String> = expected.iter().map(|(name, forms)| format!("{name}|{forms}|{path}")).collect();
+    assert_eq!(definers, expected.join("\n"));
+}
+
+#[tokio::test]
+async fn a_role_that_may_only_call_add_job_enqueues_and_nothing_else() {
+    let db = database().await;
+    let admin = Session::open(&db).await;
+    let role = Role::create(&db, &admin, "producer").await;
+    let s = role.session().await;
+    assert_eq!(s.error("SELECT app_jobs.add_job('x')").await.code().code(), "42501", "without a grant");
+    admin
+        .run(&format!(
+            "GRANT USAGE ON SCHEMA app_jobs TO {0};
+             GRANT EXECUTE ON FUNCTION app_jobs.add_job(text, json, text, text, timestamptz, int, int) TO {0};
+             GRANT EXECUTE ON FUNCTION app_jobs.add_job(text, text, text, text, timestamptz, int, int) TO {0};
+             GRANT EXECUTE ON FUNCTION app_jobs.add_job(uuid, text, json, text, text, timestamptz, int, int) TO {0};
+             GRANT EXECUTE ON FUNCTION app_jobs.add_scheduled_job(text, json, json, text, text, int, int) TO {0}",
+            role.name
+        ))
+        .await;
+    let tenant = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+    s.run(&format!("SELECT set_config('jwt.claims.database_id', '{tenant}', false)")).await;
+    // A search_path full of traps changes nothing for a function that runs as its owner.
+    s.run(
+        "CREATE TEMP TABLE jobs (id int); CREATE TEMP TABLE job_queues (id int); SET search_path = pg_temp, app_jobs, public",
+    )
+    .await;
+    assert_eq!(s.show("SELECT task_identifier, database_id FROM app_jobs.add_job('x')").await, format!("x|{tenant}"));
+    s.run("SELECT app_jobs.add_job('x', '{}', 'k', 'q'), app_jobs.add_job('x', '{}', 'k', 'q2')").await;
+    s.run(&format!(
+        "SELECT app_jobs.add_job('{tenant}'::uuid, 'x'), app_jobs.add_scheduled_job('x', schedule_info := '{{}}')"
+    ))
+    .await;
+    for forbidden in [
+        "SELECT * FROM app_jobs.jobs",
+        "INSERT INTO app_jobs.jobs (task_identifier) VALUES ('x')",
+        "DELETE FROM app_jobs.job_queues",
+        "SELECT app_jobs.get_job('worker')",
+        "SELECT app_jobs.complete_job('worker', 1)",
+        "SELECT app_jobs.complete_jobs('{1}')",
+        "SELECT app_jobs.run_scheduled_job(1)",
+        "SELECT app_jobs.add_scheduled_job('x', '{}')",
+    ] {
+        assert_eq!(s.error(forbidden).await.code().code(), "42501", "{forbidden}");
+    }
+    assert_eq!(admin.number("SELECT count(*) FROM app_jobs.jobs").await, 3);
+    drop(s);
+    role.remove(&admin).await;
+}
+
+#[tokio::test]
+async fn whoever_writes_an_applications_table_causes_its_job_without_any_right_to_the_schema() {
+    let db = database().await;
+    let admin = Session::open(&db).await;
+    let role = Role::create(&db, &admin, "writer").await;
+    admin
+        .run(&format!(
+            "CREATE TABLE public.a (id int); CREATE TABLE public.b (id int); CREATE TABLE public.c (id int);
+             CREATE TRIGGER t AFTER INSERT ON public.a FOR EACH ROW EXECUTE FUNCTION app_jobs.tg_add_job_with_row_id('a');
+             CREATE TRIGGER t AFTER INSERT ON public.b FOR EACH ROW EXECUTE FUNCTION app_jobs.tg_add_job_with_row('b');
+             CREATE TRIGGER t AFTER INSERT ON public.c FOR EACH ROW EXECUTE FUNCTION app_jobs.trigger_job_with_fields('c', 'id');
+             GRANT INSERT ON public.a, public.b, public.c TO {}",
+            role.name
+        ))
+        .await;
+    let s = role.session().await;
+    s.run("INSERT INTO public.a VALUES (1); INSERT INTO public.b VALUES (2); INSERT INTO public.c VALUES (3)").await;
+    let jobs = admin.show("SELECT task_identifier, payload::jsonb FROM app_jobs.jobs ORDER BY id").await;
+    assert_eq!(jobs, "a|{\"id\": 1}\nb|{\"id\": 2}\nc|{\"id\": \"3\"}");
+    drop(s);
+    role.remove(&admin).await;
+}
+
+#[tokio::test]
+async fn a_role_without_the_right_cannot_put_the_trigger_functions_on_its_own_table() {
+    let db = database().await;
+    let admin = Session::open(&db).await;
+    let role = Role::create(&db, &admin, "outsider").await;
+    admin.run(&format!("GRANT USAGE ON SCHEMA app_jobs TO {0}; GRANT CREATE ON SCHEMA public TO {0}", role.name)).await;
+    let s = role.session().await;
+    s.run("CREATE TABLE public.mine (id int)").await;
+    for function in ["tg_add_job_with_row_id", "tg_add_job_with_row", "trigger_job_with_fields", "tg_jobs_inserted"] {
+        let trigger = format!(
+            "CREATE TRIGGER t AFTER INSERT ON public.mine FOR EACH ROW EXECUTE FUNCTION app_jobs.{function}('x')"
+        );
+        assert_eq!(s.error(&trigger).await.code().code(), "42501", "{function}");
+    }
+    drop(s);
+    role.remove(&admin).await;
+}
+
+#[tokio::test]
+async fn a_login_role_in_administrator_works_schedules_and_writes_directly() {
+    let db = database().await;
+    let admin = Session::open(&db).await;
+    let role = Role::create(&db, &admin, "operator").await;
+    admin.run(&format!("GRANT administrator TO {}", role.name)).await;
+    let s = role.session().await;
+    let id = s.add_job("'x', '{}', 'k', 'q'").await;
+    assert_eq!(s.get_job("'worker'").await, Some(id));
+    s.run(&format!(
+        "SELECT app_jobs.fail_job('worker', {id}, 'no'), app_jobs.reschedule_jobs('{{{id}}}', run_at := now())"
+    ))
+    .await;
+    assert_eq!(s.get_job("'worker'").await, Some(id));
+    s.run("SELECT app_jobs.release_jobs('worker')").await;
+    assert_eq!(s.get_job("'worker'").await, Some(id));
+    s.run(&format!("SELECT app_jobs.complete_job('worker', {id})")).await;
+    s.run(
+        "INSERT INTO app_jobs.jobs (task_identifier, queue_name) VALUES ('x', 'q1'), ('x', 'q2');
+         UPDATE app_jobs.jobs SET queue_name = 'q3' WHERE queue_name = 'q2';
+         DELETE FROM app_jobs.jobs WHERE queue_name = 'q1'",
+    )
+    .await;
+    assert_eq!(s.show("SELECT queue_name, job_count FROM app_jobs.job_queues").await, "q3|1");
+    s.run(
+        "SELECT app_jobs.add_scheduled_job('x', '{}', '{}', 'k');
+         SELECT app_jobs.get_scheduled_job('scheduler-0'); SELECT app_jobs.run_scheduled_job(1);
+         UPDATE app_jobs.scheduled_jobs SET schedule_info = '{\"hour\":1}';
+         SELECT app_jobs.release_scheduled_jobs('scheduler-0');
+         INSERT INTO app_jobs.scheduled_jobs (task_identifier, schedule_info) VALUES ('y', '{}');
+         DELETE FROM app_jobs.scheduled_jobs;
+         SELECT app_jobs.permanently_fail_jobs(array_agg(id)) FROM app_jobs.jobs;
+         SELECT app_jobs.complete_jobs(array_agg(id)) FROM app_jobs.jobs",
+    )
+    .await;
+    assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 0);
+    drop(s);
+    role.remove(&admin).await;
+}
