@@ -9,12 +9,14 @@
 pub mod cluster;
 pub mod env;
 pub mod function;
+pub mod mailgun;
 pub mod postgres;
 pub mod process;
+pub mod smtp;
 pub mod wait;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use function::{Answer, FakeFunction, Gate, Recorded};
 pub use postgres::TestDb;
-pub use process::{Process, Signal};
+pub use process::{Process, Program, Signal};
 pub use wait::{eventually, eventually_some};

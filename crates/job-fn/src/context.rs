@@ -1,0 +1,36 @@
+//! What a handler is told about its job besides the payload.
+
+use axum::http::HeaderMap;
+use job_utils::wire::headers::{X_ACTOR_ID, X_DATABASE_ID, X_JOB_ID, X_WORKER_ID};
+
+/// The job that a handler runs for. Every field is None when the caller did not send it, so a function can be tried
+/// with curl alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Context {
+    /// The worker that holds the job.
+    pub worker_id: Option<String>,
+    /// The job's id, a decimal number.
+    pub job_id: Option<String>,
+    /// The tenant's database, a uuid.
+    pub database_id: Option<String>,
+    /// Who caused the job, a uuid.
+    pub actor_id: Option<String>,
+}
+
+impl Context {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Self {
+        Self {
+            worker_id: text(headers, X_WORKER_ID),
+            job_id: text(headers, X_JOB_ID),
+            database_id: text(headers, X_DATABASE_ID),
+            actor_id: text(headers, X_ACTOR_ID),
+        }
+    }
+}
+
+/// A header as text; an empty one, or one that is not text, counts as absent.
+pub(crate) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?.trim();
+    (!value.is_empty()).then(|| value.to_owned())
+}
