@@ -56,6 +56,10 @@ CREATE INDEX jobs_locked_idx ON @extschema@.jobs (locked_at) WHERE locked_at IS 
 CREATE INDEX jobs_queue_locked_idx ON @extschema@.jobs (queue_name)
     WHERE queue_name IS NOT NULL AND locked_at IS NOT NULL;
 
+-- The waiting jobs of a named queue in order: its head is one probe away. Jobs without a queue cost nothing here.
+CREATE INDEX jobs_queue_idx ON @extschema@.jobs (queue_name, priority, run_at, id)
+    WHERE queue_name IS NOT NULL AND locked_at IS NULL AND attempts < max_attempts;
+
 -- Partial, so that the many jobs without a key cost nothing.
 CREATE UNIQUE INDEX jobs_key_idx ON @extschema@.jobs (key) WHERE key IS NOT NULL;
 

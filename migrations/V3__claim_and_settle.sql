@@ -23,11 +23,17 @@ LANGUAGE plpgsql AS $$
 DECLARE
     stale timestamptz := now() - coalesce(job_expiry, interval '4 hours');
     ids bigint[];
+    busy text[];
     level int;
     -- bigint: one past the greatest priority is a valid bound.
     lowest bigint := -2147483648;
 BEGIN
     PERFORM @extschema@.require_worker_id(worker_id);
+
+    -- Queues that run a job now, read once, from an index as small as the number of running jobs: without it a look would
+    -- try the queue's row for every job that waits in a busy queue.
+    busy := ARRAY(SELECT DISTINCT r.queue_name FROM @extschema@.jobs r
+                   WHERE r.queue_name IS NOT NULL AND r.locked_at IS NOT NULL AND r.locked_at >= stale);
 
     -- Locks that expired: a range of the index on locked_at that is empty as long as nothing hangs. They are looked for
     -- first because they compete with the free jobs by the same order.
@@ -35,7 +41,7 @@ BEGIN
         SELECT j.id FROM @extschema@.jobs j
          WHERE j.locked_at IS NOT NULL AND j.locked_at < stale AND j.attempts < j.max_attempts AND j.run_at <= now()
            AND (task_identifiers IS NULL OR j.task_identifier = ANY (task_identifiers))
-           AND (j.queue_name IS NULL OR EXISTS (
+           AND (j.queue_name IS NULL OR j.queue_name NOT IN (SELECT unnest(busy)) AND EXISTS (
                 SELECT FROM @extschema@.job_queues q
                  WHERE q.queue_name = j.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
                    FOR UPDATE SKIP LOCKED))
@@ -52,7 +58,7 @@ BEGIN
             SELECT j.id FROM @extschema@.jobs j
              WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts AND j.priority = level AND j.run_at <= now()
                AND (task_identifiers IS NULL OR j.task_identifier = ANY (task_identifiers))
-               AND (j.queue_name IS NULL OR EXISTS (
+               AND (j.queue_name IS NULL OR j.queue_name NOT IN (SELECT unnest(busy)) AND EXISTS (
                     SELECT FROM @extschema@.job_queues q
                      WHERE q.queue_name = j.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
                        FOR UPDATE SKIP LOCKED))
@@ -64,6 +70,17 @@ BEGIN
     IF cardinality(ids) = 0 THEN
         RETURN;
     END IF;
+    -- The rows above were read one after the other: a queue's row that was held when its first job came by may have been
+    -- free for a later one. Now that it is ours, nobody else moves the queue: its head is the one to run.
+    ids := ARRAY(
+        SELECT coalesce((
+                   SELECT e.id FROM @extschema@.jobs e
+                    WHERE e.queue_name = n.queue_name AND e.queue_name IS NOT NULL
+                      AND e.locked_at IS NULL AND e.attempts < e.max_attempts AND e.run_at <= now()
+                      AND (task_identifiers IS NULL OR e.task_identifier = ANY (task_identifiers))
+                      AND (e.priority, e.run_at, e.id) < (n.priority, n.run_at, n.id)
+                    ORDER BY e.priority, e.run_at, e.id LIMIT 1 FOR UPDATE SKIP LOCKED), n.id)
+          FROM @extschema@.jobs n WHERE n.id = ANY (ids));
     RETURN QUERY
     UPDATE @extschema@.jobs j
        SET attempts = j.attempts + 1, locked_by = worker_id, locked_at = now(), updated_at = clock_timestamp()

@@ -14,6 +14,8 @@ LANGUAGE sql AS $$
        SET run_at = coalesce(reschedule_jobs.run_at, j.run_at), priority = coalesce(reschedule_jobs.priority, j.priority),
            attempts = coalesce(reschedule_jobs.attempts, j.attempts),
            max_attempts = coalesce(reschedule_jobs.max_attempts, j.max_attempts),
+           -- Whoever gives attempts anew wants the job to run after all.
+           superseded = j.superseded AND reschedule_jobs.attempts IS NULL,
            locked_at = NULL, locked_by = NULL, updated_at = clock_timestamp()
       FROM chosen WHERE j.id = chosen.id
     RETURNING j.*

@@ -15,6 +15,7 @@ mod callback;
 mod claim;
 mod columns;
 mod complete;
+mod connect;
 mod enqueue;
 mod error;
 pub mod extension;

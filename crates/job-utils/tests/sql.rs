@@ -1,7 +1,11 @@
 //! The SQL of `migrations/` on a real PostgreSQL: each function's result, edges and errors, what several sessions do to
 //! each other, who may do what, and how the schema gets into a database.
 
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: a failure ends the test, with the statement that failed"
+)]
 
 mod sql {
     mod administration;

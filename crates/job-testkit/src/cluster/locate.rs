@@ -77,3 +77,20 @@ fn versions_below(parent: &Path, below: &str) -> Vec<PathBuf> {
     found.sort_by(|left, right| right.cmp(left));
     found.into_iter().map(|(_, directory)| directory).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_comes_first_and_other_directories_not_at_all() {
+        let parent = tempfile::tempdir().unwrap();
+        for name in ["9", "15", "postgresql@16", "postgresql", "openssl@3", "junk"] {
+            std::fs::create_dir(parent.path().join(name)).unwrap();
+        }
+        let found = versions_below(parent.path(), "bin");
+        let names: Vec<_> = found.iter().filter_map(|path| path.parent()?.file_name()?.to_str()).collect();
+        assert_eq!(names, ["postgresql", "postgresql@16", "15", "9"]);
+        assert!(found.iter().all(|path| path.ends_with("bin")));
+    }
+}

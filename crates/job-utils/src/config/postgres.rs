@@ -197,7 +197,7 @@ pub struct PostgresConfig {
     pub schema: SchemaName,
     /// Connections, beside one that listens.
     pub pool_size: usize,
-    /// How long one connection attempt may take.
+    /// How long one host may take to give a session.
     pub connect_timeout: Duration,
 }
 
@@ -264,7 +264,7 @@ impl PostgresConfig {
             read_write: attrs != "any",
             schema,
             pool_size,
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
         }
     }
 }

@@ -108,9 +108,13 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     let report = match runner.run_async(client).await {
         Ok(report) => report,
         Err(error) => {
+            // refinery's table was made before its transaction; left behind, it would make a foreign schema look like
+            // ours. The lock is still held, so nobody else has put anything there.
+            if !history_exists {
+                client.batch_execute(&format!("DROP TABLE IF EXISTS {schema}.{HISTORY}")).await?;
+            }
             if !schema_exists {
-                // Made above, under the lock: there is nothing in it but refinery's empty table.
-                client.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await?;
+                client.batch_execute(&format!("DROP SCHEMA {schema}")).await?;
             }
             return Err(error.into());
         }

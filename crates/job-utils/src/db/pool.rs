@@ -8,11 +8,11 @@ use futures_util::future::poll_fn;
 use tokio::sync::mpsc;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::backoff::Backoff;
 use crate::config::postgres::{DATABASE_URL, JOBS_POOL_SIZE};
 use crate::config::{PostgresConfig, SchemaName, SslMode};
+use crate::db::connect::Connector;
 use crate::db::{DbError, NotReady, tls};
 use crate::error::chain;
 use crate::shutdown::Shutdown;
@@ -25,8 +25,7 @@ pub struct Db {
 
 struct Inner {
     pool: Pool,
-    client: Config,
-    tls: MakeRustlsConnect,
+    connector: Connector,
     schema: SchemaName,
     /// Host and port for messages; never the password.
     place: String,
@@ -40,21 +39,18 @@ impl Db {
     pub fn new(config: &PostgresConfig) -> Result<Self, DbError> {
         let client = client_config(config)?;
         let tls = tls::connector(config)?;
-        let manager = Manager::from_config(
-            client.clone(),
-            tls.clone(),
-            // Fast: a broken connection is noticed by the client itself, no query before each use.
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let pool = Pool::builder(manager)
+        let connector = Connector::new(&client, tls, config.connect_timeout);
+        // Fast: a broken connection is noticed by the client itself, no query before each use.
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let pool = Pool::builder(Manager::from_connect(client.clone(), connector.clone(), recycling))
             .max_size(config.pool_size)
-            .wait_timeout(Some(config.connect_timeout))
-            .create_timeout(Some(config.connect_timeout))
+            .wait_timeout(Some(connector.limit()))
+            .create_timeout(Some(connector.limit()))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| DbError::config(&JOBS_POOL_SIZE, error.to_string()))?;
         let place = place(&client);
-        Ok(Self { inner: Arc::new(Inner { pool, client, tls, schema: config.schema.clone(), place }) })
+        Ok(Self { inner: Arc::new(Inner { pool, connector, schema: config.schema.clone(), place }) })
     }
 
     /// The jobs schema.
@@ -81,7 +77,7 @@ impl Db {
     pub(crate) async fn dedicated(
         &self,
     ) -> Result<(Client, mpsc::UnboundedReceiver<AsyncMessage>), tokio_postgres::Error> {
-        let (client, mut connection) = self.inner.client.connect(self.inner.tls.clone()).await?;
+        let (client, mut connection) = self.inner.connector.session().await?;
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
@@ -187,7 +183,6 @@ fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
     if config.read_write && client.get_hosts().len() > 1 {
         client.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
-    client.connect_timeout(config.connect_timeout);
     client.keepalives_idle(Duration::from_secs(30));
     client.tcp_user_timeout(Duration::from_secs(30));
     if client.get_application_name().is_none() {

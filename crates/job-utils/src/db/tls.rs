@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -20,19 +20,12 @@ use crate::db::DbError;
 /// A connector for the configured mode.
 pub(crate) fn connector(config: &PostgresConfig) -> Result<MakeRustlsConnect, DbError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let roots = match config.ssl_mode {
-        SslMode::VerifyCa | SslMode::VerifyFull => Arc::new(roots(config.ssl_root_cert.as_deref())?),
-        SslMode::Disable | SslMode::Prefer | SslMode::Require => Arc::new(RootCertStore::empty()),
+    let trust = match config.ssl_mode {
+        SslMode::VerifyCa | SslMode::VerifyFull => Some(Trust::read(config.ssl_root_cert.as_deref())?),
+        SslMode::Disable | SslMode::Prefer | SslMode::Require => None,
     };
-    let verifier: Arc<dyn ServerCertVerifier> = match config.ssl_mode {
-        SslMode::VerifyFull => WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
-            .build()
-            .map_err(|error| DbError::config(&PGSSLMODE, error.to_string()))?,
-        SslMode::VerifyCa => Arc::new(WithoutName { roots: Some(roots), provider: provider.clone() }),
-        SslMode::Disable | SslMode::Prefer | SslMode::Require => {
-            Arc::new(WithoutName { roots: None, provider: provider.clone() })
-        }
-    };
+    let name = config.ssl_mode == SslMode::VerifyFull;
+    let verifier = Arc::new(LibpqVerifier { trust, name, provider: provider.clone() });
     let client = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| DbError::config(&PGSSLMODE, error.to_string()))?
@@ -42,54 +35,68 @@ pub(crate) fn connector(config: &PostgresConfig) -> Result<MakeRustlsConnect, Db
     Ok(MakeRustlsConnect::new(client))
 }
 
-fn roots(file: Option<&Path>) -> Result<RootCertStore, DbError> {
-    let mut store = RootCertStore::empty();
-    match file {
-        Some(path) => {
-            let unreadable =
-                |error: &dyn std::fmt::Display| DbError::config(&PGSSLROOTCERT, format!("{}: {error}", path.display()));
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unreadable(&error))?;
-                store.add(certificate).map_err(|error| unreadable(&error))?;
-            }
-            if store.is_empty() {
-                return Err(unreadable(&"no certificate in it"));
-            }
-        }
-        None => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if store.is_empty() {
-                return Err(DbError::config(
-                    &PGSSLROOTCERT,
-                    "the system has no root certificates: name a file that has them",
-                ));
-            }
-        }
-    }
-    Ok(store)
+/// The roots that are trusted.
+#[derive(Debug)]
+struct Trust {
+    store: RootCertStore,
+    /// The roots as they were configured: a server whose own certificate is one of them is trusted, as in libpq. That is
+    /// what `openssl req -x509` makes, and a chain of one is no chain to the usual verification.
+    configured: Vec<CertificateDer<'static>>,
 }
 
-/// Checks the chain when there are roots, and never the name.
+impl Trust {
+    fn read(file: Option<&Path>) -> Result<Self, DbError> {
+        let mut store = RootCertStore::empty();
+        let Some(path) = file else {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if store.is_empty() {
+                let message = "the system has no root certificates: name a file that has them";
+                return Err(DbError::config(&PGSSLROOTCERT, message));
+            }
+            return Ok(Self { store, configured: Vec::new() });
+        };
+        let unreadable =
+            |error: &dyn std::fmt::Display| DbError::config(&PGSSLROOTCERT, format!("{}: {error}", path.display()));
+        let mut configured = Vec::new();
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
+            let certificate = certificate.map_err(|error| unreadable(&error))?;
+            store.add(certificate.clone()).map_err(|error| unreadable(&error))?;
+            configured.push(certificate);
+        }
+        if configured.is_empty() {
+            return Err(unreadable(&"no certificate in it"));
+        }
+        Ok(Self { store, configured })
+    }
+}
+
+/// Checks as much as the mode asks for: nothing, the chain, or the chain and the host name.
 #[derive(Debug)]
-struct WithoutName {
-    roots: Option<Arc<RootCertStore>>,
+struct LibpqVerifier {
+    trust: Option<Trust>,
+    name: bool,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for WithoutName {
+impl ServerCertVerifier for LibpqVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(roots) = &self.roots {
-            let algorithms = self.provider.signature_verification_algorithms.all;
+        if let Some(trust) = &self.trust {
             let certificate = ParsedCertificate::try_from(end_entity)?;
-            verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+            if !trust.configured.contains(end_entity) {
+                let algorithms = self.provider.signature_verification_algorithms.all;
+                let roots = &trust.store;
+                verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+            }
+            if self.name {
+                verify_server_name(&certificate, server_name)?;
+            }
         }
         Ok(ServerCertVerified::assertion())
     }

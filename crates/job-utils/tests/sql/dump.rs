@@ -55,8 +55,15 @@ async fn survives_dump_and_restore(db: &TestDb) {
     assert_eq!(r.get_job("'worker-2'").await, Some(2));
     assert!(r.is("SELECT has_schema_privilege('administrator', 'app_jobs', 'USAGE')").await);
     assert!(r.is("SELECT has_table_privilege('administrator', 'app_jobs.jobs', 'INSERT')").await);
-    assert_eq!(r.show("SELECT p.proname FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-                        WHERE p.pronamespace = 'app_jobs'::regnamespace AND a.grantee = 0").await, "", "PUBLIC got nothing");
+    assert_eq!(
+        r.show(
+            "SELECT p.proname FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                        WHERE p.pronamespace = 'app_jobs'::regnamespace AND a.grantee = 0"
+        )
+        .await,
+        "",
+        "PUBLIC got nothing"
+    );
 }
 
 #[tokio::test]

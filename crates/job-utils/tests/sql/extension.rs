@@ -17,7 +17,8 @@ async fn the_extensions_catalog_is_the_migrated_one() {
     let (m, e) = (Session::open(&migrated).await, Session::open(&extended).await);
     e.run(CREATE).await;
     assert_eq!(differences(&describe(&m, "app_jobs").await, &describe(&e, "app_jobs").await), Vec::<String>::new());
-    let control = e.show("SELECT extrelocatable, extnamespace::regnamespace FROM pg_extension WHERE extname ~ 'pgpm'").await;
+    let control =
+        e.show("SELECT extrelocatable, extnamespace::regnamespace FROM pg_extension WHERE extname ~ 'pgpm'").await;
     assert_eq!(control, "f|app_jobs");
 }
 

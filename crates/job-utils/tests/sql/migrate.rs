@@ -59,13 +59,24 @@ async fn a_second_schema_in_one_database_is_a_system_of_its_own() {
     // Both describe the same, each in its own name: nothing in one refers to the other.
     let (one, two) = (describe(&s, "app_jobs").await, describe(&s, "Jobs2").await);
     assert_eq!(differences(&one.replace("app_jobs", "Jobs2"), &two), Vec::<String>::new());
-    let histories = "SELECT count(*) FROM pg_tables WHERE tablename = 'schema_history' AND schemaname IN ('app_jobs', 'Jobs2')";
+    let histories =
+        "SELECT count(*) FROM pg_tables WHERE tablename = 'schema_history' AND schemaname IN ('app_jobs', 'Jobs2')";
     assert_eq!(s.number(histories).await, 2);
 }
 
 #[test]
 fn a_hostile_schema_name_is_refused_before_anything_happens() {
-    for name in ["x\"; drop schema public cascade; --", "x y", "x.y", "'x'", "1x", "pg_temp", "information_schema", "é", "@extschema@"] {
+    for name in [
+        "x\"; drop schema public cascade; --",
+        "x y",
+        "x.y",
+        "'x'",
+        "1x",
+        "pg_temp",
+        "information_schema",
+        "é",
+        "@extschema@",
+    ] {
         assert!(SchemaName::new(name).is_err(), "{name}");
         let env = [("JOBS_SCHEMA", name)].into_iter().collect::<std::collections::BTreeMap<_, _>>();
         let mut reader = Reader::new(&env);
@@ -92,7 +103,10 @@ async fn over_the_originals_schema_it_is_a_clear_error_that_changes_nothing() {
     let error = migrate_schema(db.url(), "app_jobs").await.unwrap_err();
     assert!(matches!(error, MigrateError::Foreign(_)), "{error}");
     let message = error.to_string();
-    assert!(message.contains("app_jobs") && message.contains("nothing was changed") && message.contains("JOBS_SCHEMA"), "{message}");
+    assert!(
+        message.contains("app_jobs") && message.contains("nothing was changed") && message.contains("JOBS_SCHEMA"),
+        "{message}"
+    );
     assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new());
     assert_eq!(s.show("SELECT task_identifier FROM app_jobs.jobs").await, "theirs");
     // Beside it there is room.
@@ -103,7 +117,10 @@ async fn over_the_originals_schema_it_is_a_clear_error_that_changes_nothing() {
 async fn something_else_in_the_way_is_an_error_that_changes_nothing() {
     for (in_the_way, schema) in [
         ("CREATE SCHEMA app_jobs; CREATE TABLE app_jobs.scheduled_jobs (id int)", "app_jobs"),
-        ("CREATE SCHEMA app_jobs; CREATE FUNCTION app_jobs.complete_jobs(bigint[]) RETURNS int LANGUAGE sql AS 'SELECT 1'", "app_jobs"),
+        (
+            "CREATE SCHEMA app_jobs; CREATE FUNCTION app_jobs.complete_jobs(bigint[]) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "app_jobs",
+        ),
         ("CREATE SCHEMA app_jobs; CREATE VIEW app_jobs.jobs AS SELECT 1 AS id", "app_jobs"),
     ] {
         let db = TestDb::empty().await;
@@ -165,7 +182,9 @@ async fn grants_that_were_lost_are_made_again_by_every_run() {
 async fn without_the_role_administrator_it_is_created_when_allowed_and_done_without_otherwise() {
     let cluster = Cluster::temporary().await.unwrap();
     let admin = Session::open_url(&cluster.url("postgres")).await;
-    for statement in ["CREATE ROLE few_rights LOGIN", "CREATE DATABASE a OWNER few_rights", "CREATE DATABASE b", "CREATE DATABASE c"] {
+    for statement in
+        ["CREATE ROLE few_rights LOGIN", "CREATE DATABASE a OWNER few_rights", "CREATE DATABASE b", "CREATE DATABASE c"]
+    {
         admin.run(statement).await;
     }
     let as_few_rights = cluster.url("a").replace("postgres@", "few_rights@");

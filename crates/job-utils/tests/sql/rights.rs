@@ -33,10 +33,10 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
     let db = database().await;
     let s = Session::open(&db).await;
     let definers = s
-        .show(&format!(
+        .show(
             "SELECT p.proname, count(*), string_agg(DISTINCT coalesce(array_to_string(p.proconfig, ' '), 'none'), ' and ')
-               FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace AND p.prosecdef GROUP BY 1 ORDER BY 1"
-        ))
+               FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace AND p.prosecdef GROUP BY 1 ORDER BY 1",
+        )
         .await;
     let path = "search_path=pg_catalog, pg_temp";
     let expected = [

@@ -1,12 +1,12 @@
 //! A migrated database, and ways to ask it that read like psql.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use job_testkit::{TestDb, eventually};
 use job_utils::config::{PostgresConfig, Reader};
 use job_utils::db::Db;
 use job_utils::db::migrate::{self, MigrateError, Migrated};
-use std::collections::HashMap;
 use tokio::sync::mpsc;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};

@@ -148,7 +148,7 @@ async fn with_fields_a_hostile_column_name_is_only_ever_a_column_name() {
 async fn with_fields_a_column_that_does_not_exist_is_an_error_and_none_named_is_an_empty_payload() {
     let db = database().await;
     let s = Session::open(&db).await;
-    // The last two are functions that a row could be given to.
+    // The last three are functions that a row could be given to, and a type that it could be cast to.
     for name in ["missing", "Name", "to_json", "row_to_json", "text"] {
         s.run(&format!(
             "DROP TABLE IF EXISTS public.t; CREATE TABLE public.t (name text);
