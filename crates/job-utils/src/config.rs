@@ -133,9 +133,12 @@ impl<'a> Reader<'a> {
         Self { env, faults: Vec::new() }
     }
 
-    /// Notes that a variable's value cannot be used.
+    /// Notes that a variable's value cannot be used. One fault a variable: the first says what is wrong, and a service of
+    /// several parts reads some variables more than once.
     pub fn fault(&mut self, var: &Var, message: impl Into<String>) {
-        self.faults.push(Fault { name: var.name, message: message.into() });
+        if self.faults.iter().all(|fault| fault.name != var.name) {
+            self.faults.push(Fault { name: var.name, message: message.into() });
+        }
     }
 
     /// The value, or every fault found so far.

@@ -380,6 +380,6 @@ mod tests {
     fn every_fault_is_reported_at_once() {
         let error = read(&[("PGPORT", "0"), ("PGSSLMODE", "on"), ("JOBS_SCHEMA", "a b"), ("JOBS_POOL_SIZE", "x")]);
         let names: Vec<_> = error.unwrap_err().faults.iter().map(|fault| fault.name).collect();
-        assert_eq!(names, ["PGSSLMODE", "PGPORT", "JOBS_SCHEMA", "JOBS_POOL_SIZE", "JOBS_POOL_SIZE"]);
+        assert_eq!(names, ["PGSSLMODE", "PGPORT", "JOBS_SCHEMA", "JOBS_POOL_SIZE"]);
     }
 }
