@@ -1,0 +1,44 @@
+//! The README's SQL runs as written; its Rust is compiled as a doc test of this crate.
+
+use job_testkit::TestDb;
+use job_utils::config::{PostgresConfig, Reader};
+use job_utils::db::{Db, migrate::migrate};
+
+const README: &str = include_str!("../../../README.md");
+
+/// The contents of the code blocks in `language`.
+fn blocks(language: &str) -> Vec<String> {
+    let opening = format!("```{language}\n");
+    README.split(&opening).skip(1).filter_map(|rest| rest.split_once("```")).map(|(code, _)| code.to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_sql_block_runs_as_written() {
+    let test_db = TestDb::empty().await;
+    let env: std::collections::HashMap<String, String> = test_db.env().into_iter().collect();
+    let mut reader = Reader::new(&env);
+    let config = PostgresConfig::read(&mut reader);
+    let db = Db::new(&reader.finish(config).unwrap()).unwrap();
+    let _ = migrate(&db).await.unwrap();
+    let client = test_db.connect().await;
+
+    let sql = blocks("sql");
+    assert!(!sql.is_empty(), "the README shows no SQL");
+    for block in &sql {
+        client.batch_execute(block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
+    }
+
+    let job = client.query_one("SELECT key, queue_name, max_attempts, priority FROM app_jobs.jobs", &[]).await.unwrap();
+    let (key, queue, attempts, priority): (String, String, i32, i32) = (job.get(0), job.get(1), job.get(2), job.get(3));
+    assert_eq!((key.as_str(), queue.as_str(), attempts, priority), ("reset-42", "mail", 5, -1));
+    let schedules: i64 = client.query_one("SELECT count(*) FROM app_jobs.scheduled_jobs", &[]).await.unwrap().get(0);
+    assert_eq!(schedules, 1);
+
+    client.batch_execute("INSERT INTO orders VALUES (9007199254740993, 1)").await.unwrap();
+    let payload: String = client
+        .query_one("SELECT payload::text FROM app_jobs.jobs WHERE task_identifier = 'order:placed'", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(payload, r#"{"id" : 9007199254740993}"#);
+}
