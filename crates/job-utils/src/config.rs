@@ -197,6 +197,15 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A duration that cannot be zero.
+    pub fn positive_duration(&mut self, var: &Var) -> Duration {
+        let duration = self.duration(var);
+        if duration.is_zero() {
+            self.fault(var, format!("must be longer than 0 (for example {})", var.default));
+        }
+        duration
+    }
+
     /// Entries between commas, without the space around them and without empty ones.
     pub fn list(&mut self, var: &Var) -> Vec<String> {
         self.text(var).split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::worker::{JOBS_SHUTDOWN_GRACE, Tasks, read_health_port, read_id, read_poll_interval};
+use crate::config::worker::{JOBS_POLL_INTERVAL, JOBS_SHUTDOWN_GRACE, Tasks, read_health_port, read_id};
 use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var};
 
 /// Default zone.
@@ -45,7 +45,7 @@ impl SchedulerConfig {
             postgres: PostgresConfig::read(reader),
             scheduler_id: read_id(reader, "scheduler-0"),
             tasks: Tasks::read(reader),
-            poll_interval: read_poll_interval(reader),
+            poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             time_zone: read_time_zone(reader),
             health_port: read_health_port(reader),

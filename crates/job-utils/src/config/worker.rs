@@ -173,15 +173,6 @@ pub(crate) fn read_id(reader: &mut Reader<'_>, fallback: &str) -> String {
     id
 }
 
-/// Reads JOBS_POLL_INTERVAL, which cannot be zero.
-pub(crate) fn read_poll_interval(reader: &mut Reader<'_>) -> Duration {
-    let interval = reader.duration(&JOBS_POLL_INTERVAL);
-    if interval.is_zero() {
-        reader.fault(&JOBS_POLL_INTERVAL, "must be longer than 0");
-    }
-    interval
-}
-
 /// Reads JOBS_HEALTH_PORT.
 pub(crate) fn read_health_port(reader: &mut Reader<'_>) -> Option<u16> {
     let set = reader.optional(&JOBS_HEALTH_PORT).is_some();
@@ -276,12 +267,9 @@ impl WorkerConfig {
             reader.fault(&JOBS_CONCURRENCY, "must be at least 1");
         }
         let port = reader.number(&INTERNAL_JOBS_CALLBACK_PORT);
-        let dispatch_timeout = reader.duration(&JOBS_DISPATCH_TIMEOUT);
-        let callback_timeout = reader.duration(&JOBS_CALLBACK_TIMEOUT);
-        let job_expiry = reader.duration(&JOBS_JOB_EXPIRY);
-        if callback_timeout.is_zero() {
-            reader.fault(&JOBS_CALLBACK_TIMEOUT, "must be longer than 0");
-        }
+        let dispatch_timeout = reader.positive_duration(&JOBS_DISPATCH_TIMEOUT);
+        let callback_timeout = reader.positive_duration(&JOBS_CALLBACK_TIMEOUT);
+        let job_expiry = reader.positive_duration(&JOBS_JOB_EXPIRY);
         // Past its expiry a job is claimed anew, so nothing may legitimately last longer.
         for (var, limit) in [(&JOBS_DISPATCH_TIMEOUT, dispatch_timeout), (&JOBS_CALLBACK_TIMEOUT, callback_timeout)] {
             if limit > job_expiry {
@@ -293,7 +281,7 @@ impl WorkerConfig {
             worker_id: read_id(reader, "worker-0"),
             tasks: Tasks::read(reader),
             concurrency,
-            poll_interval: read_poll_interval(reader),
+            poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             dispatch_timeout,
             callback_timeout,
