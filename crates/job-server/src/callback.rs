@@ -24,6 +24,12 @@ const DISCARD_LIMIT: usize = 64 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a failure without words waits for one with words. A function that answers 400 with `{"error": "…"}` calls
+/// back at the same moment with no more than `HTTP 400` (knative-job-fn does, and so does job-fn); its answer, which the
+/// worker settles, is what a person wants to read. The job is tried again after seconds at the earliest, so nobody waits
+/// for this; a function under a worker that does not read answers still has its failure stored.
+const WORDLESS_HOLD: Duration = Duration::from_secs(1);
+
 /// What the route needs.
 #[derive(Clone)]
 pub(crate) struct Callbacks {
@@ -61,6 +67,9 @@ pub(crate) async fn callback(
         Outcome::Fail(message) => Some(message.clone()),
         Outcome::Complete => None,
     };
+    if failure.as_deref().is_some_and(is_wordless) {
+        tokio::time::sleep(WORDLESS_HOLD).await;
+    }
     let stored = callbacks.db.settle(&worker_id, id, outcome);
     match tokio::time::timeout(callbacks.store_timeout, stored).await {
         Ok(Ok(Settled::Done)) => match failure {
@@ -75,6 +84,11 @@ pub(crate) async fn callback(
         Ok(Err(SettleError::Stopped)) | Err(_) => return Err(CallbackError::Unavailable),
     }
     Ok(Json(json!({ "workerId": worker_id, "jobId": job_id })).into_response())
+}
+
+/// `HTTP` and a status: all that a function's framework knows of an error answer.
+fn is_wordless(error: &str) -> bool {
+    error.strip_prefix("HTTP ").is_some_and(|status| status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// A decimal bigint without sign, as the dispatch wrote it.

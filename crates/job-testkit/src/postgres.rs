@@ -1,7 +1,7 @@
 //! A fresh database per test, gone at its end.
 //!
 //! The server is the one of JOBS_TEST_DATABASE_URL, else one of the testkit's own that every test process on this
-//! machine shares: see [`shared`].
+//! machine shares (`target/test-postgres`).
 
 mod keeper;
 mod shared;

@@ -1,5 +1,7 @@
 //! The worker as a process of its own, on a real PostgreSQL, against real functions over HTTP.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
+
 mod it {
     mod configuration;
     mod endings;

@@ -56,6 +56,17 @@ async fn a_bad_configuration_exits_with_64_and_names_every_fault_at_once() {
 }
 
 #[tokio::test]
+async fn a_duration_of_zero_is_a_fault_where_it_makes_no_sense() {
+    for name in ["JOBS_POLL_INTERVAL", "JOBS_DISPATCH_TIMEOUT", "JOBS_CALLBACK_TIMEOUT", "JOBS_JOB_EXPIRY"] {
+        // Without Postgres, a worker that accepts the setting would wait; the limit ends it.
+        let nobody = job_testkit::cluster::free_port().unwrap().to_string();
+        let mut worker = program().env("PGHOST", "127.0.0.1").env("PGPORT", nobody).env(name, "0").spawn();
+        assert_eq!(worker.exit_code(std::time::Duration::from_secs(5)).await, 64, "{name}");
+        assert!(worker.output().contains(&format!("{name}: ")), "{}", worker.output());
+    }
+}
+
+#[tokio::test]
 async fn a_database_url_that_cannot_be_parsed_is_a_bad_configuration_and_is_not_shown() {
     for url in [
         "nonsense",

@@ -1,29 +1,33 @@
 //! Named queues through real workers.
 
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use job_testkit::cluster::free_port;
 use job_testkit::{Answer, FakeFunction, Gate};
+use tokio::sync::watch;
 
 use super::support::{Bench, LIMIT};
 
 #[tokio::test]
 async fn the_jobs_of_a_named_queue_run_in_order_and_never_overlap_with_two_workers() {
     let bench = Bench::new().await;
-    let running = Arc::new([AtomicI32::new(0), AtomicI32::new(0)]);
+    let running = Arc::new([watch::Sender::new(0), watch::Sender::new(0)]);
     let seen = Arc::new(Mutex::new([Vec::new(), Vec::new()]));
-    let (at_once, order) = (running.clone(), seen.clone());
+    let order = seen.clone();
     let function = FakeFunction::start(move |request| {
-        let (at_once, order) = (at_once.clone(), order.clone());
+        let (running, order) = (running.clone(), order.clone());
         async move {
             let payload = request.json();
             let queue = usize::from(payload["queue"] == "b");
-            let others = at_once[queue].fetch_add(1, Ordering::SeqCst);
+            let running = &running[queue];
+            let others = *running.borrow();
+            running.send_modify(|count| *count += 1);
             order.lock().unwrap()[queue].push((payload["n"].as_i64().unwrap(), others));
-            // Time for somebody else to break the rule.
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            at_once[queue].fetch_sub(1, Ordering::SeqCst);
+            // Somebody else is given time to break the rule.
+            let _ =
+                tokio::time::timeout(Duration::from_millis(5), running.subscribe().wait_for(|count| *count > 1)).await;
+            running.send_modify(|count| *count -= 1);
             Answer::complete()
         }
     })

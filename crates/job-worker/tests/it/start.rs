@@ -69,3 +69,41 @@ async fn a_worker_alone_does_not_bind_the_callback_port() {
     let free = std::net::TcpListener::bind(("0.0.0.0", port));
     assert!(free.is_ok(), "{free:?}");
 }
+
+#[tokio::test]
+async fn a_schema_that_changes_or_is_made_anew_under_a_worker_is_worked_on_without_a_restart() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let mut worker = bench.worker(&function.url()).env("JOBS_POLL_INTERVAL", "500ms").spawn();
+    bench.gone(bench.add("before").await).await;
+    // Statements are prepared by now.
+    bench.run("ALTER TABLE app_jobs.jobs ADD COLUMN note text DEFAULT 'mine'").await;
+    bench.gone(bench.add("wider").await).await;
+
+    bench.run("DROP SCHEMA app_jobs CASCADE").await;
+    worker.wait_for_line("cannot claim, trying again", LIMIT).await;
+    migrated(bench.db.url().to_owned()).await.unwrap();
+    bench.gone(bench.add("anew").await).await;
+    worker.wait_for_line("claiming again", LIMIT).await;
+    let said = worker.lines().iter().filter(|line| line.contains("cannot claim")).count();
+    assert_eq!(said, 1, "one line an outage:\n{}", worker.output());
+}
+
+#[tokio::test]
+async fn a_role_that_may_only_what_administrator_may_can_be_the_workers() {
+    let bench = Bench::new().await;
+    let role = format!("role_{}", bench.db.name());
+    bench.run(&format!("CREATE ROLE {role} LOGIN IN ROLE administrator")).await;
+    let function = FakeFunction::start(
+        async |request| {
+            if request.target == "/bad" { Answer::status(500) } else { Answer::complete() }
+        },
+    )
+    .await;
+    let mut worker = bench.worker(&function.url()).env("PGUSER", &role).spawn();
+    bench.gone(bench.add_with("good", "{}", ", queue_name := 'line'").await).await;
+    bench.failed(bench.add_with("bad", "{}", ", queue_name := 'line'").await).await;
+    worker.signal(Signal::Term);
+    assert_eq!(worker.exit_code(LIMIT).await, 0);
+    bench.run(&format!("DROP ROLE {role}")).await;
+}

@@ -195,9 +195,8 @@ async fn the_tls_modes_mean_what_they_mean_in_libpq() {
 async fn a_worker_takes_the_first_host_that_answers_and_what_a_url_leaves_out_from_the_variables() {
     let stage = Stage::new().await;
     let port = stage.cluster.port();
-    // URLs.
+    // What a URL leaves out.
     stage.works("url-empty", &[("DATABASE_URL", "postgres:///postgres?sslmode=disable")], false).await;
-    stage.works("url-without-port", &[("DATABASE_URL", "postgres://localhost/postgres")], false).await;
 
     // Several hosts: the first is refused; the second is ours.
     let (dead, hosts) = (free_port().unwrap(), "127.0.0.1,127.0.0.1");
@@ -214,4 +213,7 @@ async fn a_worker_takes_the_first_host_that_answers_and_what_a_url_leaves_out_fr
     // A Unix socket.
     let directory = stage.cluster.directory().to_owned();
     stage.works("socket", &[("PGHOST", text(&directory))], false).await;
+
+    // A URL that leaves out the port alone.
+    stage.works("url-without-port", &[("DATABASE_URL", "postgres://localhost/postgres")], false).await;
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use job_testkit::wait::try_poll;
 use job_testkit::{Answer, FakeFunction, Process, eventually};
 
 use super::support::{Bench, LIMIT};
@@ -168,15 +169,17 @@ async fn a_worker_without_notifications_finds_jobs_by_polling() {
 }
 
 #[tokio::test]
-async fn an_idle_worker_is_silent_on_the_database() {
+async fn an_idle_worker_hardly_asks_the_database() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::complete()).await;
     let _worker = asleep(&bench, &function).await;
-    let sessions = "SELECT max(state_change) FROM pg_stat_activity \
-                    WHERE datname = current_database() AND application_name = 'jobs'";
-    let last = |row: tokio_postgres::Row| row.get::<_, std::time::SystemTime>(0);
-    let before = last(bench.sql.query_one(sessions, &[]).await.unwrap());
-    bench.run("SELECT pg_sleep(2)").await;
-    let after = last(bench.sql.query_one(sessions, &[]).await.unwrap());
-    assert_eq!(before, after, "it used a connection while there was nothing to do");
+    let last = "SELECT max(state_change) FROM pg_stat_activity \
+                WHERE datname = current_database() AND application_name = 'jobs'";
+    let mut seen = std::collections::BTreeSet::new();
+    let watched = try_poll(Duration::from_secs(3), async || {
+        seen.insert(bench.sql.query_one(last, &[]).await.unwrap().get::<_, std::time::SystemTime>(0));
+        (seen.len() > 4).then_some(())
+    });
+    // One look for overdue callbacks may fall into the span.
+    assert!(watched.await.is_err(), "its sessions were used more than 4 times within 3 s");
 }

@@ -1,0 +1,11 @@
+//! The callback server as a process of its own, on a real PostgreSQL.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
+
+mod it {
+    mod lifecycle;
+    mod malformed;
+    mod outages;
+    mod outcomes;
+    mod support;
+}

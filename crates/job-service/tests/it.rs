@@ -1,0 +1,11 @@
+//! The composed service as a process of its own: configuration, start, stop, outages, migration.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
+
+mod it {
+    mod configuration;
+    mod migration;
+    mod outages;
+    mod stop;
+    mod support;
+}

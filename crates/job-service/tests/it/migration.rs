@@ -1,0 +1,48 @@
+//! `job-service migrate` as a process.
+
+use job_testkit::TestDb;
+use job_testkit::process::Program;
+
+use super::support::{LIMIT, program};
+
+fn migrate(db: &TestDb) -> Program {
+    program().arg("migrate").envs(db.env())
+}
+
+#[tokio::test]
+async fn migrating_twice_and_by_three_processes_at_once_is_safe() {
+    let db = TestDb::empty().await;
+    let mut processes = [migrate(&db).spawn(), migrate(&db).spawn(), migrate(&db).spawn()];
+    for process in &mut processes {
+        assert_eq!(process.exit_code(LIMIT).await, 0, "{}", process.output());
+    }
+    let mut again = migrate(&db).spawn();
+    assert_eq!(again.exit_code(LIMIT).await, 0, "{}", again.output());
+    assert!(again.output().contains("up to date"), "{}", again.output());
+    db.connect().await.batch_execute("SELECT app_jobs.add_job('x')").await.unwrap();
+}
+
+#[tokio::test]
+async fn migrate_checks_only_the_variables_it_uses() {
+    let db = TestDb::empty().await;
+    let odd = [("JOBS_CONCURRENCY", "x"), ("INTERNAL_JOBS_CALLBACK_PORT", "x"), ("HOSTNAME", "x"), ("TZ", "x")];
+    let mut process = migrate(&db).envs(odd).spawn();
+    assert_eq!(process.exit_code(LIMIT).await, 0, "{}", process.output());
+    for (name, value) in [("JOBS_SCHEMA", "a b"), ("PGPORT", "x"), ("DATABASE_URL", "nonsense")] {
+        let mut process = migrate(&db).env(name, value).spawn();
+        assert_eq!(process.exit_code(LIMIT).await, 64, "{}", process.output());
+        assert!(process.output().contains(name), "{}", process.output());
+    }
+}
+
+#[tokio::test]
+async fn a_migration_that_cannot_be_made_is_a_failure_with_70_and_says_why() {
+    let db = TestDb::empty().await;
+    let sql = db.connect().await;
+    sql.batch_execute("CREATE SCHEMA app_jobs; CREATE TABLE app_jobs.jobs (id bigint)").await.unwrap();
+    let mut process = migrate(&db).spawn();
+    assert_eq!(process.exit_code(LIMIT).await, 70, "{}", process.output());
+    assert!(process.output().contains("already"), "{}", process.output());
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'app_jobs'";
+    assert_eq!(sql.query_one(tables, &[]).await.unwrap().get::<_, i64>(0), 1, "nothing was changed");
+}
