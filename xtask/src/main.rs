@@ -1,2 +1,79 @@
-//! The project's own commands.
-fn main() {}
+//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `tidy`, `extension`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
+
+mod ci;
+mod demo;
+mod extension;
+mod minder;
+mod setup;
+mod steps;
+mod test;
+mod tidy;
+
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use job_utils::shutdown::Shutdown;
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the whole system on a private PostgreSQL and show three jobs and a schedule from enqueue to done
+    Demo {
+        /// Keep the stack up afterwards, until Ctrl-C
+        #[arg(long)]
+        stay: bool,
+    },
+    /// Run every check and every test on a private PostgreSQL
+    Test,
+    /// Run the slower checks: each crate built alone, what functions link, the documentation
+    Ci,
+    /// Check the rules of this workspace that no other tool checks
+    Tidy {
+        /// Rewrite what is generated (the environment table in README.md)
+        #[arg(long)]
+        fix: bool,
+    },
+    /// The PostgreSQL extension pgpm-database-jobs
+    Extension {
+        #[command(subcommand)]
+        action: extension::Action,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    let shutdown = Shutdown::on_signals()?;
+    // Dropping a command's future kills its processes and stops its server. The demo stops its stack in order, so it gets
+    // the token instead.
+    let work: Pin<Box<dyn Future<Output = Result<()>>>> = match command {
+        Command::Demo { stay } => return demo::run(stay, shutdown).await,
+        Command::Test => Box::pin(test::run()),
+        Command::Ci => Box::pin(ci::run()),
+        Command::Tidy { fix } => return tidy::run(fix),
+        Command::Extension { action } => return extension::run(action),
+    };
+    tokio::select! {
+        result = work => result,
+        () = shutdown.triggered() => bail!("interrupted"),
+    }
+}

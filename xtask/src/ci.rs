@@ -1,0 +1,43 @@
+//! `cargo xtask ci`: the slower checks. A workspace build unifies features and hides a trespass, so each crate is built
+//! alone.
+
+use anyhow::{Result, bail};
+
+use crate::steps::{Steps, cargo, cargo_output};
+use crate::tidy::workspace::Workspace;
+
+/// Crates that must not link a database client.
+const NO_POSTGRES: &[&str] = &["job-fn", "mailer", "send-email", "send-verification-link", "job-utils"];
+
+pub(crate) async fn run() -> Result<()> {
+    let mut steps = Steps::new("cargo xtask ci");
+    let workspace = Workspace::load()?;
+    for name in workspace.crates.keys() {
+        steps.cargo(&format!("{name} alone"), &["check", "--quiet", "-p", name]).await?;
+    }
+    let with_db = ["check", "--quiet", "-p", "job-utils", "--features", "db"];
+    steps.cargo("job-utils alone, with the database", &with_db).await?;
+    steps.step("functions link no database client", no_postgres()).await?;
+    let doc = &["doc", "--workspace", "--no-deps", "--quiet"];
+    steps.step("documentation", cargo(doc, &[("RUSTDOCFLAGS", "-D warnings".to_owned())])).await?;
+    if cargo_output(&["--list"]).await?.lines().any(|line| line.trim_start().starts_with("deny")) {
+        steps.cargo("licences and advisories", &["deny", "--workspace", "check"]).await?;
+    } else {
+        steps.skip("licences and advisories", "cargo-deny is not installed");
+    }
+    steps.finish();
+    Ok(())
+}
+
+async fn no_postgres() -> Result<()> {
+    for name in NO_POSTGRES {
+        let tree = cargo_output(&["tree", "--quiet", "-p", name, "-e", "normal", "--prefix", "none"]).await?;
+        if !tree.lines().next().is_some_and(|line| line.starts_with(name)) {
+            bail!("`cargo tree -p {name}` does not begin with {name}: this check sees nothing");
+        }
+        if let Some(line) = tree.lines().find(|line| line.starts_with("tokio-postgres ")) {
+            bail!("{name} links {line}; see `cargo tree -p {name} -e normal -i tokio-postgres`");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! The demo's last word: job, e-mail type, subject, link, time from enqueue to done.
+
+use anyhow::{Result, bail};
+
+use super::life::{Life, Lives, Origin};
+use super::stack::Mail;
+
+/// The e-mail of a job. Another job's link in it would be a mix-up, so the job's own token has to be there.
+fn mail_of<'a>(life: &Life, mails: &'a [Mail]) -> Option<&'a Mail> {
+    mails.iter().find(|mail| mail.job_id == life.row.id && mail.link.contains(&life.row.token))
+}
+
+/// Every job with its e-mail, in columns.
+pub(super) fn table(lives: &Lives, mails: &[Mail]) -> String {
+    let mut rows = vec![["job", "e-mail type", "subject", "link", "time"].map(str::to_owned)];
+    for life in lives.all() {
+        let mail = mail_of(life, mails);
+        rows.push([
+            life.row.id.to_string(),
+            life.row.email_type.clone(),
+            mail.map_or_else(|| "-".to_owned(), |mail| mail.subject.clone()),
+            mail.map_or_else(|| "-".to_owned(), |mail| mail.link.clone()),
+            life.done_after.map_or_else(|| "not done".to_owned(), |seconds| format!("{seconds:.3} s")),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..5).map(width).collect();
+    let line = |row: &[String; 5]| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// An error unless the three jobs and at least three of the schedule's are done and each has an e-mail.
+pub(super) fn verify(lives: &Lives, mails: &[Mail]) -> Result<()> {
+    let (enqueued, scheduled) = (lives.count_done(Origin::Enqueued), lives.count_done(Origin::Scheduled));
+    if enqueued != 3 || scheduled < 3 {
+        bail!("{enqueued} of 3 jobs are done, and {scheduled} of the schedule's (at least 3 were expected)");
+    }
+    for life in lives.all() {
+        if mail_of(life, mails).is_none() {
+            bail!("job {} is done, but its e-mail is not in the function's log", life.row.id);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! PostgreSQL: found, installed, or asked for in one line.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use job_testkit::cluster::locate;
+use job_testkit::env;
+use tokio::process::Command;
+
+/// The directory of PostgreSQL's programs. On a machine without them, as root and with apt-get, they are installed.
+pub(crate) async fn postgres() -> Result<PathBuf> {
+    let missing = match locate::bin_dir() {
+        Ok(found) => return Ok(found),
+        Err(missing) => missing,
+    };
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
+    if env::var(env::JOBS_PG_BIN).is_some() {
+        // Whoever names a directory wants that one.
+        return Err(missing);
+    }
+    if !is_root || !Path::new("/usr/bin/apt-get").is_file() {
+        bail!(
+            "{missing}: install PostgreSQL 14 or newer (apt install postgresql, brew install postgresql@17), \
+             or set JOBS_PG_BIN to the directory of initdb"
+        );
+    }
+    println!("PostgreSQL is not here yet: apt-get install postgresql");
+    if apt(&["install", "-y", "--no-install-recommends", "postgresql"]).await.is_err() {
+        // A fresh container image has no package lists.
+        apt(&["update"]).await?;
+        apt(&["install", "-y", "--no-install-recommends", "postgresql"]).await?;
+    }
+    locate::bin_dir().context("after apt-get install postgresql")
+}
+
+async fn apt(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").kill_on_drop(true);
+    let output = command.output().await.context("cannot run apt-get")?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr).into_owned();
+        bail!("apt-get {} failed: {}", arguments.join(" "), reason.lines().last().unwrap_or("no reason given"));
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Steps with one line each: what, how long, and whether it passed.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use job_testkit::env;
+use tokio::process::Command;
+
+/// A run of several steps that stops at the first that fails.
+pub(crate) struct Steps {
+    name: &'static str,
+    start: Instant,
+    done: usize,
+}
+
+impl Steps {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, start: Instant::now(), done: 0 }
+    }
+
+    /// Runs one step and prints its line. A failure ends the run, and is the run's summary.
+    pub(crate) async fn step<T>(&mut self, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        println!("==> {what}");
+        let start = Instant::now();
+        let result = work.await;
+        let word = if result.is_ok() { "ok" } else { "FAILED" };
+        println!("<== {what}: {word} ({})", seconds(start.elapsed()));
+        self.done += 1;
+        result.with_context(|| {
+            let total = seconds(self.start.elapsed());
+            format!("{}: FAILED at step {} ({what}) after {total}", self.name, self.done)
+        })
+    }
+
+    /// A step that is a cargo command.
+    pub(crate) async fn cargo(&mut self, what: &str, arguments: &[&str]) -> Result<()> {
+        self.step(what, cargo(arguments, &[])).await
+    }
+
+    /// A step that is left out, visibly.
+    pub(crate) fn skip(&self, what: &str, why: &str) {
+        println!("--- {what}: SKIPPED ({why})");
+    }
+
+    /// The last line.
+    pub(crate) fn finish(self) {
+        println!("{}: ok, {} steps in {}", self.name, self.done, seconds(self.start.elapsed()));
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{} min {:.0} s", seconds as u64 / 60, seconds % 60.0)
+    }
+}
+
+/// Runs cargo at the top of the workspace; its output is ours.
+pub(crate) async fn cargo(arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
+    let status = command(arguments).envs(variables.iter().cloned()).status().await.context("cannot run cargo")?;
+    if !status.success() {
+        bail!("`cargo {}` failed ({status})", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// What a cargo command prints.
+pub(crate) async fn cargo_output(arguments: &[&str]) -> Result<String> {
+    let output = command(arguments).stderr(Stdio::inherit()).output().await.context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("`cargo {}` failed ({})", arguments.join(" "), output.status);
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.args(arguments).current_dir(env::workspace_dir()).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}

@@ -1,0 +1,42 @@
+//! The rules of this workspace that neither rustc, clippy nor rustfmt checks. A rule without a check will be broken.
+
+mod arrows;
+mod env_table;
+mod files;
+mod migrations;
+mod paths;
+mod sleeps;
+mod source;
+mod sql;
+pub(crate) mod workspace;
+
+use anyhow::{Result, bail};
+
+use workspace::Workspace;
+
+/// Checks every rule; with `fix`, rewrites what is generated first.
+pub(crate) fn run(fix: bool) -> Result<()> {
+    let mut workspace = Workspace::load()?;
+    if fix {
+        env_table::fix(&workspace)?;
+        workspace = Workspace::load()?;
+    }
+    let problems = [
+        files::check(&workspace),
+        arrows::check(&workspace),
+        sql::check(&workspace),
+        sleeps::check(&workspace),
+        migrations::check(&workspace),
+        paths::check(&workspace),
+        env_table::check(&workspace),
+    ]
+    .concat();
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    match problems.len() {
+        0 => Ok(()),
+        1 => bail!("one rule is broken"),
+        count => bail!("{count} rules are broken"),
+    }
+}

@@ -1,0 +1,102 @@
+//! Who may depend on whom. Arrows point down only, and nobody in a row knows its neighbours; ARCHITECTURE.md draws it.
+
+use super::workspace::Workspace;
+
+/// A crate, the crates of ours that its `[dependencies]` may name, and other crates that they must not name.
+struct Rule {
+    name: &'static str,
+    ours: &'static [&'static str],
+    never: &'static [&'static str],
+}
+
+const DATABASE: &[&str] = &["tokio-postgres", "postgres-types", "deadpool-postgres", "refinery"];
+const NEITHER_DATABASE_NOR_SERVER: &[&str] =
+    &["tokio-postgres", "postgres-types", "deadpool-postgres", "refinery", "axum"];
+const NEITHER_DATABASE_NOR_CLIENT: &[&str] =
+    &["tokio-postgres", "postgres-types", "deadpool-postgres", "refinery", "reqwest"];
+
+const RULES: &[Rule] = &[
+    Rule { name: "job-utils", ours: &[], never: &["reqwest"] },
+    Rule { name: "job-fn", ours: &["job-utils"], never: DATABASE },
+    Rule { name: "mailer", ours: &["job-utils"], never: DATABASE },
+    Rule { name: "send-email", ours: &["job-utils", "job-fn", "mailer"], never: NEITHER_DATABASE_NOR_SERVER },
+    Rule {
+        name: "send-verification-link",
+        ours: &["job-utils", "job-fn", "mailer"],
+        never: NEITHER_DATABASE_NOR_SERVER,
+    },
+    Rule { name: "job-worker", ours: &["job-utils"], never: NEITHER_DATABASE_NOR_SERVER },
+    Rule { name: "job-server", ours: &["job-utils"], never: NEITHER_DATABASE_NOR_CLIENT },
+    Rule { name: "job-scheduler", ours: &["job-utils"], never: &["tokio-postgres", "reqwest", "axum"] },
+    Rule { name: "admin-server", ours: &["job-utils"], never: &["reqwest"] },
+    Rule {
+        name: "job-service",
+        ours: &["job-utils", "job-worker", "job-server", "job-scheduler"],
+        never: &["tokio-postgres", "reqwest", "axum"],
+    },
+    Rule { name: "job-testkit", ours: &[], never: &[] },
+    Rule {
+        name: "xtask",
+        ours: &[
+            "job-utils",
+            "job-testkit",
+            "job-fn",
+            "mailer",
+            "send-email",
+            "send-verification-link",
+            "admin-server",
+            "job-service",
+        ],
+        never: &[],
+    },
+];
+
+pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, dependencies) in &workspace.crates {
+        let Some(rule) = RULES.iter().find(|rule| rule.name == name) else {
+            problems.push(format!("{name}: no rule says what it may depend on; add one to xtask/src/tidy/arrows.rs"));
+            continue;
+        };
+        for dependency in &dependencies.normal {
+            let is_ours = workspace.crates.contains_key(dependency);
+            if is_ours && !rule.ours.contains(&dependency.as_str()) {
+                problems.push(format!("{name}: must not depend on {dependency}"));
+            }
+            if rule.never.contains(&dependency.as_str()) {
+                problems.push(format!("{name}: must not know {dependency}"));
+            }
+        }
+        // The testkit is below everybody, so nobody else's crates may come in through its tests.
+        if name == "job-testkit" && dependencies.dev.iter().any(|dependency| workspace.crates.contains_key(dependency))
+        {
+            problems.push("job-testkit: must not depend on a crate of ours, not for its tests either".to_owned());
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tidy::workspace::Crate;
+
+    #[test]
+    fn an_arrow_that_points_sideways_or_a_forbidden_crate_is_told() {
+        let mut workspace = Workspace::default();
+        let mut add = |name: &str, normal: &[&str]| {
+            let normal = normal.iter().map(ToString::to_string).collect();
+            workspace.crates.insert(name.to_owned(), Crate { normal, ..Crate::default() });
+        };
+        add("job-utils", &["serde"]);
+        add("job-server", &["job-utils"]);
+        add("job-worker", &["job-utils", "job-server", "reqwest"]);
+        add("job-fn", &["tokio-postgres"]);
+        add("stranger", &[]);
+        let problems = check(&workspace);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert_eq!(problems[0], "job-fn: must not know tokio-postgres");
+        assert_eq!(problems[1], "job-worker: must not depend on job-server");
+        assert!(problems[2].starts_with("stranger: no rule"));
+    }
+}
