@@ -39,6 +39,7 @@ CREATE TABLE @extschema@.jobs (
     CONSTRAINT jobs_queue_name_length CHECK (length(queue_name) < 127),
     CONSTRAINT jobs_task_identifier_length CHECK (length(task_identifier) < 127),
     CONSTRAINT jobs_key_length CHECK (length(key) < 513),
+    CONSTRAINT jobs_attempts_not_negative CHECK (attempts >= 0),
     CONSTRAINT jobs_max_attempts_positive CHECK (max_attempts > 0),
     CONSTRAINT jobs_locked_by_length CHECK (length(locked_by) > 3)
 );
@@ -155,8 +156,9 @@ $$;
 REVOKE ALL ON FUNCTION @extschema@.sync_queues(text[], int[], text[]) FROM PUBLIC;
 
 -- One call per statement, not per row: counts and locks of named queues, and one wake-up.
+-- SECURITY DEFINER: whoever may write jobs needs no right to what is derived from them.
 CREATE FUNCTION @extschema@.tg_jobs_inserted() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM new_rows) THEN
         RETURN NULL;
@@ -175,7 +177,7 @@ $$;
 REVOKE ALL ON FUNCTION @extschema@.tg_jobs_inserted() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.tg_jobs_updated() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     freed boolean := false;
 BEGIN
@@ -206,7 +208,7 @@ $$;
 REVOKE ALL ON FUNCTION @extschema@.tg_jobs_updated() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.tg_jobs_deleted() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     freed boolean;
 BEGIN
@@ -228,7 +230,7 @@ $$;
 REVOKE ALL ON FUNCTION @extschema@.tg_jobs_deleted() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.tg_jobs_truncated() RETURNS trigger
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM @extschema@.job_queues;
     RETURN NULL;

@@ -133,8 +133,59 @@ REVOKE ALL ON FUNCTION @extschema@.add_job(text, text, text, text, timestamptz, 
 COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, timestamptz, int, int) IS
     'Enqueues a job whose payload is given as text that holds JSON.';
 
+-- Calls with five or more untyped literals: in fifth place the uuid form has text and the others a timestamp, so only a
+-- form of text throughout is preferred everywhere. The first five have no default, which keeps it out of shorter calls.
+CREATE FUNCTION @extschema@.add_job(
+    identifier text, payload text, job_key text, queue_name text, run_at text, max_attempts text DEFAULT NULL,
+    priority text DEFAULT NULL
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@.refuse_untyped_db_id(identifier);
+    RETURN @extschema@.enqueue_job(
+        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload::json, job_key, queue_name, run_at::timestamptz, max_attempts::int, priority::int);
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.add_job(text, text, text, text, text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, text, text, text) IS
+    'Enqueues a job whose arguments are all given as untyped literals.';
+
 -- Trigger functions for the application's own tables. SECURITY DEFINER: whoever may write such a table causes the job,
--- without any right to this schema.
+-- without any right to this schema. So no code of others may run in them: a cast of a column's type is such code.
+
+-- Refuses a table with a column whose type, or a type inside it, has a cast to json by a role that is neither a
+-- superuser nor this schema's owner: to_json would call it.
+CREATE FUNCTION @extschema@.require_trusted_json(relation oid) RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    foreign_type regtype;
+BEGIN
+    -- Types below 16384 are PostgreSQL's own.
+    WITH RECURSIVE reached (type) AS (
+        SELECT a.atttypid FROM pg_attribute a
+         WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
+        UNION
+        SELECT inner_type.oid FROM reached r JOIN pg_type t ON t.oid = r.type
+         CROSS JOIN LATERAL (
+            SELECT t.typelem AS oid UNION ALL SELECT t.typbasetype
+            UNION ALL
+            SELECT a.atttypid FROM pg_attribute a
+             WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) inner_type
+         WHERE inner_type.oid >= 16384)
+    SELECT r.type::regtype INTO foreign_type
+      FROM reached r JOIN pg_cast c ON c.castsource = r.type AND c.casttarget = 'json'::regtype
+      JOIN pg_proc p ON p.oid = c.castfunc JOIN pg_roles o ON o.oid = p.proowner
+     WHERE NOT o.rolsuper AND o.rolname <> current_user LIMIT 1;
+    IF foreign_type IS NOT NULL THEN
+        RAISE EXCEPTION 'type % of table % has a cast to json of its own', foreign_type, relation::regclass
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Use trigger_job_with_fields, or let the owner of the jobs schema own the cast.';
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.require_trusted_json(oid) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.trigger_task(arguments text[]) RETURNS text
 LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
@@ -150,6 +201,7 @@ REVOKE ALL ON FUNCTION @extschema@.trigger_task(text[]) FROM PUBLIC;
 CREATE FUNCTION @extschema@.tg_add_job_with_row_id() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM @extschema@.require_trusted_json(TG_RELID);
     IF TG_OP = 'DELETE' THEN
         PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), json_build_object('id', OLD.id));
         RETURN OLD;
@@ -165,6 +217,7 @@ COMMENT ON FUNCTION @extschema@.tg_add_job_with_row_id() IS
 CREATE FUNCTION @extschema@.tg_add_job_with_row() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM @extschema@.require_trusted_json(TG_RELID);
     IF TG_OP = 'DELETE' THEN
         PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), to_json(OLD));
         RETURN OLD;
@@ -181,20 +234,26 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names text[] := '{}';
     fields text[] := '{}';
+    type oid;
     field text;
+    query text;
 BEGIN
     FOR i IN 1 .. TG_NARGS - 1 LOOP
         -- For a name that is no column, ($1).name would look for a function or a cast of that name.
-        IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = TG_RELID AND a.attname = TG_ARGV[i]
-                          AND a.attnum > 0 AND NOT a.attisdropped) THEN
+        SELECT a.atttypid INTO type FROM pg_attribute a
+         WHERE a.attrelid = TG_RELID AND a.attname = TG_ARGV[i] AND a.attnum > 0 AND NOT a.attisdropped;
+        IF NOT FOUND THEN
             RAISE EXCEPTION 'table % has no column %', TG_RELID::regclass, quote_literal(TG_ARGV[i])
                 USING ERRCODE = 'undefined_column';
         END IF;
-        -- %I quotes the column's name; the row itself is a parameter.
+        -- %I quotes the column's name; the row itself is a parameter. PostgreSQL's own types are cast; of others only the
+        -- output function is called, which is what format does.
+        query := CASE WHEN type < 16384 THEN 'SELECT ($1).%1$I::text'
+                      ELSE 'SELECT CASE num_nulls(($1).%1$I) WHEN 0 THEN format(''%%s'', ($1).%1$I) END' END;
         IF TG_OP = 'DELETE' THEN
-            EXECUTE format('SELECT ($1).%I::text', TG_ARGV[i]) INTO field USING OLD;
+            EXECUTE format(query, TG_ARGV[i]) INTO field USING OLD;
         ELSE
-            EXECUTE format('SELECT ($1).%I::text', TG_ARGV[i]) INTO field USING NEW;
+            EXECUTE format(query, TG_ARGV[i]) INTO field USING NEW;
         END IF;
         names := names || TG_ARGV[i];
         fields := fields || field;

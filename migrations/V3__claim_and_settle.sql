@@ -174,6 +174,36 @@ REVOKE ALL ON FUNCTION @extschema@.fail_job(text, bigint, text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.fail_job(text, bigint, text) IS
     'Unlocks a job whose attempt failed, to be tried again later; a row of NULLs, and nothing changed, when that worker does not hold it.';
 
+-- Complete and fail for many jobs at once, each with the worker that holds it. A producer's open transaction can hold the
+-- row of a queue, or of a job whose key it replaces: the batch does not wait for it (SQLSTATE 55P03), so that one such
+-- job does not hold up the others. The caller tries the rest again one by one.
+CREATE FUNCTION @extschema@.complete_claimed_jobs(job_ids bigint[], worker_ids text[])
+RETURNS TABLE (job_id bigint, worker_id text)
+LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
+BEGIN
+    RETURN QUERY
+    DELETE FROM @extschema@.jobs j USING unnest(job_ids, worker_ids) AS d (job_id, worker_id)
+     WHERE j.id = d.job_id AND j.locked_by = d.worker_id
+    RETURNING d.job_id, d.worker_id;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.complete_claimed_jobs(bigint[], text[]) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.fail_claimed_jobs(job_ids bigint[], worker_ids text[], error_messages text[])
+RETURNS TABLE (job_id bigint, worker_id text)
+LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
+BEGIN
+    RETURN QUERY
+    UPDATE @extschema@.jobs j
+       SET last_error = d.message, run_at = @extschema@.retry_at(j.run_at, j.attempts),
+           locked_by = NULL, locked_at = NULL, updated_at = clock_timestamp()
+      FROM unnest(job_ids, worker_ids, error_messages) AS d (job_id, worker_id, message)
+     WHERE j.id = d.job_id AND j.locked_by = d.worker_id
+    RETURNING d.job_id, d.worker_id;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.fail_claimed_jobs(bigint[], text[], text[]) FROM PUBLIC;
+
 -- Gives jobs back as if they had not been claimed: those listed, or with NULL everything the worker holds.
 CREATE FUNCTION @extschema@.release_claimed_jobs(worker_id text, job_ids bigint[]) RETURNS SETOF bigint
 LANGUAGE sql AS $$

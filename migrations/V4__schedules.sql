@@ -89,6 +89,22 @@ REVOKE ALL ON FUNCTION @extschema@.add_scheduled_job(text, text, json, text, tex
 COMMENT ON FUNCTION @extschema@.add_scheduled_job(text, text, json, text, text, int, int) IS
     'Adds a schedule whose payload is given as text that holds JSON.';
 
+CREATE FUNCTION @extschema@.add_scheduled_job(
+    identifier text, payload text, schedule_info text, job_key text, queue_name text, max_attempts text,
+    priority text DEFAULT NULL
+) RETURNS @extschema@.scheduled_jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@.refuse_untyped_db_id(identifier);
+    RETURN @extschema@.enqueue_scheduled_job(
+        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload::json, schedule_info::json, job_key, queue_name, max_attempts::int, priority::int);
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.add_scheduled_job(text, text, text, text, text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.add_scheduled_job(text, text, text, text, text, text, text) IS
+    'Adds a schedule whose arguments are all given as untyped literals.';
+
 -- Claims up to max_schedules schedules that no scheduler watches.
 CREATE FUNCTION @extschema@.claim_scheduled_jobs(worker_id text, task_identifiers text[], max_schedules int)
 RETURNS SETOF @extschema@.scheduled_jobs
@@ -161,3 +177,13 @@ $$;
 REVOKE ALL ON FUNCTION @extschema@.run_scheduled_job(bigint, interval) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.run_scheduled_job(bigint, interval) IS
     'Makes one job from a schedule; error ALREADY_SCHEDULED (SQLSTATE JB002) while the previous one waits or runs; a row of NULLs when there is no such schedule.';
+
+-- The scheduler's own call: a producer's open transaction can hold the row of the schedule's queue, and one such schedule
+-- must not hold up the others (SQLSTATE 55P03 instead of waiting).
+CREATE FUNCTION @extschema@.materialise_scheduled_job(id bigint) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
+BEGIN
+    RETURN @extschema@.run_scheduled_job(materialise_scheduled_job.id);
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.materialise_scheduled_job(bigint) FROM PUBLIC;

@@ -42,8 +42,9 @@ pub(crate) fn directory() -> Result<PathBuf> {
     Ok(locate::sharedir()?.join("extension"))
 }
 
-/// Writes every file of the extension. A file that is there already with the same content is left alone.
+/// Writes every file of the extension, making the directory where there is none. A file that is there already with the same content is left alone.
 pub(crate) fn install(directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     for (name, content) in extension::files() {
         let path = directory.join(name);
         if std::fs::read_to_string(&path).is_ok_and(|there| there == content) {

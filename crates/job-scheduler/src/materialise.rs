@@ -19,9 +19,12 @@ pub(crate) struct Fired {
 /// certain to have made nothing stay due.
 pub(crate) async fn run_once(db: &SchedulerDb, agenda: &mut Agenda, clock: &Clock) -> Result<Fired, DbError> {
     let mut fired = Fired::default();
+    let mut blocked = None;
     for fire in agenda.due(clock.now()) {
         let result = db.materialise(fire.schedule).await;
         match result {
+            // A producer's transaction holds this schedule's queue: its fire stays due, the others go on.
+            Err(error) if error.is_blocked() => blocked = Some(error),
             Err(error) if error.is_transient() => {
                 if !is_certain(&error) {
                     // The job may have been made: never risk a second one.
@@ -39,7 +42,10 @@ pub(crate) async fn run_once(db: &SchedulerDb, agenda: &mut Agenda, clock: &Cloc
             }
         }
     }
-    Ok(fired)
+    match blocked {
+        Some(error) => Err(error),
+        None => Ok(fired),
+    }
 }
 
 /// Whether the statement certainly did nothing: it was never sent, or Postgres itself says that it failed.

@@ -8,6 +8,7 @@ use job_utils::config::{PostgresConfig, ProcessEnv, Reader};
 use job_utils::db::Db;
 use job_utils::db::migrate::{Migrated, migrate};
 use job_utils::service::ExitError;
+use job_utils::shutdown::Shutdown;
 
 /// Worker, callback server and scheduler in one process. Settings come from the environment (see the README).
 #[derive(Parser)]
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     let Arguments { command } = job_utils::service::arguments();
     job_utils::service::main(|shutdown| async move {
         match command {
-            Some(Command::Migrate) => run_migrate().await,
+            Some(Command::Migrate) => run_migrate(&shutdown).await,
             None => {
                 let config = ServiceConfig::from_env(&ProcessEnv)?;
                 job_service::run(config, shutdown).await.map_err(ExitError::from_error)?;
@@ -37,12 +38,16 @@ fn main() -> ExitCode {
     })
 }
 
-async fn run_migrate() -> Result<(), ExitError> {
+async fn run_migrate(shutdown: &Shutdown) -> Result<(), ExitError> {
     let mut reader = Reader::new(&ProcessEnv);
     let postgres = PostgresConfig::read(&mut reader);
     let postgres = reader.finish(postgres)?;
     let schema = postgres.schema.clone();
     let db = Db::new(&postgres).map_err(ExitError::from_error)?;
+    // A stack that starts all at once migrates before its database is up.
+    if !db.wait_until_reachable(shutdown).await.map_err(ExitError::from_error)? {
+        return Err(ExitError::Failure(anyhow::anyhow!("stopped before Postgres could be reached: nothing was migrated")));
+    }
     match migrate(&db).await.map_err(ExitError::from_error)? {
         Migrated::OwnedByExtension => tracing::info!(
             "the extension \"pgpm-database-jobs\" owns schema {schema}: nothing to do (ALTER EXTENSION … UPDATE updates it)"

@@ -9,6 +9,7 @@
 
 mod sql {
     mod administration;
+    mod blocked;
     mod catalog;
     mod claim;
     mod concurrency;

@@ -2,8 +2,7 @@
 
 use crate::db::{Db, DbError};
 
-const SQL: &str = "DELETE FROM @extschema@.jobs j USING unnest($1::bigint[], $2::text[]) AS d (id, worker_id) \
-                   WHERE j.id = d.id AND j.locked_by = d.worker_id RETURNING j.id, d.worker_id";
+const SQL: &str = "SELECT job_id, worker_id FROM @extschema@.complete_claimed_jobs($1, $2)";
 
 impl Db {
     /// Removes the jobs that these workers hold; returns those it removed. The others are gone or held by somebody else.

@@ -52,6 +52,11 @@ impl DbError {
         }
     }
 
+    /// Whether another transaction holds a row that the statement would have had to wait for.
+    pub fn is_blocked(&self) -> bool {
+        self.sql_state() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     /// The SQLSTATE, when Postgres answered with an error.
     pub fn sql_state(&self) -> Option<&SqlState> {
         match self {
@@ -61,9 +66,11 @@ impl DbError {
     }
 }
 
-/// Classes 08 (connection), 53 (resources), 57P (shutdown, crash), 40 (serialization, deadlock), and a standby that does
-/// not take writes (25006).
+/// Classes 08 (connection), 53 (resources), 57P (shutdown, crash), 40 (serialization, deadlock); a standby that does not
+/// take writes (25006); a statement or a wait for a lock that took too long (57014, 55P03); objects in use or not there at
+/// this moment, as during a restore (55006, 42P01, 3F000, 42883).
 fn is_transient_state(code: &SqlState) -> bool {
     let code = code.code();
-    ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class)) || code == "25006"
+    ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class))
+        || matches!(code, "25006" | "57014" | "55P03" | "55006" | "42P01" | "3F000" | "42883")
 }

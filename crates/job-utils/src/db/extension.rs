@@ -14,8 +14,11 @@ const DUMPED: &[(&str, &str)] = &[
     ("job_queues", "WHERE false"),
 ];
 
+/// The first version that was released: what came before it was never installed anywhere.
+const FIRST_VERSION: usize = 5;
+
 /// Every file of the extension, as (name, content), for the directory `<pg_config --sharedir>/extension`. The version is
-/// the number of the last migration.
+/// the number of the last migration; each later migration is an update from the version before it.
 pub fn files() -> Vec<(String, String)> {
     let version = MIGRATIONS.len();
     let control = format!(
@@ -25,9 +28,20 @@ pub fn files() -> Vec<(String, String)> {
          relocatable = false\n\
          superuser = false\n"
     );
-    let guard = format!("\\echo Use \"CREATE EXTENSION \\\"{NAME}\\\"\" to load this file. \\quit\n\n");
-    let mut script = guard;
-    for (_, sql) in MIGRATIONS {
+    let install = format!("CREATE EXTENSION \\\"{NAME}\\\"");
+    let mut files =
+        vec![(format!("{NAME}.control"), control), (format!("{NAME}--{version}.sql"), script(&install, MIGRATIONS))];
+    let update = format!("ALTER EXTENSION \\\"{NAME}\\\" UPDATE");
+    for to in FIRST_VERSION + 1..=version {
+        files.push((format!("{NAME}--{}--{to}.sql", to - 1), script(&update, &MIGRATIONS[to - 1..to])));
+    }
+    files
+}
+
+/// Migrations as an extension script: not to be run by hand, with the grants and what pg_dump keeps.
+fn script(command: &str, migrations: &[(&str, &str)]) -> String {
+    let mut script = format!("\\echo Use \"{command}\" to load this file. \\quit\n\n");
+    for (_, sql) in migrations {
         script.push_str(sql);
         script.push('\n');
     }
@@ -38,5 +52,5 @@ pub fn files() -> Vec<(String, String)> {
             "SELECT pg_catalog.pg_extension_config_dump('@extschema@.{relation}', '{condition}');\n"
         ));
     }
-    vec![(format!("{NAME}.control"), control), (format!("{NAME}--{version}.sql"), script)]
+    script
 }

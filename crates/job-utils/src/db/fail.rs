@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use crate::db::{Db, DbError};
 
-const SQL: &str = "UPDATE @extschema@.jobs j SET last_error = d.message, \
-                   run_at = @extschema@.retry_at(j.run_at, j.attempts), locked_by = NULL, locked_at = NULL, \
-                   updated_at = clock_timestamp() \
-                   FROM unnest($1::bigint[], $2::text[], $3::text[]) AS d (id, worker_id, message) \
-                   WHERE j.id = d.id AND j.locked_by = d.worker_id RETURNING j.id, d.worker_id";
+const SQL: &str = "SELECT job_id, worker_id FROM @extschema@.fail_claimed_jobs($1, $2, $3)";
 
-const OVERDUE: &str = "SELECT (@extschema@.fail_job($1, j.id, $3)).id FROM @extschema@.jobs j \
+/// A row that somebody holds is left for the next time.
+const OVERDUE: &str = "WITH overdue AS MATERIALIZED (SELECT j.id FROM @extschema@.jobs j \
                        WHERE j.locked_at IS NOT NULL AND j.locked_at < now() - make_interval(secs => $2) \
-                       AND j.locked_by = $1 AND j.id <> ALL ($4)";
+                       AND j.locked_by = $1 AND j.id <> ALL ($4) FOR UPDATE SKIP LOCKED) \
+                       SELECT (@extschema@.fail_job($1, o.id, $3)).id FROM overdue o";
 
 impl Db {
     /// Fails the attempts that these workers hold, each with its message; returns those it failed.

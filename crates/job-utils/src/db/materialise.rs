@@ -2,7 +2,7 @@
 
 use crate::db::{DbError, SchedulerDb};
 
-const SQL: &str = "SELECT id FROM @extschema@.run_scheduled_job($1)";
+const SQL: &str = "SELECT id FROM @extschema@.materialise_scheduled_job($1)";
 
 /// SQLSTATE of run_scheduled_job's ALREADY_SCHEDULED.
 const ALREADY_SCHEDULED: &str = "JB002";

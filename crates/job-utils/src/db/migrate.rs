@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use crate::config::SchemaName;
 use crate::db::extension;
 use crate::db::{Db, DbError};
+use crate::error::chain;
 
 /// The migrations in order: name (as refinery reads it) and SQL with `@extschema@`. Append only.
 pub const MIGRATIONS: &[(&str, &str)] = &[
@@ -71,6 +72,11 @@ pub enum MigrateError {
     /// refinery refused: a changed or missing migration.
     #[error("the migration failed, nothing was changed")]
     Refinery(#[from] refinery::Error),
+    /// The migrations are in, the grants to administrator are not.
+    #[error(
+        "the schema is up to date, but its grants to the role administrator failed; run migrate as the schema's owner"
+    )]
+    Grants(#[source] tokio_postgres::Error),
     /// Settings that cannot be used.
     #[error(transparent)]
     Settings(#[from] DbError),
@@ -90,6 +96,10 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     let (schema_exists, jobs_exist, history_exists, by_extension): (bool, bool, bool, bool) =
         (look.get(0), look.get(1), look.get(2), look.get(3));
     if by_extension {
+        // Only the extension's owner may repeat the grants; the extension made them itself.
+        if let Err(error) = client.batch_execute(&schema.apply(GRANTS)).await {
+            tracing::debug!("grants are left as they are: {}", chain(&error));
+        }
         return Ok(Migrated::OwnedByExtension);
     }
     if jobs_exist && !history_exists {
@@ -119,7 +129,7 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
             return Err(error.into());
         }
     };
-    client.batch_execute(&schema.apply(GRANTS)).await?;
+    client.batch_execute(&schema.apply(GRANTS)).await.map_err(MigrateError::Grants)?;
     let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
     Ok(Migrated::Applied {
         migrations: report.applied_migrations().iter().map(ToString::to_string).collect(),

@@ -3,8 +3,12 @@
 //! Outcomes that arrive while a statement is in flight share the next one: a lone outcome is stored at once, without a
 //! timer, and a flood of them costs one commit per few hundred. An outcome is kept and tried again for as long as the
 //! database is away.
+//!
+//! A producer's open transaction may hold a row that a settlement needs (its named queue's, or that of a job whose key it
+//! replaces). The statement does not wait long for it: the batch moves to a second lane, where each outcome is tried
+//! alone, and the next batch goes on.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -16,6 +20,9 @@ use crate::wire::callback::Outcome;
 
 /// Outcomes in one statement: past a few hundred a batch gains nothing and holds its rows longer.
 const BATCH: usize = 500;
+
+/// How long blocked outcomes rest after each of them has been tried.
+const BLOCKED_REST: Duration = Duration::from_millis(100);
 
 /// What became of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,17 +75,20 @@ impl Settler {
 }
 
 async fn run(db: Db, mut receiver: mpsc::Receiver<Item>) {
+    // Unbounded, and yet no more than there are jobs in dispatch and callbacks held.
+    let (blocked, waiting) = mpsc::unbounded_channel();
+    tokio::spawn(run_blocked(db.clone(), waiting));
     let mut batch = Vec::with_capacity(BATCH);
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
         let (completed, failed): (Vec<Item>, Vec<Item>) =
             batch.drain(..).partition(|item| item.outcome == Outcome::Complete);
-        tokio::join!(store_all(&db, completed), store_all(&db, failed));
+        tokio::join!(store_all(&db, completed, &blocked), store_all(&db, failed, &blocked));
     }
 }
 
-/// Stores a batch of one kind. When Postgres refuses the batch, each item is tried alone, so that one bad item harms
-/// nobody else.
-async fn store_all(db: &Db, mut items: Vec<Item>) {
+/// Stores a batch of one kind. When Postgres refuses the batch or a row of it is held by somebody, each item is tried
+/// alone, so that one item harms nobody else.
+async fn store_all(db: &Db, mut items: Vec<Item>, blocked: &mpsc::UnboundedSender<Item>) {
     if items.is_empty() {
         return;
     }
@@ -87,16 +97,51 @@ async fn store_all(db: &Db, mut items: Vec<Item>) {
     items.sort_unstable_by_key(|item| item.job_id);
     match store(db, &items).await {
         Ok(settled) => answer(items, &settled),
-        Err(_) if items.len() > 1 => {
+        Err(error) if items.len() > 1 || error.is_blocked() => {
             for item in items {
-                let item = vec![item];
-                match store(db, &item).await {
-                    Ok(settled) => answer(item, &settled),
-                    Err(error) => refuse(item, &error),
-                }
+                // The other lane ends only after this one.
+                let _ = blocked.send(item);
             }
         }
         Err(error) => refuse(items, &error),
+    }
+}
+
+/// The second lane: one outcome at a time, newcomers first. Most of them were only in company of the one that is blocked.
+async fn run_blocked(db: Db, mut receiver: mpsc::UnboundedReceiver<Item>) {
+    let mut waiting = VecDeque::new();
+    loop {
+        if waiting.is_empty() {
+            let Some(item) = receiver.recv().await else { return };
+            waiting.push_back((item, false));
+        }
+        while let Ok(item) = receiver.try_recv() {
+            waiting.push_front((item, false));
+        }
+        let Some((item, said)) = waiting.pop_front() else { continue };
+        let alone = vec![item];
+        match store(&db, &alone).await {
+            Ok(settled) => answer(alone, &settled),
+            Err(error) if error.is_blocked() => {
+                for item in alone {
+                    if !said {
+                        tracing::warn!(
+                            job.id = item.job_id,
+                            "the outcome waits for a row that another transaction holds: look for one that is idle"
+                        );
+                    }
+                    waiting.push_back((item, true));
+                }
+                // Everybody here has been tried: rest, unless somebody new comes.
+                if waiting.iter().all(|(_, said)| *said) {
+                    tokio::select! {
+                        () = tokio::time::sleep(BLOCKED_REST) => {}
+                        item = receiver.recv() => waiting.extend(item.map(|item| (item, false))),
+                    }
+                }
+            }
+            Err(error) => refuse(alone, &error),
+        }
     }
 }
 
@@ -121,7 +166,7 @@ async fn store(db: &Db, items: &[Item]) -> Result<HashSet<(i64, String)>, DbErro
         };
         match result {
             Ok(settled) => return Ok(settled.into_iter().collect()),
-            Err(error) if error.is_transient() => {
+            Err(error) if error.is_transient() && !error.is_blocked() => {
                 if !said {
                     tracing::warn!(jobs = items.len(), "outcomes wait for Postgres: {}", chain(&error));
                     said = true;

@@ -40,10 +40,14 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
         .await;
     let path = "search_path=pg_catalog, pg_temp";
     let expected = [
-        ("add_job", 3),
-        ("add_scheduled_job", 3),
+        ("add_job", 4),
+        ("add_scheduled_job", 4),
         ("tg_add_job_with_row", 1),
         ("tg_add_job_with_row_id", 1),
+        ("tg_jobs_deleted", 1),
+        ("tg_jobs_inserted", 1),
+        ("tg_jobs_truncated", 1),
+        ("tg_jobs_updated", 1),
         ("trigger_job_with_fields", 1),
     ];
     let expected: Vec<String> = expected.iter().map(|(name, forms)| format!("{name}|{forms}|{path}")).collect();
@@ -175,5 +179,72 @@ async fn a_login_role_in_administrator_works_schedules_and_writes_directly() {
     .await;
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 0);
     drop(s);
+    role.remove(&admin).await;
+}
+
+#[tokio::test]
+async fn whoever_may_write_jobs_needs_no_right_to_what_is_derived_from_them() {
+    let db = database().await;
+    let admin = Session::open(&db).await;
+    let role = Role::create(&db, &admin, "operator").await;
+    admin
+        .run(&format!(
+            "GRANT USAGE ON SCHEMA app_jobs TO {0}; GRANT SELECT, INSERT, UPDATE, DELETE ON app_jobs.jobs TO {0}",
+            role.name
+        ))
+        .await;
+    let s = role.session().await;
+    s.run("INSERT INTO app_jobs.jobs (task_identifier, queue_name) VALUES ('a', 'q'), ('b', 'q')").await;
+    s.run("UPDATE app_jobs.jobs SET priority = 1 WHERE task_identifier = 'a'").await;
+    s.run("DELETE FROM app_jobs.jobs WHERE task_identifier = 'b'").await;
+    assert_eq!(admin.show("SELECT queue_name, job_count FROM app_jobs.job_queues").await, "q|1");
+    drop(s);
+    role.remove(&admin).await;
+}
+
+#[tokio::test]
+async fn a_trigger_runs_no_code_of_the_tables_owner_as_the_schemas_owner() {
+    let db = database().await;
+    let admin = Session::open(&db).await;
+    let role = Role::create(&db, &admin, "crafty").await;
+    admin
+        .run(&format!(
+            "GRANT USAGE ON SCHEMA app_jobs TO {0}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs TO {0};
+             CREATE SCHEMA crafty AUTHORIZATION {0}",
+            role.name
+        ))
+        .await;
+    let s = role.session().await;
+    s.run(
+        "CREATE TYPE crafty.trap AS ENUM ('bait');
+         CREATE FUNCTION crafty.as_json(crafty.trap) RETURNS json LANGUAGE sql AS 'SELECT to_json(current_user)';
+         CREATE CAST (crafty.trap AS json) WITH FUNCTION crafty.as_json(crafty.trap);
+         CREATE TYPE crafty.pair AS (a int, b crafty.trap);
+         CREATE FUNCTION crafty.as_text(crafty.pair) RETURNS text LANGUAGE sql AS 'SELECT current_user::text';
+         CREATE CAST (crafty.pair AS text) WITH FUNCTION crafty.as_text(crafty.pair);
+         CREATE TABLE crafty.rows (id int, direct crafty.trap, nested crafty.pair[]);
+         CREATE TABLE crafty.nested (id int, nested crafty.pair[]);
+         CREATE TABLE crafty.fields (id int, flag bool, direct crafty.trap, pair crafty.pair);
+         CREATE TRIGGER t AFTER INSERT ON crafty.rows FOR EACH ROW EXECUTE FUNCTION app_jobs.tg_add_job_with_row('r');
+         CREATE TRIGGER t AFTER INSERT ON crafty.nested FOR EACH ROW EXECUTE FUNCTION app_jobs.tg_add_job_with_row('n');
+         CREATE TRIGGER t AFTER INSERT ON crafty.fields
+            FOR EACH ROW EXECUTE FUNCTION app_jobs.trigger_job_with_fields('f', 'flag', 'direct', 'pair')",
+    )
+    .await;
+    for insert in [
+        "INSERT INTO crafty.rows VALUES (1, 'bait', NULL)",
+        "INSERT INTO crafty.nested VALUES (1, ARRAY[(1, 'bait')::crafty.pair])",
+    ] {
+        assert_eq!(s.error(insert).await.code().code(), "42501", "{insert}");
+    }
+    s.run("INSERT INTO crafty.fields VALUES (1, true, 'bait', (1, 'bait')), (2, NULL, NULL, NULL)").await;
+    let payloads = admin.show("SELECT payload::jsonb FROM app_jobs.jobs ORDER BY id").await;
+    assert_eq!(
+        payloads,
+        "{\"flag\": \"true\", \"pair\": \"(1,bait)\", \"direct\": \"bait\"}\n\
+         {\"flag\": null, \"pair\": null, \"direct\": null}"
+    );
+    drop(s);
+    admin.run("DROP SCHEMA crafty CASCADE").await;
     role.remove(&admin).await;
 }

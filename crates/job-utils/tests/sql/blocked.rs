@@ -1,0 +1,77 @@
+//! A forgotten transaction of a producer holds up what needs its rows, and nothing else.
+
+use job_utils::db::{Materialised, SchedulerDb, Settled, Settler};
+use job_utils::wire::callback::Outcome;
+use tokio::time::timeout;
+
+use crate::sql::support::{LIMIT, Session, database, handle};
+
+#[tokio::test]
+async fn an_outcome_that_must_wait_for_a_row_does_not_hold_up_the_others() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('a', queue_name := 'q'), app_jobs.add_job('b'), app_jobs.add_job('c')").await;
+    s.run("SELECT app_jobs.get_job('work1') FROM generate_series(1, 3)").await;
+    let id =
+        async |task: &str| s.number(&format!("SELECT id FROM app_jobs.jobs WHERE task_identifier = '{task}'")).await;
+    let (queued, free, failing) = (id("a").await, id("b").await, id("c").await);
+
+    let producer = Session::open(&db).await;
+    producer.run("BEGIN; SELECT app_jobs.add_job('d', queue_name := 'q')").await;
+
+    let settler = Settler::spawn(handle(db.url(), "app_jobs"));
+    // One batch: the three are queued before the settler's task runs.
+    let held = tokio::spawn({
+        let settler = settler.clone();
+        async move { settler.settle("work1", queued, Outcome::Complete).await }
+    });
+    let done = timeout(LIMIT, settler.settle("work1", free, Outcome::Complete)).await.unwrap();
+    assert_eq!(done.unwrap(), Settled::Done);
+    let failed = timeout(LIMIT, settler.settle("work1", failing, Outcome::Fail("no".into()))).await.unwrap();
+    assert_eq!(failed.unwrap(), Settled::Done);
+    assert!(!held.is_finished(), "its queue's row is held");
+    assert_eq!(s.show("SELECT task_identifier FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await, "a");
+
+    producer.run("COMMIT").await;
+    assert_eq!(timeout(LIMIT, held).await.unwrap().unwrap().unwrap(), Settled::Done);
+}
+
+#[tokio::test]
+async fn a_fire_that_must_wait_for_a_row_gives_up_soon_and_is_made_later() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('x', queue_name := 'q')").await;
+    s.run("SELECT app_jobs.add_scheduled_job('s', schedule_info := '{}', queue_name := 'q')").await;
+    let schedule = s.number("SELECT id FROM app_jobs.scheduled_jobs").await;
+    let producer = Session::open(&db).await;
+    producer.run("BEGIN; SELECT app_jobs.add_job('y', queue_name := 'q')").await;
+
+    let scheduler = SchedulerDb::new(handle(db.url(), "app_jobs"), "scheduler");
+    let error = timeout(LIMIT, scheduler.materialise(schedule)).await.unwrap().unwrap_err();
+    assert!(error.is_blocked() && error.is_transient(), "{error:?}");
+    producer.run("ROLLBACK").await;
+    assert!(matches!(scheduler.materialise(schedule).await.unwrap(), Materialised::Job(_)));
+}
+
+#[tokio::test]
+async fn an_outcome_outlives_a_statement_timeout_of_the_role() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('a')").await;
+    s.run("SELECT app_jobs.get_job('work1')").await;
+    let job = s.number("SELECT id FROM app_jobs.jobs").await;
+    let name = db.name();
+    s.run(&format!("ALTER DATABASE {name} SET statement_timeout = '150ms'")).await;
+    let holder = Session::open(&db).await;
+    holder.run("BEGIN; LOCK TABLE app_jobs.jobs").await;
+    let settler = Settler::spawn(handle(db.url(), "app_jobs"));
+    let outcome = tokio::spawn(async move { settler.settle("work1", job, Outcome::Complete).await });
+    // Two cancelled statements at least.
+    let cancelled = "SELECT count(*) >= 1 FROM pg_stat_activity
+                      WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    job_testkit::eventually(LIMIT, async || s.is(cancelled).await).await;
+    job_testkit::eventually(LIMIT, async || !s.is(cancelled).await).await;
+    assert!(!outcome.is_finished());
+    holder.run("COMMIT").await;
+    assert_eq!(timeout(LIMIT, outcome).await.unwrap().unwrap().unwrap(), Settled::Done);
+}
