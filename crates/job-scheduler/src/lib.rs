@@ -48,6 +48,7 @@ pub enum SchedulerError {
 
 /// Runs a scheduler alone, with health checks when a port is configured, until told to stop.
 pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped, SchedulerError> {
+    config.tasks.warn_when_empty();
     let db = Db::new(&config.postgres)?;
     let (port, probed) = (config.health_port, db.clone());
     let ready = move || {
@@ -61,7 +62,6 @@ pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped,
 
 /// Runs a scheduler on a given pool until told to stop; then gives its schedules back.
 pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Result<Stopped, SchedulerError> {
-    config.tasks.warn_when_empty();
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
     }
@@ -83,9 +83,9 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
         );
     }
     tracing::info!(scheduler.id = config.scheduler_id, "scheduler looks for schedules");
-    let (grace, identity) = (config.shutdown_grace / 2, listener.identity);
-    let agenda = Scheduler::new(config, scheduler_db.clone(), listener).run(&shutdown).await;
-    let stopped = drain::drain(&scheduler_db, &agenda, identity, grace).await;
+    let grace = config.shutdown_grace / 2;
+    let agenda = Scheduler::new(config, scheduler_db.clone(), listener.clone()).run(&shutdown).await;
+    let stopped = drain::drain(&scheduler_db, &agenda, &listener, grace).await;
     listening.trigger();
     Ok(stopped)
 }

@@ -25,13 +25,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(service::EXIT_CONFIG) } else { ExitCode::SUCCESS };
-        }
-    };
+    let arguments = service::arguments();
     service::main(|shutdown| program(arguments, shutdown))
 }
 

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use job_utils::db::{CallbackDb, SettleError, Settled};
+use job_utils::shutdown::Shutdown;
 use job_utils::wire::callback::{Outcome, is_json, read};
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use serde_json::json;
@@ -36,14 +37,26 @@ pub(crate) struct Callbacks {
     pub(crate) db: CallbackDb,
     /// How long a request waits for its outcome to be stored.
     pub(crate) store_timeout: Duration,
+    /// The server is told to stop.
+    pub(crate) stopping: Shutdown,
+    /// The server is about to end.
+    pub(crate) ending: Shutdown,
 }
 
-/// `POST /callback`. Without `X-Job-Id` it is a health probe of an existing set-up.
+/// `POST /callback`. Without `X-Job-Id` it is a health probe of an existing set-up. What still waits when the server ends
+/// is told so rather than cut off; its outcome may be stored all the same, which does no harm.
 pub(crate) async fn callback(
     State(callbacks): State<Callbacks>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, CallbackError> {
+    tokio::select! {
+        answer = take(&callbacks, headers, body) => answer,
+        () = callbacks.ending.triggered() => Err(CallbackError::Unavailable),
+    }
+}
+
+async fn take(callbacks: &Callbacks, headers: HeaderMap, body: Body) -> Result<Response, CallbackError> {
     // Read first: an answer before the end of the body would close the connection under a slow writer.
     let body = tokio::time::timeout(BODY_TIMEOUT, read_body(body)).await.map_err(|_| CallbackError::TooSlow)??;
     let Some(job_id) = headers.get(X_JOB_ID) else {
@@ -68,7 +81,11 @@ pub(crate) async fn callback(
         Outcome::Complete => None,
     };
     if failure.as_deref().is_some_and(is_wordless) {
-        tokio::time::sleep(WORDLESS_HOLD).await;
+        tokio::select! {
+            () = tokio::time::sleep(WORDLESS_HOLD) => {}
+            // There may be no time left later.
+            () = callbacks.stopping.triggered() => {}
+        }
     }
     let stored = callbacks.db.settle(&worker_id, id, outcome);
     match tokio::time::timeout(callbacks.store_timeout, stored).await {

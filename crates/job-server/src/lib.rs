@@ -4,11 +4,18 @@ mod callback;
 mod error;
 mod routes;
 
+use std::time::Duration;
+
 use job_utils::config::ServerConfig;
 use job_utils::db::{CallbackDb, Db, DbError};
 use job_utils::health;
 use job_utils::shutdown::Shutdown;
 use tokio::net::TcpListener;
+
+use crate::callback::Callbacks;
+
+/// How long before its end the server answers those that still wait, so that the answers get out.
+const LAST_ANSWERS: Duration = Duration::from_millis(250);
 
 /// Why a callback server cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +49,8 @@ pub async fn bind(port: u16) -> Result<TcpListener, ServerError> {
     health::bind(port).await.map_err(|source| ServerError::Bind { port, source })
 }
 
-/// Runs a callback server on a given pool and socket until told to stop; then answers the requests in flight.
+/// Runs a callback server on a given pool and socket until told to stop; then answers the requests in flight: as their
+/// outcomes are stored, and at the end of the grace with 503.
 ///
 /// It serves from the start: /healthz answers while the database is still awaited, and /readyz says what is missing.
 pub async fn run_with(
@@ -54,7 +62,13 @@ pub async fn run_with(
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "callback server listens");
     }
-    let app = routes::app(CallbackDb::new(db.clone()), config.store_timeout);
+    let ending = Shutdown::new();
+    let app = routes::app(Callbacks {
+        db: CallbackDb::new(db.clone()),
+        store_timeout: config.store_timeout,
+        stopping: shutdown.clone(),
+        ending: ending.clone(),
+    });
     // Says what it waits for, and ends the server when waiting is in vain.
     let hopeless = async {
         match db.wait_until_ready(&shutdown).await {
@@ -66,7 +80,9 @@ pub async fn run_with(
     let serve = axum::serve(listener, app).with_graceful_shutdown(async move { stop.triggered().await });
     let grace = async {
         shutdown.triggered().await;
-        tokio::time::sleep(config.shutdown_grace).await;
+        tokio::time::sleep(config.shutdown_grace.saturating_sub(LAST_ANSWERS)).await;
+        ending.trigger();
+        tokio::time::sleep(LAST_ANSWERS).await;
     };
     tokio::select! {
         result = serve => result.map_err(ServerError::Serve),

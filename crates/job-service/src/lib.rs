@@ -54,6 +54,8 @@ pub enum ServiceError {
 /// A stop ends the scheduler and the worker first and the callback server last, so that functions can still report the
 /// jobs they have accepted.
 pub async fn run(config: ServiceConfig, shutdown: Shutdown) -> Result<Stopped, ServiceError> {
+    // Worker and scheduler have the same tasks.
+    config.worker.tasks.warn_when_empty();
     let db = Db::new(&config.worker.postgres)?;
     let listener = job_server::bind(config.server.port).await?;
     supervise::supervise(config, db, listener, shutdown).await

@@ -46,7 +46,9 @@ async fn run_migrate(shutdown: &Shutdown) -> Result<(), ExitError> {
     let db = Db::new(&postgres).map_err(ExitError::from_error)?;
     // A stack that starts all at once migrates before its database is up.
     if !db.wait_until_reachable(shutdown).await.map_err(ExitError::from_error)? {
-        return Err(ExitError::Failure(anyhow::anyhow!("stopped before Postgres could be reached: nothing was migrated")));
+        return Err(ExitError::Failure(anyhow::anyhow!(
+            "stopped before Postgres could be reached: nothing was migrated"
+        )));
     }
     match migrate(&db).await.map_err(ExitError::from_error)? {
         Migrated::OwnedByExtension => tracing::info!(

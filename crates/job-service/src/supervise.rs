@@ -1,10 +1,16 @@
 //! Supervise: start the three parts, stop them in order.
 
+use std::time::Duration;
+
 use job_utils::db::Db;
 use job_utils::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
 use crate::{ServiceConfig, ServiceError};
+
+/// How long the callback server goes on after the worker has ended. Functions have had the worker's grace to report; a
+/// second one would not fit into the time that Docker and Kubernetes give.
+const SERVER_GRACE: Duration = Duration::from_millis(1500);
 
 /// What the parts left behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,7 +34,8 @@ pub(crate) async fn supervise(
 
     let server = {
         let (db, stop, failed) = (db.clone(), stop_serving.clone(), stop_working.clone());
-        let config = config.server;
+        let mut config = config.server;
+        config.shutdown_grace = config.shutdown_grace.min(SERVER_GRACE);
         async move {
             let result = job_server::run_with(config, db, listener, stop).await;
             failed.trigger();

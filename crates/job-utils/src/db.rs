@@ -10,6 +10,7 @@
 //!  waiting with attempts = max_attempts is exhausted: it stays until an operator reschedules or completes it.
 //! ```
 
+mod abandon;
 mod admin;
 mod callback;
 mod claim;

@@ -7,6 +7,7 @@ pub mod db;
 pub mod error;
 #[cfg(feature = "health")]
 pub mod health;
+pub mod http_url;
 pub mod service;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,6 +1,11 @@
 //! One shutdown token for a whole process. Only binaries turn signals into it.
 
+use std::time::{Duration, Instant};
+
 use tokio_util::sync::CancellationToken;
+
+/// Signals this close to the first are the same wish to stop.
+const SAME_STOP: Duration = Duration::from_secs(1);
 
 /// Tells every part of a process to stop. Clones share one state.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +37,8 @@ impl Shutdown {
         Self(self.0.child_token())
     }
 
-    /// A token triggered by the first SIGTERM or SIGINT. A second signal ends the process at once with 130.
+    /// A token triggered by the first SIGTERM or SIGINT. A later signal ends the process at once with 130, but for those
+    /// within a second of the first: launchers signal both a process and its group, and mean one stop.
     ///
     /// For binaries only: a library leaves signals to its host.
     pub fn on_signals() -> std::io::Result<Self> {
@@ -42,17 +48,21 @@ impl Shutdown {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let token = shutdown.clone();
         tokio::spawn(async move {
+            let mut first = None;
             loop {
                 let name = tokio::select! {
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
                 };
-                if token.is_triggered() {
+                let since = *first.get_or_insert_with(Instant::now);
+                if token.is_triggered() && since.elapsed() >= SAME_STOP {
                     tracing::warn!(signal = name, "second signal: quitting at once");
                     std::process::exit(130);
                 }
-                tracing::info!(signal = name, "stopping");
-                token.trigger();
+                if !token.is_triggered() {
+                    tracing::info!(signal = name, "stopping");
+                    token.trigger();
+                }
             }
         });
         Ok(shutdown)

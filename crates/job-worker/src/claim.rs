@@ -5,12 +5,12 @@
 //! the look was registered before it, so it is not lost.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use job_utils::backoff::Backoff;
-use job_utils::config::{Tasks, WorkerConfig};
-use job_utils::db::{Claimed, Identity, Settler, Wake, WorkerDb};
+use job_utils::config::{Tasks, WorkerConfig, in_words};
+use job_utils::db::{Claimed, Listener, Settler, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
 use tokio::task::{Id, JoinSet};
@@ -23,19 +23,30 @@ use crate::drain::drain;
 /// How late the end of an overdue job may be noticed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long a stop waits for a claim under way at most. What it claims is known then, and need not be found out.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Claims jobs and starts their dispatch.
 pub(crate) struct Claimer {
     pub(crate) db: WorkerDb,
     pub(crate) grace: Duration,
     pub(crate) in_flight: InFlight,
+    pub(crate) listener: Listener,
+    /// Jobs that functions have accepted, as last seen.
+    pub(crate) accepted: usize,
+    /// When the stop began.
+    pub(crate) stopped: OnceLock<Instant>,
     settler: Settler,
     dispatcher: Arc<Dispatcher>,
-    wake: Wake,
     tasks: Tasks,
     concurrency: usize,
     poll_interval: Duration,
+    /// When a lock no longer counts: never before its holder has had the time to find the callback overdue.
     job_expiry: Duration,
     callback_timeout: Duration,
+    sweep_interval: Duration,
+    /// The sweep under way; it returns how many jobs are held, when somebody needs to know.
+    sweep: JoinSet<Option<usize>>,
     /// Whether the last look may have left due jobs behind.
     more: bool,
     next_look: Instant,
@@ -47,28 +58,28 @@ pub(crate) struct Claimer {
 /// The jobs that are being dispatched.
 #[derive(Default)]
 pub(crate) struct InFlight {
-    tasks: JoinSet<()>,
+    tasks: JoinSet<bool>,
     jobs: HashMap<Id, i64>,
 }
 
 impl InFlight {
-    fn start(&mut self, job_id: i64, dispatch: impl Future<Output = ()> + Send + 'static) {
+    fn start(&mut self, job_id: i64, dispatch: impl Future<Output = bool> + Send + 'static) {
         let handle = self.tasks.spawn(dispatch);
         self.jobs.insert(handle.id(), job_id);
     }
 
-    /// Waits until one job has ended; None when there is none.
-    pub(crate) async fn ended(&mut self) -> Option<()> {
-        let id = match self.tasks.join_next_with_id().await? {
-            Ok((id, ())) => id,
+    /// Waits until one dispatch has ended, and returns whether its job was accepted; None when there is none.
+    pub(crate) async fn ended(&mut self) -> Option<bool> {
+        let (id, accepted) = match self.tasks.join_next_with_id().await? {
+            Ok(ended) => ended,
             Err(error) => {
                 // A panic in our own code: the job's lock stays until it is released or expires.
                 tracing::error!("a dispatch was lost: {error}");
-                error.id()
+                (error.id(), false)
             }
         };
         self.jobs.remove(&id);
-        Some(())
+        Some(accepted)
     }
 
     /// How many there are.
@@ -94,20 +105,25 @@ impl Claimer {
         db: WorkerDb,
         settler: Settler,
         dispatcher: Arc<Dispatcher>,
-        wake: Wake,
+        listener: Listener,
     ) -> Self {
+        let sweep_interval = config.poll_interval.min(SWEEP_INTERVAL).min(config.callback_timeout);
         Self {
             db,
             grace: config.shutdown_grace,
             in_flight: InFlight::default(),
+            listener,
+            accepted: 0,
+            stopped: OnceLock::new(),
             settler,
             dispatcher,
-            wake,
             tasks: config.tasks.clone(),
             concurrency: config.concurrency,
             poll_interval: config.poll_interval,
-            job_expiry: config.job_expiry,
+            job_expiry: config.job_expiry.max(config.callback_timeout.saturating_add(2 * sweep_interval)),
             callback_timeout: config.callback_timeout,
+            sweep_interval,
+            sweep: JoinSet::new(),
             more: true,
             next_look: Instant::now(),
             next_sweep: Instant::now(),
@@ -117,21 +133,22 @@ impl Claimer {
     }
 
     /// Claims until told to stop, then drains.
-    pub(crate) async fn run(mut self, shutdown: &Shutdown, identity: Identity) -> Stopped {
+    pub(crate) async fn run(mut self, shutdown: &Shutdown) -> Stopped {
         while !shutdown.is_triggered() {
             if self.more && self.in_flight.len() < self.concurrency && self.next_look <= Instant::now() {
-                self.look().await;
+                self.look(shutdown).await;
                 continue;
             }
             tokio::select! {
                 () = shutdown.triggered() => {}
-                () = self.wake.woken() => self.look_now(),
-                Some(()) = self.in_flight.ended() => {}
+                () = self.listener.wake.woken() => self.look_now(),
+                Some(accepted) = self.in_flight.ended() => self.accepted += usize::from(accepted),
+                Some(swept) = self.sweep.join_next() => self.swept(swept.ok().flatten()),
                 () = tokio::time::sleep_until(self.next_look.max(Instant::now())), if self.waits_for_time() => self.more = true,
-                () = tokio::time::sleep_until(self.next_sweep) => self.sweep().await,
+                () = tokio::time::sleep_until(self.next_sweep) => self.start_sweep(),
             }
         }
-        drain(self, identity).await
+        drain(self).await
     }
 
     /// With every place taken, time alone gives nothing to do.
@@ -146,10 +163,24 @@ impl Claimer {
         }
     }
 
-    /// One look: claims as many jobs as there are free places and starts them.
-    async fn look(&mut self) {
+    /// One look: claims as many jobs as there are free places and starts them. A stop lets it end, so that what it claimed
+    /// is known; but one that hangs cannot hold up the stop. It is cancelled, and what it may have claimed all the same is
+    /// given back with everything else that is held.
+    async fn look(&mut self, shutdown: &Shutdown) {
         let free = self.concurrency - self.in_flight.len();
-        match self.db.claim(self.tasks.as_filter(), free, self.job_expiry).await {
+        let hanging = async {
+            shutdown.triggered().await;
+            let stopped = *self.stopped.get_or_init(Instant::now);
+            tokio::time::sleep_until(stopped + CLAIM_PATIENCE.min(self.grace / 2)).await;
+        };
+        let claimed = tokio::select! {
+            claimed = self.db.claim(self.tasks.as_filter(), free, self.job_expiry) => claimed,
+            () = hanging => {
+                tracing::warn!("a claim hangs: stopping without it");
+                return;
+            }
+        };
+        match claimed {
             Ok(Claimed::Nothing(due)) => {
                 self.recovered();
                 self.more = false;
@@ -179,28 +210,37 @@ impl Claimer {
         }
     }
 
-    /// Fails accepted jobs whose callback never came.
-    async fn sweep(&mut self) {
-        self.next_sweep = Instant::now() + self.poll_interval.min(SWEEP_INTERVAL).min(self.callback_timeout);
-        let message = format!("no callback within {}", in_words(self.callback_timeout));
-        match self.db.fail_overdue(self.callback_timeout, &message, &self.in_flight.ids()).await {
-            Ok(ids) => {
-                for id in ids {
-                    tracing::warn!(job.id = id, "job failed: {message}");
-                }
-            }
-            Err(error) => tracing::debug!("cannot look for overdue callbacks: {}", chain(&error)),
+    /// Fails accepted jobs whose callback never came, in a task of its own: a row that somebody holds must not hold up the
+    /// claims.
+    fn start_sweep(&mut self) {
+        self.next_sweep = Instant::now() + self.sweep_interval;
+        if !self.sweep.is_empty() {
+            return;
         }
+        let (db, limit, in_flight) = (self.db.clone(), self.callback_timeout, self.in_flight.ids());
+        let count = self.accepted > 0;
+        self.sweep.spawn(async move {
+            let message = format!("no callback within {}", in_words(limit));
+            // Jobs claimed from now on are not among those in flight, but not yet overdue either.
+            match db.fail_overdue(limit, &message, &in_flight).await {
+                Ok(ids) => {
+                    for id in ids {
+                        tracing::warn!(job.id = id, "job failed: {message}");
+                    }
+                }
+                Err(error) => tracing::debug!("cannot look for overdue callbacks: {}", chain(&error)),
+            }
+            if !count {
+                return None;
+            }
+            db.held().await.ok().and_then(|held| usize::try_from(held).ok())
+        });
     }
-}
 
-/// A duration as one would write it in a setting.
-pub(crate) fn in_words(duration: Duration) -> String {
-    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
-    match (seconds, millis) {
-        (seconds, 0) if seconds > 0 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
-        (seconds, 0) if seconds > 0 && seconds % 60 == 0 => format!("{}m", seconds / 60),
-        (seconds, 0) => format!("{seconds}s"),
-        _ => format!("{}ms", duration.as_millis()),
+    /// After a sweep: many of the accepted jobs may have been called back, here or elsewhere.
+    fn swept(&mut self, held: Option<usize>) {
+        if let Some(held) = held {
+            self.accepted = held.saturating_sub(self.in_flight.len());
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use job_utils::config::{Gateway, WorkerConfig};
+use job_utils::config::{Gateway, WorkerConfig, in_words};
 use job_utils::db::{Job, SettleError, Settled, Settler};
 use job_utils::error::chain;
 use job_utils::wire::callback::Outcome;
@@ -11,8 +11,6 @@ use job_utils::wire::headers::{X_ACTOR_ID, X_CALLBACK_URL, X_DATABASE_ID, X_JOB_
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response};
 use url::Url;
-
-use crate::claim::in_words;
 
 /// How long a connection may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +41,8 @@ impl Dispatcher {
             // A redirect is an answer that is not 2xx; a POST is never repeated silently.
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
+            // Functions are at the URL that is set. A proxy meant for the way out of the cluster does not know them.
+            .no_proxy()
             .user_agent(concat!("job-worker/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self {
@@ -54,15 +54,15 @@ impl Dispatcher {
         })
     }
 
-    /// Dispatches a job and settles it; an accepted job stays locked until its callback.
-    pub(crate) async fn run(&self, job: &Job, worker_id: &str, settler: &Settler) {
+    /// Dispatches a job and settles it; an accepted job stays locked until its callback. Returns whether it was accepted.
+    pub(crate) async fn run(&self, job: &Job, worker_id: &str, settler: &Settler) -> bool {
         let started = Instant::now();
         let answer = self.dispatch(job, worker_id).await;
         let duration_ms = started.elapsed().as_millis();
         let outcome = match answer {
             Answer::Accept => {
                 tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job accepted");
-                return;
+                return true;
             }
             Answer::Complete => Outcome::Complete,
             Answer::Fail(message) => Outcome::Fail(message),
@@ -91,6 +91,7 @@ impl Dispatcher {
             (Err(SettleError::Refused(_)), _) => {} // told by the settler
             (Err(error @ SettleError::Stopped), _) => tracing::warn!(job.id = job.id, "{error}"),
         }
+        false
     }
 
     async fn dispatch(&self, job: &Job, worker_id: &str) -> Answer {

@@ -28,7 +28,8 @@ pub struct Stopped {
     pub finished: usize,
     /// Jobs given back to be claimed anew.
     pub released: usize,
-    /// Jobs that could not be given back, because Postgres was away: they wait for their lock to expire.
+    /// Jobs that could not be given back, because Postgres was away: they wait for their lock to expire. Those that a
+    /// function had accepted are counted as last seen.
     pub orphaned: usize,
 }
 
@@ -54,6 +55,7 @@ pub enum WorkerError {
 
 /// Runs a worker alone, with health checks when a port is configured, until told to stop.
 pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
+    config.tasks.warn_when_empty();
     let db = Db::new(&config.postgres)?;
     let (port, probed) = (config.health_port, db.clone());
     let ready = move || {
@@ -67,7 +69,6 @@ pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, Wo
 
 /// Runs a worker on a given pool until told to stop; then drains.
 pub async fn run_with(config: WorkerConfig, db: Db, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
-    config.tasks.warn_when_empty();
     let dispatcher = Arc::new(Dispatcher::new(&config)?);
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
@@ -83,37 +84,43 @@ pub async fn run_with(config: WorkerConfig, db: Db, shutdown: Shutdown) -> Resul
         listening.trigger();
         return Ok(Stopped::default());
     };
-    match listener.identity {
-        Identity::Sole => take_back(&worker_db, &shutdown).await,
-        Identity::Shared => tracing::warn!(
+    if listener.identity == Identity::Shared {
+        tracing::warn!(
             worker.id = config.worker_id,
             "another live process has this worker id: give each its own HOSTNAME"
-        ),
+        );
+    } else {
+        tokio::select! {
+            () = shutdown.triggered() => {}
+            () = take_back(&worker_db, &listener) => {}
+        }
     }
     tracing::info!(worker.id = config.worker_id, concurrency = config.concurrency, "worker looks for jobs");
     let settler = Settler::spawn(db);
-    let claimer = Claimer::new(&config, worker_db, settler, dispatcher, listener.wake);
-    let stopped = claimer.run(&shutdown, listener.identity).await;
+    let claimer = Claimer::new(&config, worker_db, settler, dispatcher, listener);
+    let stopped = claimer.run(&shutdown).await;
     listening.trigger();
     Ok(stopped)
 }
 
 /// Releases what an earlier process under this id left locked. The jobs would wait for hours otherwise, so an outage of
 /// the database only delays it.
-async fn take_back(db: &WorkerDb, shutdown: &Shutdown) {
+async fn take_back(db: &WorkerDb, listener: &Listener) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
-        match db.release(None).await {
-            Ok(0) => return,
-            Ok(jobs) => {
-                tracing::info!(jobs, worker.id = db.worker_id(), "took back jobs of an earlier process");
-                return;
-            }
-            Err(error) => tracing::warn!("cannot take back jobs of an earlier process yet: {}", chain(&error)),
+        // Another process with this id may have come during an outage.
+        match listener.identity().await {
+            Identity::Shared => return,
+            Identity::Unknown => {}
+            Identity::Sole => match db.release(None).await {
+                Ok(0) => return,
+                Ok(jobs) => {
+                    tracing::info!(jobs, worker.id = db.worker_id(), "took back jobs of an earlier process");
+                    return;
+                }
+                Err(error) => tracing::warn!("cannot take back jobs of an earlier process yet: {}", chain(&error)),
+            },
         }
-        tokio::select! {
-            () = shutdown.triggered() => return,
-            () = tokio::time::sleep(backoff.next_wait()) => {}
-        }
+        tokio::time::sleep(backoff.next_wait()).await;
     }
 }

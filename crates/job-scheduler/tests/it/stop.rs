@@ -83,3 +83,45 @@ async fn the_binary_refuses_a_bad_zone_with_code_64_and_names_the_variable() {
     assert_eq!(process.exit_code(LIMIT).await, 64, "{}", process.output());
     assert!(process.output().contains("TZ: "), "{}", process.output());
 }
+
+#[tokio::test]
+async fn the_first_of_two_schedulers_of_one_name_leaves_without_the_schedules_of_the_second() {
+    let db = database().await;
+    let client = db.connect().await;
+    client
+        .batch_execute(
+            "CREATE TABLE released (task text);
+             CREATE FUNCTION released() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 INSERT INTO released VALUES (OLD.task_identifier);
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER released AFTER UPDATE ON app_jobs.scheduled_jobs FOR EACH ROW
+             WHEN (OLD.locked_by IS NOT NULL AND NEW.locked_by IS NULL) EXECUTE FUNCTION released()",
+        )
+        .await
+        .unwrap();
+    let only_other = [("JOBS_SUPPORT_ANY", "false"), ("JOBS_SUPPORTED", "other")];
+    let first = Running::start(db.url(), &only_other);
+    schedule(&client, "other", "{\"rule\": \"0 0 1 1 *\"}").await;
+    held(&client, ID, 1).await;
+    let second = Running::start(db.url(), &[]);
+    schedule(&client, "mine", "{\"rule\": \"0 0 1 1 *\"}").await;
+    held(&client, ID, 2).await;
+    assert_eq!(first.stop().await.released, 1);
+    // The second would take its schedule again at once: ask what was released, not what is held.
+    let released = "SELECT array_agg(task) FROM released";
+    assert_eq!(client.query_one(released, &[]).await.unwrap().get::<_, Vec<String>>(0), ["other"]);
+    second.stop().await;
+    held(&client, ID, 0).await;
+}
+
+#[tokio::test]
+async fn the_binary_refuses_unknown_arguments_with_code_64_and_tells_its_version_with_0() {
+    let run = async |argument: &str| {
+        let mut process = Program::at(env!("CARGO_BIN_EXE_job-scheduler")).arg(argument).spawn();
+        (process.exit_code(LIMIT).await, process.output())
+    };
+    assert_eq!(run("--nonsense").await.0, 64);
+    assert_eq!(run("--version").await, (0, concat!("job-scheduler ", env!("CARGO_PKG_VERSION")).to_owned()));
+}

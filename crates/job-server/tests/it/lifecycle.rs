@@ -111,6 +111,29 @@ async fn a_callback_in_flight_during_a_stop_is_stored_and_answered() {
 }
 
 #[tokio::test]
+async fn a_callback_that_still_waits_for_its_outcome_when_the_grace_is_over_is_answered_503() {
+    let bench = Bench::new().await;
+    let id = bench.held().await;
+    let mut server = program().envs(bench.db.env()).env("JOBS_SHUTDOWN_GRACE", "1s").spawn();
+    let port = port(&mut server).await;
+    bench.sql.batch_execute("BEGIN; LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let callback = reqwest::Client::new().post(format!("http://127.0.0.1:{port}/callback"));
+    let callback = tokio::spawn(callback.header("X-Worker-Id", "worker-test").header("X-Job-Id", id).send());
+    let other = bench.db.connect().await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND application_name = 'jobs'";
+    job_testkit::eventually(LIMIT, async || other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0).await;
+    let before = Instant::now();
+    server.signal(Signal::Term);
+    let answer = callback.await.unwrap().expect("an answer");
+    assert_eq!(answer.status().as_u16(), 503);
+    assert_eq!(answer.headers()["retry-after"], "1");
+    assert_eq!(server.exit_code(LIMIT).await, 0);
+    assert!(before.elapsed() < Duration::from_secs(3), "{:?}", before.elapsed());
+    bench.sql.batch_execute("ROLLBACK").await.unwrap();
+}
+
+#[tokio::test]
 async fn connections_that_say_nothing_hold_up_a_stop_no_longer_than_the_grace() {
     let bench = Bench::new().await;
     let mut server = program().envs(bench.db.env()).env("JOBS_SHUTDOWN_GRACE", "2s").spawn();

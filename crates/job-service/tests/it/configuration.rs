@@ -93,3 +93,18 @@ async fn without_a_name_worker_and_scheduler_have_their_own() {
                    WHERE j.locked_by = 'worker-0' AND s.locked_by = 'scheduler-0'";
     eventually(LIMIT, async || bench.sql.query_one(holders, &[]).await.unwrap().get::<_, i64>(0) == 1).await;
 }
+
+#[tokio::test]
+async fn the_health_port_of_a_part_that_runs_alone_is_nothing_to_the_service() {
+    let bench = Bench::new().await;
+    let (mut service, _) = bench.service("http://127.0.0.1:9", &[("JOBS_HEALTH_PORT", "70000")]).await;
+    assert!(service.is_running());
+}
+
+#[tokio::test]
+async fn a_service_that_takes_no_task_says_so_once() {
+    let bench = Bench::new().await;
+    let (service, _) = bench.service("http://127.0.0.1:9", &[("JOBS_SUPPORT_ANY", "false")]).await;
+    let said = service.lines().iter().filter(|line| line.contains("JOBS_SUPPORTED is empty")).count();
+    assert_eq!(said, 1, "{}", service.output());
+}

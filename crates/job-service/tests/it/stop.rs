@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use job_testkit::{Answer, FakeFunction, Gate, Signal, eventually};
 use tokio::net::TcpStream;
 
-use super::support::{Bench, LIMIT, get};
+use super::support::{Bench, ID, LIMIT, get};
 
 async fn locked(bench: &Bench) -> i64 {
     let sql = "SELECT (SELECT count(*) FROM app_jobs.jobs WHERE locked_at IS NOT NULL) \
@@ -107,6 +107,30 @@ async fn a_stop_ends_within_the_grace_whoever_is_connected_and_gives_everything_
         assert_eq!(bench.job(id).await, Some((0, None, false)));
     }
     gate.open();
+}
+
+#[tokio::test]
+async fn with_a_database_that_hangs_a_stop_ends_within_the_grace_and_5_seconds_and_answers_the_callbacks_it_holds() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::accepted()).await;
+    let (mut service, port) = bench.service(&function.url(), &[("JOBS_SHUTDOWN_GRACE", "6s")]).await;
+    let id = bench.add("accepted").await;
+    service.wait_for_line("job accepted", LIMIT).await;
+    bench.sql.batch_execute("BEGIN; LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let callback = reqwest::Client::new().post(format!("http://127.0.0.1:{port}/callback"));
+    let callback = tokio::spawn(callback.header("X-Worker-Id", ID).header("X-Job-Id", id).send());
+    let other = bench.db.connect().await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND wait_event_type = 'Lock' AND query LIKE '%complete_claimed_jobs%'";
+    eventually(LIMIT, async || other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0).await;
+    let before = Instant::now();
+    service.signal(Signal::Term);
+    let answer = callback.await.unwrap().expect("an answer");
+    assert_eq!(answer.status().as_u16(), 503);
+    assert_eq!(answer.headers()["retry-after"], "1");
+    assert_eq!(service.exit_code(LIMIT).await, 0);
+    assert!(before.elapsed() < Duration::from_secs(6 + 5), "{:?}", before.elapsed());
+    bench.sql.batch_execute("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test]

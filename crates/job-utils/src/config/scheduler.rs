@@ -35,11 +35,13 @@ impl SchedulerConfig {
     /// Reads and checks every variable the scheduler uses.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(env);
-        let config = Self::read(&mut reader);
+        let mut config = Self::read(&mut reader);
+        config.health_port = read_health_port(&mut reader);
         reader.finish(config)
     }
 
-    /// Reads with a given reader, so that several parts report their faults together.
+    /// Reads with a given reader, so that several parts report their faults together. JOBS_HEALTH_PORT is not read: only
+    /// a scheduler alone has one.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             postgres: PostgresConfig::read(reader),
@@ -48,7 +50,7 @@ impl SchedulerConfig {
             poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             time_zone: read_time_zone(reader),
-            health_port: read_health_port(reader),
+            health_port: None,
         }
     }
 }

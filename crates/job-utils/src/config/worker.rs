@@ -256,11 +256,13 @@ impl WorkerConfig {
     /// Reads and checks every variable the worker uses.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(env);
-        let config = Self::read(&mut reader);
+        let mut config = Self::read(&mut reader);
+        config.health_port = read_health_port(&mut reader);
         reader.finish(config)
     }
 
-    /// Reads with a given reader, so that several parts report their faults together.
+    /// Reads with a given reader, so that several parts report their faults together. JOBS_HEALTH_PORT is not read: only
+    /// a worker alone has one.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let concurrency = reader.number(&JOBS_CONCURRENCY);
         if concurrency == 0 {
@@ -289,7 +291,7 @@ impl WorkerConfig {
             complete_on_2xx: reader.flag(&JOBS_COMPLETE_ON_2XX),
             gateway: Gateway::read(reader),
             callback_url: CallbackAddress::read_url(reader, port),
-            health_port: read_health_port(reader),
+            health_port: None,
         }
     }
 }

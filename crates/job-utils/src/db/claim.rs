@@ -72,7 +72,7 @@ impl Job {
 }
 
 impl Db {
-    /// Claims up to `limit` due jobs.
+    /// Claims up to `limit` due jobs. Dropped, it cancels the claim.
     pub(crate) async fn claim(
         &self,
         worker_id: &str,
@@ -80,7 +80,7 @@ impl Db {
         limit: usize,
         job_expiry: Duration,
     ) -> Result<Claimed, DbError> {
-        let client = self.connection().await?;
+        let client = self.abandonable().await?;
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let result = async {
             let statement = client.prepare_cached(&self.sql(SQL)).await?;
@@ -98,6 +98,8 @@ impl Db {
             jobs.sort_unstable_by_key(|job| (job.priority, job.run_at, job.id));
             Ok(Claimed::Jobs(jobs))
         };
-        result.await.map_err(DbError::query("claim"))
+        let result = result.await;
+        client.done();
+        result.map_err(DbError::query("claim"))
     }
 }

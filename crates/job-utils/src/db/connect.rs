@@ -45,6 +45,11 @@ impl Connector {
         Self { hosts, tls, limit }
     }
 
+    /// How to set up TLS.
+    pub(crate) fn tls(&self) -> MakeRustlsConnect {
+        self.tls.clone()
+    }
+
     /// How long all hosts together may take.
     pub(crate) fn limit(&self) -> Duration {
         self.limit * u32::try_from(self.hosts.len()).unwrap_or(u32::MAX) + Duration::from_secs(1)

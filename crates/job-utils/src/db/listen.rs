@@ -1,9 +1,10 @@
 //! Listen: one connection that waits for notifications, reconnects by itself, and holds a process's identity.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_postgres::{AsyncMessage, Client};
 
 use crate::backoff::Backoff;
@@ -11,12 +12,21 @@ use crate::db::Db;
 use crate::error::chain;
 use crate::shutdown::Shutdown;
 
-/// A session lock under the hash of a name: it ends with the connection, however the process ends.
-const IDENTIFY: &str = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))";
+/// A session lock under the hash of a name, shared by all that go by it: it ends with the connection, however the process
+/// ends.
+const TAKE: &str = "SELECT pg_advisory_lock_shared(hashtextextended($1, 0))";
+
+/// Whether nobody else holds the lock: a session's own lock does not stand in its way. One statement, so that a process
+/// that is halted in between cannot keep others out.
+const ALONE: &str = "SELECT CASE WHEN pg_try_advisory_lock(hashtextextended($1, 0)) \
+                     THEN pg_advisory_unlock(hashtextextended($1, 0)) ELSE false END";
 
 /// How long a start waits for the session of a predecessor with the same id to end. Postgres notices a killed process at
 /// once; a live twin stays.
 const TWIN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long an answer about the identity may take before it counts as unknown.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Wakes a loop. A wake-up that comes while nobody waits is kept.
 #[derive(Debug, Clone, Default)]
@@ -36,18 +46,25 @@ impl Wake {
 /// Whether this process is the only live one under its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
-    /// No other live session has the id: whatever it holds in the database was left behind.
+    /// No other live session has the id: whatever else is held under it in the database was left behind.
     Sole,
     /// Another live session has the id.
     Shared,
+    /// The database does not say: there may be another session.
+    Unknown,
 }
 
-/// A listening connection.
+/// Who waits for an answer.
+type Question = oneshot::Sender<Identity>;
+
+/// A listening connection. Clones share it.
+#[derive(Clone)]
 pub struct Listener {
     /// Wakes after each notification, and once after each reconnection.
     pub wake: Wake,
-    /// Whether the id was free when the process came.
+    /// Whether the id was free when the process came. Others may have come since: see [`Listener::identity`].
     pub identity: Identity,
+    questions: mpsc::Sender<Question>,
 }
 
 impl Listener {
@@ -62,83 +79,132 @@ impl Listener {
     ) -> Option<Self> {
         let wake = Wake::default();
         let (identified, identity) = oneshot::channel();
+        let (questions, asked) = mpsc::channel(1);
         let name = format!("{}.{kind}:{id}", db.schema().as_str());
-        tokio::spawn(listen(db.clone(), channels, name, wake.clone(), identified, shutdown.clone()));
-        identity.await.ok().map(|identity| Self { wake, identity })
+        let task = Task { db: db.clone(), channels, name, wake: wake.clone(), asked, shutdown: shutdown.clone() };
+        tokio::spawn(task.run(identified));
+        identity.await.ok().map(|identity| Self { wake, identity, questions })
+    }
+
+    /// Whether this process is the only live one under its id now.
+    pub async fn identity(&self) -> Identity {
+        let (question, answer) = oneshot::channel();
+        let asked = async {
+            self.questions.send(question).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, asked).await.ok().flatten().unwrap_or(Identity::Unknown)
     }
 }
 
-async fn listen(
+/// What holds the connection.
+struct Task {
     db: Db,
     channels: &'static [&'static str],
     name: String,
     wake: Wake,
-    identified: oneshot::Sender<Identity>,
+    asked: mpsc::Receiver<Question>,
     shutdown: Shutdown,
-) {
-    let mut identified = Some(identified);
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    let mut said = false;
-    while !shutdown.is_triggered() {
-        let result = async {
-            let (client, messages) = db.dedicated().await?;
-            for channel in channels {
-                client.batch_execute(&format!("LISTEN \"{channel}\"")).await?;
-            }
-            let identity = identify(&client, &name, identified.is_some()).await?;
-            Ok::<_, tokio_postgres::Error>((client, messages, identity))
-        };
-        let session = tokio::select! {
-            () = shutdown.triggered() => return,
-            session = result => session,
-        };
-        match session {
-            Ok((client, mut messages, identity)) => {
-                if let Some(identified) = identified.take() {
-                    let _ = identified.send(identity);
+}
+
+impl Task {
+    async fn run(mut self, identified: oneshot::Sender<Identity>) {
+        let shutdown = self.shutdown.clone();
+        tokio::select! {
+            () = shutdown.triggered() => {}
+            () = self.listen(identified) => {}
+        }
+    }
+
+    async fn listen(&mut self, identified: oneshot::Sender<Identity>) {
+        let mut identified = Some(identified);
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut said = false;
+        loop {
+            let patient = identified.is_some();
+            let session = tokio::select! {
+                session = connect(&self.db, self.channels, &self.name, patient) => session,
+                never = decline(&mut self.asked) => match never {},
+            };
+            match session {
+                Ok((client, messages, identity)) => {
+                    if let Some(identified) = identified.take() {
+                        let _ = identified.send(identity);
+                    }
+                    if std::mem::take(&mut said) {
+                        tracing::info!("listening again");
+                    }
+                    backoff.reset();
+                    // Whatever was written during the gap sent its notification to nobody.
+                    self.wake.wake();
+                    self.serve(&client, messages).await;
+                    tracing::warn!("the listening connection is lost: reconnecting, and polling meanwhile");
+                    said = true;
                 }
-                if std::mem::take(&mut said) {
-                    tracing::info!("listening again");
-                }
-                backoff.reset();
-                // Whatever was written during the gap sent its notification to nobody.
-                wake.wake();
-                loop {
-                    tokio::select! {
-                        () = shutdown.triggered() => return,
-                        message = messages.recv() => match message {
-                            Some(AsyncMessage::Notification(_)) => wake.wake(),
-                            Some(_) => {}
-                            None => break,
-                        },
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!("cannot listen, polling meanwhile: {}", chain(&error));
                     }
                 }
-                drop(client);
-                tracing::warn!("the listening connection is lost: reconnecting, and polling meanwhile");
-                said = true;
             }
-            Err(error) => {
-                if !std::mem::replace(&mut said, true) {
-                    tracing::warn!("cannot listen, polling meanwhile: {}", chain(&error));
-                }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+                never = decline(&mut self.asked) => match never {},
             }
         }
-        tokio::select! {
-            () = shutdown.triggered() => return,
-            () = tokio::time::sleep(backoff.next_wait()) => {}
+    }
+
+    /// Passes notifications on and answers questions until the connection is lost.
+    async fn serve(&mut self, client: &Client, mut messages: mpsc::UnboundedReceiver<AsyncMessage>) {
+        let mut asking = true;
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(AsyncMessage::Notification(_)) => self.wake.wake(),
+                    Some(_) => {}
+                    None => return,
+                },
+                question = self.asked.recv(), if asking => match question {
+                    Some(question) => {
+                        let answer = tokio::time::timeout(ANSWER_TIMEOUT, identity(client, &self.name)).await;
+                        // Whoever asked may have stopped waiting.
+                        let _ = question.send(answer.ok().and_then(Result::ok).unwrap_or(Identity::Unknown));
+                    }
+                    None => asking = false,
+                },
+            }
         }
     }
 }
 
-async fn identify(client: &Client, name: &str, patient: bool) -> Result<Identity, tokio_postgres::Error> {
+type Session = (Client, mpsc::UnboundedReceiver<AsyncMessage>, Identity);
+
+/// A session that listens and goes by the name.
+async fn connect(db: &Db, channels: &[&str], name: &str, patient: bool) -> Result<Session, tokio_postgres::Error> {
+    let (client, messages) = db.dedicated().await?;
+    for channel in channels {
+        client.batch_execute(&format!("LISTEN \"{channel}\"")).await?;
+    }
+    client.execute(TAKE, &[&name]).await?;
     let deadline = tokio::time::Instant::now() + TWIN_PATIENCE;
     loop {
-        if client.query_one(IDENTIFY, &[&name]).await?.get(0) {
-            return Ok(Identity::Sole);
-        }
-        if !patient || tokio::time::Instant::now() >= deadline {
-            return Ok(Identity::Shared);
+        let identity = identity(&client, name).await?;
+        if !patient || identity == Identity::Sole || tokio::time::Instant::now() >= deadline {
+            return Ok((client, messages, identity));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+async fn identity(client: &Client, name: &str) -> Result<Identity, tokio_postgres::Error> {
+    let alone: bool = client.query_one(ALONE, &[&name]).await?.get(0);
+    Ok(if alone { Identity::Sole } else { Identity::Shared })
+}
+
+/// Answers that nothing is known, for as long as there is no connection.
+async fn decline(asked: &mut mpsc::Receiver<Question>) -> Infallible {
+    while let Some(question) = asked.recv().await {
+        let _ = question.send(Identity::Unknown);
+    }
+    std::future::pending().await
 }

@@ -8,6 +8,8 @@ use futures_util::future::poll_fn;
 use tokio::sync::mpsc;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
 use crate::config::postgres::{DATABASE_URL, JOBS_POOL_SIZE};
@@ -27,6 +29,8 @@ struct Inner {
     pool: Pool,
     connector: Connector,
     schema: SchemaName,
+    /// Cancellations under way.
+    cancelling: TaskTracker,
     /// Host and port for messages; never the password.
     place: String,
 }
@@ -50,7 +54,15 @@ impl Db {
             .build()
             .map_err(|error| DbError::config(&JOBS_POOL_SIZE, error.to_string()))?;
         let place = place(&client);
-        Ok(Self { inner: Arc::new(Inner { pool, connector, schema: config.schema.clone(), place }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                pool,
+                connector,
+                schema: config.schema.clone(),
+                cancelling: TaskTracker::new(),
+                place,
+            }),
+        })
     }
 
     /// The jobs schema.
@@ -66,6 +78,16 @@ impl Db {
     /// A connection from the pool.
     pub async fn connection(&self) -> Result<Object, DbError> {
         self.inner.pool.get().await.map_err(DbError::Connect)
+    }
+
+    /// How to set up TLS.
+    pub(crate) fn tls(&self) -> MakeRustlsConnect {
+        self.inner.connector.tls()
+    }
+
+    /// Cancellations under way.
+    pub(crate) fn cancelling(&self) -> &TaskTracker {
+        &self.inner.cancelling
     }
 
     /// SQL text with the schema's name put in.

@@ -43,6 +43,11 @@ impl WorkerDb {
         self.db.held(&self.worker_id).await
     }
 
+    /// Waits until claims and releases that were dropped before their end have been cancelled, not for long.
+    pub async fn cancelled(&self) {
+        self.db.cancelled().await;
+    }
+
     /// Gives back the listed jobs, or with None all this worker holds; returns how many.
     pub async fn release(&self, ids: Option<&[i64]>) -> Result<usize, DbError> {
         self.db.release(&self.worker_id, ids).await

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 use url::Url;
 
-use crate::config::parse_http_url;
+use crate::http_url::parse_http_url;
 
 /// The path of the callback server's one state-changing route.
 pub const PATH: &str = "/callback";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use job_testkit::cluster::free_port;
-use job_testkit::{Answer, FakeFunction};
+use job_testkit::{Answer, FakeFunction, eventually};
 use serde_json::json;
 
 use super::support::{Bench, ID, LIMIT};
@@ -72,6 +72,54 @@ async fn the_deadline_of_an_accepted_job_does_not_wait_for_the_next_poll() {
     let _worker = bench.worker(&function.url()).env("JOBS_CALLBACK_TIMEOUT", "2s").spawn();
     let id = bench.add("silent").await;
     assert_eq!(bench.failed(id).await.last_error.as_deref(), Some("no callback within 2s"));
+}
+
+#[tokio::test]
+async fn an_accepted_job_ends_by_its_deadline_also_when_its_lock_would_expire_at_the_same_time() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::accepted()).await;
+    // Every end of a hold: with a message, or by another claim.
+    bench
+        .run(
+            "CREATE TABLE ends (id bigint, error text, taken boolean);
+             CREATE FUNCTION ended() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 INSERT INTO ends VALUES (OLD.id, NEW.last_error, NEW.locked_at IS NOT NULL);
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER ended AFTER UPDATE ON app_jobs.jobs FOR EACH ROW
+             WHEN (OLD.locked_at IS NOT NULL AND OLD.locked_at IS DISTINCT FROM NEW.locked_at) EXECUTE FUNCTION ended()",
+        )
+        .await;
+    let limits = [("JOBS_CALLBACK_TIMEOUT", "3s"), ("JOBS_JOB_EXPIRY", "3s"), ("JOBS_DISPATCH_TIMEOUT", "3s")];
+    let worker = || bench.worker(&function.url()).envs(limits).env("JOBS_POLL_INTERVAL", "100ms");
+    let _workers = ["worker-1", "worker-2"].map(|id| worker().env("HOSTNAME", id).spawn());
+    for _ in 0..30 {
+        bench.add("silent").await;
+    }
+    let ended = "SELECT count(DISTINCT id) FROM ends";
+    eventually(LIMIT, async || bench.sql.query_one(ended, &[]).await.unwrap().get::<_, i64>(0) == 30).await;
+    let odd = "SELECT count(*) FROM ends WHERE taken OR error IS DISTINCT FROM 'no callback within 3s'";
+    assert_eq!(bench.sql.query_one(odd, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn an_overdue_job_whose_queue_somebody_holds_does_not_hold_up_other_jobs() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::accepted()).await;
+    let worker = bench.worker(&function.url()).env("JOBS_CALLBACK_TIMEOUT", "1s").env("JOBS_POLL_INTERVAL", "500ms");
+    let mut worker = worker.spawn();
+    let held = bench.add_with("held", "{}", ", queue_name := 'line'").await;
+    worker.wait_for_line("job accepted", LIMIT).await;
+    bench.run("BEGIN; SELECT FROM app_jobs.job_queues FOR UPDATE").await;
+    let other = bench.db.connect().await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND application_name = 'jobs' AND wait_event_type = 'Lock' AND query LIKE '%overdue%'";
+    eventually(LIMIT, async || other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0).await;
+    other.batch_execute("SELECT app_jobs.add_job('free')").await.unwrap();
+    assert_eq!(function.wait_for(2, LIMIT).await[1].target, "/free");
+    bench.run("COMMIT").await;
+    assert_eq!(bench.failed(held).await.last_error.as_deref(), Some("no callback within 1s"));
 }
 
 #[tokio::test]

@@ -77,6 +77,6 @@ async fn a_worker_outlives_its_postgres() {
     cluster.stop().await.unwrap();
     let before = Instant::now();
     worker.signal(Signal::Term);
-    worker.exit(LIMIT).await;
+    assert_eq!(worker.exit_code(LIMIT).await, 0);
     assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
 }

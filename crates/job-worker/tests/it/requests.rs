@@ -264,3 +264,16 @@ async fn a_worker_without_any_task_says_so_and_takes_nothing() {
     bench.gone(id).await;
     assert_eq!(function.requests()[0].header("x-worker-id"), Some("other-worker"));
 }
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_not_used() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let dead = format!("http://127.0.0.1:{}", job_testkit::cluster::free_port().unwrap());
+    let worker = ["HTTP_PROXY", "http_proxy", "ALL_PROXY"]
+        .into_iter()
+        .fold(bench.worker(&function.url()), |worker, name| worker.env(name, &dead));
+    let _worker = worker.spawn();
+    bench.gone(bench.add("task").await).await;
+    assert_eq!(function.requests().len(), 1);
+}

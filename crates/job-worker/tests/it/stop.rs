@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use job_testkit::cluster::free_port;
-use job_testkit::{Answer, FakeFunction, Gate, Signal};
+use job_testkit::{Answer, FakeFunction, Gate, Process, Signal, eventually};
 
 use super::support::{Bench, ID, LIMIT};
 
@@ -112,17 +112,25 @@ async fn an_accepted_job_that_is_not_called_back_during_the_grace_is_given_back(
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_the_worker_at_once() {
+async fn a_signal_a_second_after_the_first_ends_the_worker_at_once_and_an_earlier_one_is_the_same_stop() {
     let bench = Bench::new().await;
     let gate = Gate::closed();
     let function = gated(&gate).await;
     let mut worker = bench.worker(&function.url()).spawn();
     bench.add("running").await;
     function.wait_for(1, LIMIT).await;
+    let first = Instant::now();
     worker.signal(Signal::Term);
     worker.wait_for_line("waiting for jobs in flight", LIMIT).await;
-    worker.signal(Signal::Term);
-    assert_eq!(worker.exit_code(Duration::from_secs(5)).await, 130);
+    let ended = loop {
+        worker.signal(Signal::Term);
+        if let Some(status) = worker.try_exit(Duration::from_millis(100)).await {
+            break status;
+        }
+        assert!(first.elapsed() < Duration::from_secs(5), "{:?}", first.elapsed());
+    };
+    assert_eq!(ended.code(), Some(130));
+    assert!(first.elapsed() >= Duration::from_secs(1), "{:?}", first.elapsed());
 }
 
 #[tokio::test]
@@ -166,6 +174,106 @@ async fn a_second_live_worker_of_the_same_name_is_told_and_takes_nothing_from_th
     assert!(first.is_running());
     gate.open();
     bench.gone(id).await;
+}
+
+#[tokio::test]
+async fn the_first_of_two_workers_of_one_name_leaves_without_the_jobs_of_the_second_which_then_owns_the_name() {
+    let bench = Bench::new().await;
+    let gate = Gate::closed();
+    let passed = gate.clone();
+    let function = FakeFunction::start(move |request| {
+        let gate = passed.clone();
+        async move {
+            if request.target == "/running" {
+                gate.passed().await;
+            }
+            Answer::accepted()
+        }
+    })
+    .await;
+    let first = bench.worker(&function.url()).env("JOBS_SUPPORT_ANY", "false").env("JOBS_SUPPORTED", "none");
+    let mut first = first.spawn();
+    first.wait_for_line("worker looks for jobs", LIMIT).await;
+    let mut second = bench.worker(&function.url()).env("JOBS_SHUTDOWN_GRACE", "1s").spawn();
+    second.wait_for_line("worker looks for jobs", LIMIT).await;
+    let (running, accepted) = (bench.add("running").await, bench.add("accepted").await);
+    function.wait_for(2, LIMIT).await;
+    second.wait_for_line("job accepted", LIMIT).await;
+    first.signal(Signal::Term);
+    assert_eq!(first.exit_code(LIMIT).await, 0);
+    first.wait_for_line("worker stopped finished=0 released=0 orphaned=0", LIMIT).await;
+    for id in [running, accepted] {
+        let job = bench.job(id).await.unwrap();
+        assert_eq!((job.locked_by.as_deref(), job.attempts), (Some(ID), 1));
+    }
+    // Alone now, the second gives back what a function has accepted as well.
+    second.signal(Signal::Term);
+    assert_eq!(second.exit_code(LIMIT).await, 0);
+    assert_eq!(bench.count("locked_at IS NULL AND attempts = 0").await, 2);
+    gate.open();
+}
+
+#[tokio::test]
+async fn a_killed_twin_leaves_its_jobs_to_the_next_worker_that_is_alone() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::accepted()).await;
+    let mut first = bench.worker(&function.url()).spawn();
+    first.wait_for_line("worker looks for jobs", LIMIT).await;
+    let mut second = bench.worker(&function.url()).env("JOBS_SUPPORT_ANY", "false").spawn();
+    second.wait_for_line("another live process has this worker id", LIMIT).await;
+    let id = bench.add("accepted").await;
+    first.wait_for_line("job accepted", LIMIT).await;
+    // The callback is still awaited: the twin that stops leaves the job alone.
+    second.signal(Signal::Term);
+    assert_eq!(second.exit_code(LIMIT).await, 0);
+    assert!(bench.job(id).await.unwrap().locked);
+    first.signal(Signal::Kill);
+    first.exit(LIMIT).await;
+    let started = Instant::now();
+    let _again = bench.worker(&function.url()).spawn();
+    function.wait_for(2, LIMIT).await;
+    assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_stop_ends_in_time_while_statements_hang_and_a_hanging_claim_takes_no_job_afterwards() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let mut worker = bench.worker(&function.url()).env("JOBS_SHUTDOWN_GRACE", "2s").spawn();
+    worker.wait_for_line("worker looks for jobs", LIMIT).await;
+    bench.idle().await;
+    bench.run("BEGIN; LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE").await;
+    let id = bench.add("task").await;
+    let other = bench.db.connect().await;
+    other.batch_execute("NOTIFY \"jobs:insert\"").await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND application_name = 'jobs' AND wait_event_type = 'Lock' AND query LIKE '%claim_jobs%'";
+    eventually(LIMIT, async || other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0).await;
+    let before = Instant::now();
+    worker.signal(Signal::Term);
+    assert_eq!(worker.exit_code(Duration::from_secs(20)).await, 0);
+    assert!(before.elapsed() < Duration::from_secs(2 + 4), "{:?}", before.elapsed());
+    bench.run("COMMIT").await;
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'jobs'";
+    eventually(LIMIT, async || other.query_one(sessions, &[]).await.unwrap().get::<_, i64>(0) == 0).await;
+    let job = bench.job(id).await.unwrap();
+    assert_eq!((job.locked, job.attempts), (false, 0));
+}
+
+#[tokio::test]
+async fn accepted_jobs_that_cannot_be_given_back_are_counted_as_orphaned() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::accepted()).await;
+    let mut worker = bench.worker(&function.url()).env("JOBS_SHUTDOWN_GRACE", "1s").spawn();
+    bench.run("SELECT app_jobs.add_job('accepted') FROM generate_series(1, 3)").await;
+    let accepted = |worker: &Process| worker.lines().iter().filter(|line| line.contains("job accepted")).count();
+    eventually(LIMIT, async || accepted(&worker) == 3).await;
+    bench.run("BEGIN; LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE").await;
+    worker.signal(Signal::Term);
+    assert_eq!(worker.exit_code(LIMIT).await, 0);
+    worker.wait_for_line("worker stopped finished=0 released=0 orphaned=3", LIMIT).await;
+    bench.run("COMMIT").await;
 }
 
 #[tokio::test]
