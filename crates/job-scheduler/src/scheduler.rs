@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use job_utils::config::SchedulerConfig;
-use job_utils::db::{DbError, Identity, Listener, SchedulerDb, Wake};
+use job_utils::db::{DbError, Identity, Listener, SchedulerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
 use tokio::time::Instant;
@@ -19,8 +19,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct Scheduler {
     config: SchedulerConfig,
     db: SchedulerDb,
-    wake: Wake,
-    identity: Identity,
+    listener: Listener,
     /// Schedules that an earlier process with this id left locked are still to be freed.
     take_back: bool,
     /// A claim failed, and Postgres may have carried it out all the same.
@@ -41,9 +40,8 @@ impl Scheduler {
             agenda: Agenda::new(config.time_zone.clone()),
             config,
             db,
-            wake: listener.wake,
-            identity: listener.identity,
             take_back: listener.identity == Identity::Sole,
+            listener,
             adopt: false,
             claimed: Claimed::default(),
             clock: None,
@@ -68,7 +66,7 @@ impl Scheduler {
             };
             tokio::select! {
                 () = shutdown.triggered() => break,
-                () = self.wake.woken() => self.look_at = Instant::now(),
+                () = self.listener.wake.woken() => self.look_at = Instant::now(),
                 () = tokio::time::sleep_until(wait_until) => {}
             }
         }
@@ -107,7 +105,9 @@ impl Scheduler {
             self.db.release_scheduled(None).await?;
             self.take_back = false;
         }
-        let (tasks, adopt) = (self.config.tasks.as_filter(), self.adopt);
+        // Only who is alone under its id may take what is locked under it.
+        let adopt = self.adopt && self.listener.identity().await == Identity::Sole;
+        let tasks = self.config.tasks.as_filter();
         match claim::run_once(&self.db, tasks, &mut self.agenda, clock, adopt, &mut self.claimed).await {
             // There is more to claim: at once, but not before the fires that are due.
             Ok(None) => Ok(()),
@@ -115,12 +115,12 @@ impl Scheduler {
                 if taken + gone > 0 {
                     tracing::info!(taken, gone, "schedules changed");
                 }
-                self.adopt = false;
+                self.adopt &= !adopt;
                 self.look_at = Instant::now() + self.config.poll_interval;
                 Ok(())
             }
             Err(error) => {
-                self.adopt = self.identity == Identity::Sole;
+                self.adopt = true;
                 Err(error)
             }
         }

@@ -14,7 +14,9 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/job-testkit/src/wait.rs", "between two looks at a condition"),
     ("crates/job-utils/src/db/listen.rs", "between two looks for the worker id's earlier holder"),
     ("crates/job-utils/src/db/settle.rs", "back-off while the database is away"),
+    ("crates/job-worker/src/claim.rs", "the patience of a stop with a claim that hangs"),
     ("crates/job-worker/src/drain.rs", "between two looks for callbacks during a stop"),
+    ("crates/job-worker/src/lib.rs", "back-off while the database is away"),
 ];
 
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
