@@ -9,8 +9,8 @@ use crate::config::{ConfigError, Env, Reader, Var};
 /// What to log.
 pub const RUST_LOG: Var = Var {
     name: "RUST_LOG",
-    // The pool repeats each failed connection that its user reports anyway.
-    default: "info,deadpool.postgres=error",
+    // The pool repeats each failed connection that its user reports anyway, refinery what migrate says.
+    default: "info,deadpool.postgres=error,refinery_core=warn",
     used_by: "all",
     about: "What to log, as `level` or `target=level,…` (levels error, warn, info, debug, trace).",
 };

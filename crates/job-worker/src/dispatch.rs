@@ -75,6 +75,14 @@ impl Dispatcher {
             (Ok(Settled::Done), None) => {
                 tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job completed");
             }
+            (Ok(Settled::Done), Some(error)) if job.attempts >= job.max_attempts => tracing::error!(
+                job.id = job.id,
+                job.task = job.task_identifier,
+                job.attempts = job.attempts,
+                duration_ms,
+                error,
+                "job failed for good"
+            ),
             (Ok(Settled::Done), Some(error)) => tracing::warn!(
                 job.id = job.id,
                 job.task = job.task_identifier,
@@ -154,7 +162,7 @@ async fn read_body(response: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
 }
 
 /// A URL for messages: without user, password and query, which may hold secrets.
-fn shown(url: &Url) -> String {
+pub(crate) fn shown(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }

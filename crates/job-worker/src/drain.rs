@@ -66,7 +66,11 @@ async fn wait_for_callbacks(claimer: &mut Claimer, deadline: Instant) {
                     return;
                 }
                 if !std::mem::replace(&mut said, true) {
-                    tracing::info!(jobs, "waiting for callbacks");
+                    tracing::info!(
+                        jobs,
+                        grace = in_words(claimer.grace),
+                        "waiting for callbacks; a second signal quits at once"
+                    );
                 }
             }
             Ok(Err(error)) => {

@@ -15,7 +15,7 @@ use job_utils::health;
 use job_utils::shutdown::Shutdown;
 
 use crate::claim::Claimer;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, shown};
 
 /// Notifications that there may be something to claim.
 const CHANNELS: &[&str] = &["jobs:insert"];
@@ -95,7 +95,14 @@ pub async fn run_with(config: WorkerConfig, db: Db, shutdown: Shutdown) -> Resul
             () = take_back(&worker_db, &listener) => {}
         }
     }
-    tracing::info!(worker.id = config.worker_id, concurrency = config.concurrency, "worker looks for jobs");
+    tracing::info!(
+        worker.id = config.worker_id,
+        concurrency = config.concurrency,
+        database = db.place(),
+        functions = shown(&config.gateway.base),
+        callback = shown(&config.callback_url),
+        "worker looks for jobs"
+    );
     let settler = Settler::spawn(db);
     let claimer = Claimer::new(&config, worker_db, settler, dispatcher, listener);
     let stopped = claimer.run(&shutdown).await;
