@@ -272,7 +272,9 @@ async fn accepted_jobs_that_cannot_be_given_back_are_counted_as_orphaned() {
     bench.run("BEGIN; LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE").await;
     worker.signal(Signal::Term);
     assert_eq!(worker.exit_code(LIMIT).await, 0);
-    worker.wait_for_line("worker stopped finished=0 released=0 orphaned=3", LIMIT).await;
+    // Their dispatch may just have ended when the stop begins, or not quite: finished is not the point.
+    let line = worker.wait_for_line("worker stopped", LIMIT).await;
+    assert!(line.contains("released=0 orphaned=3"), "{line}");
     bench.run("COMMIT").await;
 }
 
