@@ -45,7 +45,7 @@ pub(crate) async fn supervise(
     let worker = {
         let (db, stop) = (db.clone(), stop_working.clone());
         async move {
-            let result = job_worker::run_with(config.worker, db, stop.clone()).await;
+            let result = job_worker::run_with(config.worker, job_worker::Handlers::new(), db, stop.clone()).await;
             stop.trigger();
             result
         }

@@ -41,5 +41,5 @@ pub use listen::{Identity, Listener, Wake};
 pub use materialise::Materialised;
 pub use pool::Db;
 pub use schedule::{ScheduledJob, SchedulerDb};
-pub use settle::{SettleError, Settled, Settler};
-pub use worker::{Claimed, Job, WorkerDb};
+pub use settle::{Results, SettleError, Settled, Settlement, Settler};
+pub use worker::{Claim, Claimed, Job, Position, WorkerDb};

@@ -1,24 +1,31 @@
-//! Claim: keep the worker's places full with due jobs.
+//! Claim: keep the worker's slots full with due jobs.
 //!
-//! Look when woken (a notification, a reconnection), when the next waiting job is due, when a place is free and there
-//! may be more, and at every poll interval as a net. A look that finds nothing goes to sleep; a wake-up that came during
-//! the look was registered before it, so it is not lost.
+//! Look when woken (a notification, a reconnection), when the next waiting job is due, when there is room and may be more,
+//! and at every poll interval as a net. A look that finds nothing goes to sleep; a wake-up that came during the look was
+//! registered before it, so it is not lost.
+//!
+//! Most looks go on from where the last one ended. Those from the beginning, which may have to walk over the dead entries
+//! of every job done while somebody keeps an old snapshot open, take a small part of the time; and a worker never goes to
+//! sleep without one.
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use job_utils::backoff::Backoff;
 use job_utils::config::{Tasks, WorkerConfig, in_words};
-use job_utils::db::{Claimed, Listener, Settler, WorkerDb};
+use job_utils::db::{Claim, Claimed, DbError, Listener, Position, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
-use tokio::task::{Id, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::Stopped;
-use crate::dispatch::Dispatcher;
-use crate::drain::drain;
+use crate::attempt::Runner;
+use crate::drain::{Draining, drain};
+use crate::slots::Slots;
 
 /// How late the end of an overdue job may be noticed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -26,107 +33,113 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a stop waits for a claim under way at most. What it claims is known then, and need not be found out.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Claims jobs and starts their dispatch.
+/// After a look from the beginning, the next one waits this many times as long as it took.
+const DEEP_PAUSE: u32 = 20;
+
+/// The longest such wait.
+const DEEP_PAUSE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a claimed job may wait for a slot before it is given back.
+const BUFFER_AGE: Duration = Duration::from_secs(2);
+
+/// Claims jobs and starts them.
 pub(crate) struct Claimer {
-    pub(crate) db: WorkerDb,
-    pub(crate) grace: Duration,
-    pub(crate) in_flight: InFlight,
-    pub(crate) listener: Listener,
-    /// Jobs that functions have accepted, as last seen.
-    pub(crate) accepted: usize,
+    db: WorkerDb,
+    grace: Duration,
+    listener: Listener,
+    slots: Arc<Slots>,
+    /// The slots in use.
+    running: JoinSet<()>,
     /// When the stop began.
-    pub(crate) stopped: OnceLock<Instant>,
-    settler: Settler,
-    dispatcher: Arc<Dispatcher>,
-    tasks: Tasks,
-    concurrency: usize,
+    stopped: Option<Instant>,
+    runner: Arc<Runner>,
+    lanes: Vec<Lane>,
+    claims: FuturesUnordered<BoxFuture<'static, Look>>,
     poll_interval: Duration,
     /// When a lock no longer counts: never before its holder has had the time to find the callback overdue.
     job_expiry: Duration,
     callback_timeout: Duration,
     sweep_interval: Duration,
-    /// The sweep under way; it returns how many jobs are held, when somebody needs to know.
-    sweep: JoinSet<Option<usize>>,
-    /// Whether the last look may have left due jobs behind.
-    more: bool,
-    next_look: Instant,
+    /// The sweep under way.
+    sweep: JoinSet<()>,
+    /// Buffered jobs that are being given back.
+    giving_back: JoinSet<()>,
     next_sweep: Instant,
     backoff: Backoff,
     failing: bool,
 }
 
-/// The jobs that are being dispatched.
-#[derive(Default)]
-pub(crate) struct InFlight {
-    tasks: JoinSet<bool>,
-    jobs: HashMap<Id, i64>,
+/// The tasks that a claim is for, and where it stands.
+struct Lane {
+    tasks: Option<Arc<[String]>>,
+    excluded: Arc<[String]>,
+    position: Position,
+    /// Whether the last look may have left due jobs behind.
+    more: bool,
+    looking: bool,
+    /// Woken during the look under way, which may have been too early to see why.
+    woken: bool,
+    next_look: Instant,
+    /// When a look may start from the beginning again.
+    next_deep: Instant,
 }
 
-impl InFlight {
-    fn start(&mut self, job_id: i64, dispatch: impl Future<Output = bool> + Send + 'static) {
-        let handle = self.tasks.spawn(dispatch);
-        self.jobs.insert(handle.id(), job_id);
+impl Lane {
+    /// There may be something to find. While looks fail, they keep their pace.
+    fn wake(&mut self, failing: bool) {
+        self.more = true;
+        self.woken = true;
+        if !failing {
+            self.next_look = Instant::now();
+        }
     }
+}
 
-    /// Waits until one dispatch has ended, and returns whether its job was accepted; None when there is none.
-    pub(crate) async fn ended(&mut self) -> Option<bool> {
-        let (id, accepted) = match self.tasks.join_next_with_id().await? {
-            Ok(ended) => ended,
-            Err(error) => {
-                // A panic in our own code: the job's lock stays until it is released or expires.
-                tracing::error!("a dispatch was lost: {error}");
-                (error.id(), false)
-            }
-        };
-        self.jobs.remove(&id);
-        Some(accepted)
-    }
-
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.jobs.len()
-    }
-
-    /// Their ids.
-    pub(crate) fn ids(&self) -> Vec<i64> {
-        self.jobs.values().copied().collect()
-    }
-
-    /// Stops them where they are.
-    pub(crate) async fn abort(&mut self) {
-        self.tasks.shutdown().await;
-        self.jobs.clear();
-    }
+/// A look that has ended.
+struct Look {
+    lane: usize,
+    deep: bool,
+    took: Duration,
+    claimed: Result<Claimed, DbError>,
 }
 
 impl Claimer {
     pub(crate) fn new(
         config: &WorkerConfig,
         db: WorkerDb,
-        settler: Settler,
-        dispatcher: Arc<Dispatcher>,
+        runner: Arc<Runner>,
+        slots: Arc<Slots>,
         listener: Listener,
     ) -> Self {
         let sweep_interval = config.poll_interval.min(SWEEP_INTERVAL).min(config.callback_timeout);
+        let now = Instant::now();
+        let lane = |(tasks, excluded): (Option<Arc<[String]>>, Arc<[String]>)| Lane {
+            tasks,
+            excluded,
+            position: Position::default(),
+            more: true,
+            looking: false,
+            woken: false,
+            next_look: now,
+            next_deep: now,
+        };
         Self {
             db,
             grace: config.shutdown_grace,
-            in_flight: InFlight::default(),
             listener,
-            accepted: 0,
-            stopped: OnceLock::new(),
-            settler,
-            dispatcher,
-            tasks: config.tasks.clone(),
-            concurrency: config.concurrency,
+            slots,
+            running: JoinSet::new(),
+            stopped: None,
+            runner,
+            lanes: lanes(config).into_iter().map(|(_, filter)| lane(filter)).collect(),
+            claims: FuturesUnordered::new(),
             poll_interval: config.poll_interval,
             job_expiry: config.job_expiry.max(config.callback_timeout.saturating_add(2 * sweep_interval)),
             callback_timeout: config.callback_timeout,
             sweep_interval,
             sweep: JoinSet::new(),
-            more: true,
-            next_look: Instant::now(),
-            next_sweep: Instant::now(),
+            giving_back: JoinSet::new(),
+            next_sweep: now,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
             failing: false,
         }
@@ -135,79 +148,176 @@ impl Claimer {
     /// Claims until told to stop, then drains.
     pub(crate) async fn run(mut self, shutdown: &Shutdown) -> Stopped {
         while !shutdown.is_triggered() {
-            if self.more && self.in_flight.len() < self.concurrency && self.next_look <= Instant::now() {
-                self.look(shutdown).await;
+            self.look();
+            let (next_look, aged) = (self.next_look(), self.slots.aged_at(BUFFER_AGE));
+            // Only accepted jobs can be overdue.
+            let next_sweep = (self.slots.accepted_count() > 0).then_some(self.next_sweep);
+            tokio::select! {
+                biased;
+                () = shutdown.triggered() => {}
+                Some(look) = self.claims.next() => self.looked(look),
+                () = self.listener.wake.woken() => self.wake(),
+                () = self.slots.room.notified() => self.room(),
+                Some(ended) = self.running.join_next() => {
+                    if let Err(error) = ended {
+                        // A panic in our own code: the job's lock stays until it is released or expires.
+                        tracing::error!("a slot was lost: {error}");
+                    }
+                }
+                Some(_) = self.sweep.join_next() => {}
+                Some(_) = self.giving_back.join_next() => {}
+                () = tokio::time::sleep_until(next_look) => self.due(),
+                () = sleep_until(aged) => self.give_back_aged(),
+                () = sleep_until(next_sweep) => self.start_sweep(),
+            }
+        }
+        self.end_claims().await;
+        let stopped = *self.stopped.get_or_insert_with(Instant::now);
+        let Self { db, listener, slots, running, grace, .. } = self;
+        drain(Draining { db, listener, slots, running, grace, stopped }).await
+    }
+
+    /// When to look although nobody has asked for it.
+    fn next_look(&self) -> Instant {
+        let now = Instant::now();
+        // What is about to look, or has no room to, is told by other means.
+        let waiting = self.lanes.iter().filter(|lane| !lane.looking && (!lane.more || lane.next_look > now));
+        waiting.map(|lane| lane.next_look).min().unwrap_or(now + self.poll_interval)
+    }
+
+    fn due(&mut self) {
+        let now = Instant::now();
+        for lane in &mut self.lanes {
+            lane.more |= lane.next_look <= now;
+        }
+    }
+
+    /// There may be something for every lane.
+    fn wake(&mut self) {
+        for lane in &mut self.lanes {
+            lane.wake(self.failing);
+        }
+    }
+
+    /// There is room again. What has just been freed in a named queue is looked for at once.
+    fn room(&mut self) {
+        for (i, lane) in self.lanes.iter_mut().enumerate() {
+            if self.slots.has_freed(i) {
+                lane.wake(self.failing);
+            }
+        }
+    }
+
+    /// Starts a look for every lane that has room and may find something.
+    fn look(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.lanes.len() {
+            let lane = &mut self.lanes[index];
+            if lane.looking || !lane.more || lane.next_look > now {
                 continue;
             }
-            tokio::select! {
-                () = shutdown.triggered() => {}
-                () = self.listener.wake.woken() => self.look_now(),
-                Some(accepted) = self.in_flight.ended() => self.accepted += usize::from(accepted),
-                Some(swept) = self.sweep.join_next() => self.swept(swept.ok().flatten()),
-                () = tokio::time::sleep_until(self.next_look.max(Instant::now())), if self.waits_for_time() => self.more = true,
-                () = tokio::time::sleep_until(self.next_sweep) => self.start_sweep(),
+            let limit = self.slots.wanted(index);
+            if limit == 0 {
+                continue;
             }
+            (lane.looking, lane.woken) = (true, false);
+            let deep = lane.position.is_empty() || now >= lane.next_deep;
+            let (db, job_expiry, freed) = (self.db.clone(), self.job_expiry, self.slots.take_freed(index));
+            let (tasks, excluded, position) = (lane.tasks.clone(), lane.excluded.clone(), lane.position.clone());
+            self.claims.push(Box::pin(async move {
+                let claim = Claim {
+                    tasks: tasks.as_deref(),
+                    excluded: &excluded,
+                    limit,
+                    job_expiry,
+                    deep,
+                    position: &position,
+                    freed: &freed,
+                };
+                let claimed = db.claim(claim).await;
+                Look { lane: index, deep, took: now.elapsed(), claimed }
+            }));
         }
-        drain(self).await
     }
 
-    /// With every place taken, time alone gives nothing to do.
-    fn waits_for_time(&self) -> bool {
-        self.in_flight.len() < self.concurrency
-    }
-
-    fn look_now(&mut self) {
-        self.more = true;
-        if !self.failing {
-            self.next_look = Instant::now();
-        }
-    }
-
-    /// One look: claims as many jobs as there are free places and starts them. A stop lets it end, so that what it claimed
-    /// is known; but one that hangs cannot hold up the stop. It is cancelled, and what it may have claimed all the same is
-    /// given back with everything else that is held.
-    async fn look(&mut self, shutdown: &Shutdown) {
-        let free = self.concurrency - self.in_flight.len();
-        let hanging = async {
-            shutdown.triggered().await;
-            let stopped = *self.stopped.get_or_init(Instant::now);
-            tokio::time::sleep_until(stopped + CLAIM_PATIENCE.min(self.grace / 2)).await;
-        };
-        let claimed = tokio::select! {
-            claimed = self.db.claim(self.tasks.as_filter(), free, self.job_expiry) => claimed,
-            () = hanging => {
-                tracing::warn!("a claim hangs: stopping without it");
-                return;
-            }
-        };
+    fn looked(&mut self, Look { lane: index, deep, took, claimed }: Look) {
+        let now = Instant::now();
+        let lane = &mut self.lanes[index];
+        lane.looking = false;
         match claimed {
-            Ok(Claimed::Nothing(due)) => {
-                self.recovered();
-                self.more = false;
-                self.next_look = Instant::now() + due.map_or(self.poll_interval, |due| due.min(self.poll_interval));
-            }
-            Ok(Claimed::Jobs(jobs)) => {
-                self.recovered();
-                for job in jobs {
-                    let (id, dispatcher) = (job.id, self.dispatcher.clone());
-                    let (settler, worker_id) = (self.settler.clone(), self.db.worker_id().to_owned());
-                    self.in_flight.start(id, async move { dispatcher.run(&job, &worker_id, &settler).await });
+            Ok(claimed) => {
+                if deep {
+                    lane.next_deep = now + (took * DEEP_PAUSE).min(DEEP_PAUSE_LIMIT);
+                }
+                match claimed {
+                    Claimed::Jobs(jobs) => {
+                        lane.position.advance(&jobs);
+                        lane.more = true;
+                        for job in self.slots.fill(index, jobs) {
+                            self.running.spawn(self.runner.clone().run_slot(index, job));
+                        }
+                    }
+                    Claimed::Nothing(_) if !deep => lane.next_look = if lane.woken { now } else { lane.next_deep },
+                    Claimed::Nothing(due) => {
+                        let wait = due.map_or(self.poll_interval, |due| due.min(self.poll_interval));
+                        lane.more = lane.woken;
+                        lane.next_look = if lane.woken { now } else { now + wait };
+                    }
+                }
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("claiming again");
+                    self.backoff.reset();
                 }
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!("cannot claim, trying again: {}", chain(&error));
                 }
-                self.next_look = Instant::now() + self.backoff.next_wait();
+                lane.next_look = now + self.backoff.next_wait();
             }
         }
     }
 
-    fn recovered(&mut self) {
-        if std::mem::take(&mut self.failing) {
-            tracing::info!("claiming again");
-            self.backoff.reset();
+    /// A stop lets claims under way end, so that what they claimed is known; but one that hangs cannot hold up the stop. It
+    /// is cancelled, and what it may have claimed all the same is given back with everything else that is held.
+    async fn end_claims(&mut self) {
+        let stopped = *self.stopped.get_or_insert_with(Instant::now);
+        let deadline = stopped + CLAIM_PATIENCE.min(self.grace / 2);
+        // What is being given back would otherwise be waited for as if it ran.
+        let _ =
+            tokio::time::timeout_at(deadline, async { while self.giving_back.join_next().await.is_some() {} }).await;
+        loop {
+            match tokio::time::timeout_at(deadline, self.claims.next()).await {
+                Ok(None) => return,
+                Ok(Some(look)) => {
+                    if let Ok(Claimed::Jobs(jobs)) = look.claimed {
+                        self.slots.hold(look.lane, jobs);
+                    }
+                }
+                Err(_) => {
+                    tracing::warn!("a claim hangs: stopping without it");
+                    self.claims.clear();
+                    return;
+                }
+            }
         }
+    }
+
+    /// Gives back what has waited for a slot too long: another worker may have one free.
+    fn give_back_aged(&mut self) {
+        let ids = self.slots.take_aged(BUFFER_AGE);
+        if ids.is_empty() {
+            return;
+        }
+        let (db, slots) = (self.db.clone(), self.slots.clone());
+        self.giving_back.spawn(async move {
+            match db.release(Some(&ids)).await {
+                Ok(jobs) => tracing::debug!(jobs, "gave back jobs that waited for a free slot"),
+                // They stay held until they expire or this process ends, as any job whose release fails.
+                Err(error) => tracing::warn!("cannot give back jobs that wait for a free slot: {}", chain(&error)),
+            }
+            slots.forget(&ids);
+        });
     }
 
     /// Fails accepted jobs whose callback never came, in a task of its own: a row that somebody holds must not hold up the
@@ -217,30 +327,47 @@ impl Claimer {
         if !self.sweep.is_empty() {
             return;
         }
-        let (db, limit, in_flight) = (self.db.clone(), self.callback_timeout, self.in_flight.ids());
-        let count = self.accepted > 0;
+        let (db, limit, in_flight) = (self.db.clone(), self.callback_timeout, self.slots.held());
+        let before = self.slots.accepted_count();
+        let slots = self.slots.clone();
         self.sweep.spawn(async move {
             let message = format!("no callback within {}", in_words(limit));
             // Jobs claimed from now on are not among those in flight, but not yet overdue either.
             match db.fail_overdue(limit, &message, &in_flight).await {
-                Ok(ids) => {
+                Ok((ids, held)) => {
                     for id in ids {
                         tracing::warn!(job.id = id, "job failed: {message}");
                     }
+                    slots.recount_accepted(before, held);
                 }
                 Err(error) => tracing::debug!("cannot look for overdue callbacks: {}", chain(&error)),
             }
-            if !count {
-                return None;
-            }
-            db.held().await.ok().and_then(|held| usize::try_from(held).ok())
         });
     }
+}
 
-    /// After a sweep: many of the accepted jobs may have been called back, here or elsewhere.
-    fn swept(&mut self, held: Option<usize>) {
-        if let Some(held) = held {
-            self.accepted = held.saturating_sub(self.in_flight.len());
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+type Filter = (Option<Arc<[String]>>, Arc<[String]>);
+
+/// The lanes of a configuration, each with how many jobs it may run: one for all tasks without a limit, one for each with.
+pub(crate) fn lanes(config: &WorkerConfig) -> Vec<(usize, Filter)> {
+    let limited = |task: &String| config.task_concurrency.contains_key(task);
+    let none: Arc<[String]> = Arc::default();
+    let general: Filter = match &config.tasks {
+        Tasks::Any => (None, config.task_concurrency.keys().cloned().collect()),
+        Tasks::Only(tasks) => (Some(tasks.iter().filter(|task| !limited(task)).cloned().collect()), none.clone()),
+    };
+    let mut lanes = vec![(config.concurrency, general)];
+    for (task, limit) in &config.task_concurrency {
+        if matches!(&config.tasks, Tasks::Any) || matches!(&config.tasks, Tasks::Only(tasks) if tasks.contains(task)) {
+            lanes.push((*limit, (Some(Arc::new([task.clone()])), none.clone())));
         }
     }
+    lanes
 }

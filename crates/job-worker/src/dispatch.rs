@@ -1,11 +1,10 @@
 //! Dispatch: POST a job's payload to its function, and settle the job by the answer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use job_utils::config::{Gateway, WorkerConfig, in_words};
-use job_utils::db::{Job, SettleError, Settled, Settler};
+use job_utils::db::Job;
 use job_utils::error::chain;
-use job_utils::wire::callback::Outcome;
 use job_utils::wire::dispatch::{Answer, function_url, read_answer};
 use job_utils::wire::headers::{X_ACTOR_ID, X_CALLBACK_URL, X_DATABASE_ID, X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use reqwest::header::CONTENT_TYPE;
@@ -54,55 +53,8 @@ impl Dispatcher {
         })
     }
 
-    /// Dispatches a job and settles it; an accepted job stays locked until its callback. Returns whether it was accepted.
-    pub(crate) async fn run(&self, job: &Job, worker_id: &str, settler: &Settler) -> bool {
-        let started = Instant::now();
-        let answer = self.dispatch(job, worker_id).await;
-        let duration_ms = started.elapsed().as_millis();
-        let outcome = match answer {
-            Answer::Accept => {
-                tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job accepted");
-                return true;
-            }
-            Answer::Complete => Outcome::Complete,
-            Answer::Fail(message) => Outcome::Fail(message),
-        };
-        let failure = match &outcome {
-            Outcome::Fail(message) => Some(message.clone()),
-            Outcome::Complete => None,
-        };
-        match (settler.settle(worker_id, job.id, outcome).await, failure) {
-            (Ok(Settled::Done), None) => {
-                tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job completed");
-            }
-            (Ok(Settled::Done), Some(error)) if job.attempts >= job.max_attempts => tracing::error!(
-                job.id = job.id,
-                job.task = job.task_identifier,
-                job.attempts = job.attempts,
-                duration_ms,
-                error,
-                "job failed for good"
-            ),
-            (Ok(Settled::Done), Some(error)) => tracing::warn!(
-                job.id = job.id,
-                job.task = job.task_identifier,
-                job.attempts = job.attempts,
-                job.max_attempts = job.max_attempts,
-                duration_ms,
-                error,
-                "job failed"
-            ),
-            // The function's callback was faster, or the job was taken away.
-            (Ok(Settled::Stale), _) => {
-                tracing::debug!(job.id = job.id, job.task = job.task_identifier, "job already settled");
-            }
-            (Err(SettleError::Refused(_)), _) => {} // told by the settler
-            (Err(error @ SettleError::Stopped), _) => tracing::warn!(job.id = job.id, "{error}"),
-        }
-        false
-    }
-
-    async fn dispatch(&self, job: &Job, worker_id: &str) -> Answer {
+    /// Sends a job to its function and reads the answer. Takes the payload out of the job.
+    pub(crate) async fn dispatch(&self, job: &mut Job, worker_id: &str) -> Answer {
         let url = match self.url(&job.task_identifier) {
             Ok(url) => url,
             Err(message) => return Answer::Fail(message),
@@ -126,7 +78,7 @@ impl Dispatcher {
         }
     }
 
-    async fn post(&self, url: &Url, job: &Job, worker_id: &str) -> Result<Answer, reqwest::Error> {
+    async fn post(&self, url: &Url, job: &mut Job, worker_id: &str) -> Result<Answer, reqwest::Error> {
         let mut request = self
             .client
             .post(url.clone())
@@ -140,7 +92,7 @@ impl Dispatcher {
         if let Some(id) = job.actor_id {
             request = request.header(X_ACTOR_ID, id.to_string());
         }
-        let mut response = request.body(job.payload.clone()).send().await?;
+        let mut response = request.body(std::mem::take(&mut job.payload)).send().await?;
         let status = response.status().as_u16();
         let job_error = response.headers().get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
         let body = read_body(&mut response).await?;

@@ -1,15 +1,17 @@
 //! Drain: end a worker in order. No new claims; wait for what is in flight, and for the callbacks of accepted jobs, as
 //! long as the grace lasts; give the rest back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use job_utils::config::in_words;
-use job_utils::db::Identity;
+use job_utils::db::{Identity, Listener, WorkerDb};
 use job_utils::error::chain;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::Stopped;
-use crate::claim::Claimer;
+use crate::slots::Slots;
 
 /// How often to look whether accepted jobs have been called back. Only during a stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -17,26 +19,45 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long giving jobs back may take when Postgres does not answer.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(2500);
 
-pub(crate) async fn drain(mut claimer: Claimer) -> Stopped {
-    let deadline = *claimer.stopped.get_or_init(Instant::now) + claimer.grace;
-    let in_flight = claimer.in_flight.len();
+/// A worker that has stopped claiming.
+pub(crate) struct Draining {
+    pub(crate) db: WorkerDb,
+    pub(crate) listener: Listener,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) running: JoinSet<()>,
+    pub(crate) grace: Duration,
+    /// When the stop began.
+    pub(crate) stopped: Instant,
+}
+
+pub(crate) async fn drain(mut worker: Draining) -> Stopped {
+    let deadline = worker.stopped + worker.grace;
+    // What has not started can start elsewhere at once.
+    let buffered = worker.slots.stop();
+    let returned = if buffered.is_empty() { Some(0) } else { give_back(&worker, &buffered).await };
+    if returned.is_some() {
+        worker.slots.forget(&buffered);
+    }
+    let in_flight = worker.slots.held().len();
     if in_flight > 0 {
-        tracing::info!(jobs = in_flight, grace = in_words(claimer.grace), "waiting for jobs in flight");
+        tracing::info!(jobs = in_flight, grace = in_words(worker.grace), "waiting for jobs in flight");
     }
-    while let Ok(Some(accepted)) = timeout_at(deadline, claimer.in_flight.ended()).await {
-        claimer.accepted += usize::from(accepted);
+    while !worker.slots.is_empty() {
+        if timeout_at(deadline, worker.slots.left.notified()).await.is_err() {
+            break;
+        }
     }
-    let left = claimer.in_flight.ids();
+    let left = worker.slots.held();
     // Without their dispatch nobody would settle them after the release.
-    claimer.in_flight.abort().await;
+    worker.running.shutdown().await;
     if left.is_empty() {
-        wait_for_callbacks(&mut claimer, deadline).await;
+        wait_for_callbacks(&worker, deadline).await;
     }
-    let released = release(&claimer, &left).await;
+    let released = release(&worker, &left).await;
     let stopped = Stopped {
         finished: in_flight - left.len(),
-        released: released.unwrap_or(0),
-        orphaned: if released.is_none() { left.len() + claimer.accepted } else { 0 },
+        released: returned.unwrap_or(0) + released.unwrap_or(0),
+        orphaned: if released.is_none() { left.len() + worker.slots.accepted_count() } else { 0 },
     };
     tracing::info!(
         finished = stopped.finished,
@@ -47,28 +68,44 @@ pub(crate) async fn drain(mut claimer: Claimer) -> Stopped {
     stopped
 }
 
+/// Gives back jobs that have not started; None when that did not work.
+async fn give_back(worker: &Draining, ids: &[i64]) -> Option<usize> {
+    match tokio::time::timeout(RELEASE_TIMEOUT, worker.db.release(Some(ids))).await {
+        Ok(Ok(released)) => Some(released),
+        Ok(Err(error)) => {
+            tracing::warn!("cannot give buffered jobs back yet: {}", chain(&error));
+            None
+        }
+        Err(_) => {
+            tracing::warn!("cannot give buffered jobs back yet: Postgres does not answer");
+            None
+        }
+    }
+}
+
 /// Waits until the functions that accepted a job have called back. The callback may reach another process, so the
 /// database is asked. It knows accepted jobs by the worker's id only: with a twin they are left to it.
-async fn wait_for_callbacks(claimer: &mut Claimer, deadline: Instant) {
+async fn wait_for_callbacks(worker: &Draining, deadline: Instant) {
     let mut said = false;
     loop {
         let held = async {
-            match claimer.listener.identity().await {
+            match worker.listener.identity().await {
                 Identity::Shared => Ok(None),
-                Identity::Sole | Identity::Unknown => claimer.db.held().await.map(Some),
+                Identity::Sole | Identity::Unknown => worker.db.held().await.map(Some),
             }
         };
         match timeout_at(deadline, held).await {
             Ok(Ok(None)) | Err(_) => return,
             Ok(Ok(Some(jobs))) => {
-                claimer.accepted = usize::try_from(jobs).unwrap_or(0);
-                if claimer.accepted == 0 {
+                let held = usize::try_from(jobs).unwrap_or(0);
+                worker.slots.recount_accepted(worker.slots.accepted_count(), held);
+                if held == 0 {
                     return;
                 }
                 if !std::mem::replace(&mut said, true) {
                     tracing::info!(
                         jobs,
-                        grace = in_words(claimer.grace),
+                        grace = in_words(worker.grace),
                         "waiting for callbacks; a second signal quits at once"
                     );
                 }
@@ -88,18 +125,18 @@ async fn wait_for_callbacks(claimer: &mut Claimer, deadline: Instant) {
 
 /// Gives back what is held: everything under the id when nobody else has it, else what is known to be ours. None when
 /// something could not be given back.
-async fn release(claimer: &Claimer, left: &[i64]) -> Option<usize> {
+async fn release(worker: &Draining, left: &[i64]) -> Option<usize> {
     let released = async {
         // Asked anew: another process with this id may have come since the start, and since the drain began.
-        let identity = claimer.listener.identity().await;
+        let identity = worker.listener.identity().await;
         let released = match identity {
-            Identity::Sole => claimer.db.release(None).await,
+            Identity::Sole => worker.db.release(None).await,
             Identity::Shared | Identity::Unknown if left.is_empty() => Ok(0),
-            Identity::Shared | Identity::Unknown => claimer.db.release(Some(left)).await,
+            Identity::Shared | Identity::Unknown => worker.db.release(Some(left)).await,
         };
         match released {
             // Accepted jobs stay locked, and nobody is known to look after them.
-            Ok(_) if identity == Identity::Unknown && claimer.accepted > 0 => {
+            Ok(_) if identity == Identity::Unknown && worker.slots.accepted_count() > 0 => {
                 tracing::error!("cannot see whether another process has this worker id: accepted jobs stay locked");
                 None
             }
@@ -114,6 +151,6 @@ async fn release(claimer: &Claimer, left: &[i64]) -> Option<usize> {
         tracing::error!("cannot give jobs back in time, their locks will expire");
         None
     });
-    claimer.db.cancelled().await;
+    worker.db.cancelled().await;
     released
 }

@@ -1,21 +1,28 @@
 #![doc = include_str!("../README.md")]
 
+mod attempt;
 mod claim;
 mod dispatch;
 mod drain;
+mod handlers;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use job_utils::backoff::Backoff;
 use job_utils::config::WorkerConfig;
-use job_utils::db::{Db, DbError, Identity, Listener, Settler, WorkerDb};
+pub use job_utils::db::Job;
+use job_utils::db::{Db, DbError, Identity, Listener, WorkerDb};
 use job_utils::error::chain;
 use job_utils::health;
 use job_utils::shutdown::Shutdown;
 
-use crate::claim::Claimer;
+use crate::attempt::Runner;
+use crate::claim::{Claimer, lanes};
 use crate::dispatch::{Dispatcher, shown};
+pub use crate::handlers::Handlers;
+use crate::slots::Slots;
 
 /// Notifications that there may be something to claim.
 const CHANNELS: &[&str] = &["jobs:insert"];
@@ -63,17 +70,23 @@ pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, Wo
         async move { db.ready().await }
     };
     // Health checks go on while the worker drains.
-    let result = health::beside(port, ready, run_with(config, db, shutdown)).await;
+    let result = health::beside(port, ready, run_with(config, Handlers::new(), db, shutdown)).await;
     result.map_err(|source| WorkerError::Health { port: port.unwrap_or_default(), source })?
 }
 
-/// Runs a worker on a given pool until told to stop; then drains.
-pub async fn run_with(config: WorkerConfig, db: Db, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
-    let dispatcher = Arc::new(Dispatcher::new(&config)?);
+/// Runs a worker on a given pool until told to stop; then drains. Tasks with a handler run in this process, all others are
+/// dispatched over HTTP.
+pub async fn run_with(
+    config: WorkerConfig,
+    handlers: Handlers,
+    db: Db,
+    shutdown: Shutdown,
+) -> Result<Stopped, WorkerError> {
+    let dispatcher = Dispatcher::new(&config)?;
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
     }
-    let worker_db = WorkerDb::new(db.clone(), &config.worker_id);
+    let worker_db = WorkerDb::new(db.clone(), config.worker_id.as_str());
     // The listener outlives the signal: it holds the id while jobs are drained.
     let listening = Shutdown::new();
     let listener = tokio::select! {
@@ -103,8 +116,10 @@ pub async fn run_with(config: WorkerConfig, db: Db, shutdown: Shutdown) -> Resul
         callback = shown(&config.callback_url),
         "worker looks for jobs"
     );
-    let settler = Settler::spawn(db);
-    let claimer = Claimer::new(&config, worker_db, settler, dispatcher, listener);
+    let limits = lanes(&config).into_iter().map(|(limit, _)| limit);
+    let slots = Arc::new(Slots::new(config.concurrency, config.prefetch, limits));
+    let runner = Runner::new(db, worker_db.worker_id().clone(), handlers, dispatcher, slots.clone());
+    let claimer = Claimer::new(&config, worker_db, Arc::new(runner), slots, listener);
     let stopped = claimer.run(&shutdown).await;
     listening.trigger();
     Ok(stopped)
@@ -122,7 +137,7 @@ async fn take_back(db: &WorkerDb, listener: &Listener) {
             Identity::Sole => match db.release(None).await {
                 Ok(0) => return,
                 Ok(jobs) => {
-                    tracing::info!(jobs, worker.id = db.worker_id(), "took back jobs of an earlier process");
+                    tracing::info!(jobs, worker.id = &**db.worker_id(), "took back jobs of an earlier process");
                     return;
                 }
                 Err(error) => tracing::warn!("cannot take back jobs of an earlier process yet: {}", chain(&error)),

@@ -1,6 +1,6 @@
 //! The worker's settings.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use url::Url;
@@ -35,6 +35,20 @@ pub const JOBS_CONCURRENCY: Var = Var {
     default: "16",
     used_by: "worker, service",
     about: "Jobs in dispatch at once. A job that a function has accepted holds no place.",
+};
+/// Concurrency of single tasks.
+pub const JOBS_TASK_CONCURRENCY: Var = Var {
+    name: "JOBS_TASK_CONCURRENCY",
+    default: "",
+    used_by: "worker, service",
+    about: "Limits for single tasks within JOBS_CONCURRENCY, as `task=number` between commas.",
+};
+/// Buffer.
+pub const JOBS_PREFETCH: Var = Var {
+    name: "JOBS_PREFETCH",
+    default: "1000",
+    used_by: "worker, service",
+    about: "How many jobs may be claimed ahead while jobs are so fast that they start within 50 ms; 0 for none.",
 };
 /// Poll interval.
 pub const JOBS_POLL_INTERVAL: Var = Var {
@@ -120,6 +134,8 @@ pub const VARS: &[&Var] = &[
     &JOBS_SUPPORT_ANY,
     &JOBS_SUPPORTED,
     &JOBS_CONCURRENCY,
+    &JOBS_TASK_CONCURRENCY,
+    &JOBS_PREFETCH,
     &JOBS_POLL_INTERVAL,
     &JOBS_SHUTDOWN_GRACE,
     &JOBS_DISPATCH_TIMEOUT,
@@ -179,6 +195,21 @@ pub(crate) fn read_health_port(reader: &mut Reader<'_>) -> Option<u16> {
     set.then(|| reader.number(&JOBS_HEALTH_PORT))
 }
 
+/// Reads JOBS_TASK_CONCURRENCY. The number follows the last `=`: a task identifier can hold anything.
+fn read_task_concurrency(reader: &mut Reader<'_>) -> BTreeMap<String, usize> {
+    let mut limits = BTreeMap::new();
+    for entry in reader.list(&JOBS_TASK_CONCURRENCY) {
+        match entry.rsplit_once('=').map(|(task, limit)| (task.trim(), limit.trim().parse())) {
+            Some((task, Ok(limit))) if limit > 0 && !task.is_empty() => {
+                limits.insert(task.to_owned(), limit);
+            }
+            _ => reader
+                .fault(&JOBS_TASK_CONCURRENCY, format!("{entry:?} is not task=number, with a number of at least 1")),
+        }
+    }
+    limits
+}
+
 /// Where functions are.
 #[derive(Debug, Clone)]
 pub struct Gateway {
@@ -232,6 +263,10 @@ pub struct WorkerConfig {
     pub tasks: Tasks,
     /// Jobs in dispatch at once.
     pub concurrency: usize,
+    /// Limits for single tasks, within the concurrency.
+    pub task_concurrency: BTreeMap<String, usize>,
+    /// Jobs to claim ahead at most.
+    pub prefetch: usize,
     /// How often to look without a notification.
     pub poll_interval: Duration,
     /// How long a stop waits for jobs in flight.
@@ -283,6 +318,8 @@ impl WorkerConfig {
             worker_id: read_id(reader, "worker-0"),
             tasks: Tasks::read(reader),
             concurrency,
+            task_concurrency: read_task_concurrency(reader),
+            prefetch: reader.number(&JOBS_PREFETCH),
             poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             dispatch_timeout,
@@ -299,7 +336,6 @@ impl WorkerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     fn read(env: &[(&str, &str)]) -> Result<WorkerConfig, ConfigError> {
         let env: BTreeMap<&str, &str> = env.iter().copied().collect();
@@ -313,6 +349,14 @@ mod tests {
         assert_eq!(config.gateway.base.as_str(), "http://gateway:8080/");
         assert_eq!(config.callback_url.as_str(), "http://jobs-callback:12345/callback");
         assert_eq!(config.tasks, Tasks::Any);
+    }
+
+    #[test]
+    fn single_tasks_can_be_limited() {
+        let config = read(&[("JOBS_TASK_CONCURRENCY", "email:send=2, a=b=1")]).unwrap();
+        assert_eq!(config.task_concurrency, BTreeMap::from([("email:send".into(), 2), ("a=b".into(), 1)]));
+        assert!(read(&[("JOBS_TASK_CONCURRENCY", "email:send=0")]).is_err());
+        assert!(read(&[("JOBS_TASK_CONCURRENCY", "email:send")]).is_err());
     }
 
     #[test]

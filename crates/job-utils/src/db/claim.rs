@@ -1,5 +1,6 @@
 //! Claim: take due jobs for a worker.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,22 +11,72 @@ use crate::db::columns::{Instant, RawJson};
 use crate::db::{Db, DbError};
 
 /// One statement for the look and, when it finds nothing, the question when to look next: both by one now(), so that a
-/// job that comes due in between is in one of the two.
+/// job that comes due in between is in one of the two. A claim need not be durable before it is used: lost in a crash of
+/// the database, it is claimed again.
 const SQL: &str = "WITH claimed AS MATERIALIZED (\
-                   SELECT id, database_id, actor_id, queue_name, task_identifier, payload, priority, run_at, attempts, \
-                   max_attempts FROM @extschema@.claim_jobs($1, $2, $3, make_interval(secs => $4))) \
+                   SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, j.payload, j.priority, j.run_at, \
+                   j.attempts, j.max_attempts FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
+                   @extschema@.claim_jobs($1, $2, $3, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
                    SELECT *, NULL::float8 FROM claimed UNION ALL \
                    SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-                   extract(epoch FROM @extschema@.next_run_at($2) - now())::float8 \
+                   CASE WHEN $6 THEN extract(epoch FROM @extschema@.next_run_at($2, $5) - now())::float8 END \
                    WHERE NOT EXISTS (SELECT FROM claimed)";
+
+/// What to claim.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// Only these tasks; None: any.
+    pub tasks: Option<&'a [String]>,
+    /// Not these.
+    pub excluded: &'a [String],
+    /// At most so many jobs.
+    pub limit: usize,
+    /// When a lock of another worker no longer counts.
+    pub job_expiry: Duration,
+    /// Look from the beginning, at expired locks too; else only from `position` on.
+    pub deep: bool,
+    /// Where the last look ended.
+    pub position: &'a Position,
+    /// Named queues whose running job this worker has just settled.
+    pub freed: &'a [String],
+}
 
 /// What a look found.
 #[derive(Debug, Clone)]
 pub enum Claimed {
     /// Jobs, in order.
     Jobs(Vec<Job>),
-    /// Nothing is due. The next waiting job is due in this time; None when none waits.
+    /// Nothing is due. The next waiting job is due in this time; None when none waits, or when the look was not deep.
     Nothing(Option<Duration>),
+}
+
+/// How many priorities a position remembers. A queue with more is looked at from the beginning.
+const PRIORITIES: usize = 100;
+
+/// Where the last look ended, for every priority seen: what a worker has claimed lies behind, dead index entries and all.
+#[derive(Debug, Clone, Default)]
+pub struct Position {
+    after: BTreeMap<i32, (Timestamp, i64)>,
+}
+
+impl Position {
+    /// Whether nothing has been seen yet.
+    pub fn is_empty(&self) -> bool {
+        self.after.is_empty()
+    }
+
+    /// Moves on past claimed jobs.
+    pub fn advance(&mut self, jobs: &[Job]) {
+        for job in jobs {
+            // `-infinity` is an instant that does not go back into the database.
+            let at = (job.run_at.max(Timestamp::UNIX_EPOCH), job.id);
+            let after = self.after.entry(job.priority).or_insert(at);
+            *after = at.max(*after);
+        }
+        if self.after.len() > PRIORITIES {
+            self.after.clear();
+        }
+    }
 }
 
 /// A claimed job.
@@ -55,6 +106,17 @@ pub struct Job {
 }
 
 impl Job {
+    /// The same job with an empty payload.
+    #[must_use]
+    pub fn clone_without_payload(&self) -> Self {
+        Self {
+            queue_name: self.queue_name.clone(),
+            task_identifier: self.task_identifier.clone(),
+            payload: String::new(),
+            ..*self
+        }
+    }
+
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             id: row.try_get(0)?,
@@ -72,19 +134,33 @@ impl Job {
 }
 
 impl Db {
-    /// Claims up to `limit` due jobs. Dropped, it cancels the claim.
-    pub(crate) async fn claim(
-        &self,
-        worker_id: &str,
-        tasks: Option<&[String]>,
-        limit: usize,
-        job_expiry: Duration,
-    ) -> Result<Claimed, DbError> {
+    /// Claims due jobs. Dropped, it cancels the claim.
+    pub(crate) async fn claim(&self, worker_id: &str, claim: Claim<'_>) -> Result<Claimed, DbError> {
         let client = self.abandonable().await?;
-        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        let limit = i32::try_from(claim.limit).unwrap_or(i32::MAX);
+        let excluded = Some(claim.excluded).filter(|excluded| !excluded.is_empty());
+        let priorities: Vec<i32> = claim.position.after.keys().copied().collect();
+        let (run_ats, ids): (Vec<Timestamp>, Vec<i64>) = claim.position.after.values().copied().unzip();
+        let expiry = claim.job_expiry.as_secs_f64();
         let result = async {
             let statement = client.prepare_cached(&self.sql(SQL)).await?;
-            let rows = client.query(&statement, &[&worker_id, &tasks, &limit, &job_expiry.as_secs_f64()]).await?;
+            let rows = client
+                .query(
+                    &statement,
+                    &[
+                        &worker_id,
+                        &claim.tasks,
+                        &limit,
+                        &expiry,
+                        &excluded,
+                        &claim.deep,
+                        &priorities,
+                        &run_ats,
+                        &ids,
+                        &claim.freed,
+                    ],
+                )
+                .await?;
             if let [row] = rows.as_slice()
                 && row.try_get::<_, Option<i64>>(0)?.is_none()
             {

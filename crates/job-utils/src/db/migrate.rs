@@ -15,6 +15,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V3__claim_and_settle", include_str!("../../migrations/V3__claim_and_settle.sql")),
     ("V4__schedules", include_str!("../../migrations/V4__schedules.sql")),
     ("V5__administration", include_str!("../../migrations/V5__administration.sql")),
+    ("V6__claim_continued", include_str!("../../migrations/V6__claim_continued.sql")),
 ];
 
 /// Run after the migrations, every time.

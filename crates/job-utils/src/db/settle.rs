@@ -8,10 +8,11 @@
 //! replaces). The statement does not wait long for it: the batch moves to a second lane, where each outcome is tried
 //! alone, and the next batch goes on.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::backoff::Backoff;
 use crate::db::{Db, DbError};
@@ -44,51 +45,70 @@ pub enum SettleError {
     Stopped,
 }
 
-struct Item {
-    worker_id: String,
-    job_id: i64,
-    outcome: Outcome,
-    done: oneshot::Sender<Result<Settled, SettleError>>,
+/// An outcome on its way. The ticket comes back with what became of it.
+#[derive(Debug)]
+pub struct Settlement<T> {
+    /// Who held the job.
+    pub worker_id: Arc<str>,
+    /// Which job.
+    pub job_id: i64,
+    /// How the attempt ended.
+    pub outcome: Outcome,
+    /// What the sender wants back.
+    pub ticket: T,
 }
+
+/// What became of each outcome of a batch.
+pub type Results<T> = Vec<(Settlement<T>, Result<Settled, SettleError>)>;
 
 /// Stores outcomes in batches. Clones share one queue; the task ends when the last clone is gone.
-#[derive(Clone)]
-pub struct Settler {
-    items: mpsc::Sender<Item>,
+pub struct Settler<T> {
+    items: mpsc::Sender<Settlement<T>>,
 }
 
-impl Settler {
-    /// Starts the task that stores outcomes.
-    pub fn spawn(db: Db) -> Self {
+impl<T> Clone for Settler<T> {
+    fn clone(&self) -> Self {
+        Self { items: self.items.clone() }
+    }
+}
+
+impl<T: Send + Sync + 'static> Settler<T> {
+    /// Starts the task that stores outcomes and calls `settled` after each batch.
+    pub fn spawn(db: Db, settled: impl Fn(Results<T>) + Send + Sync + 'static) -> Self {
         let (items, receiver) = mpsc::channel(2 * BATCH);
-        tokio::spawn(run(db, receiver));
+        tokio::spawn(run(db, receiver, Arc::new(settled)));
         Self { items }
     }
 
-    /// Stores one outcome; returns when it is stored. Dropping the future does not take it back.
-    pub async fn settle(&self, worker_id: &str, job_id: i64, outcome: Outcome) -> Result<Settled, SettleError> {
-        let (done, stored) = oneshot::channel();
-        let item = Item { worker_id: worker_id.to_owned(), job_id, outcome, done };
-        self.items.send(item).await.map_err(|_| SettleError::Stopped)?;
-        stored.await.map_err(|_| SettleError::Stopped)?
+    /// Hands over one outcome to be stored; waits only while too many are on their way. Nothing takes it back.
+    pub async fn settle(&self, settlement: Settlement<T>) -> Result<(), SettleError> {
+        self.items.send(settlement).await.map_err(|_| SettleError::Stopped)
     }
 }
 
-async fn run(db: Db, mut receiver: mpsc::Receiver<Item>) {
-    // Unbounded, and yet no more than there are jobs in dispatch and callbacks held.
+type Report<T> = Arc<dyn Fn(Results<T>) + Send + Sync>;
+
+async fn run<T: Send + Sync + 'static>(db: Db, mut receiver: mpsc::Receiver<Settlement<T>>, report: Report<T>) {
+    // Unbounded, and yet no more than there are rows that others hold.
     let (blocked, waiting) = mpsc::unbounded_channel();
-    tokio::spawn(run_blocked(db.clone(), waiting));
+    tokio::spawn(run_blocked(db.clone(), waiting, report.clone()));
     let mut batch = Vec::with_capacity(BATCH);
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
-        let (completed, failed): (Vec<Item>, Vec<Item>) =
-            batch.drain(..).partition(|item| item.outcome == Outcome::Complete);
-        tokio::join!(store_all(&db, completed, &blocked), store_all(&db, failed, &blocked));
+        let items = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+        let (completed, failed): (Vec<_>, Vec<_>) =
+            items.into_iter().partition(|item| item.outcome == Outcome::Complete);
+        tokio::join!(store_all(&db, completed, &blocked, &report), store_all(&db, failed, &blocked, &report));
     }
 }
 
 /// Stores a batch of one kind. When Postgres refuses the batch or a row of it is held by somebody, each item is tried
 /// alone, so that one item harms nobody else.
-async fn store_all(db: &Db, mut items: Vec<Item>, blocked: &mpsc::UnboundedSender<Item>) {
+async fn store_all<T>(
+    db: &Db,
+    mut items: Vec<Settlement<T>>,
+    blocked: &mpsc::UnboundedSender<Settlement<T>>,
+    report: &Report<T>,
+) {
     if items.is_empty() {
         return;
     }
@@ -96,19 +116,19 @@ async fn store_all(db: &Db, mut items: Vec<Item>, blocked: &mpsc::UnboundedSende
     // order of rows they take turns rather than block each other.
     items.sort_unstable_by_key(|item| item.job_id);
     match store(db, &items).await {
-        Ok(settled) => answer(items, &settled),
+        Ok(stale) => report(results(items, &stale)),
         Err(error) if items.len() > 1 || error.is_blocked() => {
             for item in items {
                 // The other lane ends only after this one.
                 let _ = blocked.send(item);
             }
         }
-        Err(error) => refuse(items, &error),
+        Err(error) => report(refused(items, &error)),
     }
 }
 
 /// The second lane: one outcome at a time, newcomers first. Most of them were only in company of the one that is blocked.
-async fn run_blocked(db: Db, mut receiver: mpsc::UnboundedReceiver<Item>) {
+async fn run_blocked<T>(db: Db, mut receiver: mpsc::UnboundedReceiver<Settlement<T>>, report: Report<T>) {
     let mut waiting = VecDeque::new();
     loop {
         if waiting.is_empty() {
@@ -121,7 +141,7 @@ async fn run_blocked(db: Db, mut receiver: mpsc::UnboundedReceiver<Item>) {
         let Some((item, said)) = waiting.pop_front() else { continue };
         let alone = vec![item];
         match store(&db, &alone).await {
-            Ok(settled) => answer(alone, &settled),
+            Ok(stale) => report(results(alone, &stale)),
             Err(error) if error.is_blocked() => {
                 for item in alone {
                     if !said {
@@ -140,15 +160,16 @@ async fn run_blocked(db: Db, mut receiver: mpsc::UnboundedReceiver<Item>) {
                     }
                 }
             }
-            Err(error) => refuse(alone, &error),
+            Err(error) => report(refused(alone, &error)),
         }
     }
 }
 
-/// Runs the statement until the database has carried it out or refused it.
-async fn store(db: &Db, items: &[Item]) -> Result<HashSet<(i64, String)>, DbError> {
+/// Runs the statement until the database has carried it out or refused it; returns the positions, from 1, of those that
+/// changed nothing.
+async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError> {
     let ids: Vec<i64> = items.iter().map(|item| item.job_id).collect();
-    let workers: Vec<&str> = items.iter().map(|item| item.worker_id.as_str()).collect();
+    let workers: Vec<&str> = items.iter().map(|item| &*item.worker_id).collect();
     let messages: Vec<&str> = items
         .iter()
         .filter_map(|item| match &item.outcome {
@@ -165,7 +186,6 @@ async fn store(db: &Db, items: &[Item]) -> Result<HashSet<(i64, String)>, DbErro
             db.fail(&ids, &workers, &messages).await
         };
         match result {
-            Ok(settled) => return Ok(settled.into_iter().collect()),
             Err(error) if error.is_transient() && !error.is_blocked() => {
                 if !said {
                     tracing::warn!(jobs = items.len(), "outcomes wait for Postgres: {}", chain(&error));
@@ -173,23 +193,27 @@ async fn store(db: &Db, items: &[Item]) -> Result<HashSet<(i64, String)>, DbErro
                 }
                 tokio::time::sleep(backoff.next_wait()).await;
             }
-            Err(error) => return Err(error),
+            stored => return stored,
         }
     }
 }
 
-fn answer(items: Vec<Item>, settled: &HashSet<(i64, String)>) {
-    for item in items {
-        let done = settled.contains(&(item.job_id, item.worker_id));
-        // Whoever asked may have stopped waiting; the outcome is stored all the same.
-        let _ = item.done.send(Ok(if done { Settled::Done } else { Settled::Stale }));
+fn results<T>(items: Vec<Settlement<T>>, stale: &[i32]) -> Results<T> {
+    let mut results: Results<T> = items.into_iter().map(|item| (item, Ok(Settled::Done))).collect();
+    for position in stale {
+        let index = usize::try_from(*position).unwrap_or_default().wrapping_sub(1);
+        if let Some((_, result)) = results.get_mut(index) {
+            *result = Ok(Settled::Stale);
+        }
     }
+    results
 }
 
-fn refuse(items: Vec<Item>, error: &DbError) {
+fn refused<T>(items: Vec<Settlement<T>>, error: &DbError) -> Results<T> {
     let message = chain(error);
-    for item in items {
-        tracing::error!(job.id = item.job_id, worker.id = item.worker_id, "outcome refused: {message}");
-        let _ = item.done.send(Err(SettleError::Refused(message.clone())));
-    }
+    let refuse = |item: Settlement<T>| {
+        tracing::error!(job.id = item.job_id, worker.id = &*item.worker_id, "outcome refused: {message}");
+        (item, Err(SettleError::Refused(message.clone())))
+    };
+    items.into_iter().map(refuse).collect()
 }

@@ -1,40 +1,42 @@
 //! The worker's handle: claim, settle by a [`Settler`], release. Nothing else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::db::claim::{Claimed, Job};
+pub use crate::db::claim::{Claim, Claimed, Job, Position};
 use crate::db::{Db, DbError};
 
 /// What a worker may do in the database, under its id.
 #[derive(Clone)]
 pub struct WorkerDb {
     db: Db,
-    worker_id: String,
+    worker_id: Arc<str>,
 }
 
 impl WorkerDb {
     /// A handle for the worker `worker_id`.
-    pub fn new(db: Db, worker_id: impl Into<String>) -> Self {
+    pub fn new(db: Db, worker_id: impl Into<Arc<str>>) -> Self {
         Self { db, worker_id: worker_id.into() }
     }
 
     /// The worker's id.
-    pub fn worker_id(&self) -> &str {
+    pub fn worker_id(&self) -> &Arc<str> {
         &self.worker_id
     }
 
-    /// Claims up to `limit` due jobs of `tasks` (None: any), in order.
-    pub async fn claim(
-        &self,
-        tasks: Option<&[String]>,
-        limit: usize,
-        job_expiry: Duration,
-    ) -> Result<Claimed, DbError> {
-        self.db.claim(&self.worker_id, tasks, limit, job_expiry).await
+    /// Claims due jobs; returns them in order.
+    pub async fn claim(&self, claim: Claim<'_>) -> Result<Claimed, DbError> {
+        self.db.claim(&self.worker_id, claim).await
     }
 
-    /// Fails accepted jobs whose callback is overdue; returns their ids.
-    pub async fn fail_overdue(&self, limit: Duration, message: &str, in_flight: &[i64]) -> Result<Vec<i64>, DbError> {
+    /// Fails accepted jobs whose callback is overdue; returns their ids, and how many other jobs are held besides those
+    /// `in_flight`.
+    pub async fn fail_overdue(
+        &self,
+        limit: Duration,
+        message: &str,
+        in_flight: &[i64],
+    ) -> Result<(Vec<i64>, usize), DbError> {
         self.db.fail_overdue(&self.worker_id, limit, message, in_flight).await
     }
 

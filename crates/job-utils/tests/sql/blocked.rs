@@ -1,6 +1,6 @@
 //! A forgotten transaction of a producer holds up what needs its rows, and nothing else.
 
-use job_utils::db::{Materialised, SchedulerDb, Settled, Settler};
+use job_utils::db::{CallbackDb, Materialised, SchedulerDb, Settled};
 use job_utils::wire::callback::Outcome;
 use tokio::time::timeout;
 
@@ -19,7 +19,7 @@ async fn an_outcome_that_must_wait_for_a_row_does_not_hold_up_the_others() {
     let producer = Session::open(&db).await;
     producer.run("BEGIN; SELECT app_jobs.add_job('d', queue_name := 'q')").await;
 
-    let settler = Settler::spawn(handle(db.url(), "app_jobs"));
+    let settler = CallbackDb::new(handle(db.url(), "app_jobs"));
     // One batch: the three are queued before the settler's task runs.
     let held = tokio::spawn({
         let settler = settler.clone();
@@ -64,7 +64,7 @@ async fn an_outcome_outlives_a_statement_timeout_of_the_role() {
     s.run(&format!("ALTER DATABASE {name} SET statement_timeout = '150ms'")).await;
     let holder = Session::open(&db).await;
     holder.run("BEGIN; LOCK TABLE app_jobs.jobs").await;
-    let settler = Settler::spawn(handle(db.url(), "app_jobs"));
+    let settler = CallbackDb::new(handle(db.url(), "app_jobs"));
     let outcome = tokio::spawn(async move { settler.settle("work1", job, Outcome::Complete).await });
     // Two cancelled statements at least.
     let cancelled = "SELECT count(*) >= 1 FROM pg_stat_activity

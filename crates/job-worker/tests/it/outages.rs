@@ -59,6 +59,8 @@ async fn a_worker_outlives_its_postgres() {
     // A function answers while Postgres is away: the outcome is kept, and the job is not sent again.
     connect(&cluster).await.batch_execute("SELECT app_jobs.add_job('slow')").await.unwrap();
     function.wait_for(4, LIMIT).await;
+    // A claim is not flushed by itself: what is committed after it takes it along.
+    connect(&cluster).await.batch_execute("CREATE TABLE flushed ()").await.unwrap();
     cluster.kill().await.unwrap();
     gate.open();
     worker.wait_for_line("outcomes wait for Postgres", LIMIT).await;

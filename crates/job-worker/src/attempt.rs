@@ -1,0 +1,116 @@
+//! Attempt: run one job to its end, in a slot, and hand its outcome to the settler.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use job_utils::db::{Db, Job, Results, SettleError, Settled, Settlement, Settler};
+use job_utils::wire::callback::Outcome;
+use job_utils::wire::dispatch::Answer;
+
+use crate::dispatch::Dispatcher;
+use crate::handlers::Handlers;
+use crate::slots::Slots;
+
+/// Runs jobs. One for all slots.
+pub(crate) struct Runner {
+    handlers: Handlers,
+    dispatcher: Dispatcher,
+    settler: Settler<Attempt>,
+    slots: Arc<Slots>,
+    worker_id: Arc<str>,
+}
+
+/// What is left of an attempt when its outcome is on its way.
+struct Attempt {
+    lane: usize,
+    job: Job,
+    duration: Duration,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        db: Db,
+        worker_id: Arc<str>,
+        handlers: Handlers,
+        dispatcher: Dispatcher,
+        slots: Arc<Slots>,
+    ) -> Self {
+        let of_settler = slots.clone();
+        let settler = Settler::spawn(db, move |results: Results<Attempt>| {
+            for (settlement, result) in &results {
+                tell(settlement, result);
+            }
+            of_settler.settled(results.into_iter().map(|(settlement, _)| {
+                let attempt = settlement.ticket;
+                (attempt.lane, attempt.job.id, attempt.job.queue_name)
+            }));
+        });
+        Self { handlers, dispatcher, settler, slots, worker_id }
+    }
+
+    /// A slot: runs a job, then whatever else is waiting, and ends when nothing is.
+    pub(crate) async fn run_slot(self: Arc<Self>, lane: usize, job: Job) {
+        let mut next = Some((lane, job));
+        while let Some((lane, job)) = next {
+            self.run(lane, job).await;
+            next = self.slots.next(lane);
+        }
+    }
+
+    async fn run(&self, lane: usize, mut job: Job) {
+        let started = Instant::now();
+        let outcome = match self.handlers.run(&mut job).await {
+            Some(outcome) => outcome,
+            None => match self.dispatcher.dispatch(&mut job, &self.worker_id).await {
+                Answer::Complete => Outcome::Complete,
+                Answer::Fail(message) => Outcome::Fail(message),
+                Answer::Accept => {
+                    let duration_ms = started.elapsed().as_millis();
+                    tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job accepted");
+                    self.slots.accepted(job.id);
+                    return;
+                }
+            },
+        };
+        let job_id = job.id;
+        let ticket = Attempt { lane, job, duration: started.elapsed() };
+        let settlement = Settlement { worker_id: self.worker_id.clone(), job_id, outcome, ticket };
+        // The settler lives as long as the runner.
+        if let Err(error) = self.settler.settle(settlement).await {
+            tracing::warn!(job.id = job_id, "{error}");
+        }
+    }
+}
+
+fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>) {
+    let Attempt { job, duration, .. } = &settlement.ticket;
+    let duration_ms = duration.as_millis();
+    match (result, &settlement.outcome) {
+        (Ok(Settled::Done), Outcome::Complete) => {
+            tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job completed");
+        }
+        (Ok(Settled::Done), Outcome::Fail(error)) if job.attempts >= job.max_attempts => tracing::error!(
+            job.id = job.id,
+            job.task = job.task_identifier,
+            job.attempts = job.attempts,
+            duration_ms,
+            error,
+            "job failed for good"
+        ),
+        (Ok(Settled::Done), Outcome::Fail(error)) => tracing::warn!(
+            job.id = job.id,
+            job.task = job.task_identifier,
+            job.attempts = job.attempts,
+            job.max_attempts = job.max_attempts,
+            duration_ms,
+            error,
+            "job failed"
+        ),
+        // The function's callback was faster, or the job was taken away.
+        (Ok(Settled::Stale), _) => {
+            tracing::debug!(job.id = job.id, job.task = job.task_identifier, "job already settled");
+        }
+        (Err(SettleError::Refused(_)), _) => {} // told by the settler
+        (Err(error @ SettleError::Stopped), _) => tracing::warn!(job.id = job.id, "{error}"),
+    }
+}

@@ -1,0 +1,281 @@
+//! Slots: the jobs this worker holds, from their claim until their outcome is stored.
+//!
+//! ```text
+//!   fill ─▶ buffer ─▶ running ─▶ unsettled ─▶ gone
+//!             │          └─▶ accepted: holds no slot, and is no longer counted here
+//!             └─▶ given back when it waits too long, or when the worker stops
+//! ```
+//!
+//! A lane is a share of the slots with a buffer of its own: one for each task with a limit, one for all others. The buffer
+//! holds what is likely to start within a moment at the rate of the last jobs; nothing when jobs are slow.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use job_utils::db::Job;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// The buffer holds what the lane gets through in this time. Longer than a claim takes, so that nobody waits for one.
+const AHEAD: Duration = Duration::from_millis(50);
+
+/// Over how long the rate is measured at least.
+const RATE_WINDOW: Duration = Duration::from_millis(2);
+
+/// The largest claim: past a few hundred a batch gains nothing, and holds its rows longer.
+pub(crate) const BATCH: usize = 500;
+
+pub(crate) struct Slots {
+    state: Mutex<State>,
+    concurrency: usize,
+    prefetch: usize,
+    /// There is room for a claim that somebody wants to make.
+    pub(crate) room: Notify,
+    /// A job is no longer held.
+    pub(crate) left: Notify,
+}
+
+struct State {
+    lanes: Vec<Lane>,
+    running: usize,
+    /// Ids of the jobs that are buffered, running or unsettled.
+    held: HashSet<i64>,
+    /// Jobs that functions have accepted: as last counted in the database, and those since.
+    accepted: usize,
+    stopped: bool,
+}
+
+struct Lane {
+    limit: usize,
+    running: usize,
+    buffer: VecDeque<Job>,
+    /// When the buffer was last filled.
+    filled: Instant,
+    /// Ended since the rate was measured, and when that was.
+    ended: usize,
+    measured: Instant,
+    /// How many jobs to hold ahead of the slots.
+    ahead: usize,
+    /// Somebody wants to be told when there is room.
+    wanted: bool,
+    /// Named queues whose job has been settled.
+    freed: Vec<String>,
+}
+
+impl Lane {
+    fn new(limit: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            limit,
+            running: 0,
+            buffer: VecDeque::new(),
+            filled: now,
+            ended: 0,
+            measured: now,
+            ahead: 0,
+            wanted: false,
+            freed: Vec::new(),
+        }
+    }
+
+    fn measure(&mut self, prefetch: usize) {
+        let elapsed = self.measured.elapsed();
+        if elapsed >= RATE_WINDOW {
+            let rate = self.ended as f64 / elapsed.as_secs_f64();
+            self.ahead = prefetch.min((rate * AHEAD.as_secs_f64()) as usize);
+            self.ended = 0;
+            self.measured = Instant::now();
+        }
+    }
+}
+
+impl State {
+    fn can_start(&self, lane: usize, concurrency: usize) -> bool {
+        let lane = &self.lanes[lane];
+        !self.stopped && self.running < concurrency && lane.running < lane.limit && !lane.buffer.is_empty()
+    }
+
+    fn start(&mut self, index: usize) -> Option<Job> {
+        let lane = &mut self.lanes[index];
+        let job = lane.buffer.pop_front()?;
+        lane.running += 1;
+        self.running += 1;
+        Some(job)
+    }
+
+    /// How many jobs a claim may bring.
+    fn room(&self, index: usize, concurrency: usize) -> usize {
+        let lane = &self.lanes[index];
+        let free = concurrency.saturating_sub(self.running).min(lane.limit.saturating_sub(lane.running));
+        (free + lane.ahead).saturating_sub(lane.buffer.len()).min(BATCH)
+    }
+}
+
+impl Slots {
+    /// `limits`: how many jobs each lane may run; all of them together no more than `concurrency`. `prefetch`: how many a
+    /// lane may hold ahead.
+    pub(crate) fn new(concurrency: usize, prefetch: usize, limits: impl IntoIterator<Item = usize>) -> Self {
+        let state = State {
+            lanes: limits.into_iter().map(Lane::new).collect(),
+            running: 0,
+            held: HashSet::new(),
+            // Until they have been counted, there may be some.
+            accepted: 1,
+            stopped: false,
+        };
+        Self { state: Mutex::new(state), concurrency, prefetch, room: Notify::new(), left: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before anything could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many jobs to claim for a lane now; with 0, `room` tells when it is worth asking again. A full buffer is filled
+    /// up once half of it is used, so that claims stay large.
+    pub(crate) fn wanted(&self, lane: usize) -> usize {
+        let mut state = self.state();
+        state.lanes[lane].measure(self.prefetch);
+        let room = state.room(lane, self.concurrency);
+        let wanted = if room > state.lanes[lane].ahead.min(BATCH) / 2 { room } else { 0 };
+        state.lanes[lane].wanted = wanted == 0;
+        wanted
+    }
+
+    /// Takes claimed jobs into a lane; returns the jobs that start at once, each in a slot of its own.
+    pub(crate) fn fill(&self, lane: usize, jobs: Vec<Job>) -> Vec<Job> {
+        self.hold(lane, jobs);
+        let mut state = self.state();
+        let mut starts = Vec::new();
+        while state.can_start(lane, self.concurrency) {
+            starts.extend(state.start(lane));
+        }
+        starts
+    }
+
+    /// Takes claimed jobs into a lane's buffer, and starts none.
+    pub(crate) fn hold(&self, lane: usize, jobs: Vec<Job>) {
+        let mut state = self.state();
+        state.held.extend(jobs.iter().map(|job| job.id));
+        state.lanes[lane].buffer.extend(jobs);
+        state.lanes[lane].filled = Instant::now();
+    }
+
+    /// The slot's job has ended: the next one for it, of any lane, its own first.
+    pub(crate) fn next(&self, lane: usize) -> Option<(usize, Job)> {
+        let mut state = self.state();
+        state.running -= 1;
+        state.lanes[lane].running -= 1;
+        state.lanes[lane].ended += 1;
+        let lanes = state.lanes.len();
+        let next = (0..lanes).map(|i| (lane + i) % lanes).find(|next| state.can_start(*next, self.concurrency));
+        let next = next.and_then(|next| state.start(next).map(|job| (next, job)));
+        let room = (0..lanes).any(|i| {
+            let half = state.lanes[i].ahead.min(BATCH) / 2;
+            state.lanes[i].wanted && state.room(i, self.concurrency) > half
+        });
+        if room {
+            state.lanes.iter_mut().for_each(|lane| lane.wanted = false);
+            self.room.notify_one();
+        }
+        next
+    }
+
+    /// A function has accepted a job: it stays locked, but somebody else will say how it ended.
+    pub(crate) fn accepted(&self, id: i64) {
+        let mut state = self.state();
+        state.held.remove(&id);
+        state.accepted += 1;
+        self.left.notify_one();
+    }
+
+    /// Outcomes have been stored, or refused for good.
+    pub(crate) fn settled(&self, jobs: impl IntoIterator<Item = (usize, i64, Option<String>)>) {
+        let mut state = self.state();
+        let mut freed = false;
+        for (lane, id, queue) in jobs {
+            state.held.remove(&id);
+            if let Some(queue) = queue {
+                freed = true;
+                let known = &mut state.lanes[lane].freed;
+                // As many as a look can use; it finds the others when it looks deep.
+                if known.len() < BATCH {
+                    known.push(queue);
+                }
+            }
+        }
+        drop(state);
+        self.left.notify_one();
+        if freed {
+            self.room.notify_one();
+        }
+    }
+
+    /// Named queues that have been freed since the last call.
+    pub(crate) fn take_freed(&self, lane: usize) -> Vec<String> {
+        std::mem::take(&mut self.state().lanes[lane].freed)
+    }
+
+    /// Whether a named queue of the lane has been freed.
+    pub(crate) fn has_freed(&self, lane: usize) -> bool {
+        !self.state().lanes[lane].freed.is_empty()
+    }
+
+    /// Takes out of the buffers what has waited there for longer than `age`.
+    pub(crate) fn take_aged(&self, age: Duration) -> Vec<i64> {
+        let mut state = self.state();
+        let mut aged = Vec::new();
+        for lane in &mut state.lanes {
+            if lane.filled.elapsed() > age {
+                aged.extend(lane.buffer.drain(..).map(|job| job.id));
+                lane.ahead = 0;
+            }
+        }
+        aged
+    }
+
+    /// When the oldest buffer will be `age` old; None when all are empty.
+    pub(crate) fn aged_at(&self, age: Duration) -> Option<Instant> {
+        let state = self.state();
+        state.lanes.iter().filter(|lane| !lane.buffer.is_empty()).map(|lane| lane.filled + age).min()
+    }
+
+    /// Nothing starts any more; returns what was buffered.
+    pub(crate) fn stop(&self) -> Vec<i64> {
+        let mut state = self.state();
+        state.stopped = true;
+        state.lanes.iter_mut().flat_map(|lane| lane.buffer.drain(..)).map(|job| job.id).collect()
+    }
+
+    /// These jobs are no longer held.
+    pub(crate) fn forget(&self, ids: &[i64]) {
+        let mut state = self.state();
+        for id in ids {
+            state.held.remove(id);
+        }
+        drop(state);
+        self.left.notify_one();
+    }
+
+    /// Ids of all jobs held, accepted ones aside.
+    pub(crate) fn held(&self) -> Vec<i64> {
+        self.state().held.iter().copied().collect()
+    }
+
+    /// Whether nothing is held, accepted jobs aside.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state().held.is_empty()
+    }
+
+    /// How many jobs functions have accepted and not called back for, as last counted; never fewer than there are.
+    pub(crate) fn accepted_count(&self) -> usize {
+        self.state().accepted
+    }
+
+    /// Somebody has counted the accepted jobs in the database, when `before` of them were known here.
+    pub(crate) fn recount_accepted(&self, before: usize, count: usize) {
+        let mut state = self.state();
+        state.accepted = count + state.accepted.saturating_sub(before);
+    }
+}
