@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
+use job_utils::db::{Block, Digest};
 
 use crate::timetable::{RuleError, TimeZone, Timetable};
 
@@ -34,13 +35,16 @@ pub(crate) struct Agenda {
     schedules: HashMap<i64, Schedule>,
     /// Next fires, soonest first. Schedules without one are not in it.
     queue: BTreeSet<(Timestamp, i64)>,
+    /// The digests of what is held, to compare with the table's.
+    blocks: HashMap<Block, Digest>,
     missed: u64,
 }
 
 struct Schedule {
-    info: String,
-    /// None for a rule that cannot be used.
-    timetable: Option<Timetable>,
+    /// Of its schedule_info: the text itself is not kept.
+    digest: i64,
+    /// None for a rule that cannot be used. Boxed: hash tables keep room for many more entries than they hold.
+    timetable: Option<Box<Timetable>>,
     next: Option<Timestamp>,
     /// The latest fire that was settled: nothing at or before it fires again, whatever the clock does.
     settled: Option<Timestamp>,
@@ -49,22 +53,26 @@ struct Schedule {
 impl Agenda {
     /// An empty agenda; `default_zone` is for rules that name none.
     pub(crate) fn new(default_zone: TimeZone) -> Self {
-        Self { default_zone, schedules: HashMap::new(), queue: BTreeSet::new(), missed: 0 }
+        Self { default_zone, schedules: HashMap::new(), queue: BTreeSet::new(), blocks: HashMap::new(), missed: 0 }
     }
 
-    /// Takes in a schedule's schedule_info as it stands now. Its fires at or before `now` are over.
-    pub(crate) fn look_at(&mut self, id: i64, info: String, now: Timestamp) -> Looked {
+    /// Takes in a schedule's schedule_info, and the digest that stands for it, as they are now. Its fires at or before `now`
+    /// are over.
+    pub(crate) fn look_at(&mut self, id: i64, info: &str, digest: i64, now: Timestamp) -> Looked {
         let known = self.schedules.get(&id);
-        if known.is_some_and(|known| known.info == info) {
+        if known.is_some_and(|known| known.digest == digest) {
             return Looked::Known;
         }
         let settled = known.and_then(|known| known.settled);
         self.forget(id);
-        let (timetable, looked) = match Timetable::from_json(&info, &self.default_zone) {
-            Ok(timetable) => (Some(timetable), Looked::Taken),
+        let (timetable, looked) = match Timetable::from_json(info, &self.default_zone) {
+            Ok(timetable) => (Some(Box::new(timetable)), Looked::Taken),
             Err(error) => (None, Looked::Invalid(error)),
         };
-        self.schedules.insert(id, Schedule { info, timetable, next: None, settled });
+        self.schedules.insert(id, Schedule { digest, timetable, next: None, settled });
+        let block = self.blocks.entry(Block::of(id)).or_default();
+        block.count += 1;
+        block.xor ^= digest;
         self.advance(id, now);
         looked
     }
@@ -74,17 +82,34 @@ impl Agenda {
         self.schedules.contains_key(&id)
     }
 
-    /// Forgets every schedule that is not among `ids`; returns how many.
-    pub(crate) fn retain(&mut self, ids: &HashSet<i64>) -> usize {
-        let gone: Vec<i64> = self.schedules.keys().filter(|id| !ids.contains(id)).copied().collect();
+    /// The blocks in which `held`, what the table says, differs from what is known here.
+    pub(crate) fn differing(&self, held: &[(Block, Digest)]) -> HashSet<Block> {
+        let held: HashMap<Block, Digest> = held.iter().copied().collect();
+        let blocks = held.keys().chain(self.blocks.keys()).copied();
+        blocks.filter(|block| held.get(block) != self.blocks.get(block)).collect()
+    }
+
+    /// Forgets every schedule of these blocks that is not among `ids`; returns how many.
+    pub(crate) fn retain(&mut self, blocks: &HashSet<Block>, ids: &HashSet<i64>) -> usize {
+        let ours = self.schedules.keys().filter(|id| blocks.contains(&Block::of(**id)));
+        let gone: Vec<i64> = ours.filter(|id| !ids.contains(id)).copied().collect();
         gone.iter().for_each(|id| self.forget(*id));
         gone.len()
     }
 
     /// Forgets a schedule.
     pub(crate) fn forget(&mut self, id: i64) {
-        if let Some(Schedule { next: Some(next), .. }) = self.schedules.remove(&id) {
+        let Some(schedule) = self.schedules.remove(&id) else { return };
+        if let Some(next) = schedule.next {
             self.queue.remove(&(next, id));
+        }
+        let of = Block::of(id);
+        if let Some(block) = self.blocks.get_mut(&of) {
+            block.count -= 1;
+            block.xor ^= schedule.digest;
+            if block.count == 0 {
+                self.blocks.remove(&of);
+            }
         }
     }
 

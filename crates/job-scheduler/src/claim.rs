@@ -8,8 +8,8 @@ use crate::agenda::{Agenda, Looked};
 use crate::clock::Clock;
 
 /// How many schedules one statement claims: enough for a start with many of them to be quick, few enough for fires to be
-/// made in between.
-const BATCH: i32 = 1000;
+/// made in between and for memory to stay small.
+const BATCH: i32 = 2000;
 
 /// What a look brought.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub(crate) struct Claimed {
     pub(crate) gone: usize,
 }
 
-/// Claims a batch of what is free. When that was the last one, takes in the rows held as they stand now, and returns what
-/// the whole look brought, which is added up in `so_far`.
+/// Claims a batch of what is free. When there is nothing left, takes in what has changed among the rows held, and returns
+/// what the whole look brought, which is added up in `so_far`.
 ///
 /// `adopt` takes in also rows held under this id that are not known here: those of a claim whose answer was lost.
 /// Otherwise they are another process's with the same id, and its own business.
@@ -29,33 +29,37 @@ pub(crate) async fn run_once(
     db: &SchedulerDb,
     tasks: Option<&[String]>,
     agenda: &mut Agenda,
-    clock: &Clock,
+    clock: &mut Clock,
     adopt: bool,
     so_far: &mut Claimed,
 ) -> Result<Option<Claimed>, DbError> {
-    let rows = db.claim_scheduled(tasks, BATCH).await?;
-    let last = rows.len() < BATCH as usize;
-    for row in rows {
-        so_far.look_at(agenda, row, clock);
-    }
-    if !last {
-        return Ok(None);
-    }
-    let rows = db.held().await?;
-    let held: HashSet<i64> = rows.iter().map(|row| row.id).collect();
-    for row in rows {
-        if adopt || agenda.holds(row.id) {
+    let look = db.look(tasks, BATCH).await?;
+    clock.learn(look.now);
+    if !look.claimed.is_empty() {
+        for row in look.claimed {
             so_far.look_at(agenda, row, clock);
         }
+        return Ok(None);
     }
-    so_far.gone = agenda.retain(&held);
+    let differing = agenda.differing(&look.held);
+    if !differing.is_empty() {
+        let blocks: Vec<_> = differing.iter().copied().collect();
+        let rows = db.held(&blocks).await?;
+        let held: HashSet<i64> = rows.iter().map(|row| row.id).collect();
+        for row in rows {
+            if adopt || agenda.holds(row.id) {
+                so_far.look_at(agenda, row, clock);
+            }
+        }
+        so_far.gone += agenda.retain(&differing, &held);
+    }
     Ok(Some(std::mem::take(so_far)))
 }
 
 impl Claimed {
     fn look_at(&mut self, agenda: &mut Agenda, row: ScheduledJob, clock: &Clock) {
         let (id, task) = (row.id, row.task_identifier);
-        match agenda.look_at(id, row.schedule_info, clock.now()) {
+        match agenda.look_at(id, &row.schedule_info, row.digest, clock.now()) {
             Looked::Known => {}
             Looked::Taken => self.taken += 1,
             Looked::Invalid(error) => {

@@ -25,12 +25,23 @@ impl Clock {
         Ok(Self { measured, at: Instant::now() })
     }
 
-    /// Measures again, when the last time is long ago or `doubted`.
-    pub(crate) async fn follow(&mut self, db: &SchedulerDb, doubted: bool) -> Result<(), DbError> {
-        if doubted || self.at.elapsed() >= FRESH {
-            *self = Self::start(db).await?;
-        }
+    /// Measures again.
+    pub(crate) async fn follow(&mut self, db: &SchedulerDb) -> Result<(), DbError> {
+        *self = Self::start(db).await?;
         Ok(())
+    }
+
+    /// Takes over a measurement that came with something else, unless the last one is fresh. A measurement at each
+    /// occasion would move the clock by what the answers' ways differ in.
+    pub(crate) fn learn(&mut self, measured: Timestamp) {
+        if self.at.elapsed() >= FRESH / 2 {
+            *self = Self { measured, at: Instant::now() };
+        }
+    }
+
+    /// Whether the last measurement is too long ago to fire by.
+    pub(crate) fn is_old(&self) -> bool {
+        self.at.elapsed() >= FRESH
     }
 
     /// The database's time now.

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use job_scheduler::preview::Preview;
+use job_scheduler::timetable::TimeZone;
 use job_utils::config::scheduler::read_time_zone;
-use job_utils::config::{ProcessEnv, Reader, SchedulerConfig};
+use job_utils::config::{ConfigError, Env, Reader, SchedulerConfig};
 use job_utils::service::{self, ExitError};
 use job_utils::shutdown::Shutdown;
 
@@ -25,22 +26,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = service::arguments();
-    service::main(|shutdown| program(arguments, shutdown))
+    let arguments: Arguments = service::arguments();
+    match arguments.command {
+        None => service::configured(SchedulerConfig::from_env, run),
+        Some(Command::Next(preview)) => service::configured(zone, |zone, _| async move {
+            preview.run(&zone, jiff::Timestamp::now(), io::stdin().lock(), io::stdout().lock())
+        }),
+    }
 }
 
-async fn program(arguments: Arguments, shutdown: Shutdown) -> Result<(), ExitError> {
-    match arguments.command {
-        None => {
-            let config = SchedulerConfig::from_env(&ProcessEnv)?;
-            job_scheduler::run(config, shutdown).await.map_err(ExitError::from_error)?;
-            Ok(())
-        }
-        Some(Command::Next(preview)) => {
-            let mut reader = Reader::new(&ProcessEnv);
-            let zone = read_time_zone(&mut reader);
-            let zone = reader.finish(zone)?;
-            preview.run(&zone, jiff::Timestamp::now(), io::stdin().lock(), io::stdout().lock())
-        }
-    }
+async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<(), ExitError> {
+    job_scheduler::run(config, shutdown).await.map_err(ExitError::from_error)?;
+    Ok(())
+}
+
+/// What a preview needs to know.
+fn zone(env: &dyn Env) -> Result<TimeZone, ConfigError> {
+    let mut reader = Reader::new(env);
+    let zone = read_time_zone(&mut reader);
+    reader.finish(zone)
 }

@@ -32,6 +32,8 @@ pub(crate) struct Scheduler {
     look_at: Instant,
     /// Postgres did not answer the last time, and that has been said.
     away: bool,
+    /// A fire waits for a row that another transaction holds, and that has been said.
+    waiting: bool,
 }
 
 impl Scheduler {
@@ -47,6 +49,7 @@ impl Scheduler {
             clock: None,
             look_at: Instant::now(),
             away: false,
+            waiting: false,
         }
     }
 
@@ -78,7 +81,8 @@ impl Scheduler {
         match self.look_and_fire().await {
             Ok(()) => {
                 self.is_back();
-                self.next_at().unwrap_or(self.look_at).min(self.look_at)
+                let next = if self.waiting { Some(Instant::now() + RETRY) } else { self.next_at() };
+                next.unwrap_or(self.look_at).min(self.look_at)
             }
             Err(error) => {
                 self.is_away(&error);
@@ -91,13 +95,24 @@ impl Scheduler {
     async fn look_and_fire(&mut self) -> Result<(), DbError> {
         let clock = match &mut self.clock {
             Some(clock) => {
-                clock.follow(&self.db, self.away).await?;
+                // A look brings the time along: asked for only by a fire that cannot wait for it.
+                let due = self.agenda.next().is_some_and(|next| next <= clock.now());
+                if self.away || due && clock.is_old() {
+                    clock.follow(&self.db).await?;
+                }
                 clock
             }
             none => none.insert(Clock::start(&self.db).await?),
         };
         // Fires first: a fire is due at a time, a look is not.
-        materialise::run_once(&self.db, &mut self.agenda, clock).await?;
+        let fired = materialise::run_once(&self.db, &mut self.agenda, clock).await?;
+        if let (Some(schedule), false) = (fired.waiting, self.waiting) {
+            tracing::warn!(
+                schedule.id = schedule,
+                "a fire waits, for a row that another transaction holds or for Postgres to have room: it is tried again"
+            );
+        }
+        self.waiting = fired.waiting.is_some();
         if Instant::now() < self.look_at {
             return Ok(());
         }

@@ -5,6 +5,7 @@
 mod it {
     mod changes;
     mod fires;
+    mod idle;
     mod next;
     mod outage;
     mod stop;

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use job_service::ServiceConfig;
-use job_utils::config::{PostgresConfig, ProcessEnv, Reader};
+use job_utils::config::{ConfigError, Env, PostgresConfig, Reader};
 use job_utils::db::Db;
 use job_utils::db::migrate::{Migrated, migrate};
-use job_utils::service::ExitError;
+use job_utils::service::{self, ExitError};
 use job_utils::shutdown::Shutdown;
 
 /// Worker, callback server and scheduler in one process. Settings come from the environment (see the README).
@@ -25,27 +25,30 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Arguments { command } = job_utils::service::arguments();
-    job_utils::service::main(|shutdown| async move {
-        match command {
-            Some(Command::Migrate) => run_migrate(&shutdown).await,
-            None => {
-                let config = ServiceConfig::from_env(&ProcessEnv)?;
-                job_service::run(config, shutdown).await.map_err(ExitError::from_error)?;
-                Ok(())
-            }
-        }
-    })
+    let Arguments { command } = service::arguments();
+    match command {
+        Some(Command::Migrate) => service::configured(postgres, run_migrate),
+        None => service::configured(ServiceConfig::from_env, run),
+    }
 }
 
-async fn run_migrate(shutdown: &Shutdown) -> Result<(), ExitError> {
-    let mut reader = Reader::new(&ProcessEnv);
+async fn run(config: ServiceConfig, shutdown: Shutdown) -> Result<(), ExitError> {
+    job_service::run(config, shutdown).await.map_err(ExitError::from_error)?;
+    Ok(())
+}
+
+/// What a migration needs to know.
+fn postgres(env: &dyn Env) -> Result<PostgresConfig, ConfigError> {
+    let mut reader = Reader::new(env);
     let postgres = PostgresConfig::read(&mut reader);
-    let postgres = reader.finish(postgres)?;
+    reader.finish(postgres)
+}
+
+async fn run_migrate(postgres: PostgresConfig, shutdown: Shutdown) -> Result<(), ExitError> {
     let schema = postgres.schema.clone();
     let db = Db::new(&postgres).map_err(ExitError::from_error)?;
     // A stack that starts all at once migrates before its database is up.
-    if !db.wait_until_reachable(shutdown).await.map_err(ExitError::from_error)? {
+    if !db.wait_until_reachable(&shutdown).await.map_err(ExitError::from_error)? {
         return Err(ExitError::Failure(anyhow::anyhow!(
             "stopped before Postgres could be reached: nothing was migrated"
         )));

@@ -102,6 +102,23 @@ pub struct ConfigError {
     pub faults: Vec<Fault>,
 }
 
+impl ConfigError {
+    /// The value when both are; else every fault of both, the second's first.
+    ///
+    /// # Errors
+    /// Either has faults.
+    pub fn both<T>(first: Result<(), Self>, second: Result<T, Self>) -> Result<T, Self> {
+        match (first, second) {
+            (Ok(()), second) => second,
+            (Err(first), Ok(_)) => Err(first),
+            (Err(first), Err(mut second)) => {
+                second.faults.extend(first.faults);
+                Err(second)
+            }
+        }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the configuration is not valid")?;

@@ -30,6 +30,7 @@ mod release;
 mod schedule;
 mod settle;
 mod tls;
+mod url;
 mod worker;
 
 pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule};
@@ -40,6 +41,6 @@ pub use inspect::NotReady;
 pub use listen::{Identity, Listener, Wake};
 pub use materialise::Materialised;
 pub use pool::Db;
-pub use schedule::{ScheduledJob, SchedulerDb};
+pub use schedule::{Block, Digest, Look, ScheduledJob, SchedulerDb};
 pub use settle::{Results, SettleError, Settled, Settlement, Settler};
 pub use worker::{Claim, Claimed, Job, Position, WorkerDb};

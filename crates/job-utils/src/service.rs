@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::config::{ConfigError, ProcessEnv};
+use crate::config::{ConfigError, Env, ProcessEnv};
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
@@ -49,14 +49,28 @@ pub fn arguments<A: clap::Parser>() -> A {
     })
 }
 
-/// Runs a program: sets up logging, a runtime and signals, waits for `program`, and turns its result into an exit
-/// code (0, 64 for bad configuration, 70 for a failure).
+/// Runs a program: reads its configuration, sets up logging, a runtime and signals, waits for `program`, and turns its
+/// result into an exit code (0, 64 for bad configuration, 70 for a failure). Faults of the configuration and of the
+/// logging's variables are told together.
+pub fn configured<C, F, Fut>(configure: impl FnOnce(&dyn Env) -> Result<C, ConfigError>, program: F) -> ExitCode
+where
+    F: FnOnce(C, Shutdown) -> Fut,
+    Fut: Future<Output = Result<(), ExitError>>,
+{
+    exit(start(configure, program))
+}
+
+/// [`configured`] for a program that reads its configuration itself, once logging is set up.
 pub fn main<F, Fut>(program: F) -> ExitCode
 where
     F: FnOnce(Shutdown) -> Fut,
     Fut: Future<Output = Result<(), ExitError>>,
 {
-    match start(program) {
+    exit(start(|_| Ok(()), |(), shutdown| program(shutdown)))
+}
+
+fn exit(result: Result<(), ExitError>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = match &error {
@@ -69,16 +83,18 @@ where
     }
 }
 
-fn start<F, Fut>(program: F) -> Result<(), ExitError>
+fn start<C, F, Fut>(configure: impl FnOnce(&dyn Env) -> Result<C, ConfigError>, program: F) -> Result<(), ExitError>
 where
-    F: FnOnce(Shutdown) -> Fut,
+    F: FnOnce(C, Shutdown) -> Fut,
     Fut: Future<Output = Result<(), ExitError>>,
 {
-    telemetry::init(&ProcessEnv)?;
+    // Logging first: reading a configuration may have something to say.
+    let logging = telemetry::init(&ProcessEnv);
+    let config = ConfigError::both(logging, configure(&ProcessEnv))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals().map_err(anyhow::Error::from)?;
-        program(shutdown).await
+        program(config, shutdown).await
     });
     // Detached tasks (a name look-up in a blocking thread, say) must not hold up the exit.
     runtime.shutdown_background();

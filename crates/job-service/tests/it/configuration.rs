@@ -16,10 +16,14 @@ async fn a_bad_configuration_of_any_part_exits_with_64_and_names_every_fault_onc
         .env("JOBS_SUPPORT_ANY", "x")
         .env("JOBS_SHUTDOWN_GRACE", "x")
         .env("HOSTNAME", "abc")
+        .env("RUST_LOG", "loud=very")
+        .env("LOG_FORMAT", "x")
         .spawn();
     assert_eq!(service.exit_code(LIMIT).await, 64);
     let output = service.output();
     for name in [
+        "RUST_LOG",
+        "LOG_FORMAT",
         "PGPORT",
         "INTERNAL_JOBS_CALLBACK_PORT",
         "JOBS_CONCURRENCY",
@@ -35,6 +39,29 @@ async fn a_bad_configuration_of_any_part_exits_with_64_and_names_every_fault_onc
     lines.dedup();
     assert_eq!(lines.len(), service.lines().len(), "a fault is told twice:\n{output}");
     assert!(!output.contains("hunter2"), "{output}");
+}
+
+#[tokio::test]
+async fn a_bad_log_filter_alone_exits_with_64() {
+    let mut service = program().env("RUST_LOG", "loud=very").spawn();
+    assert_eq!(service.exit_code(LIMIT).await, 64);
+    assert!(service.output().contains("RUST_LOG: "), "{}", service.output());
+}
+
+#[tokio::test]
+async fn a_bad_database_url_exits_with_64_and_names_the_part_without_the_password() {
+    for (url, part) in [
+        ("postgres://u:hunter2@localhost:54x2/db", "its port"),
+        ("postgres://u:hunter2@localhost/db?sslmode=sure", "sslmode"),
+        ("postgres://u:hunter2@localhost/db?connect_timeout=soon", "connect_timeout"),
+        ("postgres://u:hun@ter2:x@localhost/db", "an @ too many"),
+    ] {
+        let mut service = program().env("DATABASE_URL", url).spawn();
+        assert_eq!(service.exit_code(LIMIT).await, 64, "{}", service.output());
+        let output = service.output();
+        assert!(output.contains("DATABASE_URL: ") && output.contains(part), "{output}");
+        assert!(!output.contains("hun") && !output.contains("ter2"), "{output}");
+    }
 }
 
 #[tokio::test]

@@ -36,6 +36,24 @@ async fn migrate_checks_only_the_variables_it_uses() {
 }
 
 #[tokio::test]
+async fn migrating_a_database_that_does_not_exist_fails_with_70_and_names_it_but_not_before_it_had_time_to_come() {
+    let db = TestDb::empty().await;
+    let missing = format!("{}_missing", db.name());
+    let at = |database: &str| migrate(&db).env("DATABASE_URL", "").env("PGDATABASE", database);
+    let mut process = at(&missing).spawn();
+    assert_eq!(process.exit_code(LIMIT).await, 70, "{}", process.output());
+    let output = process.output();
+    assert!(output.contains(&format!("the database {missing} does not exist")), "{output}");
+
+    let mut process = at(&missing).spawn();
+    process.wait_for_line("waiting for Postgres", LIMIT).await;
+    let sql = db.connect().await;
+    sql.batch_execute(&format!("CREATE DATABASE {missing}")).await.unwrap();
+    assert_eq!(process.exit_code(LIMIT).await, 0, "{}", process.output());
+    sql.batch_execute(&format!("DROP DATABASE {missing} WITH (FORCE)")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_migration_that_cannot_be_made_is_a_failure_with_70_and_says_why() {
     let db = TestDb::empty().await;
     let sql = db.connect().await;

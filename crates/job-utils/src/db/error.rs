@@ -20,6 +20,16 @@ pub enum DbError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// The database that is configured does not exist, and has not come into being for a while.
+    #[error(
+        "the database {database} does not exist ({place}): create it first (CREATE DATABASE), or correct the setting"
+    )]
+    NoDatabase {
+        /// The database's name.
+        database: String,
+        /// Hosts and ports, and the database.
+        place: String,
+    },
     /// A setting cannot be used: the error names it.
     #[error("a setting cannot be used")]
     Config(#[from] ConfigError),
@@ -41,7 +51,7 @@ impl DbError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect(_) => true,
-            Self::Config(_) => false,
+            Self::Config(_) | Self::NoDatabase { .. } => false,
             Self::Query { source, .. } => match source.code() {
                 None => {
                     source.is_closed()
@@ -69,7 +79,7 @@ impl DbError {
 /// Classes 08 (connection), 53 (resources), 57P (shutdown, crash), 40 (serialization, deadlock); a standby that does not
 /// take writes (25006); a statement or a wait for a lock that took too long (57014, 55P03); objects in use or not there at
 /// this moment, as during a restore (55006, 42P01, 3F000, 42883).
-fn is_transient_state(code: &SqlState) -> bool {
+pub(crate) fn is_transient_state(code: &SqlState) -> bool {
     let code = code.code();
     ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class))
         || matches!(code, "25006" | "57014" | "55P03" | "55006" | "42P01" | "3F000" | "42883")

@@ -1,14 +1,19 @@
-//! Materialise: make the job of a schedule that fires.
+//! Materialise: make the jobs of schedules that fire.
 
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+
+use crate::db::error::is_transient_state;
 use crate::db::{DbError, SchedulerDb};
 
-const SQL: &str = "SELECT id FROM @extschema@.materialise_scheduled_job($1)";
+const SQL: &str = "SELECT job_id, sql_state, message FROM @extschema@.materialise_scheduled_jobs($1)";
+const OPERATION: &str = "materialise";
 
 /// SQLSTATE of run_scheduled_job's ALREADY_SCHEDULED.
 const ALREADY_SCHEDULED: &str = "JB002";
 
 /// What a fire made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Materialised {
     /// A job with this id.
     Job(i64),
@@ -16,23 +21,52 @@ pub enum Materialised {
     AlreadyScheduled,
     /// Nothing: the schedule no longer exists.
     Gone,
+    /// Nothing: another transaction holds a row that is needed.
+    Blocked,
+    /// Nothing: Postgres refuses.
+    Refused {
+        /// Whether the same call may succeed a little later.
+        transient: bool,
+        /// SQLSTATE.
+        state: String,
+        /// Why.
+        message: String,
+    },
+}
+
+impl Materialised {
+    fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        let (job, state): (Option<i64>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(match (job, state) {
+            (Some(job), _) => Self::Job(job),
+            (None, None) => Self::Gone,
+            (None, Some(state)) if state == ALREADY_SCHEDULED => Self::AlreadyScheduled,
+            (None, Some(state)) if state == SqlState::LOCK_NOT_AVAILABLE.code() => Self::Blocked,
+            (None, Some(state)) => {
+                let transient = is_transient_state(&SqlState::from_code(&state));
+                Self::Refused { transient, state, message: row.try_get::<_, Option<String>>(2)?.unwrap_or_default() }
+            }
+        })
+    }
 }
 
 impl SchedulerDb {
-    /// Makes one job from a schedule.
-    pub async fn materialise(&self, schedule_id: i64) -> Result<Materialised, DbError> {
+    /// Makes a job from each schedule, in one transaction. What one makes does not depend on the others, but the first
+    /// that is blocked is the last that is tried: the answer has, in the order given, those that were.
+    ///
+    /// # Errors
+    /// With Postgres's own answer, or without a connection, no job was made; when the connection broke, perhaps all.
+    pub async fn materialise(&self, schedules: &[i64]) -> Result<Vec<Materialised>, DbError> {
         let client = self.db.connection().await?;
         let result = async {
             let statement = client.prepare_cached(&self.db.sql(SQL)).await?;
-            client.query_one(&statement, &[&schedule_id]).await?.try_get::<_, Option<i64>>(0)
+            client
+                .query(&statement, &[&schedules])
+                .await?
+                .iter()
+                .map(Materialised::from_row)
+                .collect::<Result<Vec<_>, _>>()
         };
-        match result.await.map_err(DbError::query("materialise")) {
-            Ok(Some(job)) => Ok(Materialised::Job(job)),
-            Ok(None) => Ok(Materialised::Gone),
-            Err(error) if error.sql_state().is_some_and(|state| state.code() == ALREADY_SCHEDULED) => {
-                Ok(Materialised::AlreadyScheduled)
-            }
-            Err(error) => Err(error),
-        }
+        result.await.map_err(DbError::query(OPERATION))
     }
 }

@@ -16,6 +16,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V4__schedules", include_str!("../../migrations/V4__schedules.sql")),
     ("V5__administration", include_str!("../../migrations/V5__administration.sql")),
     ("V6__claim_continued", include_str!("../../migrations/V6__claim_continued.sql")),
+    ("V7__schedules_in_batches", include_str!("../../migrations/V7__schedules_in_batches.sql")),
 ];
 
 /// Run after the migrations, every time.

@@ -1,12 +1,13 @@
 //! The connection pool, and waiting for a database that is not there yet.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
 use futures_util::future::poll_fn;
 use tokio::sync::mpsc;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
@@ -15,9 +16,12 @@ use crate::backoff::Backoff;
 use crate::config::postgres::{DATABASE_URL, JOBS_POOL_SIZE};
 use crate::config::{PostgresConfig, SchemaName, SslMode};
 use crate::db::connect::Connector;
-use crate::db::{DbError, NotReady, tls};
+use crate::db::{DbError, NotReady, tls, url};
 use crate::error::chain;
 use crate::shutdown::Shutdown;
+
+/// How long a migration waits for a database that does not exist: something else may be making it.
+const MISSING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A pool of connections to one database, and the jobs schema in it. Cheap to clone.
 #[derive(Clone)]
@@ -31,6 +35,8 @@ struct Inner {
     schema: SchemaName,
     /// Cancellations under way.
     cancelling: TaskTracker,
+    /// The database's name, for messages.
+    database: String,
     /// Host and port for messages; never the password.
     place: String,
 }
@@ -60,6 +66,7 @@ impl Db {
                 connector,
                 schema: config.schema.clone(),
                 cancelling: TaskTracker::new(),
+                database: client.get_dbname().unwrap_or_default().to_owned(),
                 place,
             }),
         })
@@ -115,15 +122,16 @@ impl Db {
     /// stop instead.
     ///
     /// # Errors
-    /// Only what waiting cannot mend: a wrong password, a database that does not exist.
+    /// Only what waiting cannot mend: a wrong password.
     pub async fn wait_until_ready(&self, shutdown: &Shutdown) -> Result<bool, DbError> {
         self.wait(shutdown, true).await
     }
 
-    /// [`Db::wait_until_ready`] for who can do without the jobs schema: waits only until the database answers.
+    /// [`Db::wait_until_ready`] for who can do without the jobs schema, a migration: waits only until the database answers,
+    /// and for one that does not exist only 5 s.
     ///
     /// # Errors
-    /// Only what waiting cannot mend.
+    /// What waiting cannot mend, and a database that does not exist.
     pub async fn wait_until_reachable(&self, shutdown: &Shutdown) -> Result<bool, DbError> {
         self.wait(shutdown, false).await
     }
@@ -131,6 +139,7 @@ impl Db {
     async fn wait(&self, shutdown: &Shutdown, for_schema: bool) -> Result<bool, DbError> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let mut said = String::new();
+        let mut missing_since = None;
         loop {
             let not_ready = match self.ready().await {
                 Ok(()) => return Ok(true),
@@ -138,6 +147,15 @@ impl Db {
                 Err(NotReady::Database(error)) if is_hopeless(&error) => return Err(error),
                 Err(not_ready) => not_ready,
             };
+            match &not_ready {
+                NotReady::Database(error) if !for_schema && is_missing(error) => {
+                    if missing_since.get_or_insert_with(Instant::now).elapsed() >= MISSING_PATIENCE {
+                        let (database, place) = (self.inner.database.clone(), self.place().to_owned());
+                        return Err(DbError::NoDatabase { database, place });
+                    }
+                }
+                _ => missing_since = None,
+            }
             // The same reason is said once, not once a second.
             let reason = match &not_ready {
                 NotReady::Database(error) => format!("waiting for Postgres at {}: {}", self.place(), chain(error)),
@@ -157,7 +175,6 @@ impl Db {
 
 /// Wrong credentials stay wrong. A missing database may still be created, as in a stack that starts all at once.
 fn is_hopeless(error: &DbError) -> bool {
-    use deadpool_postgres::PoolError;
     match error {
         DbError::Connect(PoolError::Backend(source)) => {
             source.code().is_some_and(|code| code.code().starts_with("28"))
@@ -168,13 +185,15 @@ fn is_hopeless(error: &DbError) -> bool {
     }
 }
 
+fn is_missing(error: &DbError) -> bool {
+    let DbError::Connect(PoolError::Backend(source)) = error else { return false };
+    source.code() == Some(&SqlState::INVALID_CATALOG_NAME)
+}
+
 fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
     let mut client = match &config.url {
         // The parser's own error may quote a part of the password.
-        Some(url) => url.expose().parse::<Config>().map_err(|_| {
-            let form = "postgres://user:password@host:port/database";
-            DbError::config(&DATABASE_URL, format!("cannot be read; write {form}, with % codes for special characters"))
-        })?,
+        Some(secret) => url::parse(secret.expose()).map_err(|message| DbError::config(&DATABASE_URL, message))?,
         None => Config::new(),
     };
     if client.get_hosts().is_empty() {

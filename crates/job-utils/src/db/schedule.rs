@@ -1,13 +1,26 @@
-//! The scheduler's handle: claim schedules, see what is held, release. Jobs are made by [`materialise`](super::materialise).
+//! The scheduler's handle: look for schedules, release. Jobs are made by [`materialise`](super::materialise).
 
 use jiff::Timestamp;
+use postgres_types::ToSql;
 use tokio_postgres::Row;
 
 use crate::db::{Db, DbError};
 
-const CLAIM: &str = "SELECT id, task_identifier, schedule_info::text FROM @extschema@.claim_scheduled_jobs($1, $2, $3)";
-const HELD: &str =
-    "SELECT id, task_identifier, schedule_info::text FROM @extschema@.scheduled_jobs WHERE locked_by = $1";
+/// One statement a look: it claims, or, when there was nothing to claim, says in digests what is held; and last, so that
+/// it is fresh, the time. Rows of three kinds: (id, task, info, digest), (block, digest, count), (time).
+const LOOK: &str = "WITH claimed AS MATERIALIZED (\
+                    SELECT id, task_identifier, schedule_info::text AS info, \
+                    hashtextextended(schedule_info::text, id) AS digest \
+                    FROM @extschema@.claim_scheduled_jobs($1, $2, $3)) \
+                    SELECT id, task_identifier, info, digest, NULL::bigint, NULL::timestamptz FROM claimed UNION ALL \
+                    SELECT id >> $4, NULL, NULL, bit_xor(hashtextextended(schedule_info::text, id)), count(*), NULL \
+                    FROM @extschema@.scheduled_jobs WHERE locked_by = $1 AND NOT EXISTS (SELECT FROM claimed) \
+                    GROUP BY 1 UNION ALL \
+                    SELECT NULL, NULL, NULL, NULL, NULL, clock_timestamp()";
+const HELD: &str = "SELECT id, task_identifier, schedule_info::text, hashtextextended(schedule_info::text, id) \
+                    FROM @extschema@.scheduled_jobs WHERE locked_by = $1 AND id >> $3 = ANY ($2)";
+const LOOKING: &str = "look for schedules";
+const LOOKING_AT_HELD: &str = "look at held schedules";
 const RELEASE: &str = "SELECT @extschema@.release_scheduled_jobs($1, $2)";
 const NOW: &str = "SELECT clock_timestamp()";
 
@@ -22,12 +35,53 @@ pub struct ScheduledJob {
     /// When to fire, in any of the accepted forms: the JSON as it was written. Not parsed here, because Postgres takes
     /// JSON that a parser refuses (1e999, a lone surrogate), and one such row must not hide the others.
     pub schedule_info: String,
+    /// Stands for the id and schedule_info: 8 bytes to keep instead of the text.
+    pub digest: i64,
 }
 
 impl ScheduledJob {
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        Ok(Self { id: row.try_get(0)?, task_identifier: row.try_get(1)?, schedule_info: row.try_get(2)? })
+        Ok(Self {
+            id: row.try_get(0)?,
+            task_identifier: row.try_get(1)?,
+            schedule_info: row.try_get(2)?,
+            digest: row.try_get(3)?,
+        })
     }
+}
+
+/// Neighbouring ids, 1024 to a block: what is compared with one number, and read again when that differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Block(i64);
+
+impl Block {
+    /// Ids in a block, as a power of two.
+    const SHIFT: i32 = 10;
+
+    /// The block of a schedule.
+    pub fn of(id: i64) -> Self {
+        Self(id >> Self::SHIFT)
+    }
+}
+
+/// How many schedules of a block there are, and their digests xor-ed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Digest {
+    /// How many.
+    pub count: i64,
+    /// Which.
+    pub xor: i64,
+}
+
+/// What a look at the schedules found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    /// The database's clock, which decides when schedules fire: hosts may disagree.
+    pub now: Timestamp,
+    /// The schedules claimed; there may be more.
+    pub claimed: Vec<ScheduledJob>,
+    /// When nothing was claimed: what this scheduler holds.
+    pub held: Vec<(Block, Digest)>,
 }
 
 /// What a scheduler may do in the database, under its id.
@@ -48,31 +102,50 @@ impl SchedulerDb {
         &self.scheduler_id
     }
 
-    /// Claims up to `limit` schedules of `tasks` (None: any) that nobody watches; empty when there are none.
-    pub async fn claim_scheduled(&self, tasks: Option<&[String]>, limit: i32) -> Result<Vec<ScheduledJob>, DbError> {
-        self.rows("claim schedules", CLAIM, &[&self.scheduler_id, &tasks, &limit]).await
+    /// Claims up to `limit` schedules of `tasks` (None: any) that nobody watches, or says what is held.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses; then schedules may have been claimed all the same.
+    pub async fn look(&self, tasks: Option<&[String]>, limit: i32) -> Result<Look, DbError> {
+        let parameters: [&(dyn ToSql + Sync); 4] = [&self.scheduler_id, &tasks, &limit, &Block::SHIFT];
+        let rows = self.rows(LOOKING, LOOK, &parameters).await?;
+        let read = || -> Result<Look, tokio_postgres::Error> {
+            let mut look = Look { now: Timestamp::UNIX_EPOCH, claimed: Vec::new(), held: Vec::new() };
+            for row in &rows {
+                if let Some(now) = row.try_get(5)? {
+                    look.now = now;
+                } else if let Some(count) = row.try_get(4)? {
+                    look.held.push((Block(row.try_get(0)?), Digest { count, xor: row.try_get(3)? }));
+                } else {
+                    look.claimed.push(ScheduledJob::from_row(row)?);
+                }
+            }
+            Ok(look)
+        };
+        read().map_err(DbError::query(LOOKING))
     }
 
-    /// Every schedule this scheduler holds now, as it stands in the table.
-    pub async fn held(&self) -> Result<Vec<ScheduledJob>, DbError> {
-        self.rows("look at held schedules", HELD, &[&self.scheduler_id]).await
+    /// The schedules of these blocks that this scheduler holds now, as they stand in the table.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses.
+    pub async fn held(&self, blocks: &[Block]) -> Result<Vec<ScheduledJob>, DbError> {
+        let blocks: Vec<i64> = blocks.iter().map(|block| block.0).collect();
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.scheduler_id, &blocks, &Block::SHIFT];
+        let rows = self.rows(LOOKING_AT_HELD, HELD, &parameters).await?;
+        rows.iter().map(ScheduledJob::from_row).collect::<Result<_, _>>().map_err(DbError::query(LOOKING_AT_HELD))
     }
 
     async fn rows(
         &self,
         operation: &'static str,
         sql: &str,
-        parameters: &[&(dyn postgres_types::ToSql + Sync)],
-    ) -> Result<Vec<ScheduledJob>, DbError> {
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, DbError> {
         let client = self.db.connection().await?;
         let result = async {
             let statement = client.prepare_cached(&self.db.sql(sql)).await?;
-            client
-                .query(&statement, parameters)
-                .await?
-                .iter()
-                .map(ScheduledJob::from_row)
-                .collect::<Result<Vec<_>, _>>()
+            client.query(&statement, parameters).await
         };
         result.await.map_err(DbError::query(operation))
     }
@@ -85,7 +158,7 @@ impl SchedulerDb {
         Ok(())
     }
 
-    /// The database's clock, which decides when schedules fire: hosts may disagree.
+    /// The database's clock, as in [`Look::now`].
     pub async fn now(&self) -> Result<Timestamp, DbError> {
         let client = self.db.connection().await?;
         let row = client.query_one(NOW, &[]).await.map_err(DbError::query("read the clock"))?;

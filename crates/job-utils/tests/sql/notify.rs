@@ -111,6 +111,34 @@ async fn schedulers_are_woken_by_new_replaced_and_released_schedules() {
 }
 
 #[tokio::test]
+async fn schedulers_are_told_of_schedules_that_change_or_go_and_of_nothing_else() {
+    let db = database().await;
+    let (s, mut ear) = (Session::open(&db).await, Ear::on(&db, "scheduled_jobs:change").await);
+    let some = "INSERT INTO app_jobs.scheduled_jobs (task_identifier, schedule_info) SELECT 'x', '{}' FROM generate_series(1, 100)";
+    for (statement, times) in [
+        (some, 0),
+        ("SELECT count(*) FROM app_jobs.claim_scheduled_jobs('scheduler-0', NULL, 50)", 0),
+        ("SELECT count(*) FROM app_jobs.claim_scheduled_jobs('scheduler-0', NULL, 50)", 0),
+        ("SELECT app_jobs.run_scheduled_job(7)", 0),
+        ("UPDATE app_jobs.scheduled_jobs SET payload = '[]', priority = 3, schedule_info = '{}'", 0),
+        ("UPDATE app_jobs.scheduled_jobs SET schedule_info = '{\"hour\":1}' WHERE id = 3", 1),
+        // Two rules that change places.
+        (
+            "UPDATE app_jobs.scheduled_jobs SET schedule_info = CASE id WHEN 4 THEN '{\"hour\":1}' ELSE '{}' END::json WHERE id IN (3, 4)",
+            1,
+        ),
+        ("UPDATE app_jobs.scheduled_jobs SET schedule_info = '{ }' WHERE false", 0),
+        ("UPDATE app_jobs.scheduled_jobs SET locked_by = 'other' WHERE id = 5", 1),
+        ("SELECT app_jobs.release_scheduled_jobs('other')", 1),
+        ("SELECT app_jobs.release_scheduled_jobs('other')", 0),
+        ("DELETE FROM app_jobs.scheduled_jobs WHERE id = 5", 1),
+        ("DELETE FROM app_jobs.scheduled_jobs WHERE id = 5", 0),
+    ] {
+        assert_eq!(woken(&s, &mut ear, statement).await, times, "{statement}");
+    }
+}
+
+#[tokio::test]
 async fn a_job_made_by_a_schedule_wakes_workers() {
     let db = database().await;
     let (s, mut ear) = (Session::open(&db).await, Ear::on(&db, JOBS).await);
