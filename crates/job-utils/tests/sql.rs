@@ -13,6 +13,7 @@ mod sql {
     mod catalog;
     mod claim;
     mod concurrency;
+    mod continued;
     mod deadlock;
     mod derived;
     mod dump;

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
 
 mod it {
+    mod buffer;
     mod configuration;
     mod endings;
     mod failures;
+    mod handlers;
     mod health;
     mod outages;
     mod places;

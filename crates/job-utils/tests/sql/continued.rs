@@ -1,0 +1,154 @@
+//! Looks that continue where the last one ended: what they see, what they leave to a deep look, and what they cost.
+
+use crate::sql::support::{Session, database};
+
+/// A look from `after` (run_at, id) on, at priority 0, as `id,id,…` in order.
+async fn look(s: &Session, after: (&str, i64), more: &str) -> String {
+    let (run_at, id) = after;
+    s.show(&format!(
+        "SELECT string_agg(id::text, ',' ORDER BY run_at, id) FROM app_jobs.claim_jobs('worker', NULL, 10, '4 hours', \
+         deep := false, after_priorities := '{{0}}', after_run_ats := ARRAY[{run_at}]::timestamptz[], \
+         after_ids := ARRAY[{id}::bigint] {more})"
+    ))
+    .await
+}
+
+#[tokio::test]
+async fn a_look_goes_on_after_its_position_and_a_deep_one_finds_what_lies_behind() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let mut jobs = Vec::new();
+    for minutes in [30, 20, 20, 10] {
+        jobs.push(s.add_job(&format!("'x', '{{}}', run_at := now()::date - interval '{minutes} minutes'")).await);
+    }
+    let urgent = s.add_job("'x', '{}', run_at := now()::date, priority := -1").await;
+    s.add_job("'x', '{}', run_at := now() + interval '1 hour'").await;
+    // Of two with one run_at, the id decides. The other priority is not among those asked for.
+    let position = ("now()::date - interval '20 minutes'", jobs[1]);
+    assert_eq!(look(&s, position, "").await, format!("{},{}", jobs[2], jobs[3]));
+    assert_eq!(look(&s, position, "").await, "~", "claimed");
+    assert_eq!(s.get_job("'worker'").await, Some(urgent));
+    assert_eq!(s.get_job("'worker'").await, Some(jobs[0]));
+    assert_eq!(s.get_job("'worker'").await, Some(jobs[1]));
+    assert_eq!(s.get_job("'worker'").await, None);
+}
+
+#[tokio::test]
+async fn the_next_job_of_a_freed_queue_is_found_behind_the_position() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let mut jobs = Vec::new();
+    for queue in ["a", "a", "b", "b"] {
+        jobs.push(s.add_job(&format!("'x', '{{}}', queue_name := '{queue}'")).await);
+    }
+    assert_eq!(s.get_job("'worker'").await, Some(jobs[0]));
+    let end = ("now()", i64::MAX);
+    let freed = ", free_queues := '{a,b,gone}'";
+    assert_eq!(look(&s, end, freed).await, jobs[2].to_string(), "a is still busy, b has one place");
+    s.run(&format!("SELECT app_jobs.complete_job('worker', {})", jobs[0])).await;
+    assert_eq!(look(&s, end, freed).await, jobs[1].to_string());
+    assert_eq!(look(&s, end, freed).await, "~", "both are busy");
+}
+
+#[tokio::test]
+async fn a_batch_takes_one_job_of_each_queue_and_any_number_of_others() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let (first, free) = (s.add_job("'x', '{}', queue_name := 'q'").await, s.add_job("'x'").await);
+    s.add_job("'x', '{}', queue_name := 'q'").await;
+    let other = s.add_job("'x', '{}', queue_name := 'r'").await;
+    let also = s.add_job("'x'").await;
+    assert_eq!(look(&s, ("'-infinity'", 0), "").await, format!("{first},{free},{other},{also}"));
+}
+
+#[tokio::test]
+async fn excluded_tasks_are_left_by_both_kinds_of_look() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let (left, taken) = (s.add_job("'left'").await, s.add_job("'taken'").await);
+    let excluded = ", excluded_tasks := '{left,other}'";
+    assert_eq!(look(&s, ("'-infinity'", 0), excluded).await, taken.to_string());
+    let deep = "SELECT id FROM app_jobs.claim_jobs('worker', NULL, 10, '4 hours', excluded_tasks := '{left}')";
+    assert_eq!(s.show(deep).await, "");
+    assert_eq!(s.get_job("'worker'").await, Some(left));
+}
+
+#[tokio::test]
+async fn an_expired_lock_competes_with_free_jobs_by_their_order() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let expired = s.add_job("'x', '{}', priority := 5").await;
+    assert_eq!(s.get_job("'gone-worker'").await, Some(expired));
+    s.run("UPDATE app_jobs.jobs SET locked_at = now() - interval '5 hours'").await;
+    let (before, after) = (s.add_job("'x', '{}', priority := 1").await, s.add_job("'x', '{}', priority := 9").await);
+    for job in [before, expired, after] {
+        assert_eq!(s.get_job("'worker'").await, Some(job));
+    }
+}
+
+#[tokio::test]
+async fn a_batch_tells_the_positions_of_outcomes_that_changed_nothing() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 4)").await;
+    s.run("SELECT app_jobs.claim_jobs('worker', NULL, 4, NULL)").await;
+    let complete = |ids: &str, workers: &str| format!("SELECT app_jobs.complete_claimed_jobs('{ids}', '{workers}')");
+    assert_eq!(s.show(&complete("{1,99,2}", "{worker,worker,other}")).await, "{2,3}");
+    assert_eq!(s.show(&complete("{2}", "{worker}")).await, "{}");
+    let fail = "SELECT app_jobs.fail_claimed_jobs('{2,3}', '{worker,worker}', '{gone,no}')";
+    assert_eq!(s.show(fail).await, "{1}");
+    assert_eq!(s.show("SELECT id, last_error FROM app_jobs.jobs ORDER BY id").await, "3|no\n4|~");
+}
+
+/// How many entries of the index that orders jobs a statement reads, dead ones included.
+async fn entries_read(s: &Session, statement: &str) -> i64 {
+    s.run("BEGIN").await;
+    let count = "SELECT pg_stat_get_xact_tuples_returned('app_jobs.jobs_claim_idx'::regclass)";
+    let before = s.number(count).await;
+    s.run(statement).await;
+    let read = s.number(count).await - before;
+    s.run("ROLLBACK").await;
+    read
+}
+
+#[tokio::test]
+async fn under_a_held_snapshot_a_look_that_continues_reads_no_dead_entries() {
+    let db = database().await;
+    let (s, holder) = (Session::open(&db).await, Session::open(&db).await);
+    holder.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM app_jobs.jobs").await;
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3000)").await;
+    s.run("SELECT app_jobs.claim_jobs('worker', NULL, 3000, NULL)").await;
+    let position = s.show("SELECT quote_literal(max(run_at)) FROM app_jobs.jobs").await;
+    s.run("SELECT app_jobs.complete_claimed_jobs(array_agg(id), array_agg(locked_by)) FROM app_jobs.jobs").await;
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 10)").await;
+    let continued = format!(
+        "SELECT app_jobs.claim_jobs('worker', NULL, 10, NULL, deep := false, after_priorities := '{{0}}', \
+         after_run_ats := ARRAY[{position}]::timestamptz[], after_ids := '{{3000}}')"
+    );
+    let read = entries_read(&s, &continued).await;
+    assert!((10..100).contains(&read), "{read}");
+    let read = entries_read(&s, "SELECT app_jobs.claim_jobs('worker', NULL, 10, NULL)").await;
+    assert!(read > 3000, "the dead entries are there: {read}");
+    holder.run("COMMIT").await;
+}
+
+#[tokio::test]
+async fn jobs_of_the_future_are_not_read_by_a_look() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "SELECT app_jobs.add_job('x', '{}'::json, run_at := now() + interval '1 hour', priority := n % 3) \
+         FROM generate_series(1, 3000) n",
+    )
+    .await;
+    // The planner has seen an empty table and a full one.
+    for statistics in ["", "ANALYZE app_jobs.jobs"] {
+        s.run(statistics).await;
+        let due = s.add_job("'x', '{}', priority := 2").await;
+        let read = entries_read(&s, "SELECT app_jobs.claim_jobs('worker', NULL, 10, NULL)").await;
+        assert!((1..50).contains(&read), "{read}");
+        let read = entries_read(&s, "SELECT app_jobs.next_run_at(NULL, NULL)").await;
+        assert!((1..50).contains(&read), "{read}");
+        assert_eq!(s.get_job("'worker'").await, Some(due));
+    }
+}
