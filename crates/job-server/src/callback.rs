@@ -1,10 +1,11 @@
 //! Callback: a function says how its job ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
@@ -12,7 +13,7 @@ use job_utils::db::{CallbackDb, SettleError, Settled};
 use job_utils::shutdown::Shutdown;
 use job_utils::wire::callback::{Outcome, is_json, read};
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::error::CallbackError;
 
@@ -32,7 +33,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const WORDLESS_HOLD: Duration = Duration::from_secs(1);
 
 /// What the route needs.
-#[derive(Clone)]
 pub(crate) struct Callbacks {
     pub(crate) db: CallbackDb,
     /// How long a request waits for its outcome to be stored.
@@ -46,26 +46,27 @@ pub(crate) struct Callbacks {
 /// `POST /callback`. Without `X-Job-Id` it is a health probe of an existing set-up. What still waits when the server ends
 /// is told so rather than cut off; its outcome may be stored all the same, which does no harm.
 pub(crate) async fn callback(
-    State(callbacks): State<Callbacks>,
-    headers: HeaderMap,
-    body: Body,
+    State(callbacks): State<Arc<Callbacks>>,
+    request: Request,
 ) -> Result<Response, CallbackError> {
+    let (head, body) = request.into_parts();
     tokio::select! {
-        answer = take(&callbacks, headers, body) => answer,
+        biased;
+        answer = take(&callbacks, &head.headers, body) => answer,
         () = callbacks.ending.triggered() => Err(CallbackError::Unavailable),
     }
 }
 
-async fn take(callbacks: &Callbacks, headers: HeaderMap, body: Body) -> Result<Response, CallbackError> {
+async fn take(callbacks: &Callbacks, headers: &HeaderMap, body: Body) -> Result<Response, CallbackError> {
     // Read first: an answer before the end of the body would close the connection under a slow writer.
     let body = tokio::time::timeout(BODY_TIMEOUT, read_body(body)).await.map_err(|_| CallbackError::TooSlow)??;
     let Some(job_id) = headers.get(X_JOB_ID) else {
         return Ok(Json("OK").into_response());
     };
-    let job_id = job_id.to_str().map_err(|_| CallbackError::BadJobId)?.to_owned();
-    let id = parse_job_id(&job_id).ok_or(CallbackError::BadJobId)?;
+    let job_id = job_id.to_str().map_err(|_| CallbackError::BadJobId)?;
+    let id = parse_job_id(job_id).ok_or(CallbackError::BadJobId)?;
     let worker_id = headers.get(X_WORKER_ID).ok_or(CallbackError::NoWorkerId)?;
-    let worker_id = worker_id.to_str().map_err(|_| CallbackError::BadWorkerId)?.to_owned();
+    let worker_id = worker_id.to_str().map_err(|_| CallbackError::BadWorkerId)?;
     if worker_id.is_empty() {
         return Err(CallbackError::NoWorkerId);
     }
@@ -87,7 +88,7 @@ async fn take(callbacks: &Callbacks, headers: HeaderMap, body: Body) -> Result<R
             () = callbacks.stopping.triggered() => {}
         }
     }
-    let stored = callbacks.db.settle(&worker_id, id, outcome);
+    let stored = callbacks.db.settle(worker_id, id, outcome);
     match tokio::time::timeout(callbacks.store_timeout, stored).await {
         Ok(Ok(Settled::Done)) => match failure {
             Some(error) => tracing::warn!(job.id = id, worker.id = worker_id, error, "job failed by callback"),
@@ -100,7 +101,15 @@ async fn take(callbacks: &Callbacks, headers: HeaderMap, body: Body) -> Result<R
         Ok(Err(SettleError::Refused(_))) => return Err(CallbackError::Refused),
         Ok(Err(SettleError::Stopped)) | Err(_) => return Err(CallbackError::Unavailable),
     }
-    Ok(Json(json!({ "workerId": worker_id, "jobId": job_id })).into_response())
+    Ok(Json(Stored { job_id, worker_id }).into_response())
+}
+
+/// The answer to a callback that was taken.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Stored<'a> {
+    job_id: &'a str,
+    worker_id: &'a str,
 }
 
 /// `HTTP` and a status: all that a function's framework knows of an error answer.
@@ -114,19 +123,28 @@ fn parse_job_id(text: &str) -> Option<i64> {
 }
 
 /// Reads a body up to the limit. What comes after is read and thrown away, so that the caller gets to read the answer
-/// instead of a reset connection, but not without end.
-async fn read_body(body: Body) -> Result<Vec<u8>, CallbackError> {
+/// instead of a reset connection, but not without end. A body that came in one piece, as most do, is not copied.
+async fn read_body(body: Body) -> Result<Bytes, CallbackError> {
     let mut chunks = body.into_data_stream();
-    let (mut kept, mut seen) = (Vec::new(), 0);
+    let (mut kept, mut pieces, mut seen) = (Bytes::new(), Vec::new(), 0);
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| CallbackError::BadBody(error.to_string()))?;
         seen += chunk.len();
         if seen > DISCARD_LIMIT {
             break;
         }
-        if seen <= BODY_LIMIT {
-            kept.extend_from_slice(&chunk);
+        if seen > BODY_LIMIT {
+            continue;
+        }
+        if kept.is_empty() && pieces.is_empty() {
+            kept = chunk;
+        } else {
+            pieces.extend_from_slice(&std::mem::take(&mut kept));
+            pieces.extend_from_slice(&chunk);
         }
     }
-    if seen > BODY_LIMIT { Err(CallbackError::TooLarge(BODY_LIMIT)) } else { Ok(kept) }
+    if seen > BODY_LIMIT {
+        return Err(CallbackError::TooLarge(BODY_LIMIT));
+    }
+    Ok(if pieces.is_empty() { kept } else { pieces.into() })
 }

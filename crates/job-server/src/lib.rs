@@ -6,6 +6,7 @@ mod routes;
 
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use job_utils::config::ServerConfig;
 use job_utils::db::{CallbackDb, Db, DbError};
 use job_utils::health;
@@ -77,6 +78,12 @@ pub async fn run_with(
         }
     };
     let stop = shutdown.clone();
+    // An answer goes out at once, also when the one before it is not acknowledged yet.
+    let listener = listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!("cannot set TCP_NODELAY: {error}");
+        }
+    });
     let serve = axum::serve(listener, app).with_graceful_shutdown(async move { stop.triggered().await });
     let grace = async {
         shutdown.triggered().await;

@@ -1,5 +1,7 @@
 //! The routes: `POST /callback`, and the health checks beside it.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::routing::post;
 use job_utils::health;
@@ -17,7 +19,7 @@ pub(crate) fn app(callbacks: Callbacks) -> Router {
     };
     Router::new()
         .route(PATH, post(callback).fallback(|| async { CallbackError::BadMethod }))
-        .with_state(callbacks)
+        .with_state(Arc::new(callbacks))
         .merge(health::routes(ready))
         .fallback(|| async { CallbackError::NoRoute })
 }

@@ -61,7 +61,7 @@ impl Runner {
         let started = Instant::now();
         let outcome = match self.handlers.run(&mut job).await {
             Some(outcome) => outcome,
-            None => match self.dispatcher.dispatch(&mut job, &self.worker_id).await {
+            None => match self.dispatcher.dispatch(&mut job).await {
                 Answer::Complete => Outcome::Complete,
                 Answer::Fail(message) => Outcome::Fail(message),
                 Answer::Accept => {

@@ -1,137 +1,128 @@
-//! Dispatch: POST a job's payload to its function, and settle the job by the answer.
+//! Dispatch: POST a job's payload to its function, and read what the answer means.
+
+mod connect;
+mod origin;
+mod target;
 
 use std::time::Duration;
 
-use job_utils::config::{Gateway, WorkerConfig, in_words};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use job_utils::config::{WorkerConfig, in_words};
 use job_utils::db::Job;
 use job_utils::error::chain;
-use job_utils::wire::dispatch::{Answer, function_url, read_answer};
-use job_utils::wire::headers::{X_ACTOR_ID, X_CALLBACK_URL, X_DATABASE_ID, X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, Response};
+use job_utils::wire::dispatch::{Answer, read_answer};
+use job_utils::wire::headers::X_JOB_ERROR;
 use url::Url;
 
-/// How long a connection may take to stand.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Idle connections are closed before the function's server does: Node's does after 5 s, and a POST that meets the
-/// closing connection would fail without anybody's fault.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+use crate::dispatch::connect::{CONNECT_TIMEOUT, Failure};
+use crate::dispatch::target::{Target, Targets};
 
 /// How much of an answer is read; more than any answer that means something.
 const ANSWER_LIMIT: usize = 1 << 20;
 
 /// Sends jobs to functions.
 pub(crate) struct Dispatcher {
-    client: Client,
-    gateway: Gateway,
-    callback_url: String,
+    targets: Targets,
     timeout: Duration,
     complete_on_2xx: bool,
+    http2: bool,
 }
 
 impl Dispatcher {
-    pub(crate) fn new(config: &WorkerConfig) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .tcp_nodelay(true)
-            .http1_only()
-            // A redirect is an answer that is not 2xx; a POST is never repeated silently.
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            // Functions are at the URL that is set. A proxy meant for the way out of the cluster does not know them.
-            .no_proxy()
-            .user_agent(concat!("job-worker/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+    /// # Errors
+    /// A function's URL is https, and TLS cannot be set up.
+    pub(crate) fn new(config: &WorkerConfig) -> std::io::Result<Self> {
         Ok(Self {
-            client,
-            gateway: config.gateway.clone(),
-            callback_url: config.callback_url.to_string(),
+            targets: Targets::new(config)?,
             timeout: config.dispatch_timeout,
             complete_on_2xx: config.complete_on_2xx,
+            http2: config.http2,
         })
     }
 
-    /// Sends a job to its function and reads the answer. Takes the payload out of the job.
-    pub(crate) async fn dispatch(&self, job: &mut Job, worker_id: &str) -> Answer {
-        let url = match self.url(&job.task_identifier) {
-            Ok(url) => url,
+    /// Sends a job to its function, and says what the answer means. Takes the payload out of the job.
+    pub(crate) async fn dispatch(&self, job: &mut Job) -> Answer {
+        let target = match self.targets.of(&job.task_identifier) {
+            Ok(target) => target,
             Err(message) => return Answer::Fail(message),
         };
-        match tokio::time::timeout(self.timeout, self.post(&url, job, worker_id)).await {
+        match tokio::time::timeout(self.timeout, self.post(&target, job)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Answer::Fail(failure(&url, &error)),
+            Ok(Err(error)) => Answer::Fail(self.told(&target.url, &error)),
             Err(_) => Answer::Fail(format!(
                 "no answer from {} within {} (JOBS_DISPATCH_TIMEOUT)",
-                shown(&url),
+                shown(&target.url),
                 in_words(self.timeout)
             )),
         }
     }
 
-    fn url(&self, task: &str) -> Result<Url, String> {
-        match self.gateway.development_map.get(task) {
-            Some(Ok(url)) => Ok(url.clone()),
-            Some(Err(message)) => Err(format!("INTERNAL_GATEWAY_DEVELOPMENT_MAP: the entry of {task:?}: {message}")),
-            None => function_url(&self.gateway.base, task).map_err(|error| error.to_string()),
-        }
-    }
-
-    async fn post(&self, url: &Url, job: &mut Job, worker_id: &str) -> Result<Answer, reqwest::Error> {
-        let mut request = self
-            .client
-            .post(url.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header(X_WORKER_ID, worker_id)
-            .header(X_JOB_ID, job.id)
-            .header(X_CALLBACK_URL, &self.callback_url);
-        if let Some(id) = job.database_id {
-            request = request.header(X_DATABASE_ID, id.to_string());
-        }
-        if let Some(id) = job.actor_id {
-            request = request.header(X_ACTOR_ID, id.to_string());
-        }
-        let mut response = request.body(std::mem::take(&mut job.payload)).send().await?;
+    async fn post(&self, target: &Target, job: &mut Job) -> Result<Answer, Failure> {
+        let (response, lease) = target.origin.send(target.request(job)).await?;
         let status = response.status().as_u16();
         let job_error = response.headers().get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
-        let body = read_body(&mut response).await?;
+        let body = match read_body(response.into_body()).await.map_err(Failure::Answer)? {
+            Read::Whole(body) => {
+                target.origin.give_back(lease);
+                body
+            }
+            Read::Cut(body) => body,
+        };
         Ok(read_answer(status, job_error, &body, self.complete_on_2xx))
+    }
+
+    /// A failed POST, told so that a person can act on it.
+    fn told(&self, url: &Url, failure: &Failure) -> String {
+        let place = shown(url);
+        match failure {
+            Failure::ConnectTimeout => format!("cannot connect to {place} within {}", in_words(CONNECT_TIMEOUT)),
+            Failure::Connect(cause) => format!("cannot connect to {place}: {cause}"),
+            Failure::Answer(error) => {
+                let hint = if self.http2 { " (JOBS_HTTP2 is set: the function must speak HTTP/2)" } else { "" };
+                format!("no valid HTTP answer from {place}: {}{hint}", chain(error))
+            }
+        }
     }
 }
 
-/// Reads an answer's body up to the limit. A longer one is cut: the connection is closed rather than read to its end.
-async fn read_body(response: &mut Response) -> Result<Vec<u8>, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        let room = ANSWER_LIMIT - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() == ANSWER_LIMIT {
-            break;
+/// An answer's body.
+enum Read {
+    /// To its end.
+    Whole(Bytes),
+    /// Up to the limit. The connection must be closed rather than read to its end.
+    Cut(Bytes),
+}
+
+/// Reads an answer's body up to the limit. One that came in one piece, as most do, is not copied.
+async fn read_body(mut body: Incoming) -> Result<Read, hyper::Error> {
+    let mut read = Bytes::new();
+    let mut pieces = BytesMut::new();
+    while !body.is_end_stream() {
+        let Some(frame) = body.frame().await else { break };
+        // Trailers mean nothing here.
+        let Ok(mut data) = frame?.into_data() else { continue };
+        let room = ANSWER_LIMIT - read.len() - pieces.len();
+        let cut = data.len() >= room;
+        data.truncate(room);
+        if read.is_empty() && pieces.is_empty() {
+            read = data;
+        } else {
+            pieces.extend_from_slice(&std::mem::take(&mut read));
+            pieces.extend_from_slice(&data);
+        }
+        if cut {
+            return Ok(Read::Cut(if pieces.is_empty() { read } else { pieces.freeze() }));
         }
     }
-    Ok(body)
+    Ok(Read::Whole(if pieces.is_empty() { read } else { pieces.freeze() }))
 }
 
 /// A URL for messages: without user, password and query, which may hold secrets.
 pub(crate) fn shown(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
-}
-
-/// A failed POST, told so that a person can act on it.
-fn failure(url: &Url, error: &reqwest::Error) -> String {
-    let place = shown(url);
-    let what = if error.is_connect() && error.is_timeout() {
-        format!("cannot connect to {place} within {}", in_words(CONNECT_TIMEOUT))
-    } else if error.is_connect() {
-        format!("cannot connect to {place}")
-    } else {
-        format!("no valid HTTP answer from {place}")
-    };
-    let cause = std::error::Error::source(error).map(chain).unwrap_or_default();
-    let separator = if cause.is_empty() { "" } else { ": " };
-    format!("{what}{separator}{cause}")
 }
 
 #[cfg(test)]

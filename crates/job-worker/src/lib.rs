@@ -48,7 +48,7 @@ pub enum WorkerError {
     Db(#[from] DbError),
     /// The HTTP client cannot be set up.
     #[error("the worker cannot set up its HTTP client")]
-    Http(#[from] reqwest::Error),
+    Http(#[source] std::io::Error),
     /// The health port cannot be bound.
     #[error("the worker cannot serve health checks on port {port}")]
     Health {
@@ -82,7 +82,7 @@ pub async fn run_with(
     db: Db,
     shutdown: Shutdown,
 ) -> Result<Stopped, WorkerError> {
-    let dispatcher = Dispatcher::new(&config)?;
+    let dispatcher = Dispatcher::new(&config).map_err(WorkerError::Http)?;
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
     }

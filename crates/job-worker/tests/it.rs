@@ -5,6 +5,7 @@
 mod it {
     mod buffer;
     mod configuration;
+    mod connections;
     mod endings;
     mod failures;
     mod handlers;

@@ -92,6 +92,13 @@ pub const JOBS_COMPLETE_ON_2XX: Var = Var {
     used_by: "worker, service",
     about: "Take every 2xx answer but 202 as a completion, for plain functions that never call back.",
 };
+/// HTTP/2.
+pub const JOBS_HTTP2: Var = Var {
+    name: "JOBS_HTTP2",
+    default: "false",
+    used_by: "worker, service",
+    about: "Speak HTTP/2 to functions without asking first, one connection per host and port; every function must know it.",
+};
 /// Gateway.
 pub const KNATIVE_SERVICE_URL: Var = Var {
     name: "KNATIVE_SERVICE_URL",
@@ -142,6 +149,7 @@ pub const VARS: &[&Var] = &[
     &JOBS_CALLBACK_TIMEOUT,
     &JOBS_JOB_EXPIRY,
     &JOBS_COMPLETE_ON_2XX,
+    &JOBS_HTTP2,
     &KNATIVE_SERVICE_URL,
     &INTERNAL_GATEWAY_URL,
     &INTERNAL_GATEWAY_DEVELOPMENT_MAP,
@@ -279,6 +287,8 @@ pub struct WorkerConfig {
     pub job_expiry: Duration,
     /// Take every 2xx but 202 as a completion.
     pub complete_on_2xx: bool,
+    /// Speak HTTP/2 to functions by prior knowledge.
+    pub http2: bool,
     /// Where functions are.
     pub gateway: Gateway,
     /// Where functions report.
@@ -326,6 +336,7 @@ impl WorkerConfig {
             callback_timeout,
             job_expiry,
             complete_on_2xx: reader.flag(&JOBS_COMPLETE_ON_2XX),
+            http2: reader.flag(&JOBS_HTTP2),
             gateway: Gateway::read(reader),
             callback_url: CallbackAddress::read_url(reader, port),
             health_port: None,

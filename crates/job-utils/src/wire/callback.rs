@@ -12,6 +12,7 @@
 //! ```
 
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use url::Url;
 
@@ -76,12 +77,21 @@ pub fn callback_url(raw: &str) -> Result<Url, String> {
 /// A JSON body is refused when it is broken, even if nothing in it is needed; any other body is plain text that may be
 /// empty and is not read.
 pub fn read(job_error: bool, is_json: bool, body: &[u8]) -> Result<Outcome, BadBody> {
-    let json: Option<Value> =
-        if is_json && !body.trim_ascii().is_empty() { Some(serde_json::from_slice(body)?) } else { None };
+    let is_json = is_json && !body.trim_ascii().is_empty();
+    if !job_error && (!is_json || is_valid(body)) {
+        return Ok(Outcome::Complete);
+    }
+    let json: Option<Value> = if is_json { Some(serde_json::from_slice(body)?) } else { None };
     if !job_error {
         return Ok(Outcome::Complete);
     }
     Ok(Outcome::Fail(json.as_ref().and_then(error_of).unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
+}
+
+/// Whether a body is JSON, found out without building the value. Skipped strings are not checked for UTF-8, so the whole
+/// body is.
+fn is_valid(body: &[u8]) -> bool {
+    std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 /// Whether a Content-Type names JSON (`application/json`, or a `+json` type).
@@ -92,8 +102,9 @@ pub fn read(job_error: bool, is_json: bool, body: &[u8]) -> Result<Outcome, BadB
 /// assert!(!is_json("text/plain"));
 /// ```
 pub fn is_json(content_type: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || essence.ends_with("+json")
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let suffix = essence.as_bytes().last_chunk::<5>();
+    essence.eq_ignore_ascii_case("application/json") || suffix.is_some_and(|end| end.eq_ignore_ascii_case(b"+json"))
 }
 
 /// What a body says went wrong: its `error`, else its `message`. A value that is not a string is its JSON text, an
@@ -133,7 +144,10 @@ mod tests {
 
     #[test]
     fn only_a_json_body_can_be_broken() {
-        assert!(read(false, true, b"{").is_err());
+        for broken in [&b"{"[..], b"{} {}", b"[1,]", b"{\"error\":\"\xff\"}", b"'x'"] {
+            assert!(read(false, true, broken).is_err() && read(true, true, broken).is_err(), "{broken:?}");
+        }
+        assert_eq!(read(false, true, br#" {"status":"success"} "#).ok(), Some(Outcome::Complete));
         assert_eq!(read(false, false, b"{").ok(), Some(Outcome::Complete));
         assert_eq!(read(true, false, b"boom").ok(), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
     }

@@ -23,6 +23,7 @@ async fn a_bad_configuration_exits_with_64_and_names_every_fault_at_once() {
         .env("JOBS_CALLBACK_TIMEOUT", "-1")
         .env("JOBS_JOB_EXPIRY", "x")
         .env("JOBS_COMPLETE_ON_2XX", "2")
+        .env("JOBS_HTTP2", "h2c")
         .env("JOBS_HEALTH_PORT", "70000")
         .env("INTERNAL_JOBS_CALLBACK_PORT", "-1")
         .env("INTERNAL_JOBS_CALLBACK_URL", "nonsense")
@@ -44,6 +45,7 @@ async fn a_bad_configuration_exits_with_64_and_names_every_fault_at_once() {
         "JOBS_CALLBACK_TIMEOUT",
         "JOBS_JOB_EXPIRY",
         "JOBS_COMPLETE_ON_2XX",
+        "JOBS_HTTP2",
         "JOBS_HEALTH_PORT",
         "INTERNAL_JOBS_CALLBACK_PORT",
         "INTERNAL_JOBS_CALLBACK_URL",

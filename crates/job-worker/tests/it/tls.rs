@@ -11,14 +11,14 @@ use tokio_postgres::Client;
 use super::support::{LIMIT, migrated, program};
 
 /// Certificates made with the openssl program.
-struct Certificates(tempfile::TempDir);
+pub(crate) struct Certificates(tempfile::TempDir);
 
 impl Certificates {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -30,7 +30,7 @@ impl Certificates {
     }
 
     /// An authority.
-    fn authority(&self, name: &str) {
+    pub(crate) fn authority(&self, name: &str) {
         self.openssl(&format!(
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={name} \
              -keyout {name}.key -out {name}.crt"
@@ -38,7 +38,7 @@ impl Certificates {
     }
 
     /// A server's certificate for the host `localhost`, signed by an authority.
-    fn server(&self, name: &str, authority: &str) {
+    pub(crate) fn server(&self, name: &str, authority: &str) {
         self.openssl(&format!(
             "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost \
              -addext subjectAltName=DNS:localhost -keyout {name}.key -out {name}.csr"

@@ -1,0 +1,185 @@
+//! Connect: a TCP connection to an origin, with TLS where its scheme asks for it, ready for requests.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Uri;
+use http_body_util::Full;
+use hyper::client::conn::{http1, http2};
+use hyper::rt::{Read, Write};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use job_utils::error::chain;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use tower_service::Service;
+use url::Url;
+
+/// How long a connection may take to stand, TLS included.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After this silence, and then as often, the kernel asks whether the other end is still there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How many questions go unanswered before the connection counts as broken.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How long sent data may stay unacknowledged before the connection counts as broken.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request's body: the payload in one piece.
+pub(crate) type Payload = Full<Bytes>;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// No connection: why.
+    Connect(String),
+    /// No connection in time.
+    ConnectTimeout,
+    /// A connection, but no valid answer over it.
+    Answer(hyper::Error),
+}
+
+/// Which server: scheme, host and port.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Scheme and authority, as the connector takes them.
+    uri: Uri,
+    /// The name on the server's certificate, for https.
+    tls: Option<ServerName<'static>>,
+}
+
+impl Place {
+    /// The place of an http or https URL; the error says why it cannot be one.
+    pub(crate) fn of(url: &Url) -> Result<Self, String> {
+        let uri = Uri::builder().scheme(url.scheme()).authority(authority(url)).path_and_query("/").build();
+        let tls = match (url.scheme(), url.host()) {
+            ("https", Some(url::Host::Domain(name))) => {
+                Some(ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?)
+            }
+            ("https", Some(url::Host::Ipv4(address))) => Some(ServerName::from(std::net::IpAddr::from(address))),
+            ("https", Some(url::Host::Ipv6(address))) => Some(ServerName::from(std::net::IpAddr::from(address))),
+            _ => None,
+        };
+        Ok(Self { uri: uri.map_err(|error| error.to_string())?, tls })
+    }
+}
+
+/// Host and port as in a Host header: the port only when it is not the scheme's own.
+pub(crate) fn authority(url: &Url) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}{port}", url.host_str().unwrap_or_default())
+}
+
+/// Makes connections.
+pub(crate) struct Connector {
+    tcp: HttpConnector,
+    tls: Option<TlsConnector>,
+    http2: bool,
+}
+
+impl Connector {
+    /// With `tls` it can reach https places: the system's root certificates are read. With `http2` both kinds of
+    /// connection speak HTTP/2 from the first byte.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub(crate) fn new(tls: bool, http2: bool) -> io::Result<Self> {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE));
+        tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+        #[cfg(target_os = "linux")]
+        tcp.set_tcp_user_timeout(Some(USER_TIMEOUT));
+        let tls = if tls { Some(TlsConnector::from(Arc::new(tls_config(http2)?))) } else { None };
+        Ok(Self { tcp, tls, http2 })
+    }
+
+    /// Whether connections speak HTTP/2.
+    pub(crate) fn http2(&self) -> bool {
+        self.http2
+    }
+
+    /// A connection that takes one request after the other.
+    pub(crate) async fn http1(&self, place: &Place) -> Result<http1::SendRequest<Payload>, Failure> {
+        in_time(async {
+            match self.io(place).await? {
+                Io::Plain(io) => http1_over(io).await,
+                Io::Tls(io) => http1_over(*io).await,
+            }
+        })
+        .await
+    }
+
+    /// A connection that takes many requests at once.
+    pub(crate) async fn http2_shared(&self, place: &Place) -> Result<http2::SendRequest<Payload>, Failure> {
+        in_time(async {
+            match self.io(place).await? {
+                Io::Plain(io) => http2_over(io).await,
+                Io::Tls(io) => {
+                    if io.inner().get_ref().1.alpn_protocol() != Some(b"h2") {
+                        return Err(Failure::Connect("the server does not speak HTTP/2 (JOBS_HTTP2)".to_owned()));
+                    }
+                    http2_over(*io).await
+                }
+            }
+        })
+        .await
+    }
+
+    async fn io(&self, place: &Place) -> Result<Io, Failure> {
+        let io = self.tcp.clone().call(place.uri.clone()).await.map_err(|error| Failure::Connect(chain(&error)))?;
+        let Some(name) = &place.tls else { return Ok(Io::Plain(io)) };
+        let Some(tls) = &self.tls else { return Err(Failure::Connect("TLS was not set up".to_owned())) };
+        let stream = tls.connect(name.clone(), io.into_inner()).await;
+        Ok(Io::Tls(Box::new(TokioIo::new(stream.map_err(|error| Failure::Connect(chain(&error)))?))))
+    }
+}
+
+enum Io {
+    Plain(TokioIo<tokio::net::TcpStream>),
+    Tls(Box<TokioIo<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>>),
+}
+
+async fn in_time<T>(connecting: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(Failure::ConnectTimeout))
+}
+
+async fn http1_over<T>(io: T) -> Result<http1::SendRequest<Payload>, Failure>
+where
+    T: Read + Write + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(io).await.map_err(Failure::Answer)?;
+    // It ends with the server's or with the last sender; what goes wrong is told to the request.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn http2_over<T>(io: T) -> Result<http2::SendRequest<Payload>, Failure>
+where
+    T: Read + Write + Unpin + Send + 'static,
+{
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(Failure::Answer)?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+fn tls_config(http2: bool) -> io::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(io::Error::other("the system has no root certificates, and a function's URL is https"));
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    Ok(config)
+}

@@ -1,0 +1,161 @@
+//! Target: where a task's jobs go, with everything of the request that is the same for all of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use job_utils::config::{Gateway, WorkerConfig};
+use job_utils::db::Job;
+use job_utils::wire::dispatch::function_url;
+use job_utils::wire::headers;
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use crate::dispatch::connect::{Connector, Payload, Place, authority};
+use crate::dispatch::origin::Origin;
+
+const X_WORKER_ID: HeaderName = HeaderName::from_static(headers::X_WORKER_ID);
+const X_JOB_ID: HeaderName = HeaderName::from_static(headers::X_JOB_ID);
+const X_DATABASE_ID: HeaderName = HeaderName::from_static(headers::X_DATABASE_ID);
+const X_ACTOR_ID: HeaderName = HeaderName::from_static(headers::X_ACTOR_ID);
+const X_CALLBACK_URL: HeaderName = HeaderName::from_static(headers::X_CALLBACK_URL);
+
+/// How many tasks' targets are kept. A task's name can be anything, so there may be many more of them.
+const KEPT: usize = 1000;
+
+/// Where a task's jobs go.
+pub(crate) struct Target {
+    pub(crate) url: Url,
+    pub(crate) origin: Arc<Origin>,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Target {
+    fn new(url: Url, origin: Arc<Origin>, http2: bool, common: &HeaderMap) -> Result<Self, String> {
+        let cannot = |error: &dyn std::fmt::Display| format!("{}: {error}", crate::dispatch::shown(&url));
+        let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
+        let mut headers = common.clone();
+        // HTTP/2 has the host in the URI, HTTP/1.1 in a header.
+        let uri = if http2 {
+            Uri::builder().scheme(url.scheme()).authority(authority(&url)).path_and_query(path).build()
+        } else {
+            let host = HeaderValue::from_str(&authority(&url)).map_err(|error| cannot(&error))?;
+            headers.insert(HOST, host);
+            Uri::builder().path_and_query(path).build()
+        };
+        if let Some(authorization) = authorization(&url) {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        let uri = uri.map_err(|error| cannot(&error))?;
+        Ok(Self { url, origin, uri, headers })
+    }
+
+    /// The request of a job. It takes the payload, as Postgres returned it.
+    pub(crate) fn request(&self, job: &mut Job) -> Request<Payload> {
+        let mut request = Request::new(Payload::from(std::mem::take(&mut job.payload)));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        let mut headers = self.headers.clone();
+        headers.insert(X_JOB_ID, HeaderValue::from(job.id));
+        for (name, id) in [(X_DATABASE_ID, job.database_id), (X_ACTOR_ID, job.actor_id)] {
+            // A uuid's text is always a header's.
+            if let Some(id) = id.and_then(|id| HeaderValue::from_str(id.hyphenated().encode_lower(&mut [0; 36])).ok()) {
+                headers.insert(name, id);
+            }
+        }
+        *request.headers_mut() = headers;
+        request
+    }
+}
+
+/// User and password of a URL, as basic authentication.
+fn authorization(url: &Url) -> Option<HeaderValue> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let decoded = |text| percent_decode_str(text).collect::<Vec<u8>>();
+    let pair = [decoded(url.username()), decoded(url.password().unwrap_or_default())].join(&b':');
+    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(pair))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The targets of all tasks.
+pub(crate) struct Targets {
+    base: Url,
+    gateway: Result<Arc<Origin>, String>,
+    /// From the development map.
+    mapped: HashMap<String, Result<Arc<Target>, String>>,
+    /// Of the gateway, as jobs asked for them.
+    kept: Mutex<HashMap<String, Arc<Target>>>,
+    http2: bool,
+    common: HeaderMap,
+}
+
+impl Targets {
+    pub(crate) fn new(config: &WorkerConfig) -> std::io::Result<Self> {
+        let Gateway { base, development_map } = &config.gateway;
+        let urls = || development_map.values().flatten().chain([base]);
+        let tls = urls().any(|url| url.scheme() == "https");
+        let connector = Arc::new(Connector::new(tls, config.http2)?);
+        let mut origins = HashMap::new();
+        for url in urls() {
+            let origin = || Place::of(url).map(|place| Arc::new(Origin::new(place, connector.clone())));
+            origins.entry(url.origin()).or_insert_with(origin);
+        }
+        let origin = |url: &Url| origins[&url.origin()].clone();
+        let common = common(config).map_err(std::io::Error::other)?;
+        let mapped = development_map.iter().map(|(task, url)| {
+            let bad = |message| format!("INTERNAL_GATEWAY_DEVELOPMENT_MAP: the entry of {task:?}: {message}");
+            let target = url.clone().and_then(|url| {
+                let origin = origin(&url)?;
+                Target::new(url, origin, config.http2, &common)
+            });
+            (task.clone(), target.map(Arc::new).map_err(bad))
+        });
+        Ok(Self {
+            mapped: mapped.collect(),
+            base: base.clone(),
+            gateway: origin(base),
+            kept: Mutex::default(),
+            http2: config.http2,
+            common,
+        })
+    }
+
+    /// A task's target; the error says why there is none.
+    pub(crate) fn of(&self, task: &str) -> Result<Arc<Target>, String> {
+        if let Some(target) = self.mapped.get(task) {
+            return target.clone();
+        }
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(target) = kept().get(task) {
+            return Ok(target.clone());
+        }
+        let url = function_url(&self.base, task).map_err(|error| error.to_string())?;
+        let target = Arc::new(Target::new(url, self.gateway.clone()?, self.http2, &self.common)?);
+        let mut kept = kept();
+        if kept.len() >= KEPT {
+            kept.clear();
+        }
+        kept.insert(task.to_owned(), target.clone());
+        Ok(target)
+    }
+}
+
+/// The headers that all requests have.
+fn common(config: &WorkerConfig) -> Result<HeaderMap, http::header::InvalidHeaderValue> {
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(X_WORKER_ID, HeaderValue::from_str(&config.worker_id)?);
+    // Replaced by each job's.
+    headers.insert(X_JOB_ID, HeaderValue::from_static("0"));
+    headers.insert(X_CALLBACK_URL, HeaderValue::from_str(config.callback_url.as_str())?);
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("job-worker/", env!("CARGO_PKG_VERSION"))));
+    Ok(headers)
+}
