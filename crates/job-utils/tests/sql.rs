@@ -22,6 +22,7 @@ mod sql {
     mod forms;
     mod isolation;
     mod keys;
+    mod many;
     mod materialise;
     mod migrate;
     mod notify;
@@ -31,4 +32,5 @@ mod sql {
     mod settle;
     mod support;
     mod triggers;
+    mod waiters;
 }

@@ -26,6 +26,7 @@ use crate::Stopped;
 use crate::attempt::Runner;
 use crate::drain::{Draining, drain};
 use crate::slots::Slots;
+use crate::wake::Vigil;
 
 /// How late the end of an overdue job may be noticed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -48,6 +49,7 @@ pub(crate) struct Claimer {
     grace: Duration,
     listener: Listener,
     slots: Arc<Slots>,
+    vigil: Vigil,
     /// The slots in use.
     running: JoinSet<()>,
     /// When the stop began.
@@ -124,6 +126,7 @@ impl Claimer {
             next_deep: now,
         };
         Self {
+            vigil: Vigil::new(db.clone(), listener.clone()),
             db,
             grace: config.shutdown_grace,
             listener,
@@ -157,6 +160,7 @@ impl Claimer {
                 () = shutdown.triggered() => {}
                 Some(look) = self.claims.next() => self.looked(look),
                 () = self.listener.wake.woken() => self.wake(),
+                () = self.vigil.again.notified() => self.wake(),
                 () = self.slots.room.notified() => self.room(),
                 Some(ended) = self.running.join_next() => {
                     if let Err(error) = ended {
@@ -251,14 +255,16 @@ impl Claimer {
                 }
                 match claimed {
                     Claimed::Jobs(jobs) => {
+                        self.vigil.found_something();
                         lane.position.advance(&jobs);
                         lane.more = true;
                         for job in self.slots.fill(index, jobs) {
                             self.running.spawn(self.runner.clone().run_slot(index, job));
                         }
                     }
-                    Claimed::Nothing(_) if !deep => lane.next_look = if lane.woken { now } else { lane.next_deep },
-                    Claimed::Nothing(due) => {
+                    Claimed::Nothing { .. } if !deep => lane.next_look = if lane.woken { now } else { lane.next_deep },
+                    Claimed::Nothing { due, on_demand } => {
+                        self.vigil.found_nothing(on_demand);
                         let wait = due.map_or(self.poll_interval, |due| due.min(self.poll_interval));
                         lane.more = lane.woken;
                         lane.next_look = if lane.woken { now } else { now + wait };

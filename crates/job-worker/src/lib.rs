@@ -6,6 +6,7 @@ mod dispatch;
 mod drain;
 mod handlers;
 mod slots;
+mod wake;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/job-utils/src/db/settle.rs", "back-off while the database is away"),
     ("crates/job-worker/src/claim.rs", "the patience of a stop with a claim that hangs"),
     ("crates/job-worker/src/drain.rs", "between two looks for callbacks during a stop"),
+    ("crates/job-worker/src/wake.rs", "between two looks for what was written before the worker waited"),
     ("crates/job-worker/src/lib.rs", "back-off while the database is away"),
 ];
 

@@ -17,9 +17,10 @@ const SQL: &str = "WITH claimed AS MATERIALIZED (\
                    SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, j.payload, j.priority, j.run_at, \
                    j.attempts, j.max_attempts FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
                    @extschema@.claim_jobs($1, $2, $3, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
-                   SELECT *, NULL::float8 FROM claimed UNION ALL \
+                   SELECT *, NULL::float8, NULL::boolean FROM claimed UNION ALL \
                    SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-                   CASE WHEN $6 THEN extract(epoch FROM @extschema@.next_run_at($2, $5) - now())::float8 END \
+                   CASE WHEN $6 THEN extract(epoch FROM @extschema@.next_run_at($2, $5) - now())::float8 END, \
+                   EXISTS (SELECT FROM @extschema@.settings) \
                    WHERE NOT EXISTS (SELECT FROM claimed)";
 
 /// What to claim.
@@ -46,8 +47,13 @@ pub struct Claim<'a> {
 pub enum Claimed {
     /// Jobs, in order.
     Jobs(Vec<Job>),
-    /// Nothing is due. The next waiting job is due in this time; None when none waits, or when the look was not deep.
-    Nothing(Option<Duration>),
+    /// Nothing is due.
+    Nothing {
+        /// The next waiting job is due in this time; None when none waits, or when the look was not deep.
+        due: Option<Duration>,
+        /// Whether writes notify on demand: only while somebody is registered as a waiter.
+        on_demand: bool,
+    },
 }
 
 /// How many priorities a position remembers. A queue with more is looked at from the beginning.
@@ -167,7 +173,7 @@ impl Db {
                 let seconds: Option<f64> = row.try_get(10)?;
                 // A run_at far away, or infinity, is no duration: a later look will find it.
                 let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
-                return Ok(Claimed::Nothing(due));
+                return Ok(Claimed::Nothing { due, on_demand: row.try_get(11)? });
             }
             let mut jobs = rows.iter().map(Job::from_row).collect::<Result<Vec<_>, _>>()?;
             // UPDATE … RETURNING promises no order.

@@ -9,6 +9,7 @@ use tokio_postgres::{AsyncMessage, Client};
 
 use crate::backoff::Backoff;
 use crate::db::Db;
+use crate::db::notify::{Registrar, Waiting};
 use crate::error::chain;
 use crate::shutdown::Shutdown;
 
@@ -54,8 +55,12 @@ pub enum Identity {
     Unknown,
 }
 
-/// Who waits for an answer.
-type Question = oneshot::Sender<Identity>;
+/// What the connection is asked, and who waits for the answer.
+enum Question {
+    Identity(oneshot::Sender<Identity>),
+    Register(oneshot::Sender<Waiting>),
+    Unregister,
+}
 
 /// A listening connection. Clones share it.
 #[derive(Clone)]
@@ -89,11 +94,29 @@ impl Listener {
     /// Whether this process is the only live one under its id now.
     pub async fn identity(&self) -> Identity {
         let (question, answer) = oneshot::channel();
+        self.ask(Question::Identity(question), answer).await.unwrap_or(Identity::Unknown)
+    }
+
+    /// Registers this connection as a waiter, before its owner goes to sleep: from then on, writes wake it also where
+    /// they notify on demand only. Again and again is fine; one round trip at most, none while registered.
+    pub async fn register_waiter(&self) -> Waiting {
+        let (question, answer) = oneshot::channel();
+        self.ask(Question::Register(question), answer).await.unwrap_or(Waiting::Unregistered)
+    }
+
+    /// Ends the registration, when there is so much to do that being woken is of no use. Nothing happens when there is
+    /// none; without this call, it stays as long as the connection.
+    pub async fn unregister_waiter(&self) {
+        // The task ends with the process only.
+        let _ = self.questions.send(Question::Unregister).await;
+    }
+
+    async fn ask<T>(&self, question: Question, answer: oneshot::Receiver<T>) -> Option<T> {
         let asked = async {
             self.questions.send(question).await.ok()?;
             answer.await.ok()
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, asked).await.ok().flatten().unwrap_or(Identity::Unknown)
+        tokio::time::timeout(ANSWER_TIMEOUT, asked).await.ok().flatten()
     }
 }
 
@@ -157,6 +180,7 @@ impl Task {
     /// Passes notifications on and answers questions until the connection is lost.
     async fn serve(&mut self, client: &Client, mut messages: mpsc::UnboundedReceiver<AsyncMessage>) {
         let mut asking = true;
+        let mut registrar = Registrar::new(self.db.schema());
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -165,10 +189,17 @@ impl Task {
                     None => return,
                 },
                 question = self.asked.recv(), if asking => match question {
-                    Some(question) => {
+                    // Whoever asked may have stopped waiting.
+                    Some(Question::Identity(question)) => {
                         let answer = tokio::time::timeout(ANSWER_TIMEOUT, identity(client, &self.name)).await;
-                        // Whoever asked may have stopped waiting.
                         let _ = question.send(answer.ok().and_then(Result::ok).unwrap_or(Identity::Unknown));
+                    }
+                    Some(Question::Register(question)) => {
+                        let answer = tokio::time::timeout(ANSWER_TIMEOUT, registrar.register(client)).await;
+                        let _ = question.send(answer.unwrap_or(Waiting::Unregistered));
+                    }
+                    Some(Question::Unregister) => {
+                        let _ = tokio::time::timeout(ANSWER_TIMEOUT, registrar.unregister(client)).await;
                     }
                     None => asking = false,
                 },
@@ -204,7 +235,11 @@ async fn identity(client: &Client, name: &str) -> Result<Identity, tokio_postgre
 /// Answers that nothing is known, for as long as there is no connection.
 async fn decline(asked: &mut mpsc::Receiver<Question>) -> Infallible {
     while let Some(question) = asked.recv().await {
-        let _ = question.send(Identity::Unknown);
+        match question {
+            Question::Identity(question) => drop(question.send(Identity::Unknown)),
+            Question::Register(question) => drop(question.send(Waiting::Unregistered)),
+            Question::Unregister => {}
+        }
     }
     std::future::pending().await
 }

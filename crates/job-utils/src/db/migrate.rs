@@ -17,6 +17,8 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V5__administration", include_str!("../../migrations/V5__administration.sql")),
     ("V6__claim_continued", include_str!("../../migrations/V6__claim_continued.sql")),
     ("V7__schedules_in_batches", include_str!("../../migrations/V7__schedules_in_batches.sql")),
+    ("V8__enqueue_many", include_str!("../../migrations/V8__enqueue_many.sql")),
+    ("V9__notify_on_demand", include_str!("../../migrations/V9__notify_on_demand.sql")),
 ];
 
 /// Run after the migrations, every time.

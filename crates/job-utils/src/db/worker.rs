@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::db::claim::{Claim, Claimed, Job, Position};
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, Horizon};
 
 /// What a worker may do in the database, under its id.
 #[derive(Clone)]
@@ -27,6 +27,12 @@ impl WorkerDb {
     /// Claims due jobs; returns them in order.
     pub async fn claim(&self, claim: Claim<'_>) -> Result<Claimed, DbError> {
         self.db.claim(&self.worker_id, claim).await
+    }
+
+    /// Whether every transaction has ended that may have written jobs without waking this waiter. Look once more after
+    /// that, then sleep.
+    pub async fn horizon_passed(&self, horizon: Horizon) -> Result<bool, DbError> {
+        self.db.horizon_passed(horizon).await
     }
 
     /// Fails accepted jobs whose callback is overdue; returns their ids, and how many other jobs are held besides those

@@ -37,11 +37,12 @@ async fn survives_dump_and_restore(db: &TestDb) {
          SELECT app_jobs.add_job('third', '{}', NULL, 'q2');
          SELECT app_jobs.add_job('gone'); DELETE FROM app_jobs.jobs WHERE task_identifier = 'gone';
          SELECT app_jobs.add_scheduled_job('tick', '{}', '{\"rule\": \"* * * * *\"}', 'tick');
-         SELECT app_jobs.get_job('worker-1')",
+         SELECT app_jobs.get_job('worker-1');
+         SELECT app_jobs.set_notify('on_demand')",
     )
     .await;
     let everything = "SELECT * FROM app_jobs.jobs ORDER BY id; SELECT * FROM app_jobs.scheduled_jobs; \
-                      SELECT * FROM app_jobs.job_queues ORDER BY 1";
+                      SELECT * FROM app_jobs.job_queues ORDER BY 1; SELECT * FROM app_jobs.settings";
     let before = s.show(everything).await;
     let restored = copy(db).await;
     let r = Session::open(&restored).await;

@@ -41,6 +41,7 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
     let path = "search_path=pg_catalog, pg_temp";
     let expected = [
         ("add_job", 4),
+        ("add_jobs", 2),
         ("add_scheduled_job", 4),
         ("tg_add_job_with_row", 1),
         ("tg_add_job_with_row_id", 1),

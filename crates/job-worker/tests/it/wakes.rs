@@ -183,3 +183,62 @@ async fn an_idle_worker_hardly_asks_the_database() {
     // One look for overdue callbacks may fall into the span.
     assert!(watched.await.is_err(), "its sessions were used more than 4 times within 3 s");
 }
+
+/// How many sessions wait to be woken by writes that notify on demand.
+async fn waiters(bench: &Bench) -> i64 {
+    let sql = "SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted \
+               AND (classid::bigint << 32) + objid::bigint = app_jobs.waiter_lock(0)";
+    bench.sql.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn on_demand_a_job_that_was_written_before_the_worker_waited_and_committed_after_is_not_lost() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    bench.run("SELECT app_jobs.set_notify('on_demand')").await;
+    // Its trigger finds nobody to notify. The worker's look does not see the row.
+    let producer = bench.db.connect().await;
+    producer.batch_execute("BEGIN; SELECT app_jobs.add_job('early')").await.unwrap();
+    let _worker = asleep(&bench, &function).await;
+    eventually(LIMIT, async || waiters(&bench).await == 1).await;
+    producer.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(function.wait_for(2, SOON).await[1].target, "/early");
+    // From now on it is notified, also after its session was replaced.
+    bench.empty().await;
+    bench.idle().await;
+    bench.gone(bench.add("second").await).await;
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND application_name = 'jobs'";
+    bench.run(terminate).await;
+    eventually(LIMIT, async || waiters(&bench).await == 1).await;
+    bench.idle().await;
+    bench.gone(bench.add("third").await).await;
+}
+
+#[tokio::test]
+async fn on_demand_a_busy_worker_is_not_notified_and_an_idle_one_is() {
+    let bench = Bench::new().await;
+    // A request takes as long as a connection, so that the worker is busy for a while.
+    let url = bench.db.url().to_owned();
+    let function = FakeFunction::start(move |request| {
+        let url = url.clone();
+        async move {
+            if request.target == "/slow" {
+                job_testkit::postgres::connect(&url).await;
+            }
+            Answer::complete()
+        }
+    })
+    .await;
+    let _worker = asleep(&bench, &function).await;
+    assert_eq!(waiters(&bench).await, 0, "every write notifies");
+    // The switch itself wakes, so that a sleeping worker follows.
+    bench.run("SELECT app_jobs.set_notify('on_demand')").await;
+    eventually(LIMIT, async || waiters(&bench).await == 1).await;
+    bench.run("SELECT app_jobs.add_job('slow') FROM generate_series(1, 1000)").await;
+    eventually(LIMIT, async || waiters(&bench).await == 0).await;
+    assert!(bench.count("true").await > 0, "it is busy");
+    bench.empty().await;
+    eventually(LIMIT, async || waiters(&bench).await == 1).await;
+    bench.gone(bench.add("next").await).await;
+}
