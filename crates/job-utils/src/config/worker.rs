@@ -34,7 +34,7 @@ pub const JOBS_CONCURRENCY: Var = Var {
     name: "JOBS_CONCURRENCY",
     default: "16",
     used_by: "worker, service",
-    about: "Jobs in dispatch at once. A job that a function has accepted holds no place.",
+    about: "Jobs that run at once. A job that a function has accepted holds no place.",
 };
 /// Concurrency of single tasks.
 pub const JOBS_TASK_CONCURRENCY: Var = Var {
@@ -269,7 +269,7 @@ pub struct WorkerConfig {
     pub worker_id: String,
     /// Which tasks to take.
     pub tasks: Tasks,
-    /// Jobs in dispatch at once.
+    /// Jobs that run at once.
     pub concurrency: usize,
     /// Limits for single tasks, within the concurrency.
     pub task_concurrency: BTreeMap<String, usize>,
