@@ -1,6 +1,7 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `tidy`, `extension`.
+//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `tidy`, `bench`, `extension`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
+mod bench;
 mod ci;
 mod demo;
 mod extension;
@@ -43,6 +44,8 @@ enum Command {
         #[arg(long)]
         fix: bool,
     },
+    /// Measure against the limits of this machine and other job libraries, and write docs/benchmarks.md
+    Bench(bench::Options),
     /// The PostgreSQL extension pgpm-database-jobs
     Extension {
         #[command(subcommand)]
@@ -69,6 +72,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Demo { stay } => return demo::run(stay, shutdown).await,
         Command::Test => Box::pin(test::run()),
         Command::Ci => Box::pin(ci::run()),
+        Command::Bench(options) => Box::pin(bench::run(options)),
         Command::Tidy { fix } => return tidy::run(fix),
         Command::Extension { action } => return extension::run(action),
     };

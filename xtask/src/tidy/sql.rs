@@ -12,6 +12,7 @@ const ROOMS: &[&str] = &[
     "crates/admin-server/src/migrate.rs",
     "crates/job-testkit/",
     "xtask/",
+    "bench/",
 ];
 
 /// How statements begin. Upper case, as all SQL here is written; what a service calls in lower case has no rows.

@@ -1,0 +1,215 @@
+//! This project: `job_worker::run_with` with a handler that counts, and `enqueue` and `enqueue_many`.
+//!
+//! Beside the common commands (bench/README.md) there are
+//! - `busy`: a worker whose only slot is held by a job for good; prints `busy` when it is. A producer's NOTIFY on demand
+//!   then finds nobody waiting.
+//! - `http-latency --jobs N`: enqueues one job after the other and times each until its row is gone. The worker is a
+//!   job-service that somebody else started.
+//!
+//! Variables `JOBS_*` of the environment go before the settings written here, for trying others.
+
+mod producer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use job_utils::config::{Env, ProcessEnv, WorkerConfig};
+use job_utils::db::Db;
+use job_utils::db::migrate::migrate;
+use job_utils::shutdown::Shutdown;
+use job_worker::{Handlers, Job, Stopped, WorkerError};
+use producer::Producer;
+use rivalkit::{Args, Probe, Profile, Rival, Spec, percentile};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Notify};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+const THROUGHPUT: &[(&str, &str)] = &[("JOBS_CONCURRENCY", "500")];
+const LATENCY: &[(&str, &str)] = &[("JOBS_CONCURRENCY", "24")];
+
+/// Settings for a worker; the process's own variables JOBS_* first.
+struct Settings(BTreeMap<String, String>);
+
+impl Settings {
+    fn new(url: &str, worker: &str, values: &[(&str, &str)]) -> Settings {
+        let given = [("DATABASE_URL", url), ("HOSTNAME", worker)];
+        let all = values.iter().chain(&given).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Settings(all.collect())
+    }
+}
+
+impl Env for Settings {
+    fn get(&self, name: &str) -> Option<String> {
+        let own = name.starts_with("JOBS_").then(|| ProcessEnv.get(name)).flatten();
+        own.or_else(|| self.0.get(name).cloned())
+    }
+}
+
+struct Prepared {
+    config: WorkerConfig,
+    handlers: Handlers,
+    db: Db,
+}
+
+impl Prepared {
+    fn new(settings: &Settings, handlers: Handlers) -> Result<Prepared> {
+        let config = WorkerConfig::from_env(settings)?;
+        let db = Db::new(&config.postgres)?;
+        Ok(Prepared { config, handlers, db })
+    }
+
+    fn start(self) -> Running {
+        let shutdown = Shutdown::new();
+        let worker = tokio::spawn(job_worker::run_with(self.config, self.handlers, self.db, shutdown.clone()));
+        Running { worker, shutdown }
+    }
+}
+
+struct Running {
+    worker: JoinHandle<Result<Stopped, WorkerError>>,
+    shutdown: Shutdown,
+}
+
+struct Ours {
+    url: String,
+    free: Mutex<Vec<Producer>>,
+    /// Told whenever a connection is free again.
+    freed: Notify,
+}
+
+impl Ours {
+    async fn producer(&self) -> Producer {
+        loop {
+            if let Some(producer) = self.free.lock().await.pop() {
+                return producer;
+            }
+            self.freed.notified().await;
+        }
+    }
+
+    async fn give_back(&self, producer: Producer) {
+        self.free.lock().await.push(producer);
+        self.freed.notify_one();
+    }
+}
+
+impl Rival for Ours {
+    type Prepared = Prepared;
+    type Running = Running;
+
+    const BULK: u64 = 10_000;
+    const QUEUES: bool = true;
+
+    async fn connect(url: &str, clients: u32) -> Result<Ours> {
+        let mut free = Vec::new();
+        for _ in 0..clients {
+            free.push(Producer::connect(url).await?);
+        }
+        Ok(Ours { url: url.to_owned(), free: Mutex::new(free), freed: Notify::new() })
+    }
+
+    async fn setup(&self) -> Result<()> {
+        let producer = self.producer().await;
+        producer.drop_schema().await?;
+        self.give_back(producer).await;
+        let config = WorkerConfig::from_env(&Settings::new(&self.url, "worker-0", &[]))?;
+        let _migrated = migrate(&Db::new(&config.postgres)?).await?;
+        Ok(())
+    }
+
+    async fn add_many(&self, first: u64, count: u64, spec: &Spec) -> Result<()> {
+        let producer = self.producer().await;
+        let added = producer.add_many(first, count, spec).await;
+        self.give_back(producer).await;
+        added
+    }
+
+    async fn add_one(&self, job: u64, spec: &Spec) -> Result<()> {
+        let producer = self.producer().await;
+        let added = producer.add_one(job, spec).await;
+        self.give_back(producer).await;
+        added
+    }
+
+    async fn left(&self) -> Result<i64> {
+        let producer = self.producer().await;
+        let left = producer.left().await;
+        self.give_back(producer).await;
+        left
+    }
+
+    async fn prepare(url: &str, profile: Profile, index: u64, probe: Arc<Probe>) -> Result<Prepared> {
+        let handlers = Handlers::new().add("noop", move |job: Job| {
+            let probe = probe.clone();
+            async move {
+                let payload: Value = serde_json::from_str(&job.payload).map_err(|error| error.to_string())?;
+                probe.hit(payload["n"].as_u64().unwrap_or_default());
+                Ok(())
+            }
+        });
+        let values = if profile == Profile::Throughput { THROUGHPUT } else { LATENCY };
+        Prepared::new(&Settings::new(url, &format!("worker-{index}"), values), handlers)
+    }
+
+    async fn start(prepared: Prepared) -> Result<Running> {
+        Ok(prepared.start())
+    }
+
+    async fn stop(running: Running) -> Result<()> {
+        running.shutdown.trigger();
+        running.worker.await??;
+        Ok(())
+    }
+
+    fn settings(profile: Profile) -> String {
+        let values = if profile == Profile::Throughput { THROUGHPUT } else { LATENCY };
+        let words: Vec<String> = values.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        format!("{}; enqueue_many with 10,000 jobs, which makes statements of 2,000", words.join(", "))
+    }
+}
+
+/// A worker whose one slot is taken for good, until this process is ended.
+async fn busy(url: &str) -> Result<()> {
+    let handlers = Handlers::new().add("hold", |_| async {
+        println!("busy");
+        std::future::pending().await
+    });
+    let settings = Settings::new(url, "worker-busy", &[("JOBS_CONCURRENCY", "1"), ("JOBS_PREFETCH", "0")]);
+    let running = Prepared::new(&settings, handlers)?.start();
+    Producer::connect(url).await?.add_hold().await?;
+    running.worker.await??;
+    Ok(())
+}
+
+async fn http_latency(args: &Args) -> Result<Value> {
+    let producer = Producer::connect(args.required("url")?).await?;
+    let spec = Spec { payload_bytes: 0, queues: 0, future: false };
+    let mut times = Vec::new();
+    for job in 0..args.number("jobs", None)? {
+        let called = Instant::now();
+        producer.add_one(job, &spec).await?;
+        while !producer.is_empty().await? {
+            // Shorter than tokio's clock can: the time measured is around a millisecond.
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_micros(100)));
+            (called.elapsed() < Duration::from_secs(60)).then_some(()).context("a job was not done within a minute")?;
+        }
+        times.push(called.elapsed().as_secs_f64() * 1000.0);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(json!({ "p50_ms": percentile(&times, 0.5), "p99_ms": percentile(&times, 0.99), "jobs": times.len() }))
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    match std::env::args().nth(1).as_deref() {
+        Some("busy") => busy(Args::read(&[])?.required("url")?).await,
+        Some("http-latency") => {
+            println!("{}", http_latency(&Args::read(&["jobs"])?).await?);
+            Ok(())
+        }
+        _ => rivalkit::main::<Ours>().await,
+    }
+}

@@ -1,0 +1,74 @@
+//! One connection that adds jobs.
+
+use anyhow::Result;
+use deadpool_postgres::Object;
+use jiff::{SignedDuration, Timestamp};
+use job_utils::config::{SchemaName, WorkerConfig};
+use job_utils::db::{Db, NewJob, enqueue, enqueue_many};
+use rivalkit::Spec;
+
+use crate::Settings;
+
+/// The newest row: it is the last to go, or nearly so, and is found at once behind all dead ones.
+const NEWEST: &str = "SELECT id FROM app_jobs.jobs ORDER BY id DESC LIMIT 1";
+
+/// A producer.
+pub struct Producer {
+    client: Object,
+    schema: SchemaName,
+}
+
+impl Producer {
+    /// Connects.
+    pub async fn connect(url: &str) -> Result<Producer> {
+        let config = WorkerConfig::from_env(&Settings::new(url, "worker-0", &[]))?;
+        let db = Db::new(&config.postgres)?;
+        Ok(Producer { client: db.connection().await?, schema: db.schema().clone() })
+    }
+
+    /// Removes the schema, jobs and all.
+    pub async fn drop_schema(&self) -> Result<()> {
+        Ok(self.client.batch_execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema)).await?)
+    }
+
+    /// Adds one job.
+    pub async fn add_one(&self, job: u64, spec: &Spec) -> Result<()> {
+        enqueue(&self.client, &self.schema, &new_job(job, spec)).await?;
+        Ok(())
+    }
+
+    /// Adds many jobs.
+    pub async fn add_many(&self, first: u64, count: u64, spec: &Spec) -> Result<()> {
+        let jobs: Vec<NewJob> = (first..first + count).map(|job| new_job(job, spec)).collect();
+        enqueue_many(&self.client, &self.schema, &jobs).await?;
+        Ok(())
+    }
+
+    /// Adds the job that keeps a worker busy.
+    pub async fn add_hold(&self) -> Result<()> {
+        let job = NewJob { task_identifier: "hold".to_owned(), ..NewJob::default() };
+        enqueue(&self.client, &self.schema, &job).await?;
+        Ok(())
+    }
+
+    /// Due jobs in the table.
+    pub async fn left(&self) -> Result<i64> {
+        Ok(self.client.query_one("SELECT count(*) FROM app_jobs.jobs WHERE run_at <= now()", &[]).await?.get(0))
+    }
+
+    /// Whether no job is in the table.
+    pub async fn is_empty(&self) -> Result<bool> {
+        let statement = self.client.prepare_cached(NEWEST).await?;
+        Ok(self.client.query_opt(&statement, &[]).await?.is_none())
+    }
+}
+
+fn new_job(job: u64, spec: &Spec) -> NewJob {
+    NewJob {
+        task_identifier: "noop".to_owned(),
+        payload: format!(r#"{{"n":{job},"pad":"{}"}}"#, spec.pad()),
+        queue_name: spec.queue(job),
+        run_at: spec.due_in(job).map(|seconds| Timestamp::now() + SignedDuration::from_secs(seconds as i64)),
+        ..NewJob::default()
+    }
+}
