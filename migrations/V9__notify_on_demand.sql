@@ -133,7 +133,8 @@ END
 $$;
 
 -- 'always', the default: others may listen, too. 'on_demand': only workers that register as waiters are woken. In force
--- for every statement that begins after the commit, which also wakes the workers, so that they follow.
+-- for every snapshot taken after the commit, which also wakes the workers, so that they follow: a REPEATABLE READ
+-- transaction that began before goes on as it began, and what it writes may be found by the next poll only.
 CREATE FUNCTION @extschema@.set_notify(mode text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -159,6 +160,8 @@ COMMENT ON FUNCTION @extschema@.set_notify(text) IS
 -- the worker looks often instead.
 CREATE FUNCTION @extschema@.register_waiter() RETURNS xid8
 LANGUAGE plpgsql SET lock_timeout = '250ms' AS $$
+DECLARE
+    held int := 0;
 BEGIN
     IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
         RAISE EXCEPTION 'register_waiter is called in a transaction that has written'
@@ -167,9 +170,18 @@ BEGIN
     IF NOT EXISTS (SELECT FROM @extschema@.settings) THEN
         RETURN NULL;
     END IF;
-    FOR part IN 0 .. 7 LOOP
-        PERFORM pg_advisory_lock_shared(@extschema@.waiter_lock(part));
-    END LOOP;
+    BEGIN
+        FOR part IN 0 .. 7 LOOP
+            PERFORM pg_advisory_lock_shared(@extschema@.waiter_lock(part));
+            held := part + 1;
+        END LOOP;
+    EXCEPTION WHEN lock_not_available THEN
+        -- Locks of a session outlive the error.
+        FOR part IN 0 .. held - 1 LOOP
+            PERFORM pg_advisory_unlock_shared(@extschema@.waiter_lock(part));
+        END LOOP;
+        RAISE;
+    END;
     RETURN @extschema@.waiter_horizon();
 END
 $$;

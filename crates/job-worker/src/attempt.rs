@@ -1,8 +1,10 @@
 //! Attempt: run one job to its end, in a slot, and hand its outcome to the settler.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use job_utils::db::{Db, Job, Results, SettleError, Settled, Settlement, Settler};
 use job_utils::wire::callback::Outcome;
 use job_utils::wire::dispatch::Answer;
@@ -18,6 +20,8 @@ pub(crate) struct Runner {
     settler: Settler<Attempt>,
     slots: Arc<Slots>,
     worker_id: Arc<str>,
+    /// How long a handler may take.
+    timeout: Duration,
 }
 
 /// What is left of an attempt when its outcome is on its way.
@@ -34,32 +38,40 @@ impl Runner {
         handlers: Handlers,
         dispatcher: Dispatcher,
         slots: Arc<Slots>,
+        timeout: Duration,
     ) -> Self {
         let of_settler = slots.clone();
         let settler = Settler::spawn(db, move |results: Results<Attempt>| {
             for (settlement, result) in &results {
                 tell(settlement, result);
+                if result.is_err() {
+                    of_settler.recount();
+                }
             }
             of_settler.settled(results.into_iter().map(|(settlement, _)| {
                 let attempt = settlement.ticket;
                 (attempt.lane, attempt.job.id, attempt.job.queue_name)
             }));
         });
-        Self { handlers, dispatcher, settler, slots, worker_id }
+        Self { handlers, dispatcher, settler, slots, worker_id, timeout }
     }
 
     /// A slot: runs a job, then whatever else is waiting, and ends when nothing is.
     pub(crate) async fn run_slot(self: Arc<Self>, lane: usize, job: Job) {
         let mut next = Some((lane, job));
         while let Some((lane, job)) = next {
-            self.run(lane, job).await;
+            let id = job.id;
+            if AssertUnwindSafe(self.run(lane, job)).catch_unwind().await.is_err() {
+                tracing::error!(job.id = id, "an attempt was lost by a panic outside its handler");
+                self.slots.lost(id);
+            }
             next = self.slots.next(lane);
         }
     }
 
     async fn run(&self, lane: usize, mut job: Job) {
         let started = Instant::now();
-        let outcome = match self.handlers.run(&mut job).await {
+        let outcome = match self.handlers.run(&mut job, self.timeout).await {
             Some(outcome) => outcome,
             None => match self.dispatcher.dispatch(&mut job).await {
                 Answer::Complete => Outcome::Complete,

@@ -34,10 +34,11 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a stop waits for a claim under way at most. What it claims is known then, and need not be found out.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 
-/// After a look from the beginning, the next one waits this many times as long as it took.
+/// After a look from the beginning, the next one waits this many times as long as it took, while looks find as much as they
+/// can take; else as long as it took.
 const DEEP_PAUSE: u32 = 20;
 
-/// The longest such wait.
+/// The longest such wait, and never longer than the poll interval.
 const DEEP_PAUSE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a claimed job may wait for a slot before it is given back.
@@ -82,11 +83,20 @@ struct Lane {
     /// Woken during the look under way, which may have been too early to see why.
     woken: bool,
     next_look: Instant,
-    /// When a look may start from the beginning again.
-    next_deep: Instant,
+    /// Whether the last look has found less than it could take.
+    exhausted: bool,
+    /// When the last look from the beginning ended, and how long it took.
+    deep_ended: Instant,
+    deep_took: Duration,
 }
 
 impl Lane {
+    /// When a look may start from the beginning: soon, when there is nothing to continue with.
+    fn deep_at(&self, poll_interval: Duration) -> Instant {
+        let pause = if self.exhausted { self.deep_took } else { self.deep_took * DEEP_PAUSE };
+        self.deep_ended + pause.min(poll_interval.min(DEEP_PAUSE_LIMIT))
+    }
+
     /// There may be something to find. While looks fail, they keep their pace.
     fn wake(&mut self, failing: bool) {
         self.more = true;
@@ -101,6 +111,9 @@ impl Lane {
 struct Look {
     lane: usize,
     deep: bool,
+    limit: usize,
+    /// The queues it was told of.
+    freed: Vec<String>,
     took: Duration,
     claimed: Result<Claimed, DbError>,
 }
@@ -123,7 +136,9 @@ impl Claimer {
             looking: false,
             woken: false,
             next_look: now,
-            next_deep: now,
+            exhausted: true,
+            deep_ended: now,
+            deep_took: Duration::ZERO,
         };
         Self {
             vigil: Vigil::new(db.clone(), listener.clone()),
@@ -142,7 +157,7 @@ impl Claimer {
             sweep_interval,
             sweep: JoinSet::new(),
             giving_back: JoinSet::new(),
-            next_sweep: now,
+            next_sweep: now + sweep_interval,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
             failing: false,
         }
@@ -153,8 +168,7 @@ impl Claimer {
         while !shutdown.is_triggered() {
             self.look();
             let (next_look, aged) = (self.next_look(), self.slots.aged_at(BUFFER_AGE));
-            // Only accepted jobs can be overdue.
-            let next_sweep = (self.slots.accepted_count() > 0).then_some(self.next_sweep);
+            let next_sweep = self.slots.needs_sweep().then_some(self.next_sweep);
             tokio::select! {
                 biased;
                 () = shutdown.triggered() => {}
@@ -224,9 +238,16 @@ impl Claimer {
             if limit == 0 {
                 continue;
             }
+            let deep_at = lane.deep_at(self.poll_interval);
+            let deep = now >= deep_at;
+            if !deep && lane.position.is_empty() {
+                // There is nothing to continue from.
+                lane.next_look = deep_at;
+                continue;
+            }
             (lane.looking, lane.woken) = (true, false);
-            let deep = lane.position.is_empty() || now >= lane.next_deep;
-            let (db, job_expiry, freed) = (self.db.clone(), self.job_expiry, self.slots.take_freed(index));
+            let (db, job_expiry, horizon) = (self.db.clone(), self.job_expiry, self.poll_interval);
+            let freed = self.slots.take_freed(index, limit);
             let (tasks, excluded, position) = (lane.tasks.clone(), lane.excluded.clone(), lane.position.clone());
             self.claims.push(Box::pin(async move {
                 let claim = Claim {
@@ -237,37 +258,43 @@ impl Claimer {
                     deep,
                     position: &position,
                     freed: &freed,
+                    horizon,
                 };
                 let claimed = db.claim(claim).await;
-                Look { lane: index, deep, took: now.elapsed(), claimed }
+                Look { lane: index, deep, limit, freed, took: now.elapsed(), claimed }
             }));
         }
     }
 
-    fn looked(&mut self, Look { lane: index, deep, took, claimed }: Look) {
+    fn looked(&mut self, Look { lane: index, deep, limit, freed, took, claimed }: Look) {
         let now = Instant::now();
         let lane = &mut self.lanes[index];
         lane.looking = false;
         match claimed {
             Ok(claimed) => {
                 if deep {
-                    lane.next_deep = now + (took * DEEP_PAUSE).min(DEEP_PAUSE_LIMIT);
+                    (lane.deep_ended, lane.deep_took) = (now, took);
                 }
                 match claimed {
                     Claimed::Jobs(jobs) => {
-                        self.vigil.found_something();
-                        lane.position.advance(&jobs);
+                        lane.position.advance(&jobs, &freed);
                         lane.more = true;
+                        lane.exhausted = jobs.len() < limit;
                         for job in self.slots.fill(index, jobs) {
                             self.running.spawn(self.runner.clone().run_slot(index, job));
                         }
+                        self.vigil.found_something(self.lanes.iter().any(|lane| !lane.more));
                     }
-                    Claimed::Nothing { .. } if !deep => lane.next_look = if lane.woken { now } else { lane.next_deep },
+                    Claimed::Nothing { .. } if !deep => {
+                        lane.exhausted = true;
+                        lane.next_look = if lane.woken { now } else { lane.deep_at(self.poll_interval) };
+                    }
                     Claimed::Nothing { due, on_demand } => {
-                        self.vigil.found_nothing(on_demand);
+                        lane.exhausted = true;
                         let wait = due.map_or(self.poll_interval, |due| due.min(self.poll_interval));
                         lane.more = lane.woken;
                         lane.next_look = if lane.woken { now } else { now + wait };
+                        self.vigil.found_nothing(on_demand);
                     }
                 }
                 if std::mem::take(&mut self.failing) {
@@ -280,6 +307,9 @@ impl Claimer {
                     tracing::warn!("cannot claim, trying again: {}", chain(&error));
                 }
                 lane.next_look = now + self.backoff.next_wait();
+                self.slots.put_freed(index, freed);
+                // It may have been carried out all the same.
+                self.slots.recount();
             }
         }
     }
@@ -288,6 +318,7 @@ impl Claimer {
     /// is cancelled, and what it may have claimed all the same is given back with everything else that is held.
     async fn end_claims(&mut self) {
         let stopped = *self.stopped.get_or_insert_with(Instant::now);
+        self.slots.stop_starting();
         let deadline = stopped + CLAIM_PATIENCE.min(self.grace / 2);
         // What is being given back would otherwise be waited for as if it ran.
         let _ =
@@ -315,14 +346,19 @@ impl Claimer {
         if ids.is_empty() {
             return;
         }
-        let (db, slots) = (self.db.clone(), self.slots.clone());
+        let db = self.db.clone();
         self.giving_back.spawn(async move {
-            match db.release(Some(&ids)).await {
-                Ok(jobs) => tracing::debug!(jobs, "gave back jobs that waited for a free slot"),
-                // They stay held until they expire or this process ends, as any job whose release fails.
-                Err(error) => tracing::warn!("cannot give back jobs that wait for a free slot: {}", chain(&error)),
+            let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+            loop {
+                match db.release(Some(&ids)).await {
+                    Ok(jobs) => {
+                        tracing::debug!(jobs, "gave back jobs that waited for a free slot");
+                        return;
+                    }
+                    Err(error) => tracing::warn!("cannot give back jobs yet that wait for a slot: {}", chain(&error)),
+                }
+                tokio::time::sleep(backoff.next_wait()).await;
             }
-            slots.forget(&ids);
         });
     }
 
@@ -333,8 +369,8 @@ impl Claimer {
         if !self.sweep.is_empty() {
             return;
         }
-        let (db, limit, in_flight) = (self.db.clone(), self.callback_timeout, self.slots.held());
-        let before = self.slots.accepted_count();
+        let (db, limit) = (self.db.clone(), self.callback_timeout);
+        let (in_flight, before) = self.slots.start_count();
         let slots = self.slots.clone();
         self.sweep.spawn(async move {
             let message = format!("no callback within {}", in_words(limit));
@@ -346,7 +382,10 @@ impl Claimer {
                     }
                     slots.recount_accepted(before, held);
                 }
-                Err(error) => tracing::debug!("cannot look for overdue callbacks: {}", chain(&error)),
+                Err(error) => {
+                    tracing::debug!("cannot look for overdue callbacks: {}", chain(&error));
+                    slots.recount();
+                }
             }
         });
     }
@@ -369,7 +408,11 @@ pub(crate) fn lanes(config: &WorkerConfig) -> Vec<(usize, Filter)> {
         Tasks::Any => (None, config.task_concurrency.keys().cloned().collect()),
         Tasks::Only(tasks) => (Some(tasks.iter().filter(|task| !limited(task)).cloned().collect()), none.clone()),
     };
-    let mut lanes = vec![(config.concurrency, general)];
+    let mut lanes = Vec::new();
+    // When every task it supports has a lane of its own, there is nothing to look for.
+    if general.0.as_ref().is_none_or(|tasks| !tasks.is_empty()) {
+        lanes.push((config.concurrency, general));
+    }
     for (task, limit) in &config.task_concurrency {
         if matches!(&config.tasks, Tasks::Any) || matches!(&config.tasks, Tasks::Only(tasks) if tasks.contains(task)) {
             lanes.push((*limit, (Some(Arc::new([task.clone()])), none.clone())));

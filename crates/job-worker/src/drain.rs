@@ -16,6 +16,9 @@ use crate::slots::Slots;
 /// How often to look whether accepted jobs have been called back. Only during a stop.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long jobs that are aborted may take to end.
+const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How long giving jobs back may take when Postgres does not answer.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(2500);
 
@@ -33,11 +36,9 @@ pub(crate) struct Draining {
 pub(crate) async fn drain(mut worker: Draining) -> Stopped {
     let deadline = worker.stopped + worker.grace;
     // What has not started can start elsewhere at once.
-    let buffered = worker.slots.stop();
+    let buffered = worker.slots.take_buffered();
     let returned = if buffered.is_empty() { Some(0) } else { give_back(&worker, &buffered).await };
-    if returned.is_some() {
-        worker.slots.forget(&buffered);
-    }
+    worker.slots.forget(&buffered);
     let in_flight = worker.slots.held().len();
     if in_flight > 0 {
         tracing::info!(jobs = in_flight, grace = in_words(worker.grace), "waiting for jobs in flight");
@@ -47,15 +48,23 @@ pub(crate) async fn drain(mut worker: Draining) -> Stopped {
             break;
         }
     }
-    let left = worker.slots.held();
+    let mut left = worker.slots.held();
     // Without their dispatch nobody would settle them after the release.
-    worker.running.shutdown().await;
+    worker.running.abort_all();
+    // A handler that blocks cannot be stopped: it must not hold up what comes.
+    let aborted = async { while worker.running.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(ABORT_TIMEOUT, aborted).await;
+    worker.running.detach_all();
+    let finished = in_flight - left.len();
+    if returned.is_none() {
+        left.extend(buffered);
+    }
     if left.is_empty() {
         wait_for_callbacks(&worker, deadline).await;
     }
     let released = release(&worker, &left).await;
     let stopped = Stopped {
-        finished: in_flight - left.len(),
+        finished,
         released: returned.unwrap_or(0) + released.unwrap_or(0),
         orphaned: if released.is_none() { left.len() + worker.slots.accepted_count() } else { 0 },
     };

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use job_utils::config::in_words;
 use job_utils::db::Job;
 use job_utils::wire::callback::{Outcome, storable};
 
@@ -33,7 +35,9 @@ impl Handlers {
     }
 
     /// Runs a task here. `Ok` completes the job; the text of `Err` becomes its `last_error`, and it is tried again as any
-    /// failed attempt is. A panic is a failure with its message.
+    /// failed attempt is. A panic is a failure with its message, and so is what takes longer than JOBS_DISPATCH_TIMEOUT.
+    ///
+    /// A handler shares its threads with the worker: work that blocks belongs into `tokio::task::spawn_blocking`.
     #[must_use]
     pub fn add<F, R>(mut self, task: impl Into<String>, handler: F) -> Self
     where
@@ -45,14 +49,17 @@ impl Handlers {
     }
 
     /// Runs a job's handler to its end; gives the job back when there is none.
-    pub(crate) async fn run(&self, job: &mut Job) -> Option<Outcome> {
+    pub(crate) async fn run(&self, job: &mut Job, limit: Duration) -> Option<Outcome> {
         let handler = self.by_task.get(&job.task_identifier)?;
         // The attempt's own record keeps everything but the payload, which can be large.
         let mut handed = job.clone_without_payload();
         handed.payload = std::mem::take(&mut job.payload);
         // The handler is called within the future: what it does before its first await may panic as well.
         let running = AssertUnwindSafe(async { handler(handed).await }).catch_unwind();
-        Some(match running.await {
+        let Ok(ended) = tokio::time::timeout(limit, running).await else {
+            return Some(Outcome::Fail(format!("not done within {} (JOBS_DISPATCH_TIMEOUT)", in_words(limit))));
+        };
+        Some(match ended {
             Ok(Ok(())) => Outcome::Complete,
             Ok(Err(message)) => Outcome::Fail(storable(&message)),
             Err(panic) => Outcome::Fail(storable(&format!("panicked: {}", panic_message(&*panic)))),

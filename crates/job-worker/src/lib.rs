@@ -119,7 +119,8 @@ pub async fn run_with(
     );
     let limits = lanes(&config).into_iter().map(|(limit, _)| limit);
     let slots = Arc::new(Slots::new(config.concurrency, config.prefetch, limits));
-    let runner = Runner::new(db, worker_db.worker_id().clone(), handlers, dispatcher, slots.clone());
+    let runner =
+        Runner::new(db, worker_db.worker_id().clone(), handlers, dispatcher, slots.clone(), config.dispatch_timeout);
     let claimer = Claimer::new(&config, worker_db, Arc::new(runner), slots, listener);
     let stopped = claimer.run(&shutdown).await;
     listening.trigger();

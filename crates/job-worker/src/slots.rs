@@ -43,6 +43,8 @@ struct State {
     held: HashSet<i64>,
     /// Jobs that functions have accepted: as last counted in the database, and those since.
     accepted: usize,
+    /// More jobs may be locked under the worker's id than are known here.
+    uncounted: bool,
     stopped: bool,
 }
 
@@ -82,8 +84,9 @@ impl Lane {
     fn measure(&mut self, prefetch: usize) {
         let elapsed = self.measured.elapsed();
         if elapsed >= RATE_WINDOW {
-            let rate = self.ended as f64 / elapsed.as_secs_f64();
-            self.ahead = prefetch.min((rate * AHEAD.as_secs_f64()) as usize);
+            // Never more than really ended: slow jobs that end together are not quick ones.
+            let share = AHEAD.as_secs_f64() / elapsed.max(AHEAD).as_secs_f64();
+            self.ahead = prefetch.min((self.ended as f64 * share) as usize);
             self.ended = 0;
             self.measured = Instant::now();
         }
@@ -107,7 +110,9 @@ impl State {
     /// How many jobs a claim may bring.
     fn room(&self, index: usize, concurrency: usize) -> usize {
         let lane = &self.lanes[index];
-        let free = concurrency.saturating_sub(self.running).min(lane.limit.saturating_sub(lane.running));
+        // A lane that has nothing gets a job claimed, so that it takes its turn when a slot is free.
+        let least = usize::from(lane.running == 0 && self.lanes.len() > 1);
+        let free = concurrency.saturating_sub(self.running).max(least).min(lane.limit.saturating_sub(lane.running));
         (free + lane.ahead).saturating_sub(lane.buffer.len()).min(BATCH)
     }
 }
@@ -120,8 +125,8 @@ impl Slots {
             lanes: limits.into_iter().map(Lane::new).collect(),
             running: 0,
             held: HashSet::new(),
-            // Until they have been counted, there may be some.
-            accepted: 1,
+            accepted: 0,
+            uncounted: true,
             stopped: false,
         };
         Self { state: Mutex::new(state), concurrency, prefetch, room: Notify::new(), left: Notify::new() }
@@ -162,14 +167,14 @@ impl Slots {
         state.lanes[lane].filled = Instant::now();
     }
 
-    /// The slot's job has ended: the next one for it, of any lane, its own first.
+    /// The slot's job has ended: the next one for it, of any lane, its own last, so that the lanes take turns.
     pub(crate) fn next(&self, lane: usize) -> Option<(usize, Job)> {
         let mut state = self.state();
         state.running -= 1;
         state.lanes[lane].running -= 1;
         state.lanes[lane].ended += 1;
         let lanes = state.lanes.len();
-        let next = (0..lanes).map(|i| (lane + i) % lanes).find(|next| state.can_start(*next, self.concurrency));
+        let next = (1..=lanes).map(|i| (lane + i) % lanes).find(|next| state.can_start(*next, self.concurrency));
         let next = next.and_then(|next| state.start(next).map(|job| (next, job)));
         let room = (0..lanes).any(|i| {
             let half = state.lanes[i].ahead.min(BATCH) / 2;
@@ -180,6 +185,29 @@ impl Slots {
             self.room.notify_one();
         }
         next
+    }
+
+    /// Some job may be locked without being held here: the next sweep counts.
+    pub(crate) fn recount(&self) {
+        self.state().uncounted = true;
+    }
+
+    /// Whether jobs may be locked under the worker's id besides those held here.
+    pub(crate) fn needs_sweep(&self) -> bool {
+        let state = self.state();
+        state.accepted > 0 || state.uncounted
+    }
+
+    /// A count begins: the ids of the jobs held here, and how many accepted ones are known.
+    pub(crate) fn start_count(&self) -> (Vec<i64>, usize) {
+        let mut state = self.state();
+        state.uncounted = false;
+        (state.held.iter().copied().collect(), state.accepted)
+    }
+
+    /// An attempt was lost by a panic of our own: its job stays locked until the sweep or its expiry.
+    pub(crate) fn lost(&self, id: i64) {
+        self.accepted(id);
     }
 
     /// A function has accepted a job: it stays locked, but somebody else will say how it ended.
@@ -199,7 +227,7 @@ impl Slots {
             if let Some(queue) = queue {
                 freed = true;
                 let known = &mut state.lanes[lane].freed;
-                // As many as a look can use; it finds the others when it looks deep.
+                // A look from the beginning finds the others.
                 if known.len() < BATCH {
                     known.push(queue);
                 }
@@ -212,9 +240,17 @@ impl Slots {
         }
     }
 
-    /// Named queues that have been freed since the last call.
-    pub(crate) fn take_freed(&self, lane: usize) -> Vec<String> {
-        std::mem::take(&mut self.state().lanes[lane].freed)
+    /// Takes up to `count` named queues that have been freed.
+    pub(crate) fn take_freed(&self, lane: usize, count: usize) -> Vec<String> {
+        let mut state = self.state();
+        let freed = &mut state.lanes[lane].freed;
+        let count = count.min(freed.len());
+        freed.drain(..count).collect()
+    }
+
+    /// Puts back queues that no look has made use of.
+    pub(crate) fn put_freed(&self, lane: usize, queues: Vec<String>) {
+        self.state().lanes[lane].freed.extend(queues);
     }
 
     /// Whether a named queue of the lane has been freed.
@@ -232,6 +268,10 @@ impl Slots {
                 lane.ahead = 0;
             }
         }
+        // Once given back, they may be claimed again at any moment.
+        for id in &aged {
+            state.held.remove(id);
+        }
         aged
     }
 
@@ -241,10 +281,14 @@ impl Slots {
         state.lanes.iter().filter(|lane| !lane.buffer.is_empty()).map(|lane| lane.filled + age).min()
     }
 
-    /// Nothing starts any more; returns what was buffered.
-    pub(crate) fn stop(&self) -> Vec<i64> {
+    /// Nothing starts any more.
+    pub(crate) fn stop_starting(&self) {
+        self.state().stopped = true;
+    }
+
+    /// Takes what has not started out of the buffers.
+    pub(crate) fn take_buffered(&self) -> Vec<i64> {
         let mut state = self.state();
-        state.stopped = true;
         state.lanes.iter_mut().flat_map(|lane| lane.buffer.drain(..)).map(|job| job.id).collect()
     }
 
@@ -268,7 +312,7 @@ impl Slots {
         self.state().held.is_empty()
     }
 
-    /// How many jobs functions have accepted and not called back for, as last counted; never fewer than there are.
+    /// How many jobs functions have accepted and not called back for, as last counted.
     pub(crate) fn accepted_count(&self) -> usize {
         self.state().accepted
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use job_utils::db::{Listener, Waiting, WorkerDb};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 /// The first and the longest time between two looks of a vigil.
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long after a registration that failed to look and to try again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A worker that has found work in every look for so long needs no notifications.
+/// A worker whose looks have found something for so long needs no notifications.
 const BUSY: Duration = Duration::from_millis(200);
 
 /// The wake-ups of one worker.
@@ -27,40 +27,51 @@ pub(crate) struct Vigil {
     listener: Listener,
     /// Look again.
     pub(crate) again: Arc<Notify>,
-    under_way: JoinSet<()>,
+    watching: JoinSet<()>,
+    unregistering: Option<JoinHandle<()>>,
     /// Whether this worker may be registered.
     waiting: bool,
-    /// When a look last found nothing.
-    idle: Instant,
+    /// Since when every look has found something.
+    busy_since: Option<Instant>,
 }
 
 impl Vigil {
     pub(crate) fn new(db: WorkerDb, listener: Listener) -> Self {
         let again = Arc::new(Notify::new());
-        Self { db, listener, again, under_way: JoinSet::new(), waiting: false, idle: Instant::now() }
+        Self { db, listener, again, watching: JoinSet::new(), unregistering: None, waiting: false, busy_since: None }
     }
 
     /// A look has found nothing, and the worker goes to sleep. It registers as a waiter, and looks again until everything
     /// is visible that was written before the registration: whoever wrote it may not have known of the waiter.
     pub(crate) fn found_nothing(&mut self, on_demand: bool) {
-        self.idle = Instant::now();
-        while self.under_way.try_join_next().is_some() {}
-        if !on_demand || !self.under_way.is_empty() {
+        self.busy_since = None;
+        while self.watching.try_join_next().is_some() {}
+        if !on_demand || !self.watching.is_empty() {
             return;
         }
         self.waiting = true;
-        self.under_way.spawn(watch(self.db.clone(), self.listener.clone(), self.again.clone()));
+        let (db, listener, again) = (self.db.clone(), self.listener.clone(), self.again.clone());
+        let unregistering = self.unregistering.take();
+        self.watching.spawn(async move {
+            if let Some(unregistering) = unregistering {
+                // In this order; that it may have been lost does no harm.
+                let _ = unregistering.await;
+            }
+            watch(db, listener, again).await;
+        });
     }
 
-    /// A look has found something. Who is busy does not wait: writes need not notify for its sake.
-    pub(crate) fn found_something(&mut self) {
-        if !self.waiting || self.idle.elapsed() < BUSY {
+    /// A look has found something. Who is busy does not wait: writes need not notify for its sake, unless a part of it is
+    /// `asleep`.
+    pub(crate) fn found_something(&mut self, asleep: bool) {
+        let busy_since = *self.busy_since.get_or_insert_with(Instant::now);
+        if asleep || !self.waiting || busy_since.elapsed() < BUSY {
             return;
         }
         self.waiting = false;
-        self.under_way.abort_all();
+        self.watching.abort_all();
         let listener = self.listener.clone();
-        self.under_way.spawn(async move { listener.unregister_waiter().await });
+        self.unregistering = Some(tokio::spawn(async move { listener.unregister_waiter().await }));
     }
 }
 

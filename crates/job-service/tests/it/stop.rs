@@ -121,7 +121,7 @@ async fn with_a_database_that_hangs_a_stop_ends_within_the_grace_and_5_seconds_a
     let callback = tokio::spawn(callback.header("X-Worker-Id", ID).header("X-Job-Id", id).send());
     let other = bench.db.connect().await;
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                   AND wait_event_type = 'Lock' AND query LIKE '%complete_claimed_jobs%'";
+                   AND wait_event_type = 'Lock' AND query LIKE '%complete_held_jobs%'";
     eventually(LIMIT, async || other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0).await;
     let before = Instant::now();
     service.signal(Signal::Term);

@@ -19,7 +19,7 @@ const SQL: &str = "WITH claimed AS MATERIALIZED (\
                    @extschema@.claim_jobs($1, $2, $3, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
                    SELECT *, NULL::float8, NULL::boolean FROM claimed UNION ALL \
                    SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-                   CASE WHEN $6 THEN extract(epoch FROM @extschema@.next_run_at($2, $5) - now())::float8 END, \
+                   CASE WHEN $6 THEN extract(epoch FROM @extschema@.next_run_at($2, $5, make_interval(secs => $11)) - now())::float8 END, \
                    EXISTS (SELECT FROM @extschema@.settings) \
                    WHERE NOT EXISTS (SELECT FROM claimed)";
 
@@ -40,6 +40,8 @@ pub struct Claim<'a> {
     pub position: &'a Position,
     /// Named queues whose running job this worker has just settled.
     pub freed: &'a [String],
+    /// How far ahead to look for the next job that waits for its time.
+    pub horizon: Duration,
 }
 
 /// What a look found.
@@ -49,7 +51,7 @@ pub enum Claimed {
     Jobs(Vec<Job>),
     /// Nothing is due.
     Nothing {
-        /// The next waiting job is due in this time; None when none waits, or when the look was not deep.
+        /// The next waiting job is due in this time; None when none is within the horizon, or when the look was not deep.
         due: Option<Duration>,
         /// Whether writes notify on demand: only while somebody is registered as a waiter.
         on_demand: bool,
@@ -71,9 +73,10 @@ impl Position {
         self.after.is_empty()
     }
 
-    /// Moves on past claimed jobs.
-    pub fn advance(&mut self, jobs: &[Job]) {
-        for job in jobs {
+    /// Moves on past claimed jobs. Those of `freed` queues were not found on the way.
+    pub fn advance(&mut self, jobs: &[Job], freed: &[String]) {
+        let found = |job: &&Job| !job.queue_name.as_ref().is_some_and(|queue| freed.contains(queue));
+        for job in jobs.iter().filter(found) {
             // `-infinity` is an instant that does not go back into the database.
             let at = (job.run_at.max(Timestamp::UNIX_EPOCH), job.id);
             let after = self.after.entry(job.priority).or_insert(at);
@@ -164,6 +167,7 @@ impl Db {
                         &run_ats,
                         &ids,
                         &claim.freed,
+                        &claim.horizon.as_secs_f64(),
                     ],
                 )
                 .await?;

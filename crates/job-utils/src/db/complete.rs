@@ -2,7 +2,7 @@
 
 use crate::db::{Db, DbError};
 
-const SQL: &str = "SELECT @extschema@.complete_claimed_jobs($1, $2)";
+const SQL: &str = "SELECT @extschema@.complete_held_jobs($1, $2)";
 
 impl Db {
     /// Removes the jobs that these workers hold; returns the positions, from 1, of those it did not: they are gone or held by

@@ -30,24 +30,35 @@ pub fn files() -> Vec<(String, String)> {
          superuser = false\n"
     );
     let install = format!("CREATE EXTENSION \\\"{NAME}\\\"");
-    let mut files =
-        vec![(format!("{NAME}.control"), control), (format!("{NAME}--{version}.sql"), script(&install, MIGRATIONS))];
+    let mut files = vec![
+        (format!("{NAME}.control"), control),
+        (format!("{NAME}--{version}.sql"), header(&install) + &joined(MIGRATIONS) + &closing()),
+    ];
+    // So that an update from it can be tried. Its grants come with the update.
+    let first = header(&install) + &joined(&MIGRATIONS[..FIRST_VERSION]);
+    files.push((format!("{NAME}--{FIRST_VERSION}.sql"), first));
     let update = format!("ALTER EXTENSION \\\"{NAME}\\\" UPDATE");
     for to in FIRST_VERSION + 1..=version {
-        files.push((format!("{NAME}--{}--{to}.sql", to - 1), script(&update, &MIGRATIONS[to - 1..to])));
+        // Grants and what pg_dump keeps name the objects of the last version: they follow the last step.
+        let step = header(&update) + &joined(&MIGRATIONS[to - 1..to]);
+        let last = if to == version { closing() } else { String::new() };
+        files.push((format!("{NAME}--{}--{to}.sql", to - 1), step + &last));
     }
     files
 }
 
-/// Migrations as an extension script: not to be run by hand, with the grants and what pg_dump keeps.
-fn script(command: &str, migrations: &[(&str, &str)]) -> String {
-    let mut script = format!("\\echo Use \"{command}\" to load this file. \\quit\n\n");
-    for (_, sql) in migrations {
-        script.push_str(sql);
-        script.push('\n');
-    }
-    script.push_str(GRANTS);
-    script.push_str("\n-- What pg_dump keeps of the extension's tables.\n");
+/// What keeps psql from running an extension script by hand.
+fn header(command: &str) -> String {
+    format!("\\echo Use \"{command}\" to load this file. \\quit\n\n")
+}
+
+fn joined(migrations: &[(&str, &str)]) -> String {
+    migrations.iter().map(|(_, sql)| format!("{sql}\n")).collect()
+}
+
+/// The grants, and what pg_dump keeps.
+fn closing() -> String {
+    let mut script = format!("{GRANTS}\n-- What pg_dump keeps of the extension's tables.\n");
     for (relation, condition) in DUMPED {
         script.push_str(&format!(
             "SELECT pg_catalog.pg_extension_config_dump('@extschema@.{relation}', '{condition}');\n"

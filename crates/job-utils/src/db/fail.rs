@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::db::{Db, DbError};
 
-const SQL: &str = "SELECT @extschema@.fail_claimed_jobs($1, $2, $3)";
+const SQL: &str = "SELECT @extschema@.fail_held_jobs($1, $2, $3)";
 
 /// A row that somebody holds is left for the next time.
 const OVERDUE: &str = "WITH overdue AS MATERIALIZED (SELECT j.id FROM @extschema@.jobs j \

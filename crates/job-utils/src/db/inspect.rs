@@ -23,7 +23,8 @@ pub enum NotReady {
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure(\
                      '@extschema@.claim_jobs(text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
-                     AND to_regprocedure('@extschema@.materialise_scheduled_jobs(bigint[])') IS NOT NULL";
+                     AND to_regprocedure('@extschema@.materialise_scheduled_jobs(bigint[])') IS NOT NULL \
+                     AND to_regclass('@extschema@.settings') IS NOT NULL";
 
 const HELD: &str = "SELECT count(*) FROM @extschema@.jobs WHERE locked_at IS NOT NULL AND locked_by = $1";
 

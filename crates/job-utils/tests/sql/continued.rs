@@ -51,6 +51,22 @@ async fn the_next_job_of_a_freed_queue_is_found_behind_the_position() {
 }
 
 #[tokio::test]
+async fn a_freed_queue_has_no_precedence_over_more_urgent_jobs() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let first = s.add_job("'x', '{}', queue_name := 'q', priority := -1").await;
+    let later = s.add_job("'x', '{}', queue_name := 'q', priority := 100").await;
+    assert_eq!(s.get_job("'worker'").await, Some(first));
+    s.run(&format!("SELECT app_jobs.complete_job('worker', {first})")).await;
+    let urgent = s.add_job("'x'").await;
+    let one = "SELECT id FROM app_jobs.claim_jobs('worker', NULL, 1, NULL, deep := false, after_priorities := '{0}', \
+               after_run_ats := '{-infinity}', after_ids := '{0}', free_queues := '{q}')";
+    assert_eq!(s.show(one).await, urgent.to_string());
+    assert_eq!(s.show(one).await, later.to_string());
+    assert_eq!(s.show(one).await, "");
+}
+
+#[tokio::test]
 async fn a_batch_takes_one_job_of_each_queue_and_any_number_of_others() {
     let db = database().await;
     let s = Session::open(&db).await;
@@ -92,10 +108,10 @@ async fn a_batch_tells_the_positions_of_outcomes_that_changed_nothing() {
     let s = Session::open(&db).await;
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 4)").await;
     s.run("SELECT app_jobs.claim_jobs('worker', NULL, 4, NULL)").await;
-    let complete = |ids: &str, workers: &str| format!("SELECT app_jobs.complete_claimed_jobs('{ids}', '{workers}')");
+    let complete = |ids: &str, workers: &str| format!("SELECT app_jobs.complete_held_jobs('{ids}', '{workers}')");
     assert_eq!(s.show(&complete("{1,99,2}", "{worker,worker,other}")).await, "{2,3}");
     assert_eq!(s.show(&complete("{2}", "{worker}")).await, "{}");
-    let fail = "SELECT app_jobs.fail_claimed_jobs('{2,3}', '{worker,worker}', '{gone,no}')";
+    let fail = "SELECT app_jobs.fail_held_jobs('{2,3}', '{worker,worker}', '{gone,no}')";
     assert_eq!(s.show(fail).await, "{1}");
     assert_eq!(s.show("SELECT id, last_error FROM app_jobs.jobs ORDER BY id").await, "3|no\n4|~");
 }
@@ -119,7 +135,7 @@ async fn under_a_held_snapshot_a_look_that_continues_reads_no_dead_entries() {
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3000)").await;
     s.run("SELECT app_jobs.claim_jobs('worker', NULL, 3000, NULL)").await;
     let position = s.show("SELECT quote_literal(max(run_at)) FROM app_jobs.jobs").await;
-    s.run("SELECT app_jobs.complete_claimed_jobs(array_agg(id), array_agg(locked_by)) FROM app_jobs.jobs").await;
+    s.run("SELECT app_jobs.complete_held_jobs(array_agg(id), array_agg(locked_by)) FROM app_jobs.jobs").await;
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 10)").await;
     let continued = format!(
         "SELECT app_jobs.claim_jobs('worker', NULL, 10, NULL, deep := false, after_priorities := '{{0}}', \
@@ -147,7 +163,7 @@ async fn jobs_of_the_future_are_not_read_by_a_look() {
         let due = s.add_job("'x', '{}', priority := 2").await;
         let read = entries_read(&s, "SELECT app_jobs.claim_jobs('worker', NULL, 10, NULL)").await;
         assert!((1..50).contains(&read), "{read}");
-        let read = entries_read(&s, "SELECT app_jobs.next_run_at(NULL, NULL)").await;
+        let read = entries_read(&s, "SELECT app_jobs.next_run_at(NULL, NULL, '2 hours')").await;
         assert!((1..50).contains(&read), "{read}");
         assert_eq!(s.get_job("'worker'").await, Some(due));
     }

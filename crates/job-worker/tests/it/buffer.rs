@@ -50,6 +50,7 @@ async fn a_stop_gives_back_what_is_ahead_at_once_and_waits_for_what_runs() {
     let gate = Gate::closed();
     let function = quick_but_slow(&gate).await;
     let mut worker = ahead(&bench, &function).await;
+    assert!(bench.count("locked_at IS NOT NULL").await > 1, "not yet given back for its age");
     worker.signal(Signal::Term);
     eventually(LIMIT, async || bench.count("locked_at IS NOT NULL").await == 1).await;
     gate.open();
@@ -72,6 +73,19 @@ async fn nothing_is_claimed_ahead_when_prefetch_is_off() {
     assert_eq!(bench.count("updated_at > created_at").await, 1, "no other job was ever claimed");
     gate.open();
     bench.empty().await;
+}
+
+#[tokio::test]
+async fn a_limited_task_gets_its_turn_while_others_have_more_than_enough_to_do() {
+    let bench = Bench::new().await;
+    let gate = Gate::closed();
+    let function = quick_but_slow(&gate).await;
+    bench.run("SELECT app_jobs.add_job('quick') FROM generate_series(1, 3000)").await;
+    let worker = bench.worker(&function.url()).env("JOBS_CONCURRENCY", "2");
+    let _worker = worker.env("JOBS_TASK_CONCURRENCY", "rare=1").spawn();
+    eventually(LIMIT, async || !function.requests().is_empty()).await;
+    bench.gone(bench.add("rare").await).await;
+    assert!(bench.count("true").await > 500, "the others are far from done");
 }
 
 #[tokio::test]

@@ -119,6 +119,7 @@ async fn an_idle_http_2_connection_is_replaced_after_four_seconds_and_what_is_un
     let (function, port) = Http2Function::start(None, gate.clone()).await;
     let _worker = bench.worker(&format!("http://127.0.0.1:{port}")).env("JOBS_HTTP2", "true").spawn();
     bench.add("slow").await;
+    eventually(LIMIT, async || function.received().len() == 1).await;
     bench.add_with("late", "{}", ", run_at := now() + interval '4.6 seconds'").await;
     eventually(LIMIT, async || function.received().len() == 2).await;
     gate.open();
