@@ -28,9 +28,13 @@ async fn every_sql_block_runs_as_written() {
         client.batch_execute(block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
     }
 
-    let job = client.query_one("SELECT key, queue_name, max_attempts, priority FROM app_jobs.jobs", &[]).await.unwrap();
+    let job = "SELECT key, queue_name, max_attempts, priority FROM app_jobs.jobs WHERE task_identifier ~ '^email:'";
+    let job = client.query_one(job, &[]).await.unwrap();
     let (key, queue, attempts, priority): (String, String, i32, i32) = (job.get(0), job.get(1), job.get(2), job.get(3));
     assert_eq!((key.as_str(), queue.as_str(), attempts, priority), ("reset-42", "mail", 5, -1));
+    let many = "SELECT string_agg(payload ->> 'page' || '/' || priority, ' ' ORDER BY id) FROM app_jobs.jobs \
+                WHERE task_identifier = 'report'";
+    assert_eq!(client.query_one(many, &[]).await.unwrap().get::<_, String>(0), "1/0 2/5");
     let schedules: i64 = client.query_one("SELECT count(*) FROM app_jobs.scheduled_jobs", &[]).await.unwrap().get(0);
     assert_eq!(schedules, 1);
 
