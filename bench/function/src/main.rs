@@ -5,65 +5,101 @@
 
 use std::convert::Infallible;
 use std::io::Write;
-use std::rc::Rc;
 
 use anyhow::{Result, bail};
+use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
 
-/// Callbacks under way at once, and with them connections to the callback server. More wait in line.
-const CALLBACKS: usize = 64;
+/// Connections to the callback server, each with one callback at a time. More callbacks wait in line.
+const CONNECTIONS: usize = 256;
 
 /// What a callback must bring along from the request.
-const ECHOED: [&str; 3] = ["x-worker-id", "x-job-id", "x-database-id"];
+const ECHOED: [HeaderName; 3] = [
+    HeaderName::from_static("x-worker-id"),
+    HeaderName::from_static("x-job-id"),
+    HeaderName::from_static("x-database-id"),
+];
 
-struct Callbacks {
-    client: Client<HttpConnector, Full<Bytes>>,
-    room: Semaphore,
+type Callback = Request<Full<Bytes>>;
+
+/// The callback of a request with these headers; its URL is absolute.
+fn callback(headers: &HeaderMap) -> Result<Callback> {
+    let Some(url) = headers.get("x-callback-url") else { bail!("a request without X-Callback-Url") };
+    let mut callback = Request::post(url.to_str()?).body(Full::new(Bytes::from_static(b"{}")))?;
+    callback.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    for name in ECHOED {
+        if let Some(value) = headers.get(&name) {
+            callback.headers_mut().insert(name, value.clone());
+        }
+    }
+    Ok(callback)
 }
 
-impl Callbacks {
-    fn new() -> Callbacks {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        Callbacks { client, room: Semaphore::new(CALLBACKS) }
-    }
+type Connection = (Authority, SendRequest<Full<Bytes>>);
 
-    /// Posts the callback of a request with these headers.
-    async fn post(&self, headers: &HeaderMap) -> Result<()> {
-        let Some(url) = headers.get("x-callback-url") else { bail!("a request without X-Callback-Url") };
-        let mut request = Request::post(url.to_str()?).header(CONTENT_TYPE, "application/json");
-        for name in ECHOED {
-            if let Some(value) = headers.get(name) {
-                request = request.header(name, value);
-            }
+/// Posts a callback over the connection that is kept, or over a new one.
+async fn post(kept: &mut Option<Connection>, mut callback: Callback) -> Result<()> {
+    let Some(authority) = callback.uri().authority().cloned() else { bail!("X-Callback-Url is not absolute") };
+    let reusable = kept.take().filter(|(of, sender)| *of == authority && !sender.is_closed());
+    let mut sender = match reusable {
+        Some((_, sender)) => sender,
+        None => {
+            let stream = TcpStream::connect(authority.as_str()).await?;
+            stream.set_nodelay(true)?;
+            let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+            tokio::task::spawn_local(connection);
+            sender
         }
-        let _place = self.room.acquire().await?;
-        let answer = self.client.request(request.body(Full::new(Bytes::from_static(b"{}")))?).await?;
-        let status = answer.status();
-        // Read to its end, so that the connection can be used again.
-        let body = answer.into_body().collect().await?.to_bytes();
-        if !status.is_success() {
-            bail!("the callback server answered {status}: {}", String::from_utf8_lossy(&body));
-        }
-        Ok(())
+    };
+    callback.headers_mut().insert(HOST, HeaderValue::from_str(authority.as_str())?);
+    // HTTP/1.1 has the path alone in its first line.
+    *callback.uri_mut() = callback.uri().path_and_query().map_or("/", PathAndQuery::as_str).parse()?;
+    sender.ready().await?;
+    let answer = sender.send_request(callback).await?;
+    let status = answer.status();
+    // Read to its end, so that the connection can be used again.
+    let body = answer.into_body().collect().await?.to_bytes();
+    if !status.is_success() {
+        bail!("the callback server answered {status}: {}", String::from_utf8_lossy(&body));
     }
+    *kept = Some((authority, sender));
+    Ok(())
+}
+
+/// Posts callbacks one after the other, each once more over a new connection when it fails.
+async fn post_all(waiting: Receiver<Callback>) {
+    let mut kept = None;
+    while let Ok(callback) = waiting.recv().await {
+        if post(&mut kept, callback.clone()).await.is_err()
+            && let Err(error) = post(&mut kept, callback).await
+        {
+            eprintln!("callback: {error:#}");
+        }
+    }
+}
+
+/// Starts what posts the callbacks; returns where they are put.
+fn start_callbacks() -> Sender<Callback> {
+    let (sender, waiting) = async_channel::unbounded();
+    for _ in 0..CONNECTIONS {
+        tokio::task::spawn_local(post_all(waiting.clone()));
+    }
+    sender
 }
 
 async fn answer(
     request: Request<Incoming>,
-    callbacks: Option<Rc<Callbacks>>,
+    callbacks: Option<Sender<Callback>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     // The payload is read, as any function would.
@@ -71,11 +107,11 @@ async fn answer(
     let text = match callbacks {
         None => &br#"{"complete":true}"#[..],
         Some(callbacks) => {
-            tokio::task::spawn_local(async move {
-                if let Err(error) = callbacks.post(&head.headers).await {
-                    eprintln!("callback: {error:#}");
-                }
-            });
+            match callback(&head.headers) {
+                // They are received for as long as this process lives.
+                Ok(callback) => drop(callbacks.try_send(callback)),
+                Err(error) => eprintln!("callback: {error:#}"),
+            }
             b"{}"
         }
     };
@@ -97,7 +133,8 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Here {
     }
 }
 
-async fn serve(callbacks: Option<Rc<Callbacks>>) -> Result<()> {
+async fn serve(calls_back: bool) -> Result<()> {
+    let callbacks = calls_back.then(start_callbacks);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("http://{}", listener.local_addr()?);
     std::io::stdout().flush()?;
@@ -115,10 +152,10 @@ async fn serve(callbacks: Option<Rc<Callbacks>>) -> Result<()> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let callbacks = match std::env::args().nth(1).as_deref() {
-        Some("answer") => None,
-        Some("callback") => Some(Rc::new(Callbacks::new())),
+    let calls_back = match std::env::args().nth(1).as_deref() {
+        Some("answer") => false,
+        Some("callback") => true,
         _ => bail!("usage: function answer|callback"),
     };
-    tokio::task::LocalSet::new().run_until(serve(callbacks)).await
+    tokio::task::LocalSet::new().run_until(serve(calls_back)).await
 }

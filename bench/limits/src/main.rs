@@ -5,9 +5,11 @@
 //!   `--notify always`: with pg_notify in the transaction
 //! - `drain --jobs N --workers W [--durable-claim off]`: W connections, each claims 500 rows with RETURNING and deletes them;
 //!   `--durable-claim off`: claims with synchronous_commit off, deletes with it on
+//! - `latency --jobs N`: one row after the other, from its INSERT with pg_notify until a listener has claimed it
 //! - `http --function-url URL --jobs N --clients C`: POSTs over C connections
 
 mod http;
+mod latency;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -157,6 +159,8 @@ async fn main() -> Result<()> {
         }
         "enqueue" => enqueue(&args).await?,
         "drain" => drain(&args).await?,
+        "latency" if args.has("rate") => unsupported("--rate"),
+        "latency" => latency::one_by_one(&args).await?,
         "http" => http::post(&args).await?,
         other => unsupported(other),
     };
