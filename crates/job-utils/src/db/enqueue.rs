@@ -18,7 +18,8 @@ macro_rules! add_job_call {
 }
 pub(crate) use add_job_call;
 
-const SQL: &str = concat!("SELECT id FROM ", add_job_call!());
+/// The call in the select list: PostgreSQL stores the rows of a function in FROM before it reads them.
+const SQL: &str = concat!("SELECT (", add_job_call!(), ").id");
 
 /// A job to enqueue. What is None gets add_job's default.
 ///

@@ -19,6 +19,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__schedules_in_batches", include_str!("../../migrations/V7__schedules_in_batches.sql")),
     ("V8__enqueue_many", include_str!("../../migrations/V8__enqueue_many.sql")),
     ("V9__notify_on_demand", include_str!("../../migrations/V9__notify_on_demand.sql")),
+    ("V10__cheaper_statements", include_str!("../../migrations/V10__cheaper_statements.sql")),
 ];
 
 /// Run after the migrations, every time.

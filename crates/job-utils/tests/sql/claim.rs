@@ -173,3 +173,14 @@ async fn a_job_that_another_session_is_claiming_is_skipped_without_waiting() {
     assert_eq!(b.get_job("'worker-2'").await, Some(first), "a claim that rolled back claimed nothing");
     assert_eq!(b.number("SELECT min(attempts) FROM app_jobs.jobs").await, 1);
 }
+
+#[tokio::test]
+async fn a_claim_that_would_have_to_wait_for_a_lock_gives_up() {
+    let db = database().await;
+    let (s, holder) = (Session::open(&db).await, Session::open(&db).await);
+    s.run("SELECT app_jobs.add_job('x')").await;
+    holder.run("BEGIN; LOCK TABLE app_jobs.job_queues IN ACCESS EXCLUSIVE MODE").await;
+    assert_eq!(s.error("SELECT app_jobs.get_job('worker')").await.code().code(), "55P03");
+    holder.run("COMMIT").await;
+    assert!(s.is("SELECT (app_jobs.get_job('worker')).id = 1").await);
+}

@@ -2,20 +2,25 @@
 //! job_queues are always locked in one order.
 
 use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
 
 use crate::sql::support::{Session, database};
 
-/// Runs each statement `times` times in a session of its own, all at once; none may fail.
+/// Runs each statement `times` times in a session of its own, all at once; none may fail. A claim is tried again when it had
+/// to wait for a lock, as workers do.
 async fn at_once(db: &job_testkit::TestDb, statements: &[&str], times: usize) {
     let mut sessions = JoinSet::new();
     for statement in statements {
         let s = Session::open(db).await;
         let statement = (*statement).to_owned();
         sessions.spawn(async move {
-            // A deadlock is found at once, not after the usual second.
-            s.run("SET deadlock_timeout = '20ms'").await;
+            // A deadlock is found soon, but not before a claim gives up that waits.
+            s.run("SET deadlock_timeout = '400ms'").await;
+            let gives_up = statement.contains("claim_jobs") || statement.contains("get_job");
             for _ in 0..times {
-                s.run(&statement).await;
+                while let Err(error) = s.client.batch_execute(&statement).await {
+                    assert!(gives_up && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE), "{statement}: {error:?}");
+                }
             }
         });
     }
