@@ -41,6 +41,13 @@ const DEEP_PAUSE: u32 = 20;
 /// The longest such wait, and never longer than the poll interval.
 const DEEP_PAUSE_LIMIT: Duration = Duration::from_secs(60);
 
+/// While jobs come in a stream, looks begin at least so far apart: each then finds some jobs rather than one, which costs a
+/// statement all the same. A job that comes alone, or a second one after it, never waits for this.
+const PACE: Duration = Duration::from_millis(1);
+
+/// Looks that find jobs within this time of each other meet a stream.
+const STREAM: Duration = Duration::from_millis(3);
+
 /// How long a claimed job may wait for a slot before it is given back.
 const BUFFER_AGE: Duration = Duration::from_secs(2);
 
@@ -85,12 +92,33 @@ struct Lane {
     next_look: Instant,
     /// Whether the last look has found less than it could take.
     exhausted: bool,
+    /// When the last look began that found something.
+    found_at: Option<Instant>,
+    /// In a stream of jobs: when the next look may begin.
+    not_before: Instant,
     /// When the last look from the beginning ended, and how long it took.
     deep_ended: Instant,
     deep_took: Duration,
 }
 
 impl Lane {
+    fn new((tasks, excluded): Filter, now: Instant) -> Self {
+        Self {
+            tasks,
+            excluded,
+            position: Position::default(),
+            more: true,
+            looking: false,
+            woken: false,
+            next_look: now,
+            exhausted: true,
+            found_at: None,
+            not_before: now,
+            deep_ended: now,
+            deep_took: Duration::ZERO,
+        }
+    }
+
     /// When a look may start from the beginning: soon, when there is nothing to continue with.
     fn deep_at(&self, poll_interval: Duration) -> Instant {
         let pause = if self.exhausted { self.deep_took } else { self.deep_took * DEEP_PAUSE };
@@ -102,7 +130,16 @@ impl Lane {
         self.more = true;
         self.woken = true;
         if !failing {
-            self.next_look = Instant::now();
+            self.next_look = Instant::now().max(self.not_before);
+        }
+    }
+
+    /// A look that began at `began` has found jobs, but fewer than it could take.
+    fn pace(&mut self, began: Instant) {
+        let before = self.found_at.replace(began);
+        if before.is_some_and(|before| began.saturating_duration_since(before) < STREAM) {
+            self.not_before = began + PACE;
+            self.next_look = self.not_before;
         }
     }
 }
@@ -128,18 +165,6 @@ impl Claimer {
     ) -> Self {
         let sweep_interval = config.poll_interval.min(SWEEP_INTERVAL).min(config.callback_timeout);
         let now = Instant::now();
-        let lane = |(tasks, excluded): (Option<Arc<[String]>>, Arc<[String]>)| Lane {
-            tasks,
-            excluded,
-            position: Position::default(),
-            more: true,
-            looking: false,
-            woken: false,
-            next_look: now,
-            exhausted: true,
-            deep_ended: now,
-            deep_took: Duration::ZERO,
-        };
         Self {
             vigil: Vigil::new(db.clone(), listener.clone()),
             db,
@@ -149,7 +174,7 @@ impl Claimer {
             running: JoinSet::new(),
             stopped: None,
             runner,
-            lanes: lanes(config).into_iter().map(|(_, filter)| lane(filter)).collect(),
+            lanes: lanes(config).into_iter().map(|(_, filter)| Lane::new(filter, now)).collect(),
             claims: FuturesUnordered::new(),
             poll_interval: config.poll_interval,
             job_expiry: config.job_expiry.max(config.callback_timeout.saturating_add(2 * sweep_interval)),
@@ -219,8 +244,10 @@ impl Claimer {
 
     /// There is room again. What has just been freed in a named queue is looked for at once.
     fn room(&mut self) {
+        let now = Instant::now();
         for (i, lane) in self.lanes.iter_mut().enumerate() {
             if self.slots.has_freed(i) {
+                lane.not_before = now;
                 lane.wake(self.failing);
             }
         }
@@ -280,6 +307,10 @@ impl Claimer {
                         lane.position.advance(&jobs, &freed);
                         lane.more = true;
                         lane.exhausted = jobs.len() < limit;
+                        // A queue's jobs come one by one, however fast its worker is.
+                        if lane.exhausted && !self.slots.has_freed(index) {
+                            lane.pace(now - took);
+                        }
                         for job in self.slots.fill(index, jobs) {
                             self.running.spawn(self.runner.clone().run_slot(index, job));
                         }
@@ -300,6 +331,8 @@ impl Claimer {
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("claiming again");
                     self.backoff.reset();
+                    // Lanes that were woken meanwhile have kept the pace of failure.
+                    self.wake();
                 }
             }
             Err(error) => {
@@ -419,4 +452,25 @@ pub(crate) fn lanes(config: &WorkerConfig) -> Vec<(usize, Filter)> {
         }
     }
     lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_put_off_in_a_stream_of_jobs_and_not_for_a_job_or_two() {
+        let start = Instant::now() + Duration::from_secs(3600);
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut lane = Lane::new((None, Arc::default()), Instant::now());
+        lane.pace(at(0));
+        lane.wake(false);
+        assert!(lane.next_look < start, "a lone job");
+        lane.pace(at(20));
+        lane.wake(false);
+        assert!(lane.next_look < start, "another one later");
+        lane.pace(at(22));
+        lane.wake(false);
+        assert_eq!(lane.next_look, at(22) + PACE, "a stream");
+    }
 }
