@@ -15,8 +15,8 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use job_utils::backoff::Backoff;
-use job_utils::config::{Tasks, WorkerConfig, in_words};
-use job_utils::db::{Claim, Claimed, DbError, Listener, Position, WorkerDb};
+use job_utils::config::{WorkerConfig, in_words};
+use job_utils::db::{Claim, Claimed, DbError, Listener, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
 use tokio::task::JoinSet;
@@ -25,7 +25,8 @@ use tokio::time::Instant;
 use crate::Stopped;
 use crate::attempt::Runner;
 use crate::drain::{Draining, drain};
-use crate::slots::Slots;
+use crate::lane::{Lane, lanes};
+use crate::slots::{BATCH, Slots};
 use crate::wake::Vigil;
 
 /// How late the end of an overdue job may be noticed.
@@ -33,20 +34,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a stop waits for a claim under way at most. What it claims is known then, and need not be found out.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
-
-/// After a look from the beginning, the next one waits this many times as long as it took, while looks find as much as they
-/// can take; else as long as it took.
-const DEEP_PAUSE: u32 = 20;
-
-/// The longest such wait, and never longer than the poll interval.
-const DEEP_PAUSE_LIMIT: Duration = Duration::from_secs(60);
-
-/// While jobs come in a stream, looks begin at least so far apart: each then finds some jobs rather than one, which costs a
-/// statement all the same. A job that comes alone, or a second one after it, never waits for this.
-const PACE: Duration = Duration::from_millis(1);
-
-/// Looks that find jobs within this time of each other meet a stream.
-const STREAM: Duration = Duration::from_millis(3);
 
 /// How long a claimed job may wait for a slot before it is given back.
 const BUFFER_AGE: Duration = Duration::from_secs(2);
@@ -77,71 +64,6 @@ pub(crate) struct Claimer {
     next_sweep: Instant,
     backoff: Backoff,
     failing: bool,
-}
-
-/// The tasks that a claim is for, and where it stands.
-struct Lane {
-    tasks: Option<Arc<[String]>>,
-    excluded: Arc<[String]>,
-    position: Position,
-    /// Whether the last look may have left due jobs behind.
-    more: bool,
-    looking: bool,
-    /// Woken during the look under way, which may have been too early to see why.
-    woken: bool,
-    next_look: Instant,
-    /// Whether the last look has found less than it could take.
-    exhausted: bool,
-    /// When the last look began that found something.
-    found_at: Option<Instant>,
-    /// In a stream of jobs: when the next look may begin.
-    not_before: Instant,
-    /// When the last look from the beginning ended, and how long it took.
-    deep_ended: Instant,
-    deep_took: Duration,
-}
-
-impl Lane {
-    fn new((tasks, excluded): Filter, now: Instant) -> Self {
-        Self {
-            tasks,
-            excluded,
-            position: Position::default(),
-            more: true,
-            looking: false,
-            woken: false,
-            next_look: now,
-            exhausted: true,
-            found_at: None,
-            not_before: now,
-            deep_ended: now,
-            deep_took: Duration::ZERO,
-        }
-    }
-
-    /// When a look may start from the beginning: soon, when there is nothing to continue with.
-    fn deep_at(&self, poll_interval: Duration) -> Instant {
-        let pause = if self.exhausted { self.deep_took } else { self.deep_took * DEEP_PAUSE };
-        self.deep_ended + pause.min(poll_interval.min(DEEP_PAUSE_LIMIT))
-    }
-
-    /// There may be something to find. While looks fail, they keep their pace.
-    fn wake(&mut self, failing: bool) {
-        self.more = true;
-        self.woken = true;
-        if !failing {
-            self.next_look = Instant::now().max(self.not_before);
-        }
-    }
-
-    /// A look that began at `began` has found jobs, but fewer than it could take.
-    fn pace(&mut self, began: Instant) {
-        let before = self.found_at.replace(began);
-        if before.is_some_and(|before| began.saturating_duration_since(before) < STREAM) {
-            self.not_before = began + PACE;
-            self.next_look = self.not_before;
-        }
-    }
 }
 
 /// A look that has ended.
@@ -224,7 +146,7 @@ impl Claimer {
     fn next_look(&self) -> Instant {
         let now = Instant::now();
         // What is about to look, or has no room to, is told by other means.
-        let waiting = self.lanes.iter().filter(|lane| !lane.looking && (!lane.more || lane.next_look > now));
+        let waiting = self.lanes.iter().filter(|lane| lane.looks == 0 && (!lane.more || lane.next_look > now));
         waiting.map(|lane| lane.next_look).min().unwrap_or(now + self.poll_interval)
     }
 
@@ -258,21 +180,27 @@ impl Claimer {
         let now = Instant::now();
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
-            if lane.looking || !lane.more || lane.next_look > now {
+            if !lane.may_look() || !lane.more || lane.next_look > now {
                 continue;
             }
-            let limit = self.slots.wanted(index);
+            let limit = self.slots.wanted(index, lane.claiming);
             if limit == 0 {
                 continue;
             }
             let deep_at = lane.deep_at(self.poll_interval);
             let deep = now >= deep_at;
+            if lane.looks > 0 && (deep || limit < BATCH) {
+                // What a look from the beginning says must hold for the whole lane, and half a batch can wait.
+                continue;
+            }
             if !deep && lane.position.is_empty() {
                 // There is nothing to continue from.
                 lane.next_look = deep_at;
                 continue;
             }
-            (lane.looking, lane.woken) = (true, false);
+            lane.looks += 1;
+            lane.claiming += limit;
+            lane.woken = false;
             let (db, job_expiry, horizon) = (self.db.clone(), self.job_expiry, self.poll_interval);
             let freed = self.slots.take_freed(index, limit);
             let (tasks, excluded, position) = (lane.tasks.clone(), lane.excluded.clone(), lane.position.clone());
@@ -296,7 +224,8 @@ impl Claimer {
     fn looked(&mut self, Look { lane: index, deep, limit, freed, took, claimed }: Look) {
         let now = Instant::now();
         let lane = &mut self.lanes[index];
-        lane.looking = false;
+        lane.looks -= 1;
+        lane.claiming -= limit;
         match claimed {
             Ok(claimed) => {
                 if deep {
@@ -340,6 +269,8 @@ impl Claimer {
                     tracing::warn!("cannot claim, trying again: {}", chain(&error));
                 }
                 lane.next_look = now + self.backoff.next_wait();
+                // What it would have claimed may lie behind what another look has.
+                lane.deep_took = Duration::ZERO;
                 self.slots.put_freed(index, freed);
                 // It may have been carried out all the same.
                 self.slots.recount();
@@ -428,49 +359,5 @@ async fn sleep_until(when: Option<Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
         None => std::future::pending().await,
-    }
-}
-
-type Filter = (Option<Arc<[String]>>, Arc<[String]>);
-
-/// The lanes of a configuration, each with how many jobs it may run: one for all tasks without a limit, one for each with.
-pub(crate) fn lanes(config: &WorkerConfig) -> Vec<(usize, Filter)> {
-    let limited = |task: &String| config.task_concurrency.contains_key(task);
-    let none: Arc<[String]> = Arc::default();
-    let general: Filter = match &config.tasks {
-        Tasks::Any => (None, config.task_concurrency.keys().cloned().collect()),
-        Tasks::Only(tasks) => (Some(tasks.iter().filter(|task| !limited(task)).cloned().collect()), none.clone()),
-    };
-    let mut lanes = Vec::new();
-    // When every task it supports has a lane of its own, there is nothing to look for.
-    if general.0.as_ref().is_none_or(|tasks| !tasks.is_empty()) {
-        lanes.push((config.concurrency, general));
-    }
-    for (task, limit) in &config.task_concurrency {
-        if matches!(&config.tasks, Tasks::Any) || matches!(&config.tasks, Tasks::Only(tasks) if tasks.contains(task)) {
-            lanes.push((*limit, (Some(Arc::new([task.clone()])), none.clone())));
-        }
-    }
-    lanes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looks_are_put_off_in_a_stream_of_jobs_and_not_for_a_job_or_two() {
-        let start = Instant::now() + Duration::from_secs(3600);
-        let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        let mut lane = Lane::new((None, Arc::default()), Instant::now());
-        lane.pace(at(0));
-        lane.wake(false);
-        assert!(lane.next_look < start, "a lone job");
-        lane.pace(at(20));
-        lane.wake(false);
-        assert!(lane.next_look < start, "another one later");
-        lane.pace(at(22));
-        lane.wake(false);
-        assert_eq!(lane.next_look, at(22) + PACE, "a stream");
     }
 }

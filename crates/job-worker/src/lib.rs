@@ -5,6 +5,7 @@ mod claim;
 mod dispatch;
 mod drain;
 mod handlers;
+mod lane;
 mod slots;
 mod wake;
 
@@ -20,9 +21,10 @@ use job_utils::health;
 use job_utils::shutdown::Shutdown;
 
 use crate::attempt::Runner;
-use crate::claim::{Claimer, lanes};
+use crate::claim::Claimer;
 use crate::dispatch::{Dispatcher, shown};
 pub use crate::handlers::Handlers;
+use crate::lane::lanes;
 use crate::slots::Slots;
 
 /// Notifications that there may be something to claim.

@@ -107,13 +107,13 @@ impl State {
         Some(job)
     }
 
-    /// How many jobs a claim may bring.
+    /// How many jobs claims may bring.
     fn room(&self, index: usize, concurrency: usize) -> usize {
         let lane = &self.lanes[index];
         // A lane that has nothing gets a job claimed, so that it takes its turn when a slot is free.
         let least = usize::from(lane.running == 0 && self.lanes.len() > 1);
         let free = concurrency.saturating_sub(self.running).max(least).min(lane.limit.saturating_sub(lane.running));
-        (free + lane.ahead).saturating_sub(lane.buffer.len()).min(BATCH)
+        (free + lane.ahead).saturating_sub(lane.buffer.len())
     }
 }
 
@@ -137,12 +137,12 @@ impl Slots {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many jobs to claim for a lane now; with 0, `room` tells when it is worth asking again. A full buffer is filled
-    /// up once half of it is used, so that claims stay large.
-    pub(crate) fn wanted(&self, lane: usize) -> usize {
+    /// How many jobs to claim for a lane now, when `claiming` are on their way; with 0, `room` tells when it is worth asking
+    /// again. A full buffer is filled up once half of it is used, so that claims stay large.
+    pub(crate) fn wanted(&self, lane: usize, claiming: usize) -> usize {
         let mut state = self.state();
         state.lanes[lane].measure(self.prefetch);
-        let room = state.room(lane, self.concurrency);
+        let room = state.room(lane, self.concurrency).saturating_sub(claiming).min(BATCH);
         let wanted = if room > state.lanes[lane].ahead.min(BATCH) / 2 { room } else { 0 };
         state.lanes[lane].wanted = wanted == 0;
         wanted

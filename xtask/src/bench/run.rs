@@ -42,6 +42,9 @@ impl<'a> Runner<'a> {
         for rep in 0..reps {
             for scenario in group.scenarios.iter().filter(|scenario| rep < scenario.reps) {
                 for program in self.who(scenario) {
+                    if program.kind == Kind::Rival && rep >= scenario.rival_reps {
+                        continue;
+                    }
                     self.once(scenario, &program, rep).await?;
                 }
             }

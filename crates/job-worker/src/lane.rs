@@ -1,0 +1,142 @@
+//! Lane: a share of a worker's tasks that is looked for by itself, and when to look for them next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use job_utils::config::{Tasks, WorkerConfig};
+use job_utils::db::Position;
+use tokio::time::Instant;
+
+/// After a look from the beginning, the next one waits this many times as long as it took, while looks find as much as they
+/// can take; else as long as it took.
+const DEEP_PAUSE: u32 = 20;
+
+/// The longest such wait, and never longer than the poll interval.
+const DEEP_PAUSE_LIMIT: Duration = Duration::from_secs(60);
+
+/// While jobs come in a stream, looks begin at least so far apart: each then finds some jobs rather than one, which costs a
+/// statement all the same. A job that comes alone, or a second one after it, never waits for this.
+const PACE: Duration = Duration::from_millis(1);
+
+/// Looks that find jobs within this time of each other meet a stream.
+const STREAM: Duration = Duration::from_millis(3);
+
+/// The tasks that a claim is for, and where it stands.
+pub(crate) struct Lane {
+    pub(crate) tasks: Option<Arc<[String]>>,
+    pub(crate) excluded: Arc<[String]>,
+    pub(crate) position: Position,
+    /// Whether the last look may have left due jobs behind.
+    pub(crate) more: bool,
+    /// Looks under way: one as a rule, two while they find as much as they can take.
+    pub(crate) looks: usize,
+    /// How many jobs they may bring.
+    pub(crate) claiming: usize,
+    /// Woken during the look under way, which may have been too early to see why.
+    pub(crate) woken: bool,
+    pub(crate) next_look: Instant,
+    /// Whether the last look has found less than it could take.
+    pub(crate) exhausted: bool,
+    /// When the last look began that found something.
+    found_at: Option<Instant>,
+    /// In a stream of jobs: when the next look may begin.
+    pub(crate) not_before: Instant,
+    /// When the last look from the beginning ended, and how long it took.
+    pub(crate) deep_ended: Instant,
+    pub(crate) deep_took: Duration,
+}
+
+impl Lane {
+    pub(crate) fn new((tasks, excluded): Filter, now: Instant) -> Self {
+        Self {
+            tasks,
+            excluded,
+            position: Position::default(),
+            more: true,
+            looks: 0,
+            claiming: 0,
+            woken: false,
+            next_look: now,
+            exhausted: true,
+            found_at: None,
+            not_before: now,
+            deep_ended: now,
+            deep_took: Duration::ZERO,
+        }
+    }
+
+    /// When a look may start from the beginning: soon, when there is nothing to continue with.
+    pub(crate) fn deep_at(&self, poll_interval: Duration) -> Instant {
+        let pause = if self.exhausted { self.deep_took } else { self.deep_took * DEEP_PAUSE };
+        self.deep_ended + pause.min(poll_interval.min(DEEP_PAUSE_LIMIT))
+    }
+
+    /// Whether a look may start beside those under way. A second one keeps the database at it while the jobs of the first
+    /// are on their way; it comes upon those on its way, and passes them by.
+    pub(crate) fn may_look(&self) -> bool {
+        self.looks == 0 || self.looks == 1 && !self.exhausted
+    }
+
+    /// There may be something to find. While looks fail, they keep their pace.
+    pub(crate) fn wake(&mut self, failing: bool) {
+        self.more = true;
+        self.woken = true;
+        if !failing {
+            self.next_look = Instant::now().max(self.not_before);
+        }
+    }
+
+    /// A look that began at `began` has found jobs, but fewer than it could take.
+    pub(crate) fn pace(&mut self, began: Instant) {
+        let before = self.found_at.replace(began);
+        if before.is_some_and(|before| began.saturating_duration_since(before) < STREAM) {
+            self.not_before = began + PACE;
+            self.next_look = self.not_before;
+        }
+    }
+}
+
+/// Only these tasks (None: any), and not those.
+pub(crate) type Filter = (Option<Arc<[String]>>, Arc<[String]>);
+
+/// The lanes of a configuration, each with how many jobs it may run: one for all tasks without a limit, one for each with.
+pub(crate) fn lanes(config: &WorkerConfig) -> Vec<(usize, Filter)> {
+    let limited = |task: &String| config.task_concurrency.contains_key(task);
+    let none: Arc<[String]> = Arc::default();
+    let general: Filter = match &config.tasks {
+        Tasks::Any => (None, config.task_concurrency.keys().cloned().collect()),
+        Tasks::Only(tasks) => (Some(tasks.iter().filter(|task| !limited(task)).cloned().collect()), none.clone()),
+    };
+    let mut lanes = Vec::new();
+    // When every task it supports has a lane of its own, there is nothing to look for.
+    if general.0.as_ref().is_none_or(|tasks| !tasks.is_empty()) {
+        lanes.push((config.concurrency, general));
+    }
+    for (task, limit) in &config.task_concurrency {
+        if matches!(&config.tasks, Tasks::Any) || matches!(&config.tasks, Tasks::Only(tasks) if tasks.contains(task)) {
+            lanes.push((*limit, (Some(Arc::new([task.clone()])), none.clone())));
+        }
+    }
+    lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_put_off_in_a_stream_of_jobs_and_not_for_a_job_or_two() {
+        let start = Instant::now() + Duration::from_secs(3600);
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut lane = Lane::new((None, Arc::default()), Instant::now());
+        lane.pace(at(0));
+        lane.wake(false);
+        assert!(lane.next_look < start, "a lone job");
+        lane.pace(at(20));
+        lane.wake(false);
+        assert!(lane.next_look < start, "another one later");
+        lane.pace(at(22));
+        lane.wake(false);
+        assert_eq!(lane.next_look, at(22) + PACE, "a stream");
+    }
+}
