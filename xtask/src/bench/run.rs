@@ -119,8 +119,10 @@ impl<'a> Runner<'a> {
                 self.server.drop_database(&database).await?;
                 return Ok(None);
             }
-            // What autovacuum would do in time, done at once for everybody.
-            self.server.connect(&database).await?.batch_execute("VACUUM (ANALYZE)").await?;
+            // What autovacuum and the checkpointer would do in time, done at once for everybody.
+            let client = self.server.connect(&database).await?;
+            client.batch_execute("VACUUM (ANALYZE)").await?;
+            client.batch_execute("CHECKPOINT").await?;
             self.filled.insert(key, database.clone());
         }
         Ok(Some(database))
