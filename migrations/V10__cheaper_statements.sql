@@ -16,6 +16,10 @@ BEGIN
 END
 $$;
 
+-- A look from the beginning takes 1 ms for every 100,000 to 200,000 rows that are dead since the last vacuum. By the default, a
+-- fifth of the table, that is 2 million beside 10 million jobs that wait for their time, and 15 ms.
+ALTER TABLE @extschema@.jobs SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+
 -- As in V6, but in a language that keeps its plan: an SQL function with settings is planned at every call, which took
 -- 110 µs of the 140 of a look that finds nothing.
 CREATE OR REPLACE FUNCTION @extschema@.next_run_at(task_identifiers text[], excluded_tasks text[], within interval)

@@ -4,9 +4,9 @@
 //! and at every poll interval as a net. A look that finds nothing goes to sleep; a wake-up that came during the look was
 //! registered before it, so it is not lost.
 //!
-//! Most looks go on from where the last one ended. Those from the beginning, which may have to walk over the dead entries
-//! of every job done while somebody keeps an old snapshot open, take a small part of the time; and a worker never goes to
-//! sleep without one.
+//! Most looks go on from where the last one ended, also the first one after a wake-up: a new job lies ahead of it. Those from
+//! the beginning, which may have to walk over the dead entries of every job done since the last vacuum, take a small part of
+//! the time; and a worker never goes to sleep without one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -188,7 +188,9 @@ impl Claimer {
                 continue;
             }
             let deep_at = lane.deep_at(self.poll_interval);
-            let deep = now >= deep_at;
+            // A worker with one free slot must not give it to the first job that it sees of several.
+            let ahead = lane.notified && limit > 1 && !lane.position.is_empty();
+            let deep = now >= deep_at && !ahead;
             if lane.looks > 0 && (deep || limit < BATCH) {
                 // What a look from the beginning says must hold for the whole lane, and half a batch can wait.
                 continue;
@@ -200,7 +202,7 @@ impl Claimer {
             }
             lane.looks += 1;
             lane.claiming += limit;
-            lane.woken = false;
+            (lane.notified, lane.woken) = (false, false);
             let (db, job_expiry, horizon) = (self.db.clone(), self.job_expiry, self.poll_interval);
             let freed = self.slots.take_freed(index, limit);
             let (tasks, excluded, position) = (lane.tasks.clone(), lane.excluded.clone(), lane.position.clone());
@@ -239,6 +241,11 @@ impl Claimer {
                         // A queue's jobs come one by one, however fast its worker is.
                         if lane.exhausted && !self.slots.has_freed(index) {
                             lane.pace(now - took);
+                            // One job of each named queue: there others may be due beyond those that were seen.
+                            let whole = jobs.iter().all(|job| job.queue_name.is_none());
+                            if whole && !lane.woken && self.vigil.always_woken() {
+                                lane.next_look = lane.last_look_at(self.poll_interval);
+                            }
                         }
                         for job in self.slots.fill(index, jobs) {
                             self.running.spawn(self.runner.clone().run_slot(index, job));

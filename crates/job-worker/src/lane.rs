@@ -32,6 +32,8 @@ pub(crate) struct Lane {
     pub(crate) looks: usize,
     /// How many jobs they may bring.
     pub(crate) claiming: usize,
+    /// Woken since the last look began: what is new most likely lies ahead of the position.
+    pub(crate) notified: bool,
     /// Woken during the look under way, which may have been too early to see why.
     pub(crate) woken: bool,
     pub(crate) next_look: Instant,
@@ -55,6 +57,7 @@ impl Lane {
             more: true,
             looks: 0,
             claiming: 0,
+            notified: false,
             woken: false,
             next_look: now,
             exhausted: true,
@@ -71,6 +74,13 @@ impl Lane {
         self.deep_ended + pause.min(poll_interval.min(DEEP_PAUSE_LIMIT))
     }
 
+    /// When to look from the beginning before going to sleep, when the last look has found something: who wakes the lane until
+    /// then is looked for at once.
+    pub(crate) fn last_look_at(&self, poll_interval: Duration) -> Instant {
+        let pause = (self.deep_took * DEEP_PAUSE).min(poll_interval.min(DEEP_PAUSE_LIMIT));
+        (self.deep_ended + pause).max(self.not_before)
+    }
+
     /// Whether a look may start beside those under way. A second one keeps the database at it while the jobs of the first
     /// are on their way; it comes upon those on its way, and passes them by.
     pub(crate) fn may_look(&self) -> bool {
@@ -80,6 +90,7 @@ impl Lane {
     /// There may be something to find. While looks fail, they keep their pace.
     pub(crate) fn wake(&mut self, failing: bool) {
         self.more = true;
+        self.notified = true;
         self.woken = true;
         if !failing {
             self.next_look = Instant::now().max(self.not_before);

@@ -31,6 +31,8 @@ pub(crate) struct Vigil {
     unregistering: Option<JoinHandle<()>>,
     /// Whether this worker may be registered.
     waiting: bool,
+    /// Whether every write was found to notify, registered or not.
+    always: bool,
     /// Since when every look has found something.
     busy_since: Option<Instant>,
 }
@@ -38,13 +40,29 @@ pub(crate) struct Vigil {
 impl Vigil {
     pub(crate) fn new(db: WorkerDb, listener: Listener) -> Self {
         let again = Arc::new(Notify::new());
-        Self { db, listener, again, watching: JoinSet::new(), unregistering: None, waiting: false, busy_since: None }
+        Self {
+            db,
+            listener,
+            again,
+            watching: JoinSet::new(),
+            unregistering: None,
+            waiting: false,
+            always: false,
+            busy_since: None,
+        }
+    }
+
+    /// Whether every write wakes, without any registration: as found by the last look that found nothing. When that changes,
+    /// the change itself wakes.
+    pub(crate) fn always_woken(&self) -> bool {
+        self.always
     }
 
     /// A look has found nothing, and the worker goes to sleep. It registers as a waiter, and looks again until everything
     /// is visible that was written before the registration: whoever wrote it may not have known of the waiter.
     pub(crate) fn found_nothing(&mut self, on_demand: bool) {
         self.busy_since = None;
+        self.always = !on_demand;
         while self.watching.try_join_next().is_some() {}
         if !on_demand || !self.watching.is_empty() {
             return;
