@@ -48,6 +48,30 @@ async fn a_job_that_was_inserted_by_hand_starts_at_once() {
 }
 
 #[tokio::test]
+async fn jobs_that_a_look_ahead_cannot_see_start_at_once_too() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    // It has met jobs of priority 0 only, the last of them just now.
+    let _worker = asleep(&bench, &function).await;
+    bench.add_with("unknown-priority", "{}", ", priority := -7").await;
+    assert_eq!(function.wait_for(2, SOON).await[1].target, "/unknown-priority");
+    bench.empty().await;
+    bench.idle().await;
+    bench.add_with("overdue", "{}", ", run_at := now() - interval '1 day'").await;
+    assert_eq!(function.wait_for(3, SOON).await[2].target, "/overdue");
+    bench.empty().await;
+    bench.idle().await;
+    // One that is seen at once, and two that are not.
+    bench
+        .run(
+            "SELECT app_jobs.add_job('x'), app_jobs.add_job('x', '{}', priority := 9),
+                    app_jobs.add_job('x', '{}', run_at := now() - interval '1 day')",
+        )
+        .await;
+    function.wait_for(6, SOON).await;
+}
+
+#[tokio::test]
 async fn a_job_is_started_after_its_commit_and_not_before() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::complete()).await;
