@@ -34,6 +34,9 @@ pub(crate) struct Lane {
     pub(crate) claiming: usize,
     /// Woken since the last look began: what is new most likely lies ahead of the position.
     pub(crate) notified: bool,
+    /// A look from the beginning was overdue when one ahead went before it. It is the next, however many wake-ups come: what was
+    /// committed late lies behind the position.
+    pub(crate) passed_over: bool,
     /// Woken during the look under way, which may have been too early to see why.
     pub(crate) woken: bool,
     pub(crate) next_look: Instant,
@@ -58,6 +61,7 @@ impl Lane {
             looks: 0,
             claiming: 0,
             notified: false,
+            passed_over: false,
             woken: false,
             next_look: now,
             exhausted: true,

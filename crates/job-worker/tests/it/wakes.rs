@@ -72,6 +72,26 @@ async fn jobs_that_a_look_ahead_cannot_see_start_at_once_too() {
 }
 
 #[tokio::test]
+async fn a_job_committed_late_starts_while_a_stream_of_others_keeps_the_worker_busy() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let _worker = asleep(&bench, &function).await;
+    bench.run("BEGIN; SELECT app_jobs.add_job('late')").await;
+    let other = bench.db.connect().await;
+    let stream = tokio::spawn(async move {
+        loop {
+            other.batch_execute("SELECT app_jobs.add_job('stream')").await.unwrap();
+        }
+    });
+    // The worker's position is past the time at which the late job was written.
+    function.wait_for(20, LIMIT).await;
+    bench.run("COMMIT").await;
+    eventually(SOON, async || function.requests().iter().any(|request| request.target == "/late")).await;
+    assert!(!stream.is_finished());
+    stream.abort();
+}
+
+#[tokio::test]
 async fn a_job_is_started_after_its_commit_and_not_before() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::complete()).await;
