@@ -16,8 +16,8 @@ BEGIN
 END
 $$;
 
--- A look from the beginning takes 1 ms for every 100,000 to 200,000 rows that are dead since the last vacuum. By the default, a
--- fifth of the table, that is 2 million beside 10 million jobs that wait for their time, and 15 ms.
+-- A look from the beginning takes 1 ms for every 100,000 to 300,000 rows that are dead since the last vacuum. By the default, a
+-- fifth of the table, those are 2 million beside 10 million jobs that wait for their time, and 7 to 20 ms.
 ALTER TABLE @extschema@.jobs SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 
 -- As in V6, but in a language that keeps its plan: an SQL function with settings is planned at every call, which took
@@ -50,6 +50,8 @@ $$;
 -- are a page each, which is what a connection of a quiet moment plans for, the planner took the index on locked_at for
 -- them, too: it has every running job, and an entry for each that ran since the last vacuum, and was walked once per queue.
 -- Draining 100,000 jobs of 10,000 queues took 14 s, and takes 4 s.
+--
+-- A transaction that stands in the way ends the migration rather than hold up everybody who comes after it.
 SET LOCAL lock_timeout = '5s';
 DROP INDEX @extschema@.jobs_queue_locked_idx;
 CREATE INDEX jobs_queue_locked_idx ON @extschema@.jobs (queue_name)
@@ -233,7 +235,8 @@ BEGIN
      WHERE q.queue_name IN (SELECT h.queue_name FROM @extschema@.job_queues h
                              WHERE h.locked_by = worker_id
                                AND NOT EXISTS (SELECT FROM @extschema@.jobs j
-                                                WHERE j.queue_name = h.queue_name AND j.locked_at IS NOT NULL)
+                                                WHERE j.queue_name = h.queue_name
+                                                  AND coalesce(j.locked_at, '-infinity') > '-infinity')
                                FOR UPDATE SKIP LOCKED);
 END
 $$;

@@ -189,7 +189,7 @@ impl Claimer {
             }
             let deep_at = lane.deep_at(self.poll_interval);
             // A worker with one free slot must not give it to the first job that it sees of several.
-            let ahead = lane.notified && !lane.passed_over && limit > 1 && !lane.position.is_empty();
+            let ahead = lane.goes_ahead() && limit > 1 && !lane.position.is_empty();
             let deep = now >= deep_at && !ahead;
             if lane.looks > 0 && (deep || limit < BATCH) {
                 // What a look from the beginning says must hold for the whole lane, and half a batch can wait.
@@ -200,10 +200,7 @@ impl Claimer {
                 lane.next_look = deep_at;
                 continue;
             }
-            lane.looks += 1;
-            lane.claiming += limit;
-            lane.passed_over |= ahead && now >= lane.last_look_at(self.poll_interval);
-            (lane.notified, lane.woken) = (false, false);
+            lane.begin(limit, ahead, self.poll_interval);
             let (db, job_expiry, horizon) = (self.db.clone(), self.job_expiry, self.poll_interval);
             let freed = self.slots.take_freed(index, limit);
             let (tasks, excluded, position) = (lane.tasks.clone(), lane.excluded.clone(), lane.position.clone());
@@ -227,13 +224,11 @@ impl Claimer {
     fn looked(&mut self, Look { lane: index, deep, limit, freed, took, claimed }: Look) {
         let now = Instant::now();
         let lane = &mut self.lanes[index];
-        lane.looks -= 1;
-        lane.claiming -= limit;
+        lane.end(limit);
         match claimed {
             Ok(claimed) => {
                 if deep {
-                    (lane.deep_ended, lane.deep_took) = (now, took);
-                    lane.passed_over = false;
+                    lane.end_deep(took);
                 }
                 match claimed {
                     Claimed::Jobs(jobs) => {

@@ -33,10 +33,10 @@ pub(crate) struct Lane {
     /// How many jobs they may bring.
     pub(crate) claiming: usize,
     /// Woken since the last look began: what is new most likely lies ahead of the position.
-    pub(crate) notified: bool,
+    notified: bool,
     /// A look from the beginning was overdue when one ahead went before it. It is the next, however many wake-ups come: what was
     /// committed late lies behind the position.
-    pub(crate) passed_over: bool,
+    passed_over: bool,
     /// Woken during the look under way, which may have been too early to see why.
     pub(crate) woken: bool,
     pub(crate) next_look: Instant,
@@ -74,15 +74,42 @@ impl Lane {
 
     /// When a look may start from the beginning: soon, when there is nothing to continue with.
     pub(crate) fn deep_at(&self, poll_interval: Duration) -> Instant {
-        let pause = if self.exhausted { self.deep_took } else { self.deep_took * DEEP_PAUSE };
-        self.deep_ended + pause.min(poll_interval.min(DEEP_PAUSE_LIMIT))
+        self.deep_after(if self.exhausted { 1 } else { DEEP_PAUSE }, poll_interval)
     }
 
     /// When to look from the beginning before going to sleep, when the last look has found something: who wakes the lane until
     /// then is looked for at once.
     pub(crate) fn last_look_at(&self, poll_interval: Duration) -> Instant {
-        let pause = (self.deep_took * DEEP_PAUSE).min(poll_interval.min(DEEP_PAUSE_LIMIT));
-        (self.deep_ended + pause).max(self.not_before)
+        self.deep_after(DEEP_PAUSE, poll_interval).max(self.not_before)
+    }
+
+    fn deep_after(&self, times: u32, poll_interval: Duration) -> Instant {
+        self.deep_ended + (self.deep_took * times).min(poll_interval.min(DEEP_PAUSE_LIMIT))
+    }
+
+    /// Whether the next look goes on from the position although one from the beginning is due.
+    pub(crate) fn goes_ahead(&self) -> bool {
+        self.notified && !self.passed_over
+    }
+
+    /// A look for up to `limit` jobs begins.
+    pub(crate) fn begin(&mut self, limit: usize, ahead: bool, poll_interval: Duration) {
+        self.passed_over |= ahead && Instant::now() >= self.last_look_at(poll_interval);
+        self.looks += 1;
+        self.claiming += limit;
+        (self.notified, self.woken) = (false, false);
+    }
+
+    /// A look for up to `limit` jobs has ended.
+    pub(crate) fn end(&mut self, limit: usize) {
+        self.looks -= 1;
+        self.claiming -= limit;
+    }
+
+    /// It was one from the beginning, it succeeded, and it took so long.
+    pub(crate) fn end_deep(&mut self, took: Duration) {
+        (self.deep_ended, self.deep_took) = (Instant::now(), took);
+        self.passed_over = false;
     }
 
     /// Whether a look may start beside those under way. A second one keeps the database at it while the jobs of the first
@@ -153,5 +180,31 @@ mod tests {
         lane.pace(at(22));
         lane.wake(false);
         assert_eq!(lane.next_look, at(22) + PACE, "a stream");
+    }
+    #[test]
+    fn an_overdue_look_from_the_beginning_is_passed_over_once() {
+        let poll_interval = Duration::from_secs(5);
+        let mut lane = Lane::new((None, Arc::default()), Instant::now());
+        // Not overdue for 5 s: however many wake-ups come, looks go ahead.
+        lane.end_deep(Duration::from_secs(60));
+        for _ in 0..3 {
+            lane.wake(false);
+            assert!(lane.goes_ahead());
+            lane.begin(9, true, poll_interval);
+            lane.end(9);
+        }
+        // Overdue at once.
+        lane.end_deep(Duration::ZERO);
+        lane.wake(false);
+        assert!(lane.goes_ahead());
+        lane.begin(9, true, poll_interval);
+        lane.end(9);
+        lane.wake(false);
+        assert!(!lane.goes_ahead(), "its turn has come");
+        lane.begin(9, false, poll_interval);
+        lane.end(9);
+        lane.end_deep(Duration::ZERO);
+        lane.wake(false);
+        assert!(lane.goes_ahead());
     }
 }

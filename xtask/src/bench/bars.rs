@@ -108,7 +108,7 @@ pub(super) fn bars(scale: &Scale, results: &Results, programs: &Programs) -> Vec
     bar("", "the same with 2 clients", share(ours("bulk-2"), medians.limit("bulk-2"), 0.6));
     bar("", "ahead of awa's COPY", times(ours("bulk"), awa("bulk"), 1.0));
     // A plain INSERT with pg_notify and a plain claim have the same way to go; their time is this machine's floor.
-    let floor = medians.rival(&programs.limits.name, "latency", "p50_ms");
+    let floor = results.median("latency", &programs.limits.name, "p50_ms");
     let idle = at_most(p50("latency"), 1.0, "ms").map(|(text, met)| match floor {
         Some(floor) => (format!("{text} (the limit: {floor:.2} ms)"), met),
         None => (text, met),

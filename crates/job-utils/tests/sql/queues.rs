@@ -123,3 +123,15 @@ async fn a_queue_can_have_any_name() {
         assert_eq!(s.number("SELECT count(*) FROM app_jobs.job_queues").await, 0, "{name}");
     }
 }
+
+#[tokio::test]
+async fn releasing_frees_a_queue_locked_by_hand_and_none_that_runs_a_job() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('x', queue_name := 'runs'), app_jobs.get_job('worker-2')").await;
+    s.run("SELECT app_jobs.add_job('x', queue_name := 'by-hand')").await;
+    s.run("UPDATE app_jobs.job_queues SET locked_by = 'worker-1', locked_at = now()").await;
+    s.run("SELECT app_jobs.release_jobs('worker-1')").await;
+    let queues = "SELECT queue_name, locked_by, locked_at IS NOT NULL FROM app_jobs.job_queues ORDER BY 1";
+    assert_eq!(s.show(queues).await, "by-hand|~|f\nruns|worker-1|t");
+}
