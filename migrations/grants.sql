@@ -17,7 +17,7 @@ BEGIN
     END IF;
     GRANT USAGE ON SCHEMA @extschema@ TO administrator;
     GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.job_queues, @extschema@.scheduled_jobs,
-        @extschema@.settings TO administrator;
+        @extschema@.settings, @extschema@.workers TO administrator;
     GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
     FOR routine IN
         SELECT p.oid::regprocedure FROM pg_proc p

@@ -3,6 +3,7 @@
 mod arrows;
 mod env_table;
 mod files;
+mod guarantees;
 mod migrations;
 mod paths;
 mod sleeps;
@@ -29,6 +30,7 @@ pub(crate) fn run(fix: bool) -> Result<()> {
         migrations::check(&workspace),
         paths::check(&workspace),
         env_table::check(&workspace),
+        guarantees::check(&workspace),
     ]
     .concat();
     for problem in &problems {

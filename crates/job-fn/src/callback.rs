@@ -23,7 +23,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Where to report an attempt, and which.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Callback {
     url: Url,
     job_id: String,
@@ -47,6 +47,18 @@ impl Callback {
             }
         }
         Some(Self { url, job_id, headers })
+    }
+
+    /// Where to ask for more time for the same attempt.
+    pub(crate) fn extension_url(&self) -> Url {
+        let mut url = self.url.clone();
+        url.set_path(&format!("{}/extend", self.url.path().trim_end_matches('/')));
+        url
+    }
+
+    /// What names the attempt.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 }
 
@@ -95,6 +107,11 @@ impl Caller {
             .no_proxy()
             .build()?;
         Ok(Self { client, give_up_after })
+    }
+
+    /// The HTTP client.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Reports an outcome, again and again while the job service is away. A report that does not get through is

@@ -3,6 +3,8 @@
 use axum::http::HeaderMap;
 use job_utils::wire::headers::{X_ACTOR_ID, X_DATABASE_ID, X_JOB_ID, X_WORKER_ID};
 
+use crate::extend::Extension;
+
 /// The job that a handler runs for. Every field is None when the caller did not send it, so a function can be tried
 /// with curl alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct Context {
     pub database_id: Option<String>,
     /// Who caused the job, a uuid.
     pub actor_id: Option<String>,
+    /// How to ask for more time.
+    pub(crate) extension: Option<Extension>,
 }
 
 impl Context {
@@ -25,6 +29,7 @@ impl Context {
             job_id: text(headers, X_JOB_ID),
             database_id: text(headers, X_DATABASE_ID),
             actor_id: text(headers, X_ACTOR_ID),
+            extension: None,
         }
     }
 }

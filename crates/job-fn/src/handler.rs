@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::callback::{Callback, Caller};
 use crate::context::{Context, text};
 use crate::error::FunctionError;
+use crate::extend::Extension;
 
 /// The longest payload.
 pub(crate) const BODY_LIMIT: usize = 64 * 1024 * 1024;
@@ -128,7 +129,9 @@ async fn run(
     answer: oneshot::Sender<Response>,
 ) {
     let started = Instant::now();
-    let context = Context::from_headers(&headers);
+    let mut context = Context::from_headers(&headers);
+    let callback = Callback::from_headers(&headers).map(Arc::new);
+    context.extension = callback.clone().map(|callback| Extension::new(shared.caller.client(), callback));
     let job_id = context.job_id.clone();
     let result = match body {
         Ok(body) => AssertUnwindSafe((shared.handler)(context, body)).catch_unwind().await.unwrap_or_else(panicked),
@@ -147,7 +150,7 @@ async fn run(
     let (guard, on_the_wire) = oneshot::channel();
     // When nobody waits for the answer any more, it is dropped here, and the guard with it.
     let _ = answer.send(response(result, &headers, guard));
-    if let Some(callback) = Callback::from_headers(&headers) {
+    if let Some(callback) = callback {
         let _ = on_the_wire.await;
         shared.caller.report(&callback, &outcome).await;
     }

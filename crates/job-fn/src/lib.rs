@@ -4,8 +4,10 @@ mod app;
 mod callback;
 mod context;
 mod error;
+mod extend;
 mod handler;
 
 pub use app::{App, Config, PORT, Stopped, VARS, main};
 pub use context::Context;
 pub use error::FunctionError;
+pub use extend::{ExtendError, Extended, HeartbeatGuard};

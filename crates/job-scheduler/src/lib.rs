@@ -70,7 +70,7 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
     let listening = Shutdown::new();
     let listener = tokio::select! {
         () = shutdown.triggered() => None,
-        listener = Listener::start(&db, CHANNELS, "scheduler", &config.scheduler_id, &listening) => listener,
+        listener = Listener::start(&db, CHANNELS, "scheduler", &config.scheduler_id, None, &listening) => listener,
     };
     let Some(listener) = listener else {
         listening.trigger();

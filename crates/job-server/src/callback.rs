@@ -1,18 +1,21 @@
-//! Callback: a function says how its job ended.
+//! Callback: a function says how its job ended, or that it needs more time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use job_utils::db::{CallbackDb, SettleError, Settled};
 use job_utils::shutdown::Shutdown;
-use job_utils::wire::callback::{Outcome, is_json, read};
+use job_utils::wire::callback::{Outcome, is_json, read, read_extension};
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
+use job_utils::wire::signature::{CallbackClaim, CallbackSecrets};
 use serde::Serialize;
 
 use crate::error::CallbackError;
@@ -35,8 +38,14 @@ const WORDLESS_HOLD: Duration = Duration::from_secs(1);
 /// What the route needs.
 pub(crate) struct Callbacks {
     pub(crate) db: CallbackDb,
+    /// With it, callbacks must be signed.
+    pub(crate) secrets: Option<CallbackSecrets>,
+    /// How much time a function gets that asks for more and does not say how much.
+    pub(crate) callback_timeout: Duration,
     /// How long a request waits for its outcome to be stored.
     pub(crate) store_timeout: Duration,
+    /// Callbacks that came too late or twice.
+    pub(crate) stale: Arc<AtomicU64>,
     /// The server is told to stop.
     pub(crate) stopping: Shutdown,
     /// The server is about to end.
@@ -52,34 +61,37 @@ pub(crate) async fn callback(
     let (head, body) = request.into_parts();
     tokio::select! {
         biased;
-        answer = take(&callbacks, &head.headers, body) => answer,
+        answer = settle(&callbacks, &head, body) => answer,
         () = callbacks.ending.triggered() => Err(CallbackError::Unavailable),
     }
 }
 
-async fn take(callbacks: &Callbacks, headers: &HeaderMap, body: Body) -> Result<Response, CallbackError> {
-    // Read first: an answer before the end of the body would close the connection under a slow writer.
-    let body = tokio::time::timeout(BODY_TIMEOUT, read_body(body)).await.map_err(|_| CallbackError::TooSlow)??;
-    let Some(job_id) = headers.get(X_JOB_ID) else {
+/// `POST /callback/extend`: the function is still at it. The body may say for how many seconds from now the callback is to
+/// be waited for at least.
+pub(crate) async fn extend(
+    State(callbacks): State<Arc<Callbacks>>,
+    request: Request,
+) -> Result<Response, CallbackError> {
+    let (head, body) = request.into_parts();
+    tokio::select! {
+        biased;
+        answer = extend_claim(&callbacks, &head, body) => answer,
+        () = callbacks.ending.triggered() => Err(CallbackError::Unavailable),
+    }
+}
+
+async fn settle(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Response, CallbackError> {
+    let body = arrived(body).await?;
+    let Some(attempt) = Attempt::of(head, callbacks.secrets.as_ref())? else {
         return Ok(Json("OK").into_response());
     };
-    let job_id = job_id.to_str().map_err(|_| CallbackError::BadJobId)?;
-    let id = parse_job_id(job_id).ok_or(CallbackError::BadJobId)?;
-    let worker_id = headers.get(X_WORKER_ID).ok_or(CallbackError::NoWorkerId)?;
-    let worker_id = worker_id.to_str().map_err(|_| CallbackError::BadWorkerId)?;
-    if worker_id.is_empty() {
-        return Err(CallbackError::NoWorkerId);
-    }
-    if worker_id.chars().count() < 4 {
-        return Err(CallbackError::BadWorkerId);
-    }
+    let headers = &head.headers;
     let job_error = headers.get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
-    let json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json);
-    let outcome = read(job_error, json, &body).map_err(|error| CallbackError::BadBody(error.to_string()))?;
-
+    let outcome =
+        read(job_error, has_json(headers), &body).map_err(|error| CallbackError::BadBody(error.to_string()))?;
     let failure = match &outcome {
         Outcome::Fail(message) => Some(message.clone()),
-        Outcome::Complete => None,
+        Outcome::Complete | Outcome::Postpone { .. } => None,
     };
     if failure.as_deref().is_some_and(is_wordless) {
         tokio::select! {
@@ -88,20 +100,87 @@ async fn take(callbacks: &Callbacks, headers: &HeaderMap, body: Body) -> Result<
             () = callbacks.stopping.triggered() => {}
         }
     }
-    let stored = callbacks.db.settle(worker_id, id, outcome);
+    let Attempt { id, worker_id, epoch, .. } = attempt;
+    let stored = callbacks.db.settle(worker_id, id, epoch, outcome);
     match tokio::time::timeout(callbacks.store_timeout, stored).await {
         Ok(Ok(Settled::Done)) => match failure {
             Some(error) => tracing::warn!(job.id = id, worker.id = worker_id, error, "job failed by callback"),
             None => tracing::info!(job.id = id, worker.id = worker_id, "job completed by callback"),
         },
-        // A duplicate callback is not an error, and neither is one for a job that another worker holds now.
-        Ok(Ok(Settled::Stale)) => {
-            tracing::debug!(job.id = id, worker.id = worker_id, "callback changed nothing");
-        }
+        Ok(Ok(Settled::Stale)) => return Ok(attempt.stale(callbacks)),
         Ok(Err(SettleError::Refused(_))) => return Err(CallbackError::Refused),
         Ok(Err(SettleError::Stopped)) | Err(_) => return Err(CallbackError::Unavailable),
     }
-    Ok(Json(Stored { job_id, worker_id }).into_response())
+    Ok(attempt.taken())
+}
+
+async fn extend_claim(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Response, CallbackError> {
+    let body = arrived(body).await?;
+    let attempt = Attempt::of(head, callbacks.secrets.as_ref())?.ok_or(CallbackError::NoJobId)?;
+    let extension = read_extension(has_json(&head.headers), &body)
+        .map_err(|error| CallbackError::BadBody(error.to_string()))?
+        .unwrap_or(callbacks.callback_timeout);
+    let extended = callbacks.db.extend(attempt.worker_id, attempt.id, attempt.epoch, extension);
+    match tokio::time::timeout(callbacks.store_timeout, extended).await {
+        Ok(Ok(Settled::Done)) => Ok(attempt.taken()),
+        Ok(Ok(Settled::Stale)) => Ok(attempt.stale(callbacks)),
+        Ok(Err(error)) => {
+            tracing::error!(job.id = attempt.id, "extension refused: {}", job_utils::error::chain(&error));
+            Err(CallbackError::Refused)
+        }
+        Err(_) => Err(CallbackError::Unavailable),
+    }
+}
+
+/// The whole body. Before anything is answered: an answer before its end would close the connection under a slow writer.
+async fn arrived(body: Body) -> Result<Bytes, CallbackError> {
+    tokio::time::timeout(BODY_TIMEOUT, read_body(body)).await.map_err(|_| CallbackError::TooSlow)?
+}
+
+fn has_json(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json)
+}
+
+/// Which attempt a callback is for.
+struct Attempt<'a> {
+    id: i64,
+    job_id: &'a str,
+    worker_id: &'a str,
+    epoch: Option<i64>,
+}
+
+impl<'a> Attempt<'a> {
+    /// None without `X-Job-Id`. With secrets, only what a worker has signed is taken.
+    fn of(head: &'a Parts, secrets: Option<&CallbackSecrets>) -> Result<Option<Self>, CallbackError> {
+        let Some(job_id) = head.headers.get(X_JOB_ID) else { return Ok(None) };
+        let job_id = job_id.to_str().map_err(|_| CallbackError::BadJobId)?;
+        let id = parse_job_id(job_id).ok_or(CallbackError::BadJobId)?;
+        let worker_id = head.headers.get(X_WORKER_ID).ok_or(CallbackError::NoWorkerId)?;
+        let worker_id = worker_id.to_str().map_err(|_| CallbackError::BadWorkerId)?;
+        if worker_id.is_empty() {
+            return Err(CallbackError::NoWorkerId);
+        }
+        if worker_id.chars().count() < 4 {
+            return Err(CallbackError::BadWorkerId);
+        }
+        let claim = CallbackClaim::read(head.uri.query().unwrap_or_default())?;
+        if secrets.is_some_and(|secrets| !secrets.verify(id, worker_id, &claim)) {
+            return Err(CallbackError::Unsigned);
+        }
+        Ok(Some(Self { id, job_id, worker_id, epoch: claim.epoch }))
+    }
+
+    fn taken(&self) -> Response {
+        Json(Stored { job_id: self.job_id, worker_id: self.worker_id, stale: false }).into_response()
+    }
+
+    /// The attempt has ended before, or the job was claimed anew: not an error, and nothing was changed.
+    fn stale(&self, callbacks: &Callbacks) -> Response {
+        let total = callbacks.stale.fetch_add(1, Ordering::Relaxed) + 1;
+        // Not worth a line as a rule: functions that say all in their answer call back as well.
+        tracing::debug!(job.id = self.id, worker.id = self.worker_id, stale = total, "stale callback changed nothing");
+        Json(Stored { job_id: self.job_id, worker_id: self.worker_id, stale: true }).into_response()
+    }
 }
 
 /// The answer to a callback that was taken.
@@ -110,6 +189,8 @@ async fn take(callbacks: &Callbacks, headers: &HeaderMap, body: Body) -> Result<
 struct Stored<'a> {
     job_id: &'a str,
     worker_id: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
 }
 
 /// `HTTP` and a status: all that a function's framework knows of an error answer.

@@ -3,17 +3,24 @@
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use job_utils::wire::signature::BadEpoch;
 use serde_json::json;
 
 /// A refused callback. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallbackError {
+    #[error("Missing X-Job-Id header")]
+    NoJobId,
     #[error("Missing X-Worker-Id header")]
     NoWorkerId,
     #[error("X-Worker-Id is not a worker id: at least 4 characters, no control characters")]
     BadWorkerId,
     #[error("X-Job-Id is not a job id: a decimal number")]
     BadJobId,
+    #[error(transparent)]
+    BadEpoch(#[from] BadEpoch),
+    #[error("the callback is not signed for this job: post to X-Callback-Url as it is, with its query")]
+    Unsigned,
     #[error("{0}")]
     BadBody(String),
     #[error("the body is larger than {0} bytes")]
@@ -24,7 +31,7 @@ pub(crate) enum CallbackError {
     Unavailable,
     #[error("the outcome was refused by the database")]
     Refused,
-    #[error("no such route: callbacks are POST /callback")]
+    #[error("no such route: callbacks are POST /callback and POST /callback/extend")]
     NoRoute,
     #[error("method not allowed: callbacks are POST /callback")]
     BadMethod,
@@ -33,7 +40,13 @@ pub(crate) enum CallbackError {
 impl CallbackError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoWorkerId | Self::BadWorkerId | Self::BadJobId | Self::BadBody(_) => StatusCode::BAD_REQUEST,
+            Self::NoJobId
+            | Self::NoWorkerId
+            | Self::BadWorkerId
+            | Self::BadJobId
+            | Self::BadEpoch(_)
+            | Self::BadBody(_) => StatusCode::BAD_REQUEST,
+            Self::Unsigned => StatusCode::UNAUTHORIZED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,

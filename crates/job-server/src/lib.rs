@@ -4,6 +4,8 @@ mod callback;
 mod error;
 mod routes;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
@@ -63,10 +65,23 @@ pub async fn run_with(
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "callback server listens");
     }
+    match &config.secrets {
+        None => tracing::warn!(
+            "JOBS_CALLBACK_SECRET is not set: whoever reaches the callback port can end jobs; set it for workers and servers"
+        ),
+        Some(secrets) if secrets.is_short() => {
+            tracing::warn!("JOBS_CALLBACK_SECRET is shorter than 16 characters: it can be guessed");
+        }
+        Some(_) => {}
+    }
     let ending = Shutdown::new();
+    let stale = Arc::new(AtomicU64::new(0));
     let app = routes::app(Callbacks {
         db: CallbackDb::new(db.clone()),
+        secrets: config.secrets,
+        callback_timeout: config.callback_timeout,
         store_timeout: config.store_timeout,
+        stale: stale.clone(),
         stopping: shutdown.clone(),
         ending: ending.clone(),
     });
@@ -91,10 +106,12 @@ pub async fn run_with(
         ending.trigger();
         tokio::time::sleep(LAST_ANSWERS).await;
     };
-    tokio::select! {
+    let ended = tokio::select! {
         result = serve => result.map_err(ServerError::Serve),
         error = hopeless => Err(error.into()),
         // An idle keep-alive connection must not hold up the stop.
         () = grace => Ok(()),
-    }
+    };
+    tracing::info!(stale = stale.load(Ordering::Relaxed), "callback server stopped");
+    ended
 }

@@ -1,13 +1,13 @@
-//! The routes: `POST /callback`, and the health checks beside it.
+//! The routes: `POST /callback`, `POST /callback/extend`, and the health checks beside them.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::post;
 use job_utils::health;
-use job_utils::wire::callback::PATH;
+use job_utils::wire::callback::{EXTEND_PATH, PATH};
 
-use crate::callback::{Callbacks, callback};
+use crate::callback::{Callbacks, callback, extend};
 use crate::error::CallbackError;
 
 /// The whole application.
@@ -19,6 +19,7 @@ pub(crate) fn app(callbacks: Callbacks) -> Router {
     };
     Router::new()
         .route(PATH, post(callback).fallback(|| async { CallbackError::BadMethod }))
+        .route(EXTEND_PATH, post(extend).fallback(|| async { CallbackError::BadMethod }))
         .with_state(Arc::new(callbacks))
         .merge(health::routes(ready))
         .fallback(|| async { CallbackError::NoRoute })

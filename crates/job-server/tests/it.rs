@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
 
 mod it {
+    mod attempts;
     mod lifecycle;
     mod malformed;
     mod outages;

@@ -1,16 +1,20 @@
 //! Everything that touches Postgres, and every SQL text there is: one operation a file, narrow handles for the services.
 //!
 //! ```text
-//!            add_job                claim_jobs (attempts + 1)              complete
+//!            add_job                claim_jobs (attempts + 1, a new epoch)    complete
 //!  producer ─────────▶  waiting  ─────────────────────────────▶  running ───────────▶  (row gone)
-//!                       ▲  ▲  ▲                                   │  │  │
-//!                       │  │  └──────────── release ──────────────┘  │  │   worker that stops: attempts - 1
-//!                       │  └─────────── fail (run_at later) ─────────┘  │   worker, or callback server
-//!                       └────────── lock older than job_expiry ─────────┘   any worker, by claiming it
+//!                       ▲  ▲  ▲                                 │ │ │ │ │                  ▲
+//!                       │  │  └────────── release ──────────────┘ │ │ │ └─ accept ▶ accepted ┤ deadline, extend
+//!                       │  │                                      │ │ │                  │
+//!                       │  └──────── fail (run_at later) ─────────┘ │ │ ◀── fail ────────┘ callback, or its deadline
+//!                       ├─────────── interrupt ─────────────────────┘ │   any worker: the one that ran it is gone
+//!                       └──────── lock older than job_expiry ─────────┘   any worker, by claiming it
+//!  release: a worker that stops, attempts - 1. Complete and fail: worker, or callback server, for the live claim only.
 //!  waiting with attempts = max_attempts is exhausted: it stays until an operator reschedules or completes it.
 //! ```
 
 mod abandon;
+mod accept;
 mod admin;
 mod callback;
 mod claim;
@@ -21,6 +25,7 @@ mod enqueue;
 mod error;
 pub mod extension;
 mod fail;
+mod heartbeat;
 mod inspect;
 mod listen;
 mod materialise;
@@ -45,4 +50,4 @@ pub use notify::{Horizon, Waiting};
 pub use pool::Db;
 pub use schedule::{Block, Digest, Look, ScheduledJob, SchedulerDb};
 pub use settle::{Results, SettleError, Settled, Settlement, Settler};
-pub use worker::{Claim, Claimed, Job, Position, WorkerDb};
+pub use worker::{Claim, Claimed, Found, Heartbeat, Instance, Job, Position, WorkerDb};

@@ -6,3 +6,4 @@
 pub mod callback;
 pub mod dispatch;
 pub mod headers;
+pub mod signature;

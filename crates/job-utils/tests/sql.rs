@@ -22,6 +22,7 @@ mod sql {
     mod forms;
     mod isolation;
     mod keys;
+    mod leases;
     mod many;
     mod materialise;
     mod migrate;

@@ -45,12 +45,12 @@ impl Runner {
             for (settlement, result) in &results {
                 tell(settlement, result);
                 if result.is_err() {
-                    of_settler.recount();
+                    of_settler.doubt();
                 }
             }
             of_settler.settled(results.into_iter().map(|(settlement, _)| {
                 let attempt = settlement.ticket;
-                (attempt.lane, attempt.job.id, attempt.job.queue_name)
+                (attempt.lane, claim_of(&attempt.job), attempt.job.queue_name)
             }));
         });
         Self { handlers, dispatcher, settler, slots, worker_id, timeout }
@@ -60,10 +60,11 @@ impl Runner {
     pub(crate) async fn run_slot(self: Arc<Self>, lane: usize, job: Job) {
         let mut next = Some((lane, job));
         while let Some((lane, job)) = next {
-            let id = job.id;
+            let claim = claim_of(&job);
             if AssertUnwindSafe(self.run(lane, job)).catch_unwind().await.is_err() {
-                tracing::error!(job.id = id, "an attempt was lost by a panic outside its handler");
-                self.slots.lost(id);
+                tracing::error!(job.id = claim.0, "an attempt was lost by a panic outside its handler");
+                self.slots.forget(&[claim]);
+                self.slots.doubt();
             }
             next = self.slots.next(lane);
         }
@@ -79,19 +80,24 @@ impl Runner {
                 Answer::Accept => {
                     let duration_ms = started.elapsed().as_millis();
                     tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job accepted");
-                    self.slots.accepted(job.id);
+                    self.slots.accepted(claim_of(&job));
                     return;
                 }
             },
         };
-        let job_id = job.id;
+        let (job_id, epoch) = claim_of(&job);
         let ticket = Attempt { lane, job, duration: started.elapsed() };
-        let settlement = Settlement { worker_id: self.worker_id.clone(), job_id, outcome, ticket };
+        let settlement = Settlement { worker_id: self.worker_id.clone(), job_id, epoch: Some(epoch), outcome, ticket };
         // The settler lives as long as the runner.
         if let Err(error) = self.settler.settle(settlement).await {
             tracing::warn!(job.id = job_id, "{error}");
         }
     }
+}
+
+/// What names a claim: the job's id, and the epoch.
+pub(crate) fn claim_of(job: &Job) -> (i64, i64) {
+    (job.id, job.epoch)
 }
 
 fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>) {
@@ -117,6 +123,15 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
             duration_ms,
             error,
             "job failed"
+        ),
+        (Ok(Settled::Done), Outcome::Postpone { message, after, .. }) => tracing::info!(
+            job.id = job.id,
+            job.task = job.task_identifier,
+            job.attempts = job.attempts,
+            duration_ms,
+            retry_after_ms = after.as_millis(),
+            error = message,
+            "job postponed"
         ),
         // The function's callback was faster, or the job was taken away.
         (Ok(Settled::Stale), _) => {

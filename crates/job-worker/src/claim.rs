@@ -15,22 +15,28 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use job_utils::backoff::Backoff;
-use job_utils::config::{WorkerConfig, in_words};
-use job_utils::db::{Claim, Claimed, DbError, Listener, WorkerDb};
+use job_utils::config::WorkerConfig;
+use job_utils::db::{Claim, Claimed, DbError, Found, Listener, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::Stopped;
+use crate::accept::store_deadlines;
 use crate::attempt::Runner;
 use crate::drain::{Draining, drain};
+use crate::heartbeat::Pulse;
 use crate::lane::{Lane, lanes};
 use crate::slots::{BATCH, Slots};
 use crate::wake::Vigil;
 
-/// How late the end of an overdue job may be noticed.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// After a doubt, how long to wait before looking for jobs that are locked for this process and not known to it: a statement
+/// whose connection was lost may still be under way.
+const DOUBT_PAUSE: Duration = Duration::from_secs(2);
+
+/// How often to look for them.
+const DOUBT_LOOKS: u8 = 2;
 
 /// How long a stop waits for a claim under way at most. What it claims is known then, and need not be found out.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
@@ -53,15 +59,18 @@ pub(crate) struct Claimer {
     lanes: Vec<Lane>,
     claims: FuturesUnordered<BoxFuture<'static, Look>>,
     poll_interval: Duration,
-    /// When a lock no longer counts: never before its holder has had the time to find the callback overdue.
-    job_expiry: Duration,
     callback_timeout: Duration,
-    sweep_interval: Duration,
-    /// The sweep under way.
-    sweep: JoinSet<()>,
+    pulse: Pulse,
+    /// Stores deadlines of accepted jobs.
+    accepting: JoinHandle<()>,
+    /// How many looks for unknown jobs are due, when the next one is, and the one under way.
+    doubts: u8,
+    next_doubt: Instant,
+    /// No claim starts until the look that is due has been made.
+    pausing: bool,
+    clearing: JoinSet<bool>,
     /// Buffered jobs that are being given back.
     giving_back: JoinSet<()>,
-    next_sweep: Instant,
     backoff: Backoff,
     failing: bool,
 }
@@ -74,7 +83,7 @@ struct Look {
     /// The queues it was told of.
     freed: Vec<String>,
     took: Duration,
-    claimed: Result<Claimed, DbError>,
+    found: Result<Found, DbError>,
 }
 
 impl Claimer {
@@ -85,10 +94,11 @@ impl Claimer {
         slots: Arc<Slots>,
         listener: Listener,
     ) -> Self {
-        let sweep_interval = config.poll_interval.min(SWEEP_INTERVAL).min(config.callback_timeout);
         let now = Instant::now();
         Self {
             vigil: Vigil::new(db.clone(), listener.clone()),
+            pulse: Pulse::new(config, db.clone()),
+            accepting: tokio::spawn(store_deadlines(db.clone(), slots.clone(), config.callback_timeout)),
             db,
             grace: config.shutdown_grace,
             listener,
@@ -99,12 +109,12 @@ impl Claimer {
             lanes: lanes(config).into_iter().map(|(_, filter)| Lane::new(filter, now)).collect(),
             claims: FuturesUnordered::new(),
             poll_interval: config.poll_interval,
-            job_expiry: config.job_expiry.max(config.callback_timeout.saturating_add(2 * sweep_interval)),
             callback_timeout: config.callback_timeout,
-            sweep_interval,
-            sweep: JoinSet::new(),
+            doubts: 0,
+            next_doubt: now,
+            pausing: false,
+            clearing: JoinSet::new(),
             giving_back: JoinSet::new(),
-            next_sweep: now + sweep_interval,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
             failing: false,
         }
@@ -115,10 +125,14 @@ impl Claimer {
         while !shutdown.is_triggered() {
             self.look();
             let (next_look, aged) = (self.next_look(), self.slots.aged_at(BUFFER_AGE));
-            let next_sweep = self.slots.needs_sweep().then_some(self.next_sweep);
+            let alone_at = self.pulse.alone_at();
+            let next_doubt = (self.doubts > 0 && self.clearing.is_empty()).then_some(self.next_doubt);
             tokio::select! {
                 biased;
                 () = shutdown.triggered() => {}
+                // First of all: under load the others are ready again and again.
+                () = tokio::time::sleep_until(alone_at) => self.pulse.send(),
+                expired = self.pulse.sent() => if expired { self.wake() },
                 Some(look) = self.claims.next() => self.looked(look),
                 () = self.listener.wake.woken() => self.wake(),
                 () = self.vigil.again.notified() => self.wake(),
@@ -129,17 +143,18 @@ impl Claimer {
                         tracing::error!("a slot was lost: {error}");
                     }
                 }
-                Some(_) = self.sweep.join_next() => {}
+                Some(cleared) = self.clearing.join_next() => self.cleared(cleared.unwrap_or(false)),
                 Some(_) = self.giving_back.join_next() => {}
                 () = tokio::time::sleep_until(next_look) => self.due(),
                 () = sleep_until(aged) => self.give_back_aged(),
-                () = sleep_until(next_sweep) => self.start_sweep(),
+                () = sleep_until(next_doubt) => self.clear_doubt(),
             }
         }
         self.end_claims().await;
         let stopped = *self.stopped.get_or_insert_with(Instant::now);
-        let Self { db, listener, slots, running, grace, .. } = self;
-        drain(Draining { db, listener, slots, running, grace, stopped }).await
+        let heartbeat = tokio::spawn(self.pulse.go_on());
+        let Self { db, slots, running, grace, accepting, callback_timeout, .. } = self;
+        drain(Draining { db, slots, running, grace, accepting, callback_timeout, heartbeat, stopped }).await
     }
 
     /// When to look although nobody has asked for it.
@@ -178,6 +193,13 @@ impl Claimer {
     /// Starts a look for every lane that has room and may find something.
     fn look(&mut self) {
         let now = Instant::now();
+        if self.slots.take_doubt() {
+            (self.doubts, self.next_doubt) = (DOUBT_LOOKS, now + DOUBT_PAUSE);
+        }
+        if self.pausing || !self.clearing.is_empty() {
+            return;
+        }
+        let mut heartbeat = self.pulse.is_due(now);
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
             if !lane.may_look() || !lane.more || lane.next_look > now {
@@ -201,32 +223,37 @@ impl Claimer {
                 continue;
             }
             lane.begin(limit, ahead, self.poll_interval);
-            let (db, job_expiry, horizon) = (self.db.clone(), self.job_expiry, self.poll_interval);
+            let (db, horizon) = (self.db.clone(), self.poll_interval);
             let freed = self.slots.take_freed(index, limit);
             let (tasks, excluded, position) = (lane.tasks.clone(), lane.excluded.clone(), lane.position.clone());
+            // One look carries it; one that has to be quick does not.
+            let heartbeat = deep && std::mem::take(&mut heartbeat);
             self.claims.push(Box::pin(async move {
                 let claim = Claim {
                     tasks: tasks.as_deref(),
                     excluded: &excluded,
                     limit,
-                    job_expiry,
                     deep,
                     position: &position,
                     freed: &freed,
                     horizon,
+                    heartbeat,
                 };
-                let claimed = db.claim(claim).await;
-                Look { lane: index, deep, limit, freed, took: now.elapsed(), claimed }
+                let found = db.claim(claim).await;
+                Look { lane: index, deep, limit, freed, took: now.elapsed(), found }
             }));
         }
     }
 
-    fn looked(&mut self, Look { lane: index, deep, limit, freed, took, claimed }: Look) {
+    fn looked(&mut self, Look { lane: index, deep, limit, freed, took, found }: Look) {
         let now = Instant::now();
         let lane = &mut self.lanes[index];
         lane.end(limit);
-        match claimed {
-            Ok(claimed) => {
+        match found {
+            Ok(Found { claimed, heartbeat }) => {
+                if let Some(found) = heartbeat {
+                    self.pulse.carried(&found);
+                }
                 if deep {
                     lane.end_deep(took);
                 }
@@ -277,7 +304,7 @@ impl Claimer {
                 lane.deep_took = Duration::ZERO;
                 self.slots.put_freed(index, freed);
                 // It may have been carried out all the same.
-                self.slots.recount();
+                self.slots.doubt();
             }
         }
     }
@@ -295,7 +322,7 @@ impl Claimer {
             match tokio::time::timeout_at(deadline, self.claims.next()).await {
                 Ok(None) => return,
                 Ok(Some(look)) => {
-                    if let Ok(Claimed::Jobs(jobs)) = look.claimed {
+                    if let Ok(Found { claimed: Claimed::Jobs(jobs), .. }) = look.found {
                         self.slots.hold(look.lane, jobs);
                     }
                 }
@@ -310,15 +337,15 @@ impl Claimer {
 
     /// Gives back what has waited for a slot too long: another worker may have one free.
     fn give_back_aged(&mut self) {
-        let ids = self.slots.take_aged(BUFFER_AGE);
-        if ids.is_empty() {
+        let claims = self.slots.take_aged(BUFFER_AGE);
+        if claims.is_empty() {
             return;
         }
         let db = self.db.clone();
         self.giving_back.spawn(async move {
             let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
             loop {
-                match db.release(Some(&ids)).await {
+                match db.release(&claims).await {
                     Ok(jobs) => {
                         tracing::debug!(jobs, "gave back jobs that waited for a free slot");
                         return;
@@ -330,32 +357,40 @@ impl Claimer {
         });
     }
 
-    /// Fails accepted jobs whose callback never came, in a task of its own: a row that somebody holds must not hold up the
-    /// claims.
-    fn start_sweep(&mut self) {
-        self.next_sweep = Instant::now() + self.sweep_interval;
-        if !self.sweep.is_empty() {
+    /// Interrupts jobs that are locked for this process and not known to it: its heartbeat would keep them for good. What a claim
+    /// under way brings would be taken for such a job, so claims pause.
+    fn clear_doubt(&mut self) {
+        self.pausing = !self.claims.is_empty();
+        if self.pausing {
+            self.next_doubt = Instant::now() + Duration::from_millis(10);
             return;
         }
-        let (db, limit) = (self.db.clone(), self.callback_timeout);
-        let (in_flight, before) = self.slots.start_count();
-        let slots = self.slots.clone();
-        self.sweep.spawn(async move {
-            let message = format!("no callback within {}", in_words(limit));
-            // Jobs claimed from now on are not among those in flight, but not yet overdue either.
-            match db.fail_overdue(limit, &message, &in_flight).await {
-                Ok((ids, held)) => {
-                    for id in ids {
-                        tracing::warn!(job.id = id, "job failed: {message}");
+        self.doubts -= 1;
+        let (db, known) = (self.db.clone(), self.slots.known());
+        self.clearing.spawn(async move {
+            let reason =
+                format!("worker {} lost track of the job: an answer of the database did not come", db.worker_id());
+            match db.interrupt_unknown(&reason, &known).await {
+                Ok(ids) => {
+                    if !ids.is_empty() {
+                        tracing::warn!(jobs = ids.len(), "gave up jobs that this worker had lost track of");
                     }
-                    slots.recount_accepted(before, held);
+                    true
                 }
                 Err(error) => {
-                    tracing::debug!("cannot look for overdue callbacks: {}", chain(&error));
-                    slots.recount();
+                    tracing::debug!("cannot look for jobs that were lost track of: {}", chain(&error));
+                    false
                 }
             }
         });
+    }
+
+    fn cleared(&mut self, done: bool) {
+        self.next_doubt = Instant::now() + DOUBT_PAUSE;
+        if !done {
+            self.doubts = DOUBT_LOOKS;
+        }
+        self.wake();
     }
 }
 

@@ -17,7 +17,7 @@ use job_utils::wire::headers::X_JOB_ERROR;
 use url::Url;
 
 use crate::dispatch::connect::{CONNECT_TIMEOUT, Failure};
-use crate::dispatch::target::{Target, Targets};
+use crate::dispatch::target::{Callback, Target, Targets};
 
 /// How much of an answer is read; more than any answer that means something.
 const ANSWER_LIMIT: usize = 1 << 20;
@@ -25,6 +25,7 @@ const ANSWER_LIMIT: usize = 1 << 20;
 /// Sends jobs to functions.
 pub(crate) struct Dispatcher {
     targets: Targets,
+    callback: Callback,
     timeout: Duration,
     complete_on_2xx: bool,
     http2: bool,
@@ -36,6 +37,7 @@ impl Dispatcher {
     pub(crate) fn new(config: &WorkerConfig) -> std::io::Result<Self> {
         Ok(Self {
             targets: Targets::new(config)?,
+            callback: Callback::new(config),
             timeout: config.dispatch_timeout,
             complete_on_2xx: config.complete_on_2xx,
             http2: config.http2,
@@ -60,7 +62,7 @@ impl Dispatcher {
     }
 
     async fn post(&self, target: &Target, job: &mut Job) -> Result<Answer, Failure> {
-        let (response, lease) = target.origin.send(target.request(job)).await?;
+        let (response, lease) = target.origin.send(target.request(job, &self.callback)).await?;
         let status = response.status().as_u16();
         let job_error = response.headers().get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
         let body = match read_body(response.into_body()).await.map_err(Failure::Answer)? {

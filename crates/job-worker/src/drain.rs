@@ -1,17 +1,19 @@
 //! Drain: end a worker in order. No new claims; wait for what is in flight, and for the callbacks of accepted jobs, as
-//! long as the grace lasts; give the rest back.
+//! long as the grace lasts; give back what has not ended, and leave to their functions what those have accepted: they call
+//! back to whatever callback server there is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use job_utils::config::in_words;
-use job_utils::db::{Identity, Listener, WorkerDb};
+use job_utils::db::{DbError, WorkerDb};
 use job_utils::error::chain;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 use crate::Stopped;
-use crate::slots::Slots;
+use crate::accept::store;
+use crate::slots::{Claim, Slots};
 
 /// How often to look whether accepted jobs have been called back. Only during a stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,10 +27,15 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(2500);
 /// A worker that has stopped claiming.
 pub(crate) struct Draining {
     pub(crate) db: WorkerDb,
-    pub(crate) listener: Listener,
     pub(crate) slots: Arc<Slots>,
     pub(crate) running: JoinSet<()>,
     pub(crate) grace: Duration,
+    /// Stores deadlines of accepted jobs.
+    pub(crate) accepting: JoinHandle<()>,
+    /// For those that are left.
+    pub(crate) callback_timeout: Duration,
+    /// Shows that the worker lives, until it has given back what it holds.
+    pub(crate) heartbeat: JoinHandle<()>,
     /// When the stop began.
     pub(crate) stopped: Instant,
 }
@@ -59,27 +66,33 @@ pub(crate) async fn drain(mut worker: Draining) -> Stopped {
     if returned.is_none() {
         left.extend(buffered);
     }
+    let mut accepted = 0;
     if left.is_empty() {
-        wait_for_callbacks(&worker, deadline).await;
+        accepted = wait_for_callbacks(&worker, deadline).await;
     }
-    let released = release(&worker, &left).await;
+    worker.accepting.abort();
+    worker.heartbeat.abort();
+    let left_behind = leave(&worker).await;
+    let (released, accepted) = left_behind.unwrap_or((0, accepted));
     let stopped = Stopped {
         finished,
-        released: returned.unwrap_or(0) + released.unwrap_or(0),
-        orphaned: if released.is_none() { left.len() + worker.slots.accepted_count() } else { 0 },
+        released: returned.unwrap_or(0) + released,
+        accepted,
+        orphaned: if left_behind.is_none() { left.len() } else { 0 },
     };
     tracing::info!(
         finished = stopped.finished,
         released = stopped.released,
         orphaned = stopped.orphaned,
+        accepted = stopped.accepted,
         "worker stopped"
     );
     stopped
 }
 
 /// Gives back jobs that have not started; None when that did not work.
-async fn give_back(worker: &Draining, ids: &[i64]) -> Option<usize> {
-    match tokio::time::timeout(RELEASE_TIMEOUT, worker.db.release(Some(ids))).await {
+async fn give_back(worker: &Draining, claims: &[Claim]) -> Option<usize> {
+    match tokio::time::timeout(RELEASE_TIMEOUT, worker.db.release(claims)).await {
         Ok(Ok(released)) => Some(released),
         Ok(Err(error)) => {
             tracing::warn!("cannot give buffered jobs back yet: {}", chain(&error));
@@ -92,74 +105,55 @@ async fn give_back(worker: &Draining, ids: &[i64]) -> Option<usize> {
     }
 }
 
-/// Waits until the functions that accepted a job have called back. The callback may reach another process, so the
-/// database is asked. It knows accepted jobs by the worker's id only: with a twin they are left to it.
-async fn wait_for_callbacks(worker: &Draining, deadline: Instant) {
+/// Waits until the functions that accepted a job have called back, so that a callback server beside this worker stays for
+/// them. The callback may reach another process, so the database is asked. Returns how many have not.
+async fn wait_for_callbacks(worker: &Draining, deadline: Instant) -> usize {
     let mut said = false;
+    let mut accepted = worker.slots.unstored_since().0;
     loop {
-        let held = async {
-            match worker.listener.identity().await {
-                Identity::Shared => Ok(None),
-                Identity::Sole | Identity::Unknown => worker.db.held().await.map(Some),
-            }
-        };
-        match timeout_at(deadline, held).await {
-            Ok(Ok(None)) | Err(_) => return,
-            Ok(Ok(Some(jobs))) => {
-                let held = usize::try_from(jobs).unwrap_or(0);
-                worker.slots.recount_accepted(worker.slots.accepted_count(), held);
-                if held == 0 {
-                    return;
-                }
-                if !std::mem::replace(&mut said, true) {
-                    tracing::info!(
-                        jobs,
-                        grace = in_words(worker.grace),
-                        "waiting for callbacks; a second signal quits at once"
-                    );
-                }
-            }
+        match timeout_at(deadline, worker.db.held()).await {
+            Ok(Ok(held)) => accepted = usize::try_from(held).unwrap_or(0),
             Ok(Err(error)) => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!("cannot see whether callbacks are due: {}", chain(&error));
                 }
             }
+            Err(_) => return accepted,
         }
-        if Instant::now() + LOOK >= deadline {
-            return;
+        if accepted == 0 || Instant::now() + LOOK >= deadline {
+            return accepted;
+        }
+        if !std::mem::replace(&mut said, true) {
+            let grace = in_words(worker.grace);
+            tracing::info!(jobs = accepted, grace, "waiting for callbacks; a second signal quits at once");
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// Gives back what is held: everything under the id when nobody else has it, else what is known to be ours. None when
-/// something could not be given back.
-async fn release(worker: &Draining, left: &[i64]) -> Option<usize> {
-    let released = async {
-        // Asked anew: another process with this id may have come since the start, and since the drain began.
-        let identity = worker.listener.identity().await;
-        let released = match identity {
-            Identity::Sole => worker.db.release(None).await,
-            Identity::Shared | Identity::Unknown if left.is_empty() => Ok(0),
-            Identity::Shared | Identity::Unknown => worker.db.release(Some(left)).await,
-        };
-        match released {
-            // Accepted jobs stay locked, and nobody is known to look after them.
-            Ok(_) if identity == Identity::Unknown && worker.slots.accepted_count() > 0 => {
-                tracing::error!("cannot see whether another process has this worker id: accepted jobs stay locked");
-                None
-            }
-            Ok(released) => Some(released),
-            Err(error) => {
-                tracing::error!("cannot give jobs back, their locks will expire: {}", chain(&error));
-                None
-            }
+/// Gives back what this process still holds and ends its registration, once the deadlines of what functions have accepted are
+/// stored. Returns how many it gave back, and how many functions have accepted. None when that did not work: then others take
+/// over when the lease has passed.
+async fn leave(worker: &Draining) -> Option<(usize, usize)> {
+    let leaving = async {
+        while worker.slots.unstored_since().0 > 0 {
+            store(&worker.db, &worker.slots, worker.callback_timeout).await?;
+        }
+        let released = worker.db.leave().await?;
+        let accepted = worker.db.held().await?;
+        Ok::<_, DbError>((released, usize::try_from(accepted).unwrap_or_default()))
+    };
+    let released = match tokio::time::timeout(RELEASE_TIMEOUT, leaving).await {
+        Ok(Ok(released)) => Some(released),
+        Ok(Err(error)) => {
+            tracing::error!("cannot give jobs back, others take them over after the lease: {}", chain(&error));
+            None
+        }
+        Err(_) => {
+            tracing::error!("cannot give jobs back in time, others take them over after the lease");
+            None
         }
     };
-    let released = tokio::time::timeout(RELEASE_TIMEOUT, released).await.unwrap_or_else(|_| {
-        tracing::error!("cannot give jobs back in time, their locks will expire");
-        None
-    });
     worker.db.cancelled().await;
     released
 }

@@ -1,29 +1,30 @@
 #![doc = include_str!("../README.md")]
 
+mod accept;
 mod attempt;
 mod claim;
 mod dispatch;
 mod drain;
 mod handlers;
+mod heartbeat;
 mod lane;
 mod slots;
 mod wake;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use job_utils::backoff::Backoff;
-use job_utils::config::WorkerConfig;
+use job_utils::config::{WorkerConfig, in_words};
 pub use job_utils::db::Job;
-use job_utils::db::{Db, DbError, Identity, Listener, WorkerDb};
-use job_utils::error::chain;
+use job_utils::db::{Db, DbError, Identity, Instance, Listener, WorkerDb};
 use job_utils::health;
 use job_utils::shutdown::Shutdown;
+use uuid::Uuid;
 
 use crate::attempt::Runner;
 use crate::claim::Claimer;
 use crate::dispatch::{Dispatcher, shown};
 pub use crate::handlers::Handlers;
+use crate::heartbeat::register;
 use crate::lane::lanes;
 use crate::slots::Slots;
 
@@ -38,8 +39,10 @@ pub struct Stopped {
     pub finished: usize,
     /// Jobs given back to be claimed anew.
     pub released: usize,
-    /// Jobs that could not be given back, because Postgres was away: they wait for their lock to expire. Those that a
-    /// function had accepted are counted as last seen.
+    /// Jobs that functions have accepted and not called back for, as last seen: a callback server takes their callbacks, and any
+    /// worker sees to their deadlines.
+    pub accepted: usize,
+    /// Jobs that could not be given back, because Postgres was away: others take them over when the lease has passed.
     pub orphaned: usize,
 }
 
@@ -89,12 +92,20 @@ pub async fn run_with(
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
     }
-    let worker_db = WorkerDb::new(db.clone(), config.worker_id.as_str());
+    let instance = Instance {
+        id: Uuid::new_v4(),
+        lease: config.lease,
+        listens: true,
+        overdue_message: format!("no callback within {}", in_words(config.callback_timeout)),
+        job_expiry: config.job_expiry,
+    };
+    let instance_id = instance.id;
+    let worker_db = WorkerDb::new(db.clone(), config.worker_id.as_str(), instance);
     // The listener outlives the signal: it holds the id while jobs are drained.
     let listening = Shutdown::new();
     let listener = tokio::select! {
         () = shutdown.triggered() => None,
-        listener = Listener::start(&db, CHANNELS, "worker", &config.worker_id, &listening) => listener,
+        listener = Listener::start(&db, CHANNELS, "worker", &config.worker_id, Some(instance_id), &listening) => listener,
     };
     let Some(listener) = listener else {
         listening.trigger();
@@ -105,11 +116,10 @@ pub async fn run_with(
             worker.id = config.worker_id,
             "another live process has this worker id: give each its own HOSTNAME"
         );
-    } else {
-        tokio::select! {
-            () = shutdown.triggered() => {}
-            () = take_back(&worker_db, &listener) => {}
-        }
+    }
+    tokio::select! {
+        () = shutdown.triggered() => {}
+        () = register(&worker_db) => {}
     }
     tracing::info!(
         worker.id = config.worker_id,
@@ -127,26 +137,4 @@ pub async fn run_with(
     let stopped = claimer.run(&shutdown).await;
     listening.trigger();
     Ok(stopped)
-}
-
-/// Releases what an earlier process under this id left locked. The jobs would wait for hours otherwise, so an outage of
-/// the database only delays it.
-async fn take_back(db: &WorkerDb, listener: &Listener) {
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    loop {
-        // Another process with this id may have come during an outage.
-        match listener.identity().await {
-            Identity::Shared => return,
-            Identity::Unknown => {}
-            Identity::Sole => match db.release(None).await {
-                Ok(0) => return,
-                Ok(jobs) => {
-                    tracing::info!(jobs, worker.id = &**db.worker_id(), "took back jobs of an earlier process");
-                    return;
-                }
-                Err(error) => tracing::warn!("cannot take back jobs of an earlier process yet: {}", chain(&error)),
-            },
-        }
-        tokio::time::sleep(backoff.next_wait()).await;
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   fill ─▶ buffer ─▶ running ─▶ unsettled ─▶ gone
-//!             │          └─▶ accepted: holds no slot, and is no longer counted here
+//!             │          └─▶ accepted: holds no slot, and is forgotten once its deadline is stored
 //!             └─▶ given back when it waits too long, or when the worker stops
 //! ```
 //!
@@ -16,6 +16,8 @@ use std::time::Duration;
 use job_utils::db::Job;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::attempt::claim_of;
 
 /// The buffer holds what the lane gets through in this time. Longer than a claim takes, so that nobody waits for one.
 const AHEAD: Duration = Duration::from_millis(50);
@@ -34,17 +36,22 @@ pub(crate) struct Slots {
     pub(crate) room: Notify,
     /// A job is no longer held.
     pub(crate) left: Notify,
+    /// A function has accepted a job.
+    pub(crate) accepting: Notify,
 }
+
+/// Job id and epoch. One job can be here twice, when it was rescued and claimed again while its first attempt goes on.
+pub(crate) type Claim = (i64, i64);
 
 struct State {
     lanes: Vec<Lane>,
     running: usize,
-    /// Ids of the jobs that are buffered, running or unsettled.
-    held: HashSet<i64>,
-    /// Jobs that functions have accepted: as last counted in the database, and those since.
-    accepted: usize,
-    /// More jobs may be locked under the worker's id than are known here.
-    uncounted: bool,
+    /// Claims whose job is buffered, running or unsettled.
+    held: HashSet<Claim>,
+    /// Claims whose job a function has accepted, and since when, until their deadline is stored.
+    accepted: VecDeque<(Claim, Instant)>,
+    /// Jobs may be locked for this process that it does not know of.
+    doubt: bool,
     stopped: bool,
 }
 
@@ -125,11 +132,13 @@ impl Slots {
             lanes: limits.into_iter().map(Lane::new).collect(),
             running: 0,
             held: HashSet::new(),
-            accepted: 0,
-            uncounted: true,
+            accepted: VecDeque::new(),
+            doubt: false,
             stopped: false,
         };
-        Self { state: Mutex::new(state), concurrency, prefetch, room: Notify::new(), left: Notify::new() }
+        let state = Mutex::new(state);
+        let (room, left, accepting) = Default::default();
+        Self { state, concurrency, prefetch, room, left, accepting }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -162,7 +171,7 @@ impl Slots {
     /// Takes claimed jobs into a lane's buffer, and starts none.
     pub(crate) fn hold(&self, lane: usize, jobs: Vec<Job>) {
         let mut state = self.state();
-        state.held.extend(jobs.iter().map(|job| job.id));
+        state.held.extend(jobs.iter().map(claim_of));
         state.lanes[lane].buffer.extend(jobs);
         state.lanes[lane].filled = Instant::now();
     }
@@ -187,43 +196,58 @@ impl Slots {
         next
     }
 
-    /// Some job may be locked without being held here: the next sweep counts.
-    pub(crate) fn recount(&self) {
-        self.state().uncounted = true;
+    /// A claim may have been carried out without its answer, or an outcome cannot be stored: jobs may be locked for this process
+    /// that it does not know of.
+    pub(crate) fn doubt(&self) {
+        self.state().doubt = true;
     }
 
-    /// Whether jobs may be locked under the worker's id besides those held here.
-    pub(crate) fn needs_sweep(&self) -> bool {
+    /// Whether that has come to be so since the last call.
+    pub(crate) fn take_doubt(&self) -> bool {
+        std::mem::take(&mut self.state().doubt)
+    }
+
+    /// The jobs that this process knows to be locked for it, but for those whose deadline is stored.
+    pub(crate) fn known(&self) -> Vec<i64> {
         let state = self.state();
-        state.accepted > 0 || state.uncounted
-    }
-
-    /// A count begins: the ids of the jobs held here, and how many accepted ones are known.
-    pub(crate) fn start_count(&self) -> (Vec<i64>, usize) {
-        let mut state = self.state();
-        state.uncounted = false;
-        (state.held.iter().copied().collect(), state.accepted)
-    }
-
-    /// An attempt was lost by a panic of our own: its job stays locked until the sweep or its expiry.
-    pub(crate) fn lost(&self, id: i64) {
-        self.accepted(id);
+        state.held.iter().chain(state.accepted.iter().map(|(claim, _)| claim)).map(|claim| claim.0).collect()
     }
 
     /// A function has accepted a job: it stays locked, but somebody else will say how it ended.
-    pub(crate) fn accepted(&self, id: i64) {
+    pub(crate) fn accepted(&self, claim: Claim) {
         let mut state = self.state();
-        state.held.remove(&id);
-        state.accepted += 1;
+        state.held.remove(&claim);
+        state.accepted.push_back((claim, Instant::now()));
+        drop(state);
         self.left.notify_one();
+        self.accepting.notify_one();
+    }
+
+    /// The first of the claims whose deadline is not stored yet, up to `limit`.
+    pub(crate) fn unstored(&self, limit: usize) -> Vec<Claim> {
+        self.state().accepted.iter().take(limit).map(|(claim, _)| *claim).collect()
+    }
+
+    /// How many those are in all, and since when the first of them is.
+    pub(crate) fn unstored_since(&self) -> (usize, Option<Instant>) {
+        let state = self.state();
+        (state.accepted.len(), state.accepted.front().map(|(_, since)| *since))
+    }
+
+    /// The deadlines of the first claims are stored, as [`Slots::unstored`] has returned them, but for the jobs `left`.
+    pub(crate) fn deadlines_stored(&self, claims: &[Claim], left: &[i64]) {
+        let mut state = self.state();
+        state.accepted.drain(..claims.len());
+        let left = claims.iter().filter(|claim| left.contains(&claim.0));
+        state.accepted.extend(left.map(|claim| (*claim, Instant::now())));
     }
 
     /// Outcomes have been stored, or refused for good.
-    pub(crate) fn settled(&self, jobs: impl IntoIterator<Item = (usize, i64, Option<String>)>) {
+    pub(crate) fn settled(&self, jobs: impl IntoIterator<Item = (usize, Claim, Option<String>)>) {
         let mut state = self.state();
         let mut freed = false;
-        for (lane, id, queue) in jobs {
-            state.held.remove(&id);
+        for (lane, claim, queue) in jobs {
+            state.held.remove(&claim);
             if let Some(queue) = queue {
                 freed = true;
                 let known = &mut state.lanes[lane].freed;
@@ -259,18 +283,18 @@ impl Slots {
     }
 
     /// Takes out of the buffers what has waited there for longer than `age`.
-    pub(crate) fn take_aged(&self, age: Duration) -> Vec<i64> {
+    pub(crate) fn take_aged(&self, age: Duration) -> Vec<Claim> {
         let mut state = self.state();
         let mut aged = Vec::new();
         for lane in &mut state.lanes {
             if lane.filled.elapsed() > age {
-                aged.extend(lane.buffer.drain(..).map(|job| job.id));
+                aged.extend(lane.buffer.drain(..).map(|job| claim_of(&job)));
                 lane.ahead = 0;
             }
         }
         // Once given back, they may be claimed again at any moment.
-        for id in &aged {
-            state.held.remove(id);
+        for claim in &aged {
+            state.held.remove(claim);
         }
         aged
     }
@@ -287,39 +311,28 @@ impl Slots {
     }
 
     /// Takes what has not started out of the buffers.
-    pub(crate) fn take_buffered(&self) -> Vec<i64> {
+    pub(crate) fn take_buffered(&self) -> Vec<Claim> {
         let mut state = self.state();
-        state.lanes.iter_mut().flat_map(|lane| lane.buffer.drain(..)).map(|job| job.id).collect()
+        state.lanes.iter_mut().flat_map(|lane| lane.buffer.drain(..)).map(|job| claim_of(&job)).collect()
     }
 
-    /// These jobs are no longer held.
-    pub(crate) fn forget(&self, ids: &[i64]) {
+    /// These claims are no longer held.
+    pub(crate) fn forget(&self, claims: &[Claim]) {
         let mut state = self.state();
-        for id in ids {
-            state.held.remove(id);
+        for claim in claims {
+            state.held.remove(claim);
         }
         drop(state);
         self.left.notify_one();
     }
 
-    /// Ids of all jobs held, accepted ones aside.
-    pub(crate) fn held(&self) -> Vec<i64> {
+    /// All claims held, accepted jobs aside.
+    pub(crate) fn held(&self) -> Vec<Claim> {
         self.state().held.iter().copied().collect()
     }
 
     /// Whether nothing is held, accepted jobs aside.
     pub(crate) fn is_empty(&self) -> bool {
         self.state().held.is_empty()
-    }
-
-    /// How many jobs functions have accepted and not called back for, as last counted.
-    pub(crate) fn accepted_count(&self) -> usize {
-        self.state().accepted
-    }
-
-    /// Somebody has counted the accepted jobs in the database, when `before` of them were known here.
-    pub(crate) fn recount_accepted(&self, before: usize, count: usize) {
-        let mut state = self.state();
-        state.accepted = count + state.accepted.saturating_sub(before);
     }
 }

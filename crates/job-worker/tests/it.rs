@@ -10,6 +10,7 @@ mod it {
     mod failures;
     mod handlers;
     mod health;
+    mod leases;
     mod outages;
     mod places;
     mod queues;

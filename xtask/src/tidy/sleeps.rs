@@ -8,16 +8,19 @@ use super::workspace::Workspace;
 const ALLOWED: &[(&str, &str)] = &[
     ("crates/admin-server/src/lib.rs", "the grace of a stop"),
     ("crates/job-fn/src/app.rs", "the grace of a stop"),
+    ("crates/job-fn/src/extend.rs", "between two heartbeats of a handler"),
     ("crates/job-scheduler/src/scheduler.rs", "the grace of a stop"),
     ("crates/job-server/src/callback.rs", "a failure without words lets the one with words pass"),
     ("crates/job-server/src/lib.rs", "the grace of a stop"),
     ("crates/job-testkit/src/wait.rs", "between two looks at a condition"),
+    ("crates/job-utils/src/db/callback.rs", "back-off while the database is away"),
     ("crates/job-utils/src/db/listen.rs", "between two looks for the worker id's earlier holder"),
     ("crates/job-utils/src/db/settle.rs", "back-off while the database is away"),
+    ("crates/job-worker/src/accept.rs", "the moment in which a function may call back at no cost, and back-off"),
     ("crates/job-worker/src/claim.rs", "the patience of a stop with a claim that hangs"),
     ("crates/job-worker/src/drain.rs", "between two looks for callbacks during a stop"),
+    ("crates/job-worker/src/heartbeat.rs", "back-off while the database is away"),
     ("crates/job-worker/src/wake.rs", "between two looks for what was written before the worker waited"),
-    ("crates/job-worker/src/lib.rs", "back-off while the database is away"),
 ];
 
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {

@@ -4,6 +4,7 @@
 
 mod answers;
 mod callbacks;
+mod extensions;
 mod receiver;
 mod requests;
 mod stopping;

@@ -72,9 +72,14 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With these variables set for the server.
+    pub(crate) async fn with(variables: &[(&str, &str)]) -> Self {
         let db = TestDb::from_template("server", migrated).await;
         let sql = db.connect().await;
-        let mut server = program().envs(db.env()).spawn();
+        let mut server = program().envs(db.env()).envs(variables.iter().copied()).spawn();
         let port = port(&mut server).await;
         Self { server, port, sql, db }
     }

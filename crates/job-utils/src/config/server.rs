@@ -7,6 +7,7 @@ use url::Url;
 use crate::config::worker::JOBS_SHUTDOWN_GRACE;
 use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var};
 use crate::wire::callback::callback_url;
+use crate::wire::signature::CallbackSecrets;
 
 /// Port.
 pub const INTERNAL_JOBS_CALLBACK_PORT: Var = Var {
@@ -30,8 +31,41 @@ pub const JOBS_CALLBACK_HOST: Var = Var {
     about: "Host in the callback URL when INTERNAL_JOBS_CALLBACK_URL is unset: `http://<host>:<port>/callback`.",
 };
 
+/// Signature.
+pub const JOBS_CALLBACK_SECRET: Var = Var {
+    name: "JOBS_CALLBACK_SECRET",
+    default: "",
+    used_by: "worker, server, service",
+    about: "Signs the callback URL of every attempt; then a callback without a valid signature is refused with 401. Two secrets between commas while one is replaced: the first signs, both are accepted.",
+};
+/// Callback time-out.
+pub const JOBS_CALLBACK_TIMEOUT: Var = Var {
+    name: "JOBS_CALLBACK_TIMEOUT",
+    default: "4h",
+    used_by: "worker, server, service",
+    about: "How long after a function has accepted a job its callback may come before the job fails. The function can have this extended.",
+};
+
 /// Every variable of this file.
-pub const VARS: &[&Var] = &[&INTERNAL_JOBS_CALLBACK_PORT, &INTERNAL_JOBS_CALLBACK_URL, &JOBS_CALLBACK_HOST];
+pub const VARS: &[&Var] = &[
+    &INTERNAL_JOBS_CALLBACK_PORT,
+    &INTERNAL_JOBS_CALLBACK_URL,
+    &JOBS_CALLBACK_HOST,
+    &JOBS_CALLBACK_SECRET,
+    &JOBS_CALLBACK_TIMEOUT,
+];
+
+/// Reads JOBS_CALLBACK_SECRET.
+pub(crate) fn read_secrets(reader: &mut Reader<'_>) -> Option<CallbackSecrets> {
+    let list = reader.secret(&JOBS_CALLBACK_SECRET)?;
+    let secrets = CallbackSecrets::parse(&list);
+    match secrets.as_ref().map(CallbackSecrets::count) {
+        None => reader.fault(&JOBS_CALLBACK_SECRET, "holds no secret: unset it, or give one"),
+        Some(1 | 2) => {}
+        Some(_) => reader.fault(&JOBS_CALLBACK_SECRET, "holds more than two secrets; a secret cannot hold a comma"),
+    }
+    secrets
+}
 
 /// How functions reach the callback server.
 pub(crate) struct CallbackAddress;
@@ -62,6 +96,10 @@ pub struct ServerConfig {
     pub shutdown_grace: Duration,
     /// How long a callback waits for its outcome to be stored before it is answered 503.
     pub store_timeout: Duration,
+    /// With it, callbacks must be signed.
+    pub secrets: Option<CallbackSecrets>,
+    /// How much time a function gets that asks for more and does not say how much.
+    pub callback_timeout: Duration,
 }
 
 impl ServerConfig {
@@ -80,6 +118,8 @@ impl ServerConfig {
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             // A function calls back once, without a retry: hold its request over a short outage.
             store_timeout: Duration::from_secs(20),
+            secrets: read_secrets(reader),
+            callback_timeout: reader.positive_duration(&JOBS_CALLBACK_TIMEOUT),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::server::{CallbackAddress, INTERNAL_JOBS_CALLBACK_PORT};
-use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var, parse_http_url};
+use crate::config::server::{CallbackAddress, INTERNAL_JOBS_CALLBACK_PORT, JOBS_CALLBACK_TIMEOUT, read_secrets};
+use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var, in_words, parse_http_url};
+use crate::wire::signature::CallbackSecrets;
 
 /// Worker id.
 pub const HOSTNAME: Var = Var {
@@ -71,19 +72,19 @@ pub const JOBS_DISPATCH_TIMEOUT: Var = Var {
     used_by: "worker, service",
     about: "How long a function may take to answer; slow synchronous functions are normal.",
 };
-/// Callback time-out.
-pub const JOBS_CALLBACK_TIMEOUT: Var = Var {
-    name: "JOBS_CALLBACK_TIMEOUT",
-    default: "4h",
+/// Lease.
+pub const JOBS_LEASE: Var = Var {
+    name: "JOBS_LEASE",
+    default: "30s",
     used_by: "worker, service",
-    about: "How long after its claim an accepted job waits for its callback before it fails.",
+    about: "How long a worker may be silent before others take over the jobs it runs. It shows itself at least every sixth of that.",
 };
 /// Job expiry.
 pub const JOBS_JOB_EXPIRY: Var = Var {
     name: "JOBS_JOB_EXPIRY",
     default: "4h",
     used_by: "worker, service",
-    about: "A lock older than this no longer counts: any worker may claim the job.",
+    about: "A lock older than this no longer counts, whoever holds it: any worker may claim the job.",
 };
 /// Completion by status.
 pub const JOBS_COMPLETE_ON_2XX: Var = Var {
@@ -146,7 +147,7 @@ pub const VARS: &[&Var] = &[
     &JOBS_POLL_INTERVAL,
     &JOBS_SHUTDOWN_GRACE,
     &JOBS_DISPATCH_TIMEOUT,
-    &JOBS_CALLBACK_TIMEOUT,
+    &JOBS_LEASE,
     &JOBS_JOB_EXPIRY,
     &JOBS_COMPLETE_ON_2XX,
     &JOBS_HTTP2,
@@ -156,6 +157,9 @@ pub const VARS: &[&Var] = &[
     &NODE_ENV,
     &JOBS_HEALTH_PORT,
 ];
+
+/// Below this, a pause of the machine would be taken for the end of a worker.
+const LEAST_LEASE: Duration = Duration::from_secs(1);
 
 /// Which tasks a worker or scheduler takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,6 +287,10 @@ pub struct WorkerConfig {
     pub dispatch_timeout: Duration,
     /// How long an accepted job waits for its callback.
     pub callback_timeout: Duration,
+    /// Without a heartbeat for so long, other workers take over the jobs that run here.
+    pub lease: Duration,
+    /// With it, callback URLs are signed.
+    pub secrets: Option<CallbackSecrets>,
     /// When a lock no longer counts.
     pub job_expiry: Duration,
     /// Take every 2xx but 202 as a completion.
@@ -317,11 +325,17 @@ impl WorkerConfig {
         let dispatch_timeout = reader.positive_duration(&JOBS_DISPATCH_TIMEOUT);
         let callback_timeout = reader.positive_duration(&JOBS_CALLBACK_TIMEOUT);
         let job_expiry = reader.positive_duration(&JOBS_JOB_EXPIRY);
-        // Past its expiry a job is claimed anew, so nothing may legitimately last longer.
-        for (var, limit) in [(&JOBS_DISPATCH_TIMEOUT, dispatch_timeout), (&JOBS_CALLBACK_TIMEOUT, callback_timeout)] {
-            if limit > job_expiry {
-                reader.fault(var, "must not exceed JOBS_JOB_EXPIRY: another worker would start the job meanwhile");
-            }
+        // Past its expiry a job is claimed anew, so no attempt may legitimately last longer. A job that a function has
+        // accepted has its own deadline.
+        if dispatch_timeout > job_expiry {
+            reader.fault(
+                &JOBS_DISPATCH_TIMEOUT,
+                "must not exceed JOBS_JOB_EXPIRY: another worker would start the job meanwhile",
+            );
+        }
+        let lease = reader.duration(&JOBS_LEASE);
+        if lease < LEAST_LEASE {
+            reader.fault(&JOBS_LEASE, format!("must be at least {}", in_words(LEAST_LEASE)));
         }
         Self {
             postgres: PostgresConfig::read(reader),
@@ -334,6 +348,8 @@ impl WorkerConfig {
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             dispatch_timeout,
             callback_timeout,
+            lease,
+            secrets: read_secrets(reader),
             job_expiry,
             complete_on_2xx: reader.flag(&JOBS_COMPLETE_ON_2XX),
             http2: reader.flag(&JOBS_HTTP2),

@@ -1,8 +1,11 @@
 //! The callback server's handle: settle, and nothing else.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 
-use crate::db::{Db, NotReady, Results, SettleError, Settled, Settlement, Settler};
+use crate::backoff::Backoff;
+use crate::db::{Db, DbError, NotReady, Results, SettleError, Settled, Settlement, Settler};
 use crate::wire::callback::Outcome;
 
 /// Who waits for an outcome to be stored.
@@ -27,11 +30,36 @@ impl CallbackDb {
         Self { db, settler }
     }
 
-    /// Stores how an attempt ended and waits until it is stored. Dropping the future does not take it back.
-    pub async fn settle(&self, worker_id: &str, job_id: i64, outcome: Outcome) -> Result<Settled, SettleError> {
+    /// Stores how an attempt ended and waits until it is stored. Without an epoch it is that of whatever claim of the job the
+    /// worker holds. Dropping the future does not take it back.
+    pub async fn settle(
+        &self,
+        worker_id: &str,
+        job_id: i64,
+        epoch: Option<i64>,
+        outcome: Outcome,
+    ) -> Result<Settled, SettleError> {
         let (ticket, stored) = oneshot::channel();
-        self.settler.settle(Settlement { worker_id: worker_id.into(), job_id, outcome, ticket }).await?;
+        self.settler.settle(Settlement { worker_id: worker_id.into(), job_id, epoch, outcome, ticket }).await?;
         stored.await.map_err(|_| SettleError::Stopped)?
+    }
+
+    /// Lets a callback come until `extension` from now at least; tries again for as long as the database is away.
+    pub async fn extend(
+        &self,
+        worker_id: &str,
+        job_id: i64,
+        epoch: Option<i64>,
+        extension: Duration,
+    ) -> Result<Settled, DbError> {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            match self.db.extend(worker_id, job_id, epoch, extension).await {
+                Ok(extended) => return Ok(if extended { Settled::Done } else { Settled::Stale }),
+                Err(error) if error.is_transient() => tokio::time::sleep(backoff.next_wait()).await,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Whether the database answers and has the schema.

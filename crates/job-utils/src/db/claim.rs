@@ -4,24 +4,60 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postgres_types::ToSql;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::db::columns::{Instant, RawJson};
+use crate::db::heartbeat::{Heartbeat, Instance};
 use crate::db::{Db, DbError};
+
+/// The columns of a claimed job, and those of the last row: when the next job is due, and whether writes notify on demand.
+macro_rules! claimed {
+    ($first:literal) => {
+        concat!(
+            "claimed AS MATERIALIZED (\
+             SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, j.payload, j.priority, j.run_at, \
+             j.attempts, j.max_attempts, j.epoch FROM ",
+            $first,
+            ", @extschema@.claim_jobs($1, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10, $12) j) \
+             SELECT *, NULL::float8, NULL::boolean"
+        )
+    };
+}
+
+/// The row that comes last: it has no id.
+macro_rules! nothing {
+    () => {
+        " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+         CASE WHEN $6 AND NOT EXISTS (SELECT FROM claimed) THEN \
+         extract(epoch FROM @extschema@.next_run_at($2, $5, make_interval(secs => $11)) - now())::float8 END, \
+         EXISTS (SELECT FROM @extschema@.settings)"
+    };
+}
 
 /// One statement for the look and, when it finds nothing, the question when to look next: both by one now(), so that a
 /// job that comes due in between is in one of the two. A claim need not be durable before it is used: lost in a crash of
 /// the database, it is claimed again.
-const SQL: &str = "WITH claimed AS MATERIALIZED (\
-                   SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, j.payload, j.priority, j.run_at, \
-                   j.attempts, j.max_attempts FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
-                   @extschema@.claim_jobs($1, $2, $3, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
-                   SELECT *, NULL::float8, NULL::boolean FROM claimed UNION ALL \
-                   SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
-                   CASE WHEN $6 THEN extract(epoch FROM @extschema@.next_run_at($2, $5, make_interval(secs => $11)) - now())::float8 END, \
-                   EXISTS (SELECT FROM @extschema@.settings) \
-                   WHERE NOT EXISTS (SELECT FROM claimed)";
+const SQL: &str = concat!(
+    "WITH ",
+    claimed!("(SELECT 0 AS none, set_config('synchronous_commit', 'off', true)) AS first"),
+    " FROM claimed",
+    nothing!(),
+    " WHERE NOT EXISTS (SELECT FROM claimed)"
+);
+
+/// The same with a heartbeat before it, whose findings are in the last row: an idle worker sends one statement at a time. What
+/// is rescued can be claimed at once.
+const WITH_HEARTBEAT: &str = concat!(
+    "WITH beat AS MATERIALIZED (\
+     SELECT b.rescued, b.silent, b.overdue, b.expired FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
+     @extschema@.heartbeat($1, $12, make_interval(secs => $13), $14, $15, make_interval(secs => $4)) b), ",
+    claimed!("(SELECT 0 * count(*)::int AS none FROM beat) AS first"),
+    ", NULL::bigint[], NULL::text[], NULL::bigint[], NULL::boolean FROM claimed",
+    nothing!(),
+    ", beat.rescued, beat.silent, beat.overdue, beat.expired FROM beat"
+);
 
 /// What to claim.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +68,6 @@ pub struct Claim<'a> {
     pub excluded: &'a [String],
     /// At most so many jobs.
     pub limit: usize,
-    /// When a lock of another worker no longer counts.
-    pub job_expiry: Duration,
     /// Look from the beginning, at expired locks too; else only from `position` on.
     pub deep: bool,
     /// Where the last look ended.
@@ -42,9 +76,20 @@ pub struct Claim<'a> {
     pub freed: &'a [String],
     /// How far ahead to look for the next job that waits for its time.
     pub horizon: Duration,
+    /// Send a heartbeat along.
+    pub heartbeat: bool,
 }
 
 /// What a look found.
+#[derive(Debug)]
+pub struct Found {
+    /// The jobs, or that there are none.
+    pub claimed: Claimed,
+    /// What the heartbeat found that was sent along.
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// What there was to claim.
 #[derive(Debug, Clone)]
 pub enum Claimed {
     /// Jobs, in order.
@@ -112,6 +157,8 @@ pub struct Job {
     pub attempts: i32,
     /// How many attempts there are.
     pub max_attempts: i32,
+    /// Names this claim among all claims of the job.
+    pub epoch: i64,
 }
 
 impl Job {
@@ -138,54 +185,72 @@ impl Job {
             run_at: row.try_get::<_, Instant>(7)?.0,
             attempts: row.try_get(8)?,
             max_attempts: row.try_get(9)?,
+            epoch: row.try_get(10)?,
         })
     }
 }
 
 impl Db {
     /// Claims due jobs. Dropped, it cancels the claim.
-    pub(crate) async fn claim(&self, worker_id: &str, claim: Claim<'_>) -> Result<Claimed, DbError> {
+    pub(crate) async fn claim(&self, worker_id: &str, instance: &Instance, claim: Claim<'_>) -> Result<Found, DbError> {
         let client = self.abandonable().await?;
         let limit = i32::try_from(claim.limit).unwrap_or(i32::MAX);
         let excluded = Some(claim.excluded).filter(|excluded| !excluded.is_empty());
         let priorities: Vec<i32> = claim.position.after.keys().copied().collect();
         let (run_ats, ids): (Vec<Timestamp>, Vec<i64>) = claim.position.after.values().copied().unzip();
-        let expiry = claim.job_expiry.as_secs_f64();
+        let (expiry, horizon) = (instance.job_expiry.as_secs_f64(), claim.horizon.as_secs_f64());
+        let lease = instance.lease.as_secs_f64();
+        let parameters: [&(dyn ToSql + Sync); 15] = [
+            &worker_id,
+            &claim.tasks,
+            &limit,
+            &expiry,
+            &excluded,
+            &claim.deep,
+            &priorities,
+            &run_ats,
+            &ids,
+            &claim.freed,
+            &horizon,
+            &instance.id,
+            &lease,
+            &instance.listens,
+            &instance.overdue_message,
+        ];
+        let (sql, parameters) =
+            if claim.heartbeat { (WITH_HEARTBEAT, &parameters[..]) } else { (SQL, &parameters[..12]) };
         let result = async {
-            let statement = client.prepare_cached(&self.sql(SQL)).await?;
-            let rows = client
-                .query(
-                    &statement,
-                    &[
-                        &worker_id,
-                        &claim.tasks,
-                        &limit,
-                        &expiry,
-                        &excluded,
-                        &claim.deep,
-                        &priorities,
-                        &run_ats,
-                        &ids,
-                        &claim.freed,
-                        &claim.horizon.as_secs_f64(),
-                    ],
-                )
-                .await?;
-            if let [row] = rows.as_slice()
-                && row.try_get::<_, Option<i64>>(0)?.is_none()
-            {
-                let seconds: Option<f64> = row.try_get(10)?;
-                // A run_at far away, or infinity, is no duration: a later look will find it.
-                let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
-                return Ok(Claimed::Nothing { due, on_demand: row.try_get(11)? });
-            }
-            let mut jobs = rows.iter().map(Job::from_row).collect::<Result<Vec<_>, _>>()?;
-            // UPDATE … RETURNING promises no order.
-            jobs.sort_unstable_by_key(|job| (job.priority, job.run_at, job.id));
-            Ok(Claimed::Jobs(jobs))
+            let statement = client.prepare_cached(&self.sql(sql)).await?;
+            read(&client.query(&statement, parameters).await?)
         };
         let result = result.await;
         client.done();
         result.map_err(DbError::query("claim"))
     }
+}
+
+fn read(rows: &[Row]) -> Result<Found, tokio_postgres::Error> {
+    let (mut jobs, mut nothing, mut heartbeat) = (Vec::with_capacity(rows.len()), None, None);
+    for row in rows {
+        if row.try_get::<_, Option<i64>>(0)?.is_some() {
+            jobs.push(Job::from_row(row)?);
+            continue;
+        }
+        let seconds: Option<f64> = row.try_get(11)?;
+        // A run_at far away, or infinity, is no duration: a later look will find it.
+        let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+        nothing = Some(Claimed::Nothing { due, on_demand: row.try_get(12)? });
+        if row.len() > 13 {
+            heartbeat = Some(Heartbeat::from_row(row, 13)?);
+        }
+    }
+    let claimed = match nothing {
+        Some(nothing) if jobs.is_empty() => nothing,
+        _ => {
+            // UPDATE … RETURNING promises no order.
+            jobs.sort_unstable_by_key(|job| (job.priority, job.run_at, job.id));
+            Claimed::Jobs(jobs)
+        }
+    };
+    Ok(Found { claimed, heartbeat })
 }

@@ -2,16 +2,21 @@
 
 use crate::db::{Db, DbError};
 
-const SQL: &str = "SELECT @extschema@.complete_held_jobs($1, $2)";
+const SQL: &str = "SELECT @extschema@.complete_held_jobs($1, $2, $3)";
 
 impl Db {
-    /// Removes the jobs that these workers hold; returns the positions, from 1, of those it did not: they are gone or held by
-    /// somebody else.
-    pub(crate) async fn complete(&self, ids: &[i64], workers: &[&str]) -> Result<Vec<i32>, DbError> {
+    /// Removes the jobs that these workers hold, by the claims with these epochs; returns the positions, from 1, of those it
+    /// did not: they are gone or claimed anew.
+    pub(crate) async fn complete(
+        &self,
+        ids: &[i64],
+        workers: &[&str],
+        epochs: &[Option<i64>],
+    ) -> Result<Vec<i32>, DbError> {
         let client = self.connection().await?;
         let result = async {
             let statement = client.prepare_cached(&self.sql(SQL)).await?;
-            client.query_one(&statement, &[&ids, &workers]).await?.try_get(0)
+            client.query_one(&statement, &[&ids, &workers, &epochs]).await?.try_get(0)
         };
         result.await.map_err(DbError::query("complete"))
     }

@@ -1,5 +1,7 @@
 //! Look: is the database ready, and what does a worker still hold.
 
+use uuid::Uuid;
+
 use crate::db::{Db, DbError};
 
 /// Why a service cannot work yet.
@@ -22,11 +24,11 @@ pub enum NotReady {
 
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure(\
-                     '@extschema@.claim_jobs(text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
+                     '@extschema@.claim_jobs(text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[], uuid)') IS NOT NULL \
                      AND to_regprocedure('@extschema@.materialise_scheduled_jobs(bigint[])') IS NOT NULL \
                      AND to_regclass('@extschema@.settings') IS NOT NULL";
 
-const HELD: &str = "SELECT count(*) FROM @extschema@.jobs WHERE locked_at IS NOT NULL AND locked_by = $1";
+const HELD: &str = "SELECT count(*) FROM @extschema@.jobs WHERE locked_at IS NOT NULL AND instance = $1";
 
 impl Db {
     /// Whether the database answers and has the jobs schema, in this version.
@@ -40,10 +42,10 @@ impl Db {
         }
     }
 
-    /// How many jobs a worker has claimed and not settled.
-    pub(crate) async fn held(&self, worker_id: &str) -> Result<i64, DbError> {
+    /// How many jobs an instance has claimed that are not settled.
+    pub(crate) async fn held(&self, instance: Uuid) -> Result<i64, DbError> {
         let client = self.connection().await?;
-        let row = client.query_one(&self.sql(HELD), &[&worker_id]).await.map_err(DbError::query("count held jobs"))?;
+        let row = client.query_one(&self.sql(HELD), &[&instance]).await.map_err(DbError::query("count held jobs"))?;
         Ok(row.get(0))
     }
 }

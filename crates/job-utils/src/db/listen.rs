@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_postgres::{AsyncMessage, Client};
+use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::db::Db;
@@ -16,6 +17,9 @@ use crate::shutdown::Shutdown;
 /// A session lock under the hash of a name, shared by all that go by it: it ends with the connection, however the process
 /// ends.
 const TAKE: &str = "SELECT pg_advisory_lock_shared(hashtextextended($1, 0))";
+
+/// The instance's own lock, by which others see that it lives.
+const TAKE_INSTANCE: &str = "SELECT pg_advisory_lock_shared(@extschema@.instance_lock($1))";
 
 /// Whether nobody else holds the lock: a session's own lock does not stand in its way. One statement, so that a process
 /// that is halted in between cannot keep others out.
@@ -74,19 +78,21 @@ pub struct Listener {
 
 impl Listener {
     /// Connects, listens on `channels` and takes the name `kind` + `id`; returns None when told to stop before that.
-    /// Register first, then look: whatever is written from now on wakes.
+    /// Register first, then look: whatever is written from now on wakes. With an `instance` it also holds that one's lock.
     pub async fn start(
         db: &Db,
         channels: &'static [&'static str],
         kind: &'static str,
         id: &str,
+        instance: Option<Uuid>,
         shutdown: &Shutdown,
     ) -> Option<Self> {
         let wake = Wake::default();
         let (identified, identity) = oneshot::channel();
         let (questions, asked) = mpsc::channel(1);
         let name = format!("{}.{kind}:{id}", db.schema().as_str());
-        let task = Task { db: db.clone(), channels, name, wake: wake.clone(), asked, shutdown: shutdown.clone() };
+        let task =
+            Task { db: db.clone(), channels, name, instance, wake: wake.clone(), asked, shutdown: shutdown.clone() };
         tokio::spawn(task.run(identified));
         identity.await.ok().map(|identity| Self { wake, identity, questions })
     }
@@ -125,6 +131,7 @@ struct Task {
     db: Db,
     channels: &'static [&'static str],
     name: String,
+    instance: Option<Uuid>,
     wake: Wake,
     asked: mpsc::Receiver<Question>,
     shutdown: Shutdown,
@@ -146,7 +153,7 @@ impl Task {
         loop {
             let patient = identified.is_some();
             let session = tokio::select! {
-                session = connect(&self.db, self.channels, &self.name, patient) => session,
+                session = connect(&self.db, self.channels, &self.name, self.instance, patient) => session,
                 never = decline(&mut self.asked) => match never {},
             };
             match session {
@@ -211,12 +218,21 @@ impl Task {
 type Session = (Client, mpsc::UnboundedReceiver<AsyncMessage>, Identity);
 
 /// A session that listens and goes by the name.
-async fn connect(db: &Db, channels: &[&str], name: &str, patient: bool) -> Result<Session, tokio_postgres::Error> {
+async fn connect(
+    db: &Db,
+    channels: &[&str],
+    name: &str,
+    instance: Option<Uuid>,
+    patient: bool,
+) -> Result<Session, tokio_postgres::Error> {
     let (client, messages) = db.dedicated().await?;
     for channel in channels {
         client.batch_execute(&format!("LISTEN \"{channel}\"")).await?;
     }
     client.execute(TAKE, &[&name]).await?;
+    if let Some(instance) = instance {
+        client.execute(&db.sql(TAKE_INSTANCE), &[&instance]).await?;
+    }
     let deadline = tokio::time::Instant::now() + TWIN_PATIENCE;
     loop {
         let identity = identity(&client, name).await?;

@@ -20,6 +20,8 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V8__enqueue_many", include_str!("../../migrations/V8__enqueue_many.sql")),
     ("V9__notify_on_demand", include_str!("../../migrations/V9__notify_on_demand.sql")),
     ("V10__cheaper_statements", include_str!("../../migrations/V10__cheaper_statements.sql")),
+    ("V11__epochs_and_deadlines", include_str!("../../migrations/V11__epochs_and_deadlines.sql")),
+    ("V12__leases", include_str!("../../migrations/V12__leases.sql")),
 ];
 
 /// Run after the migrations, every time.

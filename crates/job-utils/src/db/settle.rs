@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::backoff::Backoff;
+use crate::db::fail::Failures;
 use crate::db::{Db, DbError};
 use crate::error::chain;
 use crate::wire::callback::Outcome;
@@ -28,9 +29,9 @@ const BLOCKED_REST: Duration = Duration::from_millis(100);
 /// What became of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// The job was held by that worker; its attempt has ended.
+    /// The worker held the job by that claim; the attempt has ended.
     Done,
-    /// The job is gone or held by somebody else; nothing changed.
+    /// The job is gone or was claimed anew; nothing changed.
     Stale,
 }
 
@@ -52,6 +53,8 @@ pub struct Settlement<T> {
     pub worker_id: Arc<str>,
     /// Which job.
     pub job_id: i64,
+    /// By which claim; None: whatever claim the worker holds, as the original did.
+    pub epoch: Option<i64>,
     /// How the attempt ended.
     pub outcome: Outcome,
     /// What the sender wants back.
@@ -170,20 +173,15 @@ async fn run_blocked<T>(db: Db, mut receiver: mpsc::UnboundedReceiver<Settlement
 async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError> {
     let ids: Vec<i64> = items.iter().map(|item| item.job_id).collect();
     let workers: Vec<&str> = items.iter().map(|item| &*item.worker_id).collect();
-    let messages: Vec<&str> = items
-        .iter()
-        .filter_map(|item| match &item.outcome {
-            Outcome::Fail(message) => Some(message.as_str()),
-            Outcome::Complete => None,
-        })
-        .collect();
+    let epochs: Vec<Option<i64>> = items.iter().map(|item| item.epoch).collect();
+    let failures = failures(items);
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let mut said = false;
     loop {
-        let result = if messages.is_empty() {
-            db.complete(&ids, &workers).await
+        let result = if failures.messages.is_empty() {
+            db.complete(&ids, &workers, &epochs).await
         } else {
-            db.fail(&ids, &workers, &messages).await
+            db.fail(&ids, &workers, &epochs, &failures).await
         };
         match result {
             Err(error) if error.is_transient() && !error.is_blocked() => {
@@ -196,6 +194,22 @@ async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError>
             stored => return stored,
         }
     }
+}
+
+/// How the attempts of a batch failed; empty when they did not.
+fn failures<T>(items: &[Settlement<T>]) -> Failures<'_> {
+    let mut failures = Failures::default();
+    for item in items {
+        let (message, delay, counted) = match &item.outcome {
+            Outcome::Complete => continue,
+            Outcome::Fail(message) => (message, None, true),
+            Outcome::Postpone { message, after, counts } => (message, Some(after.as_secs_f64()), *counts),
+        };
+        failures.messages.push(message);
+        failures.delays.push(delay);
+        failures.counted.push(counted);
+    }
+    failures
 }
 
 fn results<T>(items: Vec<Settlement<T>>, stale: &[i32]) -> Results<T> {

@@ -1,22 +1,24 @@
-//! The worker's handle: claim, settle by a [`Settler`], release. Nothing else.
+//! The worker's handle: claim, settle by a [`Settler`](crate::db::Settler), accept, release, and the heartbeat. Nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::db::claim::{Claim, Claimed, Job, Position};
+pub use crate::db::claim::{Claim, Claimed, Found, Job, Position};
+pub use crate::db::heartbeat::{Heartbeat, Instance};
 use crate::db::{Db, DbError, Horizon};
 
-/// What a worker may do in the database, under its id.
+/// What a worker may do in the database, under its id and as an instance of it.
 #[derive(Clone)]
 pub struct WorkerDb {
     db: Db,
     worker_id: Arc<str>,
+    instance: Arc<Instance>,
 }
 
 impl WorkerDb {
-    /// A handle for the worker `worker_id`.
-    pub fn new(db: Db, worker_id: impl Into<Arc<str>>) -> Self {
-        Self { db, worker_id: worker_id.into() }
+    /// A handle for an instance of the worker `worker_id`.
+    pub fn new(db: Db, worker_id: impl Into<Arc<str>>, instance: Instance) -> Self {
+        Self { db, worker_id: worker_id.into(), instance: Arc::new(instance) }
     }
 
     /// The worker's id.
@@ -25,8 +27,23 @@ impl WorkerDb {
     }
 
     /// Claims due jobs; returns them in order.
-    pub async fn claim(&self, claim: Claim<'_>) -> Result<Claimed, DbError> {
-        self.db.claim(&self.worker_id, claim).await
+    pub async fn claim(&self, claim: Claim<'_>) -> Result<Found, DbError> {
+        self.db.claim(&self.worker_id, &self.instance, claim).await
+    }
+
+    /// Shows that this instance lives, and looks after the jobs of others. The first heartbeat registers it.
+    pub async fn heartbeat(&self) -> Result<Heartbeat, DbError> {
+        self.db.heartbeat(&self.worker_id, &self.instance).await
+    }
+
+    /// Takes back the jobs of processes under this worker id that have ended; returns their ids.
+    pub async fn take_back(&self) -> Result<Vec<i64>, DbError> {
+        self.db.take_back(&self.worker_id, self.instance.id).await
+    }
+
+    /// Interrupts what is locked for this instance although it does not know of it; it knows of `kept`. Returns the ids.
+    pub async fn interrupt_unknown(&self, reason: &str, kept: &[i64]) -> Result<Vec<i64>, DbError> {
+        self.db.interrupt(self.instance.id, reason, kept).await
     }
 
     /// Whether every transaction has ended that may have written jobs without waking this waiter. Look once more after
@@ -35,20 +52,15 @@ impl WorkerDb {
         self.db.horizon_passed(horizon).await
     }
 
-    /// Fails accepted jobs whose callback is overdue; returns their ids, and how many other jobs are held besides those
-    /// `in_flight`.
-    pub async fn fail_overdue(
-        &self,
-        limit: Duration,
-        message: &str,
-        in_flight: &[i64],
-    ) -> Result<(Vec<i64>, usize), DbError> {
-        self.db.fail_overdue(&self.worker_id, limit, message, in_flight).await
+    /// Functions have accepted these claims, as job id and epoch: their callbacks may come within `callback_timeout`. Returns
+    /// the ids of claims that stand and could not be changed at this moment.
+    pub async fn accept(&self, claims: &[(i64, i64)], callback_timeout: Duration) -> Result<Vec<i64>, DbError> {
+        self.db.accept(claims, callback_timeout).await
     }
 
-    /// How many jobs this worker holds, accepted ones included.
+    /// How many jobs this instance holds, accepted ones included.
     pub async fn held(&self) -> Result<i64, DbError> {
-        self.db.held(&self.worker_id).await
+        self.db.held(self.instance.id).await
     }
 
     /// Waits until claims and releases that were dropped before their end have been cancelled, not for long.
@@ -56,8 +68,13 @@ impl WorkerDb {
         self.db.cancelled().await;
     }
 
-    /// Gives back the listed jobs, or with None all this worker holds; returns how many.
-    pub async fn release(&self, ids: Option<&[i64]>) -> Result<usize, DbError> {
-        self.db.release(&self.worker_id, ids).await
+    /// Gives back the listed claims, as job id and epoch; returns how many.
+    pub async fn release(&self, claims: &[(i64, i64)]) -> Result<usize, DbError> {
+        self.db.release(self.instance.id, claims).await
+    }
+
+    /// Gives back all this instance holds but what functions have accepted, and ends its registration. Returns how many.
+    pub async fn leave(&self) -> Result<usize, DbError> {
+        self.db.leave(self.instance.id).await
     }
 }

@@ -10,6 +10,11 @@
 //!
 //! {"status":"success"}  or  {"status":"error","error":"what went wrong"}
 //! ```
+//!
+//! `POST /callback/extend`, with the same headers and query, asks for more time: `{"seconds": 600}`, or without a body for
+//! JOBS_CALLBACK_TIMEOUT from now.
+
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -21,6 +26,12 @@ use crate::http_url::parse_http_url;
 /// The path of the callback server's one state-changing route.
 pub const PATH: &str = "/callback";
 
+/// Where a function asks for more time.
+pub const EXTEND_PATH: &str = "/callback/extend";
+
+/// The most time that a function can ask for at once.
+pub const LONGEST_EXTENSION: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// What is stored when a callback says "failed" and nothing else.
 pub const UNKNOWN_ERROR: &str = "UNKNOWN_ERROR";
 
@@ -31,6 +42,15 @@ pub enum Outcome {
     Complete,
     /// The attempt failed, with this message for `last_error`.
     Fail(String),
+    /// The function asks to try again later: as a failure, but the next attempt is due after the given time.
+    Postpone {
+        /// For `last_error`.
+        message: String,
+        /// How long from now.
+        after: Duration,
+        /// Whether the attempt counts as one.
+        counts: bool,
+    },
 }
 
 /// The body of a callback, as a function writes it.
@@ -47,15 +67,23 @@ impl From<&Outcome> for Report {
     fn from(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Complete => Self { status: "success", error: None },
-            Outcome::Fail(error) => Self { status: "error", error: Some(error.clone()) },
+            Outcome::Fail(error) | Outcome::Postpone { message: error, .. } => {
+                Self { status: "error", error: Some(error.clone()) }
+            }
         }
     }
 }
 
 /// A callback whose body cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the body is not valid JSON: {0}")]
-pub struct BadBody(#[from] serde_json::Error);
+pub enum BadBody {
+    /// It is broken.
+    #[error("the body is not valid JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It asks for a time that nobody can be given.
+    #[error("seconds must be a number greater than 0 and at most {}", LONGEST_EXTENSION.as_secs())]
+    Seconds,
+}
 
 /// The URL a function posts to: as given, but a URL without a path means `/callback`. The query string stays.
 ///
@@ -86,6 +114,21 @@ pub fn read(job_error: bool, is_json: bool, body: &[u8]) -> Result<Outcome, BadB
         return Ok(Outcome::Complete);
     }
     Ok(Outcome::Fail(json.as_ref().and_then(error_of).unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
+}
+
+/// Reads the body of an extension: how much time the function asks for; None when it does not say.
+pub fn read_extension(is_json: bool, body: &[u8]) -> Result<Option<Duration>, BadBody> {
+    if !is_json || body.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    let json: Value = serde_json::from_slice(body)?;
+    match json.get("seconds") {
+        None | Some(Value::Null) => Ok(None),
+        Some(seconds) => {
+            let extension = seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            extension.filter(|time| !time.is_zero() && *time <= LONGEST_EXTENSION).map(Some).ok_or(BadBody::Seconds)
+        }
+    }
 }
 
 /// Whether a body is JSON, found out without building the value. Skipped strings are not checked for UTF-8, so the whole
@@ -140,6 +183,19 @@ mod tests {
         assert_eq!(fail(r#"{"error":null}"#), UNKNOWN_ERROR);
         assert_eq!(fail("[]"), UNKNOWN_ERROR);
         assert_eq!(fail(""), UNKNOWN_ERROR);
+    }
+
+    #[test]
+    fn an_extension_is_a_time_that_can_be_waited_for() {
+        let read = |body: &str| read_extension(true, body.as_bytes()).ok();
+        assert_eq!(read(r#"{"seconds": 1.5}"#), Some(Some(Duration::from_millis(1500))));
+        for none in ["", " ", "{}", "[]", r#"{"seconds": null}"#] {
+            assert_eq!(read(none), Some(None), "{none}");
+        }
+        for bad in ["{", r#"{"seconds": 0}"#, r#"{"seconds": -1}"#, r#"{"seconds": "9"}"#, r#"{"seconds": 604801}"#] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        assert!(matches!(read_extension(false, b"{"), Ok(None)));
     }
 
     #[test]

@@ -23,11 +23,11 @@ async fn an_outcome_that_must_wait_for_a_row_does_not_hold_up_the_others() {
     // One batch: the three are queued before the settler's task runs.
     let held = tokio::spawn({
         let settler = settler.clone();
-        async move { settler.settle("work1", queued, Outcome::Complete).await }
+        async move { settler.settle("work1", queued, None, Outcome::Complete).await }
     });
-    let done = timeout(LIMIT, settler.settle("work1", free, Outcome::Complete)).await.unwrap();
+    let done = timeout(LIMIT, settler.settle("work1", free, None, Outcome::Complete)).await.unwrap();
     assert_eq!(done.unwrap(), Settled::Done);
-    let failed = timeout(LIMIT, settler.settle("work1", failing, Outcome::Fail("no".into()))).await.unwrap();
+    let failed = timeout(LIMIT, settler.settle("work1", failing, None, Outcome::Fail("no".into()))).await.unwrap();
     assert_eq!(failed.unwrap(), Settled::Done);
     assert!(!held.is_finished(), "its queue's row is held");
     assert_eq!(s.show("SELECT task_identifier FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await, "a");
@@ -67,7 +67,7 @@ async fn an_outcome_outlives_a_statement_timeout_of_the_role() {
     let holder = Session::open(&db).await;
     holder.run("BEGIN; LOCK TABLE app_jobs.jobs").await;
     let settler = CallbackDb::new(handle(db.url(), "app_jobs"));
-    let outcome = tokio::spawn(async move { settler.settle("work1", job, Outcome::Complete).await });
+    let outcome = tokio::spawn(async move { settler.settle("work1", job, None, Outcome::Complete).await });
     // Two cancelled statements at least.
     let cancelled = "SELECT count(*) >= 1 FROM pg_stat_activity
                       WHERE datname = current_database() AND wait_event_type = 'Lock'";

@@ -1,7 +1,7 @@
 //! NOTIFY on demand: who waits is woken, nobody else is, and no wake-up is lost on the way to sleep.
 
 use job_testkit::eventually;
-use job_utils::db::{Listener, Waiting, WorkerDb};
+use job_utils::db::{Instance, Listener, Waiting, WorkerDb};
 use job_utils::shutdown::Shutdown;
 
 use crate::sql::support::{Ear, LIMIT, Role, Session, database, handle};
@@ -135,8 +135,15 @@ async fn the_listener_registers_once_and_the_worker_learns_when_to_sleep() {
     s.run("SELECT app_jobs.set_notify('on_demand')").await;
     ear.count().await;
     let handle = handle(db.url(), "app_jobs");
-    let worker = WorkerDb::new(handle.clone(), "worker-0");
-    let listener = Listener::start(&handle, &[JOBS], "worker", "worker-0", &Shutdown::new()).await.unwrap();
+    let instance = Instance {
+        id: uuid::Uuid::new_v4(),
+        lease: LIMIT,
+        listens: true,
+        overdue_message: String::new(),
+        job_expiry: LIMIT,
+    };
+    let worker = WorkerDb::new(handle.clone(), "worker-0", instance);
+    let listener = Listener::start(&handle, &[JOBS], "worker", "worker-0", None, &Shutdown::new()).await.unwrap();
     producer.run("BEGIN; SELECT app_jobs.add_job('x')").await;
     let Waiting::Until(horizon) = listener.register_waiter().await else { panic!("registered for the first time") };
     assert!(!worker.horizon_passed(horizon).await.unwrap());

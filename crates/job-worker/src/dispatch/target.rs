@@ -11,6 +11,7 @@ use job_utils::config::{Gateway, WorkerConfig};
 use job_utils::db::Job;
 use job_utils::wire::dispatch::function_url;
 use job_utils::wire::headers;
+use job_utils::wire::signature::CallbackUrls;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -25,6 +26,19 @@ const X_CALLBACK_URL: HeaderName = HeaderName::from_static(headers::X_CALLBACK_U
 
 /// How many tasks' targets are kept. A task's name can be anything, so there may be many more of them.
 const KEPT: usize = 1000;
+
+/// Where functions report, and as whose jobs.
+pub(crate) struct Callback {
+    pub(crate) urls: CallbackUrls,
+    pub(crate) worker_id: String,
+}
+
+impl Callback {
+    pub(crate) fn new(config: &WorkerConfig) -> Self {
+        let urls = CallbackUrls::new(&config.callback_url, config.secrets.clone());
+        Self { urls, worker_id: config.worker_id.clone() }
+    }
+}
 
 /// Where a task's jobs go.
 pub(crate) struct Target {
@@ -55,12 +69,18 @@ impl Target {
     }
 
     /// The request of a job. It takes the payload, as Postgres returned it.
-    pub(crate) fn request(&self, job: &mut Job) -> Request<Payload> {
+    pub(crate) fn request(&self, job: &mut Job, callback: &Callback) -> Request<Payload> {
         let mut request = Request::new(Payload::from(std::mem::take(&mut job.payload)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         let mut headers = self.headers.clone();
         headers.insert(X_JOB_ID, HeaderValue::from(job.id));
+        // A URL's text is always a header's.
+        if let Ok(mut url) = HeaderValue::try_from(callback.urls.of(job.id, &callback.worker_id, job.epoch)) {
+            // It may be signed: whoever has it can end the attempt.
+            url.set_sensitive(true);
+            headers.insert(X_CALLBACK_URL, url);
+        }
         for (name, id) in [(X_DATABASE_ID, job.database_id), (X_ACTOR_ID, job.actor_id)] {
             // A uuid's text is always a header's.
             if let Some(id) = id.and_then(|id| HeaderValue::from_str(id.hyphenated().encode_lower(&mut [0; 36])).ok()) {
@@ -154,7 +174,7 @@ fn common(config: &WorkerConfig) -> Result<HeaderMap, http::header::InvalidHeade
     headers.insert(X_WORKER_ID, HeaderValue::from_str(&config.worker_id)?);
     // Replaced by each job's.
     headers.insert(X_JOB_ID, HeaderValue::from_static("0"));
-    headers.insert(X_CALLBACK_URL, HeaderValue::from_str(config.callback_url.as_str())?);
+    headers.insert(X_CALLBACK_URL, HeaderValue::from_static(""));
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("job-worker/", env!("CARGO_PKG_VERSION"))));
     Ok(headers)

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use job_testkit::cluster::free_port;
-use job_testkit::{Answer, FakeFunction, Gate, Process, Signal, eventually};
+use job_testkit::{Answer, FakeFunction, Gate, Signal, eventually};
 
 use super::support::{Bench, ID, LIMIT};
 
@@ -99,16 +99,28 @@ async fn an_accepted_job_can_be_called_back_during_the_stop_which_then_ends_earl
 }
 
 #[tokio::test]
-async fn an_accepted_job_that_is_not_called_back_during_the_grace_is_given_back() {
+async fn an_accepted_job_that_is_not_called_back_during_the_grace_is_left_to_its_function() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::accepted()).await;
-    let mut worker = bench.worker(&function.url()).env("JOBS_SHUTDOWN_GRACE", "1s").spawn();
+    let port = free_port().unwrap();
+    let _server = bench.server(port).spawn();
+    let url = format!("http://127.0.0.1:{port}");
+    let worker = bench.worker(&function.url()).env("JOBS_SHUTDOWN_GRACE", "1s");
+    let mut worker = worker.env("INTERNAL_JOBS_CALLBACK_URL", &url).spawn();
     let id = bench.add("accepted").await;
     worker.wait_for_line("job accepted", LIMIT).await;
     worker.signal(Signal::Term);
     assert_eq!(worker.exit_code(Duration::from_secs(10)).await, 0);
+    worker.wait_for_line("worker stopped finished=0 released=0 orphaned=0 accepted=1", LIMIT).await;
     let job = bench.job(id).await.unwrap();
-    assert_eq!((job.locked, job.attempts, job.last_error), (false, 0, None));
+    assert_eq!((job.locked_by.as_deref(), job.attempts, job.last_error), (Some(ID), 1, None));
+    assert_eq!(bench.count("deadline > now() + interval '3 h'").await, 1);
+    // Nobody takes it from the function, not even a worker of the same name; and the callback counts.
+    let mut next = bench.worker(&function.url()).spawn();
+    next.wait_for_line("worker looks for jobs", LIMIT).await;
+    assert_eq!(function.requests()[0].call_back().await.0, 200);
+    assert_eq!(bench.job(id).await, None);
+    assert_eq!(function.requests().len(), 1);
 }
 
 #[tokio::test]
@@ -177,7 +189,7 @@ async fn a_second_live_worker_of_the_same_name_is_told_and_takes_nothing_from_th
 }
 
 #[tokio::test]
-async fn the_first_of_two_workers_of_one_name_leaves_without_the_jobs_of_the_second_which_then_owns_the_name() {
+async fn the_first_of_two_workers_of_one_name_leaves_without_the_jobs_of_the_second() {
     let bench = Bench::new().await;
     let gate = Gate::closed();
     let passed = gate.clone();
@@ -206,33 +218,39 @@ async fn the_first_of_two_workers_of_one_name_leaves_without_the_jobs_of_the_sec
         let job = bench.job(id).await.unwrap();
         assert_eq!((job.locked_by.as_deref(), job.attempts), (Some(ID), 1));
     }
-    // Alone now, the second gives back what a function has accepted as well.
+    // The second gives back what no function has accepted.
     second.signal(Signal::Term);
     assert_eq!(second.exit_code(LIMIT).await, 0);
-    assert_eq!(bench.count("locked_at IS NULL AND attempts = 0").await, 2);
+    let given_back = bench.job(running).await.unwrap();
+    assert_eq!((given_back.locked, given_back.attempts), (false, 0));
+    assert!(bench.job(accepted).await.unwrap().locked);
     gate.open();
 }
 
 #[tokio::test]
-async fn a_killed_twin_leaves_its_jobs_to_the_next_worker_that_is_alone() {
+async fn the_jobs_of_a_killed_worker_are_taken_back_although_a_twin_of_it_lives_and_those_of_the_twin_are_not() {
     let bench = Bench::new().await;
-    let function = FakeFunction::answering(Answer::accepted()).await;
-    let mut first = bench.worker(&function.url()).spawn();
+    let gate = Gate::closed();
+    let function = gated(&gate).await;
+    let only =
+        |task: &str| bench.worker(&function.url()).env("JOBS_SUPPORT_ANY", "false").env("JOBS_SUPPORTED", task).spawn();
+    let (mut first, mut second) = (only("one"), only("two"));
     first.wait_for_line("worker looks for jobs", LIMIT).await;
-    let mut second = bench.worker(&function.url()).env("JOBS_SUPPORT_ANY", "false").spawn();
-    second.wait_for_line("another live process has this worker id", LIMIT).await;
-    let id = bench.add("accepted").await;
-    first.wait_for_line("job accepted", LIMIT).await;
-    // The callback is still awaited: the twin that stops leaves the job alone.
-    second.signal(Signal::Term);
-    assert_eq!(second.exit_code(LIMIT).await, 0);
-    assert!(bench.job(id).await.unwrap().locked);
+    second.wait_for_line("worker looks for jobs", LIMIT).await;
+    let (one, two) = (bench.add("one").await, bench.add("two").await);
+    function.wait_for(2, LIMIT).await;
     first.signal(Signal::Kill);
     first.exit(LIMIT).await;
     let started = Instant::now();
     let _again = bench.worker(&function.url()).spawn();
-    function.wait_for(2, LIMIT).await;
+    assert_eq!(function.wait_for(3, LIMIT).await[2].target, "/one");
     assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    assert_eq!(bench.count("attempts = 1 AND locked_by = 'worker-test'").await, 2);
+    assert!(second.is_running());
+    gate.open();
+    bench.gone(one).await;
+    bench.gone(two).await;
+    assert_eq!(function.requests().len(), 3);
 }
 
 #[tokio::test]
@@ -262,20 +280,24 @@ async fn a_stop_ends_in_time_while_statements_hang_and_a_hanging_claim_takes_no_
 }
 
 #[tokio::test]
-async fn accepted_jobs_that_cannot_be_given_back_are_counted_as_orphaned() {
+async fn jobs_that_cannot_be_given_back_are_counted_as_orphaned_and_others_take_them_over_after_the_lease() {
     let bench = Bench::new().await;
-    let function = FakeFunction::answering(Answer::accepted()).await;
-    let mut worker = bench.worker(&function.url()).env("JOBS_SHUTDOWN_GRACE", "1s").spawn();
-    bench.run("SELECT app_jobs.add_job('accepted') FROM generate_series(1, 3)").await;
-    let accepted = |worker: &Process| worker.lines().iter().filter(|line| line.contains("job accepted")).count();
-    eventually(LIMIT, async || accepted(&worker) == 3).await;
+    let gate = Gate::closed();
+    let function = gated(&gate).await;
+    let short = |id: &str| bench.worker(&function.url()).env("HOSTNAME", id).env("JOBS_LEASE", "2s");
+    let mut worker = short(ID).env("JOBS_SHUTDOWN_GRACE", "1s").spawn();
+    bench.run("SELECT app_jobs.add_job('running') FROM generate_series(1, 3)").await;
+    function.wait_for(3, LIMIT).await;
     bench.run("BEGIN; LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE").await;
     worker.signal(Signal::Term);
     assert_eq!(worker.exit_code(LIMIT).await, 0);
-    // Their dispatch may just have ended when the stop begins, or not quite: finished is not the point.
-    let line = worker.wait_for_line("worker stopped", LIMIT).await;
-    assert!(line.contains("released=0 orphaned=3"), "{line}");
+    worker.wait_for_line("worker stopped finished=0 released=0 orphaned=3", LIMIT).await;
     bench.run("COMMIT").await;
+    let mut other = short("other-worker").spawn();
+    other.wait_for_line("rescued jobs of workers that went silent", LIMIT).await;
+    gate.open();
+    bench.empty().await;
+    assert_eq!(function.requests().len(), 6);
 }
 
 #[tokio::test]

@@ -1,0 +1,118 @@
+//! Extend: a handler asks for more time, so that the job service does not take it for lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::header::CONTENT_TYPE;
+use job_utils::error::chain;
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::callback::Callback;
+use crate::context::Context;
+
+/// Where a handler asks, and for which attempt. Two are the same when they are for the same attempt.
+#[derive(Clone)]
+pub(crate) struct Extension {
+    client: Client,
+    callback: Arc<Callback>,
+}
+
+impl Extension {
+    pub(crate) fn new(client: Client, callback: Arc<Callback>) -> Self {
+        Self { client, callback }
+    }
+}
+
+impl PartialEq for Extension {
+    fn eq(&self, other: &Self) -> bool {
+        self.callback == other.callback
+    }
+}
+
+impl Eq for Extension {}
+
+/// Without the URL, whose query is a token.
+impl std::fmt::Debug for Extension {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Extension")
+    }
+}
+
+/// What the job service makes of a request for more time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extended {
+    /// It waits at least so long.
+    Granted,
+    /// The attempt has ended, and the job may be running elsewhere: whatever this handler does comes to nothing.
+    Stale,
+}
+
+/// A request for more time that was not answered as one.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtendError {
+    /// The caller gave no `X-Callback-Url`, or no job.
+    #[error("the request named no job service to ask for more time")]
+    NoCallback,
+    /// The job service cannot be reached.
+    #[error("the job service cannot be reached: {0}")]
+    Unreachable(String),
+    /// It answered something else.
+    #[error("the job service answered HTTP {0}")]
+    Status(StatusCode),
+}
+
+impl Context {
+    /// Asks the job service to wait for this attempt's end until `time` from now at least, also when the worker that sent
+    /// it ends meanwhile. Whole or broken seconds up to a week.
+    ///
+    /// # Errors
+    /// It was not asked, or has not answered; the attempt's deadline is what it was.
+    pub async fn extend(&self, time: Duration) -> Result<Extended, ExtendError> {
+        let Some(Extension { client, callback }) = &self.extension else { return Err(ExtendError::NoCallback) };
+        let body = json!({ "seconds": time.as_secs_f64() }).to_string();
+        let request = client.post(callback.extension_url()).headers(callback.headers().clone());
+        let response = request.header(CONTENT_TYPE, "application/json").body(body).send().await;
+        // The text of an error is without the URL, whose query is a token.
+        let response = response.map_err(|error| ExtendError::Unreachable(chain(&error.without_url())))?;
+        if !response.status().is_success() {
+            return Err(ExtendError::Status(response.status()));
+        }
+        let answer = response.bytes().await.map_err(|error| ExtendError::Unreachable(chain(&error.without_url())))?;
+        let stale = serde_json::from_slice::<Value>(&answer).is_ok_and(|answer| answer["stale"] == true);
+        Ok(if stale { Extended::Stale } else { Extended::Granted })
+    }
+
+    /// Extends the attempt by `time` again and again, at every third of it, until the guard is dropped. A function that
+    /// dies stops doing so, and the job fails `time` later at most, instead of after JOBS_CALLBACK_TIMEOUT; as long as
+    /// that was not the longer one from the start.
+    #[must_use = "the heartbeat ends with the guard"]
+    pub fn heartbeat(&self, time: Duration) -> HeartbeatGuard {
+        let context = self.clone();
+        HeartbeatGuard(tokio::spawn(async move {
+            loop {
+                match context.extend(time).await {
+                    Ok(Extended::Granted) => {}
+                    Ok(Extended::Stale) => {
+                        tracing::warn!(job.id = context.job_id, "the attempt has ended without this handler");
+                        return;
+                    }
+                    Err(ExtendError::NoCallback) => return,
+                    Err(error) => tracing::warn!(job.id = context.job_id, "cannot extend the attempt yet: {error}"),
+                }
+                tokio::time::sleep(time / 3).await;
+            }
+        }))
+    }
+}
+
+/// Ends a heartbeat when dropped.
+#[derive(Debug)]
+pub struct HeartbeatGuard(JoinHandle<()>);
+
+impl Drop for HeartbeatGuard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

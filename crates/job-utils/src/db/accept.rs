@@ -1,0 +1,38 @@
+//! Accept: a function has taken a job and will call back; and extend: it needs more time for that.
+
+use std::time::Duration;
+
+use crate::db::{Db, DbError};
+
+const SQL: &str = "SELECT @extschema@.accept_held_jobs($1, $2, make_interval(secs => $3))";
+
+const EXTEND: &str = "SELECT @extschema@.extend_job($1, $2, $3, make_interval(secs => $4))";
+
+impl Db {
+    /// Sets until when callbacks may come for these claims, as job id and epoch. Returns the ids of claims that stand and
+    /// could not be changed at this moment.
+    pub(crate) async fn accept(&self, claims: &[(i64, i64)], callback_timeout: Duration) -> Result<Vec<i64>, DbError> {
+        let client = self.connection().await?;
+        let (ids, epochs): (Vec<i64>, Vec<i64>) = claims.iter().copied().unzip();
+        let result = async {
+            let statement = client.prepare_cached(&self.sql(SQL)).await?;
+            let rows = client.query(&statement, &[&ids, &epochs, &callback_timeout.as_secs_f64()]).await?;
+            rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<_>, _>>()
+        };
+        result.await.map_err(DbError::query("accept"))
+    }
+
+    /// Lets the callback of a claim come until `extension` from now at least; false, and nothing changed, when that claim does
+    /// not stand. Without an epoch: whatever claim of the job the worker holds.
+    pub(crate) async fn extend(
+        &self,
+        worker_id: &str,
+        job_id: i64,
+        epoch: Option<i64>,
+        extension: Duration,
+    ) -> Result<bool, DbError> {
+        let client = self.connection().await?;
+        let row = client.query_one(&self.sql(EXTEND), &[&worker_id, &job_id, &epoch, &extension.as_secs_f64()]).await;
+        row.and_then(|row| row.try_get(0)).map_err(DbError::query("extend"))
+    }
+}

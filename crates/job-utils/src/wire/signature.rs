@@ -1,0 +1,233 @@
+//! The query of a callback URL: which claim a callback is for, and a signature that shows that a worker gave it out.
+//!
+//! ```text
+//! X-Callback-Url: http://jobs:8080/callback?epoch=4611686018427387904&signature=<64 hex digits>
+//! ```
+//!
+//! Functions echo the query as it is. The signature is HMAC-SHA256 over job id, worker id and epoch; until when a callback may
+//! come is not in it, since the function can have that extended.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use url::form_urlencoded;
+
+use crate::config::Secret;
+
+const EPOCH: &str = "epoch";
+const SIGNATURE: &str = "signature";
+
+/// Bytes of a signature.
+const LENGTH: usize = 32;
+
+/// The secrets of JOBS_CALLBACK_SECRET: the first signs, all of them verify. While a secret is replaced there are two.
+#[derive(Clone)]
+pub struct CallbackSecrets {
+    keys: Vec<Hmac<Sha256>>,
+    short: bool,
+}
+
+/// Shorter secrets can be guessed.
+const SECRET_LENGTH: usize = 16;
+
+/// Shows how many there are.
+impl std::fmt::Debug for CallbackSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "CallbackSecrets({})", self.keys.len())
+    }
+}
+
+impl CallbackSecrets {
+    /// Secrets between commas; None when there is none.
+    pub fn parse(list: &Secret) -> Option<Self> {
+        let secrets = list.expose().split(',').map(str::trim).filter(|secret| !secret.is_empty());
+        let short = secrets.clone().any(|secret| secret.len() < SECRET_LENGTH);
+        // A key of any length will do.
+        let keys: Vec<_> = secrets.filter_map(|secret| Hmac::new_from_slice(secret.as_bytes()).ok()).collect();
+        (!keys.is_empty()).then_some(Self { keys, short })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether one of them is so short that it can be guessed.
+    pub fn is_short(&self) -> bool {
+        self.short
+    }
+
+    fn sign(&self, job_id: i64, worker_id: &str, epoch: i64) -> Option<[u8; LENGTH]> {
+        let key = self.keys.first()?;
+        Some(signed(key, job_id, worker_id, epoch).finalize().into_bytes().into())
+    }
+
+    /// Whether one of the secrets has signed this claim; takes as long for any wrong signature.
+    pub fn verify(&self, job_id: i64, worker_id: &str, claim: &CallbackClaim) -> bool {
+        let (Some(epoch), Some(signature)) = (claim.epoch, &claim.signature) else { return false };
+        let verifies = |key| signed(key, job_id, worker_id, epoch).verify_slice(signature).is_ok();
+        self.keys.iter().filter(|key| verifies(key)).count() > 0
+    }
+}
+
+fn signed(key: &Hmac<Sha256>, job_id: i64, worker_id: &str, epoch: i64) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    mac.update(&job_id.to_be_bytes());
+    mac.update(&epoch.to_be_bytes());
+    mac.update(worker_id.as_bytes());
+    mac
+}
+
+/// Writes callback URLs.
+#[derive(Debug, Clone)]
+pub struct CallbackUrls {
+    /// Up to the epoch's number.
+    prefix: String,
+    secrets: Option<CallbackSecrets>,
+}
+
+impl CallbackUrls {
+    /// `url` may have a query of its own.
+    pub fn new(url: &url::Url, secrets: Option<CallbackSecrets>) -> Self {
+        let mut url = url.clone();
+        url.set_fragment(None);
+        let separator = if url.query().is_some() { '&' } else { '?' };
+        Self { prefix: format!("{url}{separator}{EPOCH}="), secrets }
+    }
+
+    /// The URL for `X-Callback-Url` of one claim.
+    ///
+    /// ```
+    /// use job_utils::wire::signature::CallbackUrls;
+    /// let urls = CallbackUrls::new(&"http://jobs:8080/callback".parse().unwrap(), None);
+    /// assert_eq!(urls.of(42, "worker-0", 7), "http://jobs:8080/callback?epoch=7");
+    /// ```
+    pub fn of(&self, job_id: i64, worker_id: &str, epoch: i64) -> String {
+        let mut url = String::with_capacity(self.prefix.len() + 20 + SIGNATURE.len() + 2 + 2 * LENGTH);
+        url.push_str(&self.prefix);
+        url.push_str(&epoch.to_string());
+        if let Some(signature) = self.secrets.as_ref().and_then(|secrets| secrets.sign(job_id, worker_id, epoch)) {
+            url.push('&');
+            url.push_str(SIGNATURE);
+            url.push('=');
+            for byte in signature {
+                url.push(char::from(HEX[usize::from(byte >> 4)]));
+                url.push(char::from(HEX[usize::from(byte & 15)]));
+            }
+        }
+        url
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// What a callback's query says of the claim it is for.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct CallbackClaim {
+    /// None: the callback does not say, as under the original's worker.
+    pub epoch: Option<i64>,
+    signature: Option<Vec<u8>>,
+}
+
+/// Without the signature, which is as good as a password.
+impl std::fmt::Debug for CallbackClaim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallbackClaim").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// An epoch that no worker gave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("epoch in the query is not a decimal number: post to X-Callback-Url as it is")]
+pub struct BadEpoch;
+
+impl CallbackClaim {
+    /// Reads the query of a callback. A signature that is none counts as absent.
+    ///
+    /// # Errors
+    /// The epoch is not a number.
+    pub fn read(query: &str) -> Result<Self, BadEpoch> {
+        let mut claim = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                EPOCH => {
+                    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+                    claim.epoch = Some(digits.then(|| value.parse().ok()).flatten().ok_or(BadEpoch)?);
+                }
+                SIGNATURE => claim.signature = unhex(&value),
+                _ => {}
+            }
+        }
+        Ok(claim)
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() || pairs.len() != LENGTH {
+        return None;
+    }
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets(list: &str) -> Option<CallbackSecrets> {
+        CallbackSecrets::parse(&Secret::new(list))
+    }
+
+    fn claim(url: &str) -> CallbackClaim {
+        CallbackClaim::read(url.split_once('?').unwrap().1).unwrap()
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_job_worker_and_epoch_alone() {
+        let signing = secrets("old").unwrap();
+        let urls = CallbackUrls::new(&"http://jobs/callback?tenant=a".parse().unwrap(), Some(signing.clone()));
+        let url = urls.of(42, "worker-0", 7);
+        assert!(url.starts_with("http://jobs/callback?tenant=a&epoch=7&signature="), "{url}");
+        let given = claim(&url);
+        assert!(signing.verify(42, "worker-0", &given));
+        assert!(!signing.verify(43, "worker-0", &given));
+        assert!(!signing.verify(42, "worker-1", &given));
+        assert!(!signing.verify(42, "worker-0", &CallbackClaim { epoch: Some(8), ..given.clone() }));
+        assert!(!signing.verify(42, "worker-0", &CallbackClaim { epoch: None, ..given.clone() }));
+        assert!(!signing.verify(42, "worker-0", &claim("?epoch=7")));
+        assert!(!secrets("new").unwrap().verify(42, "worker-0", &given));
+        // While the secret is replaced, both are known.
+        assert!(secrets("new, old").unwrap().verify(42, "worker-0", &given));
+        assert_ne!(CallbackUrls::new(&"http://jobs".parse().unwrap(), secrets("new,old")).of(42, "worker-0", 7), url);
+    }
+
+    #[test]
+    fn a_query_is_read_whatever_is_in_it() {
+        assert_eq!(CallbackClaim::read(""), Ok(CallbackClaim::default()));
+        assert_eq!(CallbackClaim::read("a=b&epoch=9223372036854775807&x").unwrap().epoch, Some(i64::MAX));
+        for bad in ["epoch=", "epoch=-1", "epoch=9223372036854775808", "epoch=1x", "epoch=%31+"] {
+            assert_eq!(CallbackClaim::read(bad), Err(BadEpoch), "{bad}");
+        }
+        let zeros = "0".repeat(64);
+        for bad in ["signature=", "signature=zz", &format!("signature={zeros}0"), &format!("signature=é{zeros}")] {
+            assert_eq!(CallbackClaim::read(bad).unwrap().signature, None, "{bad}");
+        }
+        assert_eq!(CallbackClaim::read(&format!("signature={zeros}")).unwrap().signature, Some(vec![0; 32]));
+    }
+
+    #[test]
+    fn nothing_shows_a_secret_or_a_signature() {
+        let secrets = secrets("hunter2").unwrap();
+        let url = CallbackUrls::new(&"http://jobs".parse().unwrap(), Some(secrets.clone())).of(1, "worker-0", 2);
+        let shown = format!("{secrets:?} {:?}", claim(&url));
+        assert_eq!(shown, "CallbackSecrets(1) CallbackClaim { epoch: Some(2), .. }");
+    }
+
+    #[test]
+    fn secrets_are_counted_and_measured() {
+        assert!(secrets(" , ").is_none());
+        let two = secrets("a, 0123456789abcdef").unwrap();
+        assert_eq!((two.count(), two.is_short()), (2, true));
+        assert!(!secrets("0123456789abcdef").unwrap().is_short());
+    }
+}

@@ -1,0 +1,135 @@
+//! Heartbeat: show that this worker lives, and tell what was found out about others on the way.
+//!
+//! A look from the beginning carries the heartbeat along when it is due, so that an idle worker sends one statement per
+//! poll interval. When no such look comes, it goes alone.
+
+use std::time::Duration;
+
+use job_utils::backoff::Backoff;
+use job_utils::config::WorkerConfig;
+use job_utils::db::{DbError, Heartbeat, WorkerDb};
+use job_utils::error::chain;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// The longest time between two heartbeats, and so how late the end of a lease or of a deadline may be noticed.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// How many heartbeats may be lost before the lease ends.
+const PER_LEASE: u32 = 6;
+
+/// When to send heartbeats.
+pub(crate) struct Pulse {
+    db: WorkerDb,
+    interval: Duration,
+    next: Instant,
+    sending: JoinSet<Result<Heartbeat, DbError>>,
+    failing: bool,
+}
+
+/// How often a worker sends a heartbeat.
+fn interval(config: &WorkerConfig) -> Duration {
+    LONGEST.min(config.lease / PER_LEASE).min(config.callback_timeout.max(Duration::from_millis(500)))
+}
+
+impl Pulse {
+    /// The worker has just registered by its first heartbeat.
+    pub(crate) fn new(config: &WorkerConfig, db: WorkerDb) -> Self {
+        let interval = interval(config);
+        Self { db, interval, next: Instant::now() + interval, sending: JoinSet::new(), failing: false }
+    }
+
+    /// Whether a look that starts now may carry it.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.sending.is_empty() && now + self.interval / 10 >= self.next
+    }
+
+    /// Until when it waits for a look that carries it.
+    pub(crate) fn alone_at(&self) -> Instant {
+        self.next + self.interval / 5
+    }
+
+    /// Sends it alone.
+    pub(crate) fn send(&mut self) {
+        self.next = Instant::now() + self.interval;
+        if self.sending.is_empty() {
+            let db = self.db.clone();
+            self.sending.spawn(async move { db.heartbeat().await });
+        }
+    }
+
+    /// A heartbeat that was sent alone has ended; pends while there is none. Returns whether there are jobs whose lock has
+    /// expired.
+    pub(crate) async fn sent(&mut self) -> bool {
+        let Some(sent) = self.sending.join_next().await else { return std::future::pending().await };
+        match sent {
+            Ok(Ok(found)) => {
+                self.carried(&found);
+                found.expired
+            }
+            Ok(Err(error)) => {
+                // Soon again: a lease is at stake.
+                self.next = Instant::now() + self.interval / 5;
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!("cannot send a heartbeat, trying again: {}", chain(&error));
+                }
+                false
+            }
+            Err(error) => {
+                tracing::error!("a heartbeat was lost: {error}");
+                false
+            }
+        }
+    }
+
+    /// A heartbeat has got through.
+    pub(crate) fn carried(&mut self, found: &Heartbeat) {
+        self.next = Instant::now() + self.interval;
+        self.failing = false;
+        tell(found);
+    }
+
+    /// Goes on sending, for a worker that no longer looks.
+    pub(crate) async fn go_on(mut self) {
+        loop {
+            let next = self.next;
+            tokio::select! {
+                _ = self.sent() => {}
+                () = tokio::time::sleep_until(next) => self.send(),
+            }
+        }
+    }
+}
+
+/// Registers the worker by its first heartbeat, and takes back what earlier processes with its id have left. An outage of the
+/// database only delays that.
+pub(crate) async fn register(db: &WorkerDb) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    loop {
+        let registered = async {
+            tell(&db.heartbeat().await?);
+            db.take_back().await
+        };
+        match registered.await {
+            Ok(taken) => {
+                if !taken.is_empty() {
+                    let jobs = taken.len();
+                    tracing::info!(jobs, worker.id = &**db.worker_id(), "took back jobs of an earlier process");
+                }
+                return;
+            }
+            Err(error) => tracing::warn!("cannot register this worker yet: {}", chain(&error)),
+        }
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+}
+
+fn tell(found: &Heartbeat) {
+    if !found.rescued.is_empty() {
+        let workers = found.silent.join(", ");
+        tracing::warn!(jobs = found.rescued.len(), workers, "rescued jobs of workers that went silent");
+    }
+    for id in &found.overdue {
+        tracing::warn!(job.id = id, "job failed: its callback did not come in time");
+    }
+}

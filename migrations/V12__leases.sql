@@ -1,0 +1,188 @@
+-- Leases: who takes over when a worker ends or goes silent.
+--
+-- A worker process shows that it lives by one heartbeat for all it holds, on the database's clock. What it holds needs no
+-- write of its own to be kept, and its epochs (V11) see to it that whoever is taken for dead and is not can do no harm.
+
+-- Worker processes and when they were last heard of, by the database's clock.
+CREATE TABLE @extschema@.workers (
+    instance uuid PRIMARY KEY,
+    worker_id text NOT NULL,
+    -- Without a heartbeat for so long, what the instance runs is taken over.
+    lease interval NOT NULL,
+    -- Whether it holds instance_lock in a session: then its end shows at once.
+    listens boolean NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    heartbeat_at timestamptz NOT NULL,
+    -- Since when heartbeats have come without a gap.
+    steady_since timestamptz NOT NULL,
+    CONSTRAINT workers_worker_id_length CHECK (length(worker_id) > 3),
+    CONSTRAINT workers_lease_positive CHECK (lease > '0')
+);
+COMMENT ON TABLE @extschema@.workers IS 'Worker processes and their heartbeats. Workers write it; nobody else needs to.';
+
+-- The lock that an instance's listening session holds as long as it lives.
+CREATE FUNCTION @extschema@.instance_lock(instance uuid) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT hashtextextended('@extschema@.instance:' || instance, 0)
+$$;
+REVOKE ALL ON FUNCTION @extschema@.instance_lock(uuid) FROM PUBLIC;
+
+-- Takes the row of a named queue without waiting; false when somebody else has it. A NULL name is no queue.
+CREATE FUNCTION @extschema@.lock_queue(name text) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF name IS NULL THEN
+        RETURN true;
+    END IF;
+    PERFORM FROM @extschema@.job_queues q WHERE q.queue_name = name FOR UPDATE SKIP LOCKED;
+    RETURN FOUND OR NOT EXISTS (SELECT FROM @extschema@.job_queues q WHERE q.queue_name = name);
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.lock_queue(text) FROM PUBLIC;
+
+-- Takes jobs from an instance that has ended: they start again, and the attempt does not count. But from the 4th interruption on
+-- it does, so that a job that kills its worker ends. Returns their ids; what somebody holds is left for the next time.
+--
+-- A job that was replaced by key has begun anew: it has neither attempts nor an error. kept: jobs to leave alone.
+CREATE FUNCTION @extschema@.interrupt_jobs(instance uuid, reason text, kept bigint[] DEFAULT '{}') RETURNS bigint[]
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' AS $$
+DECLARE
+    batch record;
+    interrupted bigint[] := '{}';
+    changed bigint[];
+BEGIN
+    -- Queue by queue: a producer's open transaction may hold one queue's row, and must not hold up the others.
+    FOR batch IN
+        SELECT h.queue_name, array_agg(h.id) AS ids
+          FROM (SELECT j.id, j.queue_name FROM @extschema@.jobs j
+                 WHERE j.locked_at IS NOT NULL AND j.instance = interrupt_jobs.instance AND j.deadline IS NULL
+                   AND j.id <> ALL (kept)
+                   FOR UPDATE SKIP LOCKED) h
+         GROUP BY h.queue_name
+    LOOP
+        CONTINUE WHEN NOT @extschema@.lock_queue(batch.queue_name);
+        BEGIN
+            WITH freed AS (
+                UPDATE @extschema@.jobs j
+                   SET interruptions = n.interruptions, last_error = reason,
+                       attempts = CASE WHEN n.interruptions > 3 OR j.superseded THEN j.attempts
+                                       ELSE greatest(j.attempts - 1, 0) END,
+                       run_at = CASE WHEN n.interruptions > 3 THEN @extschema@.retry_at(j.run_at, j.attempts)
+                                     ELSE j.run_at END,
+                       locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL,
+                       updated_at = clock_timestamp()
+                  FROM (SELECT b.id, CASE WHEN b.attempts < 2 AND b.last_error IS NULL THEN 1
+                                          ELSE b.interruptions + 1 END AS interruptions
+                          FROM @extschema@.jobs b WHERE b.id = ANY (batch.ids)) n
+                 WHERE j.id = n.id
+                RETURNING j.id)
+            SELECT array_agg(f.id) INTO changed FROM freed f;
+            interrupted := interrupted || changed;
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;
+        END;
+    END LOOP;
+    RETURN interrupted;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.interrupt_jobs(uuid, text, bigint[]) FROM PUBLIC;
+
+-- A worker process shows that it lives, which also registers it. Then it looks after the others' jobs: those of instances whose
+-- lease has passed are interrupted, and accepted ones whose callback is overdue fail. Whether locks have expired is told: who
+-- claims has to look from the beginning.
+--
+-- Who was cut off itself cannot tell who else was: nothing is rescued by an instance whose own heartbeats have not come
+-- for a full lease without a gap. Nothing in the server tells this better: it may have been halted as a whole.
+CREATE FUNCTION @extschema@.heartbeat(
+    worker_id text, instance uuid, lease interval, listens boolean, overdue_message text, job_expiry interval,
+    OUT rescued bigint[], OUT silent text[], OUT overdue bigint[], OUT expired boolean
+)
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' AS $$
+DECLARE
+    moment timestamptz := clock_timestamp();
+    steady timestamptz;
+    gone @extschema@.workers;
+    job record;
+    interrupted bigint[];
+BEGIN
+    PERFORM @extschema@.require_worker_id(worker_id);
+    rescued := '{}';
+    silent := '{}';
+    overdue := '{}';
+    INSERT INTO @extschema@.workers AS w (instance, worker_id, lease, listens, heartbeat_at, steady_since)
+    VALUES (heartbeat.instance, heartbeat.worker_id, heartbeat.lease, heartbeat.listens, moment, moment)
+    ON CONFLICT ON CONSTRAINT workers_pkey DO UPDATE SET
+        heartbeat_at = moment, lease = excluded.lease, listens = excluded.listens,
+        steady_since = CASE WHEN w.heartbeat_at < moment - w.lease / 2 THEN moment ELSE w.steady_since END
+    RETURNING w.steady_since INTO steady;
+
+    FOR gone IN
+        SELECT w.* FROM @extschema@.workers w
+         WHERE w.heartbeat_at < moment - w.lease AND steady <= moment - greatest(w.lease, heartbeat.lease)
+           FOR UPDATE SKIP LOCKED
+    LOOP
+        interrupted := @extschema@.interrupt_jobs(gone.instance, format(
+            'worker %s gave no sign of life for %s s (JOBS_LEASE) while it ran the job',
+            gone.worker_id, round(extract(epoch FROM gone.lease)::numeric, 1)));
+        IF cardinality(interrupted) > 0 THEN
+            rescued := rescued || interrupted;
+            silent := silent || gone.worker_id;
+        END IF;
+        PERFORM @extschema@.forget_worker(gone.instance);
+    END LOOP;
+
+    FOR job IN
+        SELECT j.id, j.locked_by, j.queue_name FROM @extschema@.jobs j
+         WHERE j.deadline IS NOT NULL AND j.deadline < now() AND j.locked_at IS NOT NULL
+         ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED
+    LOOP
+        CONTINUE WHEN NOT @extschema@.lock_queue(job.queue_name);
+        BEGIN
+            PERFORM @extschema@.fail_job(job.locked_by, job.id, overdue_message);
+            overdue := overdue || job.id;
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;
+        END;
+    END LOOP;
+
+    expired := EXISTS (
+        SELECT FROM @extschema@.jobs j
+         WHERE j.locked_at IS NOT NULL AND j.locked_at < now() - job_expiry AND j.attempts < j.max_attempts
+           AND j.deadline IS NULL);
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.heartbeat(text, uuid, interval, boolean, text, interval) FROM PUBLIC;
+
+-- Removes an instance that runs nothing any more. What functions have accepted from it has its deadline.
+CREATE FUNCTION @extschema@.forget_worker(instance uuid) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
+BEGIN
+    DELETE FROM @extschema@.workers w
+     WHERE w.instance = forget_worker.instance
+       AND NOT EXISTS (SELECT FROM @extschema@.jobs j
+                        WHERE j.locked_at IS NOT NULL AND j.instance = w.instance AND j.deadline IS NULL);
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.forget_worker(uuid) FROM PUBLIC;
+
+-- Takes back, without waiting for a lease, the jobs of instances under this worker id whose session has ended.
+CREATE FUNCTION @extschema@.take_back_jobs(worker_id text, instance uuid) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    gone @extschema@.workers;
+    interrupted bigint[] := '{}';
+BEGIN
+    FOR gone IN
+        SELECT w.* FROM @extschema@.workers w
+         WHERE w.worker_id = take_back_jobs.worker_id AND w.instance <> take_back_jobs.instance AND w.listens
+           FOR UPDATE SKIP LOCKED
+    LOOP
+        CONTINUE WHEN NOT pg_try_advisory_xact_lock(@extschema@.instance_lock(gone.instance));
+        interrupted := interrupted || @extschema@.interrupt_jobs(
+            gone.instance, format('worker %s ended while it ran the job', gone.worker_id));
+        PERFORM @extschema@.forget_worker(gone.instance);
+    END LOOP;
+    RETURN interrupted;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.take_back_jobs(text, uuid) FROM PUBLIC;
