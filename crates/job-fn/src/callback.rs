@@ -144,7 +144,7 @@ impl Caller {
     async fn post(&self, callback: &Callback, outcome: &Outcome) -> Result<(), Refused> {
         let mut request =
             self.client.post(callback.url.clone()).headers(callback.headers.clone()).json(&Report::from(outcome));
-        if matches!(outcome, Outcome::Fail(_)) {
+        if outcome.message().is_some() {
             request = request.header(X_JOB_ERROR, HeaderValue::from_static("true"));
         }
         let response = request.send().await.map_err(|error| Refused::Unreachable(chain(&error.without_url())))?;

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use job_utils::db::{CallbackDb, SettleError, Settled};
 use job_utils::shutdown::Shutdown;
-use job_utils::wire::callback::{Outcome, is_json, read, read_extension};
+use job_utils::wire::callback::{is_json, read, read_extension};
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use job_utils::wire::signature::{CallbackClaim, CallbackSecrets};
 use serde::Serialize;
@@ -89,10 +89,7 @@ async fn settle(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Respo
     let job_error = headers.get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
     let outcome =
         read(job_error, has_json(headers), &body).map_err(|error| CallbackError::BadBody(error.to_string()))?;
-    let failure = match &outcome {
-        Outcome::Fail(message) => Some(message.clone()),
-        Outcome::Complete | Outcome::Postpone { .. } => None,
-    };
+    let failure = outcome.message().map(str::to_owned);
     if failure.as_deref().is_some_and(is_wordless) {
         tokio::select! {
             () = tokio::time::sleep(WORDLESS_HOLD) => {}

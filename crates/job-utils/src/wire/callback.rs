@@ -35,6 +35,12 @@ pub const LONGEST_EXTENSION: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What is stored when a callback says "failed" and nothing else.
 pub const UNKNOWN_ERROR: &str = "UNKNOWN_ERROR";
 
+/// The longest message that is stored, in bytes: more than a person reads, and room for a stack trace.
+pub const MESSAGE_LIMIT: usize = 4096;
+
+/// How much of a longer message is kept, in bytes. What is missing to the limit is room for the mark of the cut.
+const KEPT: usize = 4000;
+
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -53,6 +59,16 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// What `last_error` will be; None when the job is done.
+    pub fn message(&self) -> Option<&str> {
+        match self {
+            Self::Complete => None,
+            Self::Fail(message) | Self::Postpone { message, .. } => Some(message),
+        }
+    }
+}
+
 /// The body of a callback, as a function writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -65,11 +81,9 @@ pub struct Report {
 
 impl From<&Outcome> for Report {
     fn from(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Complete => Self { status: "success", error: None },
-            Outcome::Fail(error) | Outcome::Postpone { message: error, .. } => {
-                Self { status: "error", error: Some(error.clone()) }
-            }
+        match outcome.message() {
+            None => Self { status: "success", error: None },
+            Some(error) => Self { status: "error", error: Some(error.to_owned()) },
         }
     }
 }
@@ -161,9 +175,22 @@ pub(crate) fn error_of(body: &Value) -> Option<String> {
     })
 }
 
-/// Postgres text holds every character but NUL.
+/// A message as it is stored: every message of a function or handler goes through here. Postgres text holds every
+/// character but NUL. What is longer than [`MESSAGE_LIMIT`] is cut between two characters and says how long it was.
+///
+/// ```
+/// use job_utils::wire::callback::{MESSAGE_LIMIT, storable};
+/// assert_eq!(storable("a\0b"), "a\u{fffd}b");
+/// let cut = storable(&"ü".repeat(5000));
+/// assert!(cut.len() <= MESSAGE_LIMIT && cut.ends_with("ü… (10000 bytes)"));
+/// assert_eq!(storable(&cut), cut);
+/// ```
 pub fn storable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
+    let text = text.replace('\0', "\u{fffd}");
+    if text.len() <= MESSAGE_LIMIT {
+        return text;
+    }
+    format!("{}… ({} bytes)", &text[..text.floor_char_boundary(KEPT)], text.len())
 }
 
 #[cfg(test)]
@@ -196,6 +223,25 @@ mod tests {
             assert_eq!(read(bad), None, "{bad}");
         }
         assert!(matches!(read_extension(false, b"{"), Ok(None)));
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let whole = "x".repeat(MESSAGE_LIMIT);
+        assert_eq!(storable(&whole), whole);
+        // Each start shifts the characters of four bytes against the place of the cut.
+        for start in ["", "x", "xx", "xxx"] {
+            let long = format!("{start}{}", "😀".repeat(300_000));
+            let cut = storable(&long);
+            let (kept, mark) = cut.rsplit_once('…').unwrap();
+            assert!(long.starts_with(kept) && kept.len() > 3990 && cut.len() <= MESSAGE_LIMIT, "{} bytes", cut.len());
+            assert_eq!(mark, format!(" ({} bytes)", long.len()));
+        }
+        // A replaced NUL is longer than it was.
+        assert!(storable(&"\0".repeat(MESSAGE_LIMIT)).len() <= MESSAGE_LIMIT);
+        let body = format!(r#"{{"error":"{}"}}"#, "x".repeat(500_000));
+        let outcome = read(true, true, body.as_bytes()).unwrap();
+        assert_eq!(outcome.message(), Some(&*format!("{}… (500000 bytes)", "x".repeat(KEPT))));
     }
 
     #[test]

@@ -35,6 +35,7 @@ async fn a_task_with_a_handler_runs_here_and_others_are_dispatched() {
             let seen = seen.clone();
             async move { seen.send((job.payload, job.attempts)).map_err(|error| error.to_string()) }
         })
+        .add("long", |_| async { Err("ü".repeat(1 << 20)) })
         .add("fails", |_| async { Err("not\0today".to_owned()) })
         .add("panics", |job: Job| async move {
             if job.attempts == 1 { panic!("attempt {}", job.attempts) } else { Ok(()) }
@@ -51,6 +52,12 @@ async fn a_task_with_a_handler_runs_here_and_others_are_dispatched() {
 
     let failed = bench.failed(bench.add("fails").await).await;
     assert_eq!((failed.last_error.as_deref(), failed.attempts), (Some("not\u{fffd}today"), 1));
+    let long = bench.failed(bench.add("long").await).await.last_error.unwrap();
+    assert!(
+        long.starts_with("üüü") && long.ends_with("ü… (2097152 bytes)") && long.len() <= 4096,
+        "{} bytes",
+        long.len()
+    );
     let panicked = bench.add("panics").await;
     assert_eq!(bench.failed(panicked).await.last_error.as_deref(), Some("panicked: attempt 1"));
     bench.run(&format!("SELECT app_jobs.reschedule_jobs(ARRAY[{panicked}], now())")).await;
