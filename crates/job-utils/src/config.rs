@@ -210,7 +210,8 @@ impl<'a> Reader<'a> {
     pub fn duration(&mut self, var: &Var) -> Duration {
         let value = self.text(var);
         parse_duration(&value).unwrap_or_else(|| {
-            self.fault(var, format!("{value:?} is not a duration (for example {}; units ms, s, m, h)", var.default));
+            let example = example_duration(var);
+            self.fault(var, format!("{value:?} is not a duration (for example {example}; units ms, s, m, h)"));
             Duration::ZERO
         })
     }
@@ -219,7 +220,7 @@ impl<'a> Reader<'a> {
     pub fn positive_duration(&mut self, var: &Var) -> Duration {
         let duration = self.duration(var);
         if duration.is_zero() {
-            self.fault(var, format!("must be longer than 0 (for example {})", var.default));
+            self.fault(var, format!("must be longer than 0 (for example {})", example_duration(var)));
         }
         duration
     }
@@ -251,6 +252,11 @@ pub fn in_words(duration: Duration) -> String {
         (seconds, 0) => format!("{seconds}s"),
         _ => format!("{}ms", duration.as_millis()),
     }
+}
+
+/// A duration that a variable could have: its default, if it has one.
+fn example_duration(var: &Var) -> &'static str {
+    if var.default.is_empty() { "30s" } else { var.default }
 }
 
 fn parse_duration(value: &str) -> Option<Duration> {

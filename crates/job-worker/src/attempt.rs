@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use job_utils::config::in_words;
 use job_utils::db::{Db, Job, Results, SettleError, Settled, Settlement, Settler};
 use job_utils::wire::callback::Outcome;
 use job_utils::wire::dispatch::Answer;
@@ -77,6 +78,7 @@ impl Runner {
             None => match self.dispatcher.dispatch(&mut job).await {
                 Answer::Complete => Outcome::Complete,
                 Answer::Fail(message) => Outcome::Fail(message),
+                Answer::Postpone { message, after, counts } => Outcome::Postpone { message, after, counts },
                 Answer::Accept => {
                     let duration_ms = started.elapsed().as_millis();
                     tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job accepted");
@@ -107,15 +109,27 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
         (Ok(Settled::Done), Outcome::Complete) => {
             tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job completed");
         }
-        (Ok(Settled::Done), Outcome::Fail(error)) if job.attempts >= job.max_attempts => tracing::error!(
+        (Ok(Settled::Done), Outcome::Fail(error) | Outcome::Postpone { message: error, counts: true, .. })
+            if job.attempts >= job.max_attempts =>
+        {
+            tracing::error!(
+                job.id = job.id,
+                job.task = job.task_identifier,
+                job.attempts = job.attempts,
+                duration_ms,
+                error,
+                "job failed for good"
+            )
+        }
+        (Ok(Settled::Done), Outcome::Postpone { message: error, after, counts: false }) => tracing::info!(
             job.id = job.id,
             job.task = job.task_identifier,
-            job.attempts = job.attempts,
             duration_ms,
+            after = in_words(*after),
             error,
-            "job failed for good"
+            "job postponed"
         ),
-        (Ok(Settled::Done), Outcome::Fail(error)) => tracing::warn!(
+        (Ok(Settled::Done), Outcome::Fail(error) | Outcome::Postpone { message: error, .. }) => tracing::warn!(
             job.id = job.id,
             job.task = job.task_identifier,
             job.attempts = job.attempts,
@@ -124,16 +138,7 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
             error,
             "job failed"
         ),
-        (Ok(Settled::Done), Outcome::Postpone { message, after, .. }) => tracing::info!(
-            job.id = job.id,
-            job.task = job.task_identifier,
-            job.attempts = job.attempts,
-            duration_ms,
-            retry_after_ms = after.as_millis(),
-            error = message,
-            "job postponed"
-        ),
-        // The function's callback was faster, or the job was taken away.
+        // The function's callback was faster, or the job was taken away: an answer that comes too late is no error.
         (Ok(Settled::Stale), _) => {
             tracing::debug!(job.id = job.id, job.task = job.task_identifier, "job already settled");
         }

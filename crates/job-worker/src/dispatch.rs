@@ -1,32 +1,34 @@
 //! Dispatch: POST a job's payload to its function, and read what the answer means.
 
+mod body;
 mod connect;
+mod failure;
 mod origin;
+mod secrets;
 mod target;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
-use job_utils::config::{WorkerConfig, in_words};
+use http::HeaderMap;
+use http::header::{DATE, HeaderName, RETRY_AFTER};
+use job_utils::config::WorkerConfig;
 use job_utils::db::Job;
-use job_utils::error::chain;
-use job_utils::wire::dispatch::{Answer, read_answer};
+use job_utils::wire::callback::storable;
+use job_utils::wire::dispatch::{Answer, Received, read_answer, retry_after};
 use job_utils::wire::headers::X_JOB_ERROR;
-use url::Url;
 
-use crate::dispatch::connect::{CONNECT_TIMEOUT, Failure};
+use crate::dispatch::body::AnswerBody;
+use crate::dispatch::failure::{Failure, Progress};
+pub(crate) use crate::dispatch::secrets::shown;
 use crate::dispatch::target::{Callback, Target, Targets};
-
-/// How much of an answer is read; more than any answer that means something.
-const ANSWER_LIMIT: usize = 1 << 20;
 
 /// Sends jobs to functions.
 pub(crate) struct Dispatcher {
     targets: Targets,
     callback: Callback,
     timeout: Duration,
+    /// How long the head of an answer may take, when that is less.
+    first_byte_timeout: Option<Duration>,
     complete_on_2xx: bool,
     http2: bool,
 }
@@ -39,6 +41,7 @@ impl Dispatcher {
             targets: Targets::new(config)?,
             callback: Callback::new(config),
             timeout: config.dispatch_timeout,
+            first_byte_timeout: config.first_byte_timeout,
             complete_on_2xx: config.complete_on_2xx,
             http2: config.http2,
         })
@@ -48,92 +51,59 @@ impl Dispatcher {
     pub(crate) async fn dispatch(&self, job: &mut Job) -> Answer {
         let target = match self.targets.of(&job.task_identifier) {
             Ok(target) => target,
-            Err(message) => return Answer::Fail(message),
+            Err(message) => return Answer::Fail(storable(&message)),
         };
-        match tokio::time::timeout(self.timeout, self.post(&target, job)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Answer::Fail(self.told(&target.url, &error)),
-            Err(_) => Answer::Fail(format!(
-                "no answer from {} within {} (JOBS_DISPATCH_TIMEOUT)",
-                shown(&target.url),
-                in_words(self.timeout)
-            )),
-        }
-    }
-
-    async fn post(&self, target: &Target, job: &mut Job) -> Result<Answer, Failure> {
-        let (response, lease) = target.origin.send(target.request(job, &self.callback)).await?;
-        let status = response.status().as_u16();
-        let job_error = response.headers().get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
-        let body = match read_body(response.into_body()).await.map_err(Failure::Answer)? {
-            Read::Whole(body) => {
-                target.origin.give_back(lease);
-                body
-            }
-            Read::Cut(body) => body,
+        let mut progress = Progress::Connecting;
+        let posted = tokio::time::timeout(self.timeout, self.post(&target, job, &mut progress)).await;
+        let failure = match posted {
+            Ok(Ok(answer)) => return without_secrets(answer, &target),
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::OutOfTime(self.timeout, progress),
         };
-        Ok(read_answer(status, job_error, &body, self.complete_on_2xx))
+        Answer::Fail(storable(&failure.told(&shown(&target.url), self.http2)))
     }
 
-    /// A failed POST, told so that a person can act on it.
-    fn told(&self, url: &Url, failure: &Failure) -> String {
-        let place = shown(url);
-        match failure {
-            Failure::ConnectTimeout => format!("cannot connect to {place} within {}", in_words(CONNECT_TIMEOUT)),
-            Failure::Connect(cause) => format!("cannot connect to {place}: {cause}"),
-            Failure::Answer(error) => {
-                let hint = if self.http2 { " (JOBS_HTTP2 is set: the function must speak HTTP/2)" } else { "" };
-                format!("no valid HTTP answer from {place}: {}{hint}", chain(error))
+    async fn post(&self, target: &Target, job: &mut Job, progress: &mut Progress) -> Result<Answer, Failure> {
+        let request = target.request(job, &self.callback);
+        let (response, lease) = target.origin.send(request, self.first_byte_timeout, progress).await?;
+        let (head, body) = response.into_parts();
+        let status = head.status.as_u16();
+        let mut body = AnswerBody::new(status, body);
+        let beginning = body.beginning(progress).await?;
+        let received = Received {
+            status,
+            job_error: head.headers.get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true"),
+            retry_after: asked_wait(&head.headers),
+            body: &beginning.bytes,
+            cut: beginning.cut,
+        };
+        let answer = read_answer(&received, self.complete_on_2xx);
+        if beginning.cut {
+            if answer != Answer::Accept {
+                // The connection is closed rather than read to its end.
+                return Ok(answer);
             }
+            body.rest(progress).await?;
+            tracing::warn!(job.id = job.id, "the answer is large: only its first MiB was searched for complete");
         }
+        target.origin.give_back(lease);
+        Ok(answer)
     }
 }
 
-/// An answer's body.
-enum Read {
-    /// To its end.
-    Whole(Bytes),
-    /// Up to the limit. The connection must be closed rather than read to its end.
-    Cut(Bytes),
+/// How long an answer asks to wait.
+fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    retry_after(text(RETRY_AFTER)?, text(DATE), SystemTime::now())
 }
 
-/// Reads an answer's body up to the limit. One that came in one piece, as most do, is not copied.
-async fn read_body(mut body: Incoming) -> Result<Read, hyper::Error> {
-    let mut read = Bytes::new();
-    let mut pieces = BytesMut::new();
-    while !body.is_end_stream() {
-        let Some(frame) = body.frame().await else { break };
-        // Trailers mean nothing here.
-        let Ok(mut data) = frame?.into_data() else { continue };
-        let room = ANSWER_LIMIT - read.len() - pieces.len();
-        let cut = data.len() >= room;
-        data.truncate(room);
-        if read.is_empty() && pieces.is_empty() {
-            read = data;
-        } else {
-            pieces.extend_from_slice(&std::mem::take(&mut read));
-            pieces.extend_from_slice(&data);
+/// An answer whose message repeats nothing secret that the function was sent.
+fn without_secrets(answer: Answer, target: &Target) -> Answer {
+    match answer {
+        Answer::Fail(message) => Answer::Fail(target.secrets.hidden(message)),
+        Answer::Postpone { message, after, counts } => {
+            Answer::Postpone { message: target.secrets.hidden(message), after, counts }
         }
-        if cut {
-            return Ok(Read::Cut(if pieces.is_empty() { read } else { pieces.freeze() }));
-        }
-    }
-    Ok(Read::Whole(if pieces.is_empty() { read } else { pieces.freeze() }))
-}
-
-/// A URL for messages: without user, password and query, which may hold secrets.
-pub(crate) fn shown(url: &Url) -> String {
-    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_show_no_secret_of_a_url() {
-        let url: Url = "http://user:secret@host:8080/task?token=secret".parse().unwrap();
-        assert_eq!(shown(&url), "http://host:8080/task");
+        Answer::Complete | Answer::Accept => answer,
     }
 }

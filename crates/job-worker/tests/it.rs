@@ -11,8 +11,11 @@ mod it {
     mod handlers;
     mod health;
     mod leases;
+    mod messages;
+    mod misbehaviour;
     mod outages;
     mod places;
+    mod postponed;
     mod queues;
     mod requests;
     mod start;

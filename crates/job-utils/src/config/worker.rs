@@ -72,6 +72,13 @@ pub const JOBS_DISPATCH_TIMEOUT: Var = Var {
     used_by: "worker, service",
     about: "How long a function may take to answer; slow synchronous functions are normal.",
 };
+/// Time-out of the answer's head.
+pub const JOBS_DISPATCH_FIRST_BYTE_TIMEOUT: Var = Var {
+    name: "JOBS_DISPATCH_FIRST_BYTE_TIMEOUT",
+    default: "",
+    used_by: "worker, service",
+    about: "How long after the request status and headers of the answer may take; unset: as long as JOBS_DISPATCH_TIMEOUT allows.",
+};
 /// Lease.
 pub const JOBS_LEASE: Var = Var {
     name: "JOBS_LEASE",
@@ -147,6 +154,7 @@ pub const VARS: &[&Var] = &[
     &JOBS_POLL_INTERVAL,
     &JOBS_SHUTDOWN_GRACE,
     &JOBS_DISPATCH_TIMEOUT,
+    &JOBS_DISPATCH_FIRST_BYTE_TIMEOUT,
     &JOBS_LEASE,
     &JOBS_JOB_EXPIRY,
     &JOBS_COMPLETE_ON_2XX,
@@ -205,6 +213,17 @@ pub(crate) fn read_id(reader: &mut Reader<'_>, fallback: &str) -> String {
 pub(crate) fn read_health_port(reader: &mut Reader<'_>) -> Option<u16> {
     let set = reader.optional(&JOBS_HEALTH_PORT).is_some();
     set.then(|| reader.number(&JOBS_HEALTH_PORT))
+}
+
+/// Reads JOBS_DISPATCH_FIRST_BYTE_TIMEOUT.
+fn read_first_byte_timeout(reader: &mut Reader<'_>, dispatch_timeout: Duration) -> Option<Duration> {
+    reader.optional(&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT)?;
+    let limit = reader.positive_duration(&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT);
+    if limit > dispatch_timeout {
+        reader
+            .fault(&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT, "must not exceed JOBS_DISPATCH_TIMEOUT: it would have no effect");
+    }
+    Some(limit)
 }
 
 /// Reads JOBS_TASK_CONCURRENCY. The number follows the last `=`: a task identifier can hold anything.
@@ -285,6 +304,8 @@ pub struct WorkerConfig {
     pub shutdown_grace: Duration,
     /// How long a function may take to answer.
     pub dispatch_timeout: Duration,
+    /// How long the head of its answer may take, when that is less.
+    pub first_byte_timeout: Option<Duration>,
     /// How long an accepted job waits for its callback.
     pub callback_timeout: Duration,
     /// Without a heartbeat for so long, other workers take over the jobs that run here.
@@ -323,6 +344,7 @@ impl WorkerConfig {
         }
         let port = reader.number(&INTERNAL_JOBS_CALLBACK_PORT);
         let dispatch_timeout = reader.positive_duration(&JOBS_DISPATCH_TIMEOUT);
+        let first_byte_timeout = read_first_byte_timeout(reader, dispatch_timeout);
         let callback_timeout = reader.positive_duration(&JOBS_CALLBACK_TIMEOUT);
         let job_expiry = reader.positive_duration(&JOBS_JOB_EXPIRY);
         // Past its expiry a job is claimed anew, so no attempt may legitimately last longer. A job that a function has
@@ -347,6 +369,7 @@ impl WorkerConfig {
             poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             dispatch_timeout,
+            first_byte_timeout,
             callback_timeout,
             lease,
             secrets: read_secrets(reader),
@@ -384,6 +407,16 @@ mod tests {
         assert_eq!(config.task_concurrency, BTreeMap::from([("email:send".into(), 2), ("a=b".into(), 1)]));
         assert!(read(&[("JOBS_TASK_CONCURRENCY", "email:send=0")]).is_err());
         assert!(read(&[("JOBS_TASK_CONCURRENCY", "email:send")]).is_err());
+    }
+
+    #[test]
+    fn the_answers_head_can_have_less_time_than_the_answer() {
+        let read = |limit| read(&[("JOBS_DISPATCH_FIRST_BYTE_TIMEOUT", limit)]).map(|config| config.first_byte_timeout);
+        assert_eq!(read("").unwrap(), None);
+        assert_eq!(read("15m").unwrap(), Some(Duration::from_secs(900)));
+        for bad in ["16m", "0", "soon"] {
+            assert_eq!(read(bad).unwrap_err().faults[0].name, "JOBS_DISPATCH_FIRST_BYTE_TIMEOUT", "{bad}");
+        }
     }
 
     #[test]

@@ -48,13 +48,13 @@ pub enum Outcome {
     Complete,
     /// The attempt failed, with this message for `last_error`.
     Fail(String),
-    /// The function asks to try again later: as a failure, but the next attempt is due after the given time.
+    /// The attempt ended because the function was not ready for the job, and asked for a wait.
     Postpone {
         /// For `last_error`.
         message: String,
-        /// How long from now.
+        /// How long from now until the next attempt.
         after: Duration,
-        /// Whether the attempt counts as one.
+        /// Whether the attempt is used up. It is given back otherwise.
         counts: bool,
     },
 }

@@ -19,6 +19,8 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 use url::Url;
 
+use crate::dispatch::failure::Failure;
+
 /// How long a connection may take to stand, TLS included.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -33,17 +35,6 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request's body: the payload in one piece.
 pub(crate) type Payload = Full<Bytes>;
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// No connection: why.
-    Connect(String),
-    /// No connection in time.
-    ConnectTimeout,
-    /// A connection, but no valid answer over it.
-    Answer(hyper::Error),
-}
 
 /// Which server: scheme, host and port.
 #[derive(Debug)]
@@ -141,7 +132,7 @@ impl Connector {
         let Some(name) = &place.tls else { return Ok(Io::Plain(io)) };
         let Some(tls) = &self.tls else { return Err(Failure::Connect("TLS was not set up".to_owned())) };
         let stream = tls.connect(name.clone(), io.into_inner()).await;
-        Ok(Io::Tls(Box::new(TokioIo::new(stream.map_err(|error| Failure::Connect(chain(&error)))?))))
+        Ok(Io::Tls(Box::new(TokioIo::new(stream.map_err(Failure::Tls)?))))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Origin: the connections to one server. Over HTTP/1.1 a pool of them, each with one request at a time; over HTTP/2 one
 //! for all requests.
 
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 
-use crate::dispatch::connect::{Connector, Failure, Payload, Place};
+use crate::dispatch::connect::{Connector, Payload, Place};
+use crate::dispatch::failure::{Failure, Progress};
 
 /// Idle connections are closed before the function's server does: Node's does after 5 s, and a POST that meets the
 /// closing connection would fail without anybody's fault.
@@ -46,26 +48,36 @@ impl Origin {
     }
 
     /// Sends a request once. When the server has closed an idle connection before a byte of the request was written,
-    /// another connection takes it: that is no repetition.
+    /// another connection takes it: that is no repetition. With a limit, the head of the answer has to come within it.
     pub(crate) async fn send(
         self: &Arc<Self>,
         request: Request<Payload>,
+        limit: Option<Duration>,
+        progress: &mut Progress,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
-        if self.connector.http2() { self.send_http2(request).await } else { self.send_http1(request).await }
+        if self.connector.http2() {
+            self.send_http2(request, limit, progress).await
+        } else {
+            self.send_http1(request, limit, progress).await
+        }
     }
 
     async fn send_http1(
         self: &Arc<Self>,
         mut request: Request<Payload>,
+        limit: Option<Duration>,
+        progress: &mut Progress,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         loop {
+            *progress = Progress::Connecting;
             let (mut sender, used) = match self.take() {
                 Some(sender) => (sender, true),
                 // Boxed: the state of a connection being made would make every dispatch's future some kilobytes larger,
                 // and they are moved.
                 None => (Box::pin(self.connector.http1(&self.place)).await?, false),
             };
-            match sender.try_send_request(request).await {
+            *progress = Progress::Waiting;
+            match in_time(limit, pin!(sender.try_send_request(request))).await? {
                 Ok(response) => return Ok((response, Lease(Some(sender)))),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if used => request = unsent,
@@ -78,13 +90,17 @@ impl Origin {
     async fn send_http2(
         self: &Arc<Self>,
         mut request: Request<Payload>,
+        limit: Option<Duration>,
+        progress: &mut Progress,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         loop {
+            *progress = Progress::Connecting;
             let (mut sender, used) = match self.shared() {
                 Some(sender) => (sender, true),
                 None => Box::pin(self.share()).await?,
             };
-            match sender.try_send_request(request).await {
+            *progress = Progress::Waiting;
+            match in_time(limit, pin!(sender.try_send_request(request))).await? {
                 Ok(response) => return Ok((response, Lease(None))),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if used => request = unsent,
@@ -168,6 +184,14 @@ impl Origin {
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for an answer's head, for as long as the limit says.
+async fn in_time<T>(limit: Option<Duration>, answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
+    match limit {
+        None => Ok(answer.await),
+        Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| Failure::FirstByte(limit)),
     }
 }
 

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use job_utils::config::{Gateway, WorkerConfig};
@@ -12,11 +10,11 @@ use job_utils::db::Job;
 use job_utils::wire::dispatch::function_url;
 use job_utils::wire::headers;
 use job_utils::wire::signature::CallbackUrls;
-use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::dispatch::connect::{Connector, Payload, Place, authority};
 use crate::dispatch::origin::Origin;
+use crate::dispatch::secrets::{Secrets, credentials, shown};
 
 const X_WORKER_ID: HeaderName = HeaderName::from_static(headers::X_WORKER_ID);
 const X_JOB_ID: HeaderName = HeaderName::from_static(headers::X_JOB_ID);
@@ -44,17 +42,19 @@ impl Callback {
 pub(crate) struct Target {
     pub(crate) url: Url,
     pub(crate) origin: Arc<Origin>,
+    /// What no message may repeat.
+    pub(crate) secrets: Secrets,
     uri: Uri,
     headers: HeaderMap,
 }
 
 impl Target {
-    fn new(url: Url, origin: Arc<Origin>, http2: bool, common: &HeaderMap) -> Result<Self, String> {
-        let cannot = |error: &dyn std::fmt::Display| format!("{}: {error}", crate::dispatch::shown(&url));
+    fn new(url: Url, origin: Arc<Origin>, shared: &Shared) -> Result<Self, String> {
+        let cannot = |error: &dyn std::fmt::Display| format!("{}: {error}", shown(&url));
         let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
-        let mut headers = common.clone();
+        let mut headers = shared.headers.clone();
         // HTTP/2 has the host in the URI, HTTP/1.1 in a header.
-        let uri = if http2 {
+        let uri = if shared.http2 {
             Uri::builder().scheme(url.scheme()).authority(authority(&url)).path_and_query(path).build()
         } else {
             let host = HeaderValue::from_str(&authority(&url)).map_err(|error| cannot(&error))?;
@@ -65,7 +65,8 @@ impl Target {
             headers.insert(AUTHORIZATION, authorization);
         }
         let uri = uri.map_err(|error| cannot(&error))?;
-        Ok(Self { url, origin, uri, headers })
+        let secrets = Secrets::of([&url, &shared.callback_url]);
+        Ok(Self { url, origin, secrets, uri, headers })
     }
 
     /// The request of a job. It takes the payload, as Postgres returned it.
@@ -94,12 +95,7 @@ impl Target {
 
 /// User and password of a URL, as basic authentication.
 fn authorization(url: &Url) -> Option<HeaderValue> {
-    if url.username().is_empty() && url.password().is_none() {
-        return None;
-    }
-    let decoded = |text| percent_decode_str(text).collect::<Vec<u8>>();
-    let pair = [decoded(url.username()), decoded(url.password().unwrap_or_default())].join(&b':');
-    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(pair))).ok()?;
+    let mut value = HeaderValue::from_str(&format!("Basic {}", credentials(url)?)).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
@@ -112,8 +108,14 @@ pub(crate) struct Targets {
     mapped: HashMap<String, Result<Arc<Target>, String>>,
     /// Of the gateway, as jobs asked for them.
     kept: Mutex<HashMap<String, Arc<Target>>>,
+    shared: Shared,
+}
+
+/// What is the same for all targets.
+struct Shared {
     http2: bool,
-    common: HeaderMap,
+    headers: HeaderMap,
+    callback_url: Url,
 }
 
 impl Targets {
@@ -128,23 +130,17 @@ impl Targets {
             origins.entry(url.origin()).or_insert_with(origin);
         }
         let origin = |url: &Url| origins[&url.origin()].clone();
-        let common = common(config).map_err(std::io::Error::other)?;
+        let headers = common(config).map_err(std::io::Error::other)?;
+        let shared = Shared { http2: config.http2, headers, callback_url: config.callback_url.clone() };
         let mapped = development_map.iter().map(|(task, url)| {
             let bad = |message| format!("INTERNAL_GATEWAY_DEVELOPMENT_MAP: the entry of {task:?}: {message}");
             let target = url.clone().and_then(|url| {
                 let origin = origin(&url)?;
-                Target::new(url, origin, config.http2, &common)
+                Target::new(url, origin, &shared)
             });
             (task.clone(), target.map(Arc::new).map_err(bad))
         });
-        Ok(Self {
-            mapped: mapped.collect(),
-            base: base.clone(),
-            gateway: origin(base),
-            kept: Mutex::default(),
-            http2: config.http2,
-            common,
-        })
+        Ok(Self { mapped: mapped.collect(), base: base.clone(), gateway: origin(base), kept: Mutex::default(), shared })
     }
 
     /// A task's target; the error says why there is none.
@@ -157,7 +153,7 @@ impl Targets {
             return Ok(target.clone());
         }
         let url = function_url(&self.base, task).map_err(|error| error.to_string())?;
-        let target = Arc::new(Target::new(url, self.gateway.clone()?, self.http2, &self.common)?);
+        let target = Arc::new(Target::new(url, self.gateway.clone()?, &self.shared)?);
         let mut kept = kept();
         if kept.len() >= KEPT {
             kept.clear();

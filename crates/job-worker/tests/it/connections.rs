@@ -140,7 +140,7 @@ async fn with_http_2_set_a_function_that_does_not_speak_it_fails_its_jobs_and_th
 }
 
 /// A server's side of TLS, with a certificate for localhost that `ours` signed.
-fn acceptor(made: &Certificates, protocol: &[u8]) -> TlsAcceptor {
+pub(crate) fn acceptor(made: &Certificates, protocol: &[u8]) -> TlsAcceptor {
     let chain = CertificateDer::pem_file_iter(made.file("server.crt")).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(made.file("server.key")).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -95,6 +95,13 @@ async fn malformed_http_fails_the_attempt_and_says_where() {
         let last_error = bench.failed(bench.add(task).await).await.last_error.unwrap();
         let place = format!("no valid HTTP answer from {}/: ", function.url());
         assert!(last_error.starts_with(&place) && last_error.len() > place.len(), "{task}: {last_error}");
+        // What a person can look at, when it is known.
+        let hint = match *task {
+            "closed" | "nothing" | "short" => "(the connection ended too early: ",
+            "garbage" | "binary" => "(does an HTTP/1.1 server listen there? ",
+            _ => "",
+        };
+        assert!(last_error.contains(hint), "{task}: {last_error}");
         assert_eq!(function.connections(), 1, "{task}: a POST is not repeated");
     }
 }
@@ -117,7 +124,7 @@ async fn hang_up_on_the_second(listener: TcpListener, received: tokio::sync::wat
 }
 
 /// Reads a request whose body is `{}`; false when the connection is closed.
-async fn read_head(stream: &mut TcpStream) -> bool {
+pub(crate) async fn read_head(stream: &mut TcpStream) -> bool {
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n{}") {
         match stream.read_u8().await {

@@ -1,0 +1,145 @@
+//! Failure: why a function's answer never came, told so that a person can act on it.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use job_utils::config::in_words;
+use job_utils::error::chain;
+use rustls::CertificateError;
+
+use crate::dispatch::connect::CONNECT_TIMEOUT;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// No connection: why.
+    Connect(String),
+    /// No connection in time.
+    ConnectTimeout,
+    /// A connection, but no TLS over it.
+    Tls(io::Error),
+    /// A connection, but no valid answer over it.
+    Answer(hyper::Error),
+    /// The request was sent, and the head of the answer did not come in time.
+    FirstByte(Duration),
+    /// A success whose body has no end within the limit.
+    Endless {
+        /// Its status.
+        status: u16,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The time for everything together is over.
+    OutOfTime(Duration, Progress),
+}
+
+/// How far a dispatch has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// There is no connection yet.
+    Connecting,
+    /// The request is on its way, or the function at work.
+    Waiting,
+    /// The answer is being read.
+    Reading {
+        /// Its status.
+        status: u16,
+        /// How much of its body has come, in bytes.
+        length: usize,
+    },
+}
+
+impl Failure {
+    /// The failure of a POST to `place`, as `last_error` tells it. With `http2` the function had to speak HTTP/2.
+    pub(crate) fn told(&self, place: &str, http2: bool) -> String {
+        match self {
+            Self::Connect(cause) => format!("cannot connect to {place}: {cause}"),
+            Self::ConnectTimeout => format!("cannot connect to {place} within {}", in_words(CONNECT_TIMEOUT)),
+            Self::Tls(error) => format!("cannot connect to {place}: {}{}", chain(error), tls_hint(error)),
+            Self::Answer(error) => {
+                let hint = if http2 {
+                    " (JOBS_HTTP2 is set: the function must speak HTTP/2)"
+                } else if error.is_parse() {
+                    " (does an HTTP/1.1 server listen there? TLS needs an https URL, HTTP/2 alone JOBS_HTTP2)"
+                } else if is_broken_off(error) {
+                    " (the connection ended too early: has the function crashed, or been restarted?)"
+                } else {
+                    ""
+                };
+                format!("no valid HTTP answer from {place}: {}{hint}", chain(error))
+            }
+            Self::FirstByte(limit) => {
+                format!("no answer from {place} within {} (JOBS_DISPATCH_FIRST_BYTE_TIMEOUT)", in_words(*limit))
+            }
+            Self::Endless { status, limit } => {
+                format!("the answer of {place} has no end: HTTP {status} and more than {} MiB", limit >> 20)
+            }
+            Self::OutOfTime(limit, progress) => {
+                let limit = format!("within {} (JOBS_DISPATCH_TIMEOUT)", in_words(*limit));
+                match progress {
+                    Progress::Connecting => format!("cannot connect to {place} {limit}"),
+                    Progress::Waiting => format!("no answer from {place} {limit}"),
+                    Progress::Reading { status, length } => {
+                        format!("no end of the answer of {place} {limit}: HTTP {status} and {length} bytes so far")
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What to look at when TLS fails.
+fn tls_hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return " (the server closed the connection instead)";
+    }
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            " (trusted are the system's root certificates, or those in SSL_CERT_FILE)"
+        }
+        Some(rustls::Error::InvalidMessage(_)) => " (does the server speak TLS there? The URL is https)",
+        _ => "",
+    }
+}
+
+/// Whether the connection ended before the answer did.
+fn is_broken_off(error: &hyper::Error) -> bool {
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(next) = cause {
+        if next.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
+            return true;
+        }
+        if let Some(error) = next.downcast_ref::<io::Error>() {
+            return matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+            );
+        }
+        cause = next.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_time_runs_out_the_message_says_how_far_it_came() {
+        let told = |progress| Failure::OutOfTime(Duration::from_secs(900), progress).told("http://fn/task", false);
+        assert_eq!(told(Progress::Connecting), "cannot connect to http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT)");
+        assert_eq!(told(Progress::Waiting), "no answer from http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT)");
+        assert_eq!(
+            told(Progress::Reading { status: 200, length: 3 }),
+            "no end of the answer of http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT): HTTP 200 and 3 bytes so far"
+        );
+        assert_eq!(
+            Failure::Endless { status: 200, limit: 64 << 20 }.told("http://fn/task", false),
+            "the answer of http://fn/task has no end: HTTP 200 and more than 64 MiB"
+        );
+    }
+}
