@@ -1,5 +1,7 @@
 //! Functions that are not ready for a job and say when to ask again.
 
+use std::time::Duration;
+
 use job_testkit::{Answer, FakeFunction};
 
 use super::support::{Bench, LIMIT};
@@ -38,5 +40,58 @@ async fn without_a_usable_retry_after_429_and_503_are_failures_like_any_other() 
         let failed = bench.failed(bench.add(task).await).await;
         assert_eq!((failed.last_error.as_deref(), failed.attempts), (Some(last_error), 1), "{task}");
         assert!((failed.wait - 1f64.exp()).abs() < 0.5, "{task}: {failed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_postponed_job_is_due_when_the_function_said_and_a_429_uses_up_no_attempt() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::start(async |request| {
+        let (status, wait) = match request.target.as_str() {
+            "/busy" => (429, "120"),
+            "/down" => (503, "120"),
+            "/long" => (429, "999999"),
+            // Two minutes after the answer's Date, whatever the clock here says.
+            _ => (503, "Sun, 06 Nov 1994 08:51:37 GMT"),
+        };
+        let answer = Answer::text(status, "not now").header("Retry-After", wait);
+        if request.target == "/date" { answer.header("Date", "Sun, 06 Nov 1994 08:49:37 GMT") } else { answer }
+    })
+    .await;
+    let _worker = bench.worker(&function.url()).spawn();
+    // With one attempt only, and in a queue: a postponed job is not exhausted, and holds nobody up.
+    for (task, attempts, wait, last_error) in [
+        ("busy", 0, 120.0, "HTTP 429: not now"),
+        ("down", 1, 120.0, "HTTP 503: not now"),
+        ("long", 0, 86400.0, "HTTP 429: not now"),
+        ("date", 1, 120.0, "HTTP 503: not now"),
+    ] {
+        let id = bench.add_with(task, "{}", ", max_attempts := 1, queue_name := 'one'").await;
+        let postponed = bench.failed(id).await;
+        assert_eq!((postponed.attempts, postponed.last_error.as_deref()), (attempts, Some(last_error)), "{task}");
+        assert!((postponed.wait - wait).abs() < 5.0 && postponed.locked_by.is_none(), "{task}: {postponed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_was_postponed_by_a_429_runs_when_its_time_has_come() {
+    let bench = Bench::new().await;
+    // Busy three times, and the job has one attempt.
+    let function = FakeFunction::start({
+        let calls = std::sync::atomic::AtomicUsize::new(0);
+        move |_| {
+            let busy = calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 3;
+            let answer = if busy { Answer::status(429).header("Retry-After", "1") } else { Answer::complete() };
+            std::future::ready(answer)
+        }
+    })
+    .await;
+    let _worker = bench.worker(&function.url()).spawn();
+    bench.gone(bench.add_with("busy", "{}", ", max_attempts := 1").await).await;
+    let requests = function.requests();
+    assert_eq!(requests.len(), 4);
+    for pair in requests.windows(2) {
+        let between = pair[1].at - pair[0].at;
+        assert!(between > Duration::from_millis(950) && between < Duration::from_secs(5), "{between:?}");
     }
 }
