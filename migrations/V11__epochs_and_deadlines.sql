@@ -214,7 +214,8 @@ END
 $$;
 REVOKE ALL ON FUNCTION @extschema@.complete_held_jobs(bigint[], text[], bigint[]) FROM PUBLIC;
 
--- delays: in seconds, in place of the usual one; NULL is the usual one. counted: whether the attempt counts as one.
+-- counted: whether the attempt counts as one; if not, it is given back. delays: how many seconds to wait at least, or for an
+-- attempt that does not count, exactly; NULL is the usual wait.
 CREATE FUNCTION @extschema@.fail_held_jobs(
     job_ids bigint[], worker_ids text[], epochs bigint[], error_messages text[], delays float8[], counted boolean[]
 ) RETURNS int[]
@@ -227,7 +228,9 @@ BEGIN
         UPDATE @extschema@.jobs j
            SET last_error = d.message, locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, deadline = NULL,
                updated_at = clock_timestamp(),
-               run_at = coalesce(now() + make_interval(secs => d.delay), @extschema@.retry_at(j.run_at, j.attempts)),
+               run_at = CASE WHEN d.counted THEN
+                            greatest(@extschema@.retry_at(j.run_at, j.attempts), now() + make_interval(secs => d.delay))
+                        ELSE coalesce(now() + make_interval(secs => d.delay), @extschema@.retry_at(j.run_at, j.attempts)) END,
                attempts = CASE WHEN d.counted OR j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
           FROM unnest(job_ids, worker_ids, epochs, error_messages, delays, counted) WITH ORDINALITY
                AS d (job_id, worker_id, epoch, message, delay, counted, position)

@@ -4,16 +4,18 @@
 //! [`Reader`], which goes on after a fault so that one start reports every fault at once. The table in the README is
 //! made from [`all`].
 
+pub mod gateway;
 pub mod postgres;
 pub mod scheduler;
 pub mod server;
 pub mod worker;
 
 pub use crate::http_url::parse_http_url;
+pub use gateway::Gateway;
 pub use postgres::{PostgresConfig, SchemaName, SslMode};
 pub use scheduler::SchedulerConfig;
 pub use server::ServerConfig;
-pub use worker::{Gateway, Tasks, WorkerConfig};
+pub use worker::{Tasks, WorkerConfig};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -274,9 +276,10 @@ fn parse_duration(value: &str) -> Option<Duration> {
 
 /// Every variable that the services read, in the order of the README's table.
 pub fn all() -> Vec<&'static Var> {
-    let groups: [&[&Var]; 5] = [
+    let groups: [&[&Var]; 6] = [
         postgres::VARS,
         worker::VARS,
+        gateway::VARS,
         server::VARS,
         scheduler::VARS,
         &[&crate::telemetry::RUST_LOG, &crate::telemetry::LOG_FORMAT],

@@ -1,12 +1,12 @@
 //! The worker's settings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use url::Url;
 
 use crate::config::server::{CallbackAddress, INTERNAL_JOBS_CALLBACK_PORT, JOBS_CALLBACK_TIMEOUT, read_secrets};
-use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var, in_words, parse_http_url};
+use crate::config::{ConfigError, Env, Gateway, PostgresConfig, Reader, Var, in_words};
 use crate::wire::signature::CallbackSecrets;
 
 /// Worker id.
@@ -107,34 +107,6 @@ pub const JOBS_HTTP2: Var = Var {
     used_by: "worker, service",
     about: "Speak HTTP/2 to functions without asking first, one connection per host and port; every function must know it.",
 };
-/// Gateway.
-pub const KNATIVE_SERVICE_URL: Var = Var {
-    name: "KNATIVE_SERVICE_URL",
-    default: "",
-    used_by: "worker, service",
-    about: "Base URL of the functions; a task is posted to `<base>/<task identifier>`.",
-};
-/// Gateway fallback.
-pub const INTERNAL_GATEWAY_URL: Var = Var {
-    name: "INTERNAL_GATEWAY_URL",
-    default: "http://gateway:8080",
-    used_by: "worker, service",
-    about: "Base URL of the functions when KNATIVE_SERVICE_URL is unset.",
-};
-/// Development map.
-pub const INTERNAL_GATEWAY_DEVELOPMENT_MAP: Var = Var {
-    name: "INTERNAL_GATEWAY_DEVELOPMENT_MAP",
-    default: "",
-    used_by: "worker, service",
-    about: "JSON object from task identifier to URL, used before the gateway unless NODE_ENV is `production`.",
-};
-/// Environment name.
-pub const NODE_ENV: Var = Var {
-    name: "NODE_ENV",
-    default: "",
-    used_by: "worker, service",
-    about: "`production` turns INTERNAL_GATEWAY_DEVELOPMENT_MAP off.",
-};
 /// Health port.
 pub const JOBS_HEALTH_PORT: Var = Var {
     name: "JOBS_HEALTH_PORT",
@@ -159,10 +131,6 @@ pub const VARS: &[&Var] = &[
     &JOBS_JOB_EXPIRY,
     &JOBS_COMPLETE_ON_2XX,
     &JOBS_HTTP2,
-    &KNATIVE_SERVICE_URL,
-    &INTERNAL_GATEWAY_URL,
-    &INTERNAL_GATEWAY_DEVELOPMENT_MAP,
-    &NODE_ENV,
     &JOBS_HEALTH_PORT,
 ];
 
@@ -239,48 +207,6 @@ fn read_task_concurrency(reader: &mut Reader<'_>) -> BTreeMap<String, usize> {
         }
     }
     limits
-}
-
-/// Where functions are.
-#[derive(Debug, Clone)]
-pub struct Gateway {
-    /// Base URL.
-    pub base: Url,
-    /// Task to URL, before the base. An entry that is not a URL fails only its own jobs.
-    pub development_map: HashMap<String, Result<Url, String>>,
-}
-
-impl Gateway {
-    fn read(reader: &mut Reader<'_>) -> Self {
-        let set = reader.url(&KNATIVE_SERVICE_URL);
-        let base = set.or_else(|| {
-            let text = reader.text(&INTERNAL_GATEWAY_URL);
-            parse_http_url(&text).map_err(|message| reader.fault(&INTERNAL_GATEWAY_URL, message)).ok()
-        });
-        let production = reader.text(&NODE_ENV) == "production";
-        let map = if production { None } else { reader.optional(&INTERNAL_GATEWAY_DEVELOPMENT_MAP) };
-        let mut development_map = HashMap::new();
-        match map.map(|text| serde_json::from_str::<HashMap<String, serde_json::Value>>(&text)) {
-            None => {}
-            Some(Ok(entries)) => {
-                for (task, value) in entries {
-                    let url = match value.as_str() {
-                        Some(text) => parse_http_url(text),
-                        None => Err(format!("{value} is not a URL")),
-                    };
-                    development_map.insert(task, url);
-                }
-            }
-            Some(Err(error)) => reader.fault(
-                &INTERNAL_GATEWAY_DEVELOPMENT_MAP,
-                format!("not a JSON object from task to URL ({error}); write {{\"task\": \"http://host:port/path\"}}"),
-            ),
-        }
-        // A fault was noted when there is no base, so this placeholder is never used.
-        #[allow(clippy::expect_used, reason = "a literal URL parses")]
-        let base = base.unwrap_or_else(|| Url::parse("http://gateway:8080").expect("literal"));
-        Self { base, development_map }
-    }
 }
 
 /// The worker's settings.
@@ -423,18 +349,6 @@ mod tests {
     fn a_callback_url_without_a_path_means_callback() {
         let config = read(&[("INTERNAL_JOBS_CALLBACK_URL", "http://knative-job-service:8080")]).unwrap();
         assert_eq!(config.callback_url.as_str(), "http://knative-job-service:8080/callback");
-    }
-
-    #[test]
-    fn a_bad_entry_of_the_development_map_is_no_fault_of_the_map() {
-        let map = r#"{"good": "http://localhost:1/x?y=1", "bad": "nonsense", "worse": 5}"#;
-        let config = read(&[("INTERNAL_GATEWAY_DEVELOPMENT_MAP", map)]).unwrap();
-        assert!(config.gateway.development_map["good"].is_ok());
-        assert!(config.gateway.development_map["bad"].is_err());
-        assert!(config.gateway.development_map["worse"].is_err());
-        assert!(read(&[("INTERNAL_GATEWAY_DEVELOPMENT_MAP", "[1]")]).is_err());
-        let production = [("INTERNAL_GATEWAY_DEVELOPMENT_MAP", map), ("NODE_ENV", "production")];
-        assert!(read(&production).unwrap().gateway.development_map.is_empty());
     }
 
     #[test]

@@ -103,6 +103,15 @@ async fn an_attempt_can_be_put_off_with_and_without_counting() {
     let wait =
         "SELECT id, attempts, last_error, round(extract(epoch FROM run_at - updated_at)) FROM app_jobs.jobs ORDER BY 1";
     assert_eq!(s.show(wait).await, "1|0|busy|60\n2|1|down|30");
+    // Asked to come again at once, a failed attempt waits as any other: e seconds and not 1.
+    s.run("UPDATE app_jobs.jobs SET run_at = now() - interval '1 s'").await;
+    claim(&s, A).await;
+    s.run(
+        "SELECT app_jobs.fail_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
+         '{busy,down}', '{1,1}', '{f,t}') FROM app_jobs.jobs",
+    )
+    .await;
+    assert_eq!(s.show(wait).await, "1|0|busy|1\n2|2|down|7");
 }
 
 #[tokio::test]
