@@ -10,6 +10,9 @@ use url::Url;
 /// What is shorter than this hides nothing, and would blank out harmless words.
 const SHORTEST: usize = 4;
 
+/// What a signature follows in the query of a callback URL.
+const SIGNATURE: &str = "signature=";
+
 /// A URL for messages: without user, password and query, which may hold secrets.
 pub(crate) fn shown(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -53,8 +56,19 @@ impl Secrets {
         let hide = |text: String, secret: &String| {
             if text.contains(secret.as_str()) { text.replace(secret.as_str(), "…") } else { text }
         };
-        self.0.iter().fold(text, hide)
+        without_signatures(self.0.iter().fold(text, hide))
     }
+}
+
+/// The text without signatures of callback URLs, which are new for each attempt.
+fn without_signatures(text: String) -> String {
+    let mut parts = text.split(SIGNATURE);
+    let Some(first) = parts.next().filter(|first| first.len() < text.len()) else { return text };
+    let unsigned = |part: &str| {
+        let digits = part.bytes().take_while(u8::is_ascii_hexdigit).count();
+        format!("{SIGNATURE}{}{}", if digits > 0 { "…" } else { "" }, &part[digits..])
+    };
+    parts.fold(first.to_owned(), |text, part| text + &unsigned(part))
 }
 
 #[cfg(test)]
@@ -73,6 +87,9 @@ mod tests {
         let secrets = Secrets::of([&url]);
         let text = "Authorization: Basic dXNlcjpwQHNz, p@ss, p%40ss, /task?token=abc of user";
         assert_eq!(secrets.hidden(text.to_owned()), "Authorization: Basic …, …, …, /task?… of user");
+        let signed = "/callback?epoch=1&signature=0123456789abcdef, signature=, signature=f0";
+        let told = "/callback?epoch=1&signature=…, signature=, signature=…";
+        assert_eq!(secrets.hidden(signed.to_owned()), told);
         let plain: Url = "http://user:pw@host/task?a=b".parse().unwrap();
         // Too short to be secret, but for the pair.
         assert_eq!(Secrets::of([&plain]).hidden("pw dXNlcjpwdw== a=b".to_owned()), "pw … a=b");
