@@ -12,6 +12,7 @@ pub mod function;
 pub mod mailgun;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod smtp;
 pub mod wait;
 
@@ -19,4 +20,5 @@ pub use cluster::{Cluster, ClusterOptions};
 pub use function::{Answer, FakeFunction, Gate, Recorded};
 pub use postgres::TestDb;
 pub use process::{Process, Program, Signal};
+pub use proxy::Proxy;
 pub use wait::{eventually, eventually_some};
