@@ -40,10 +40,13 @@ END
 $$;
 REVOKE ALL ON FUNCTION @extschema@.lock_queue(text) FROM PUBLIC;
 
--- Takes jobs from an instance that has ended: they start again, and the attempt does not count. But from the 4th interruption on
--- it does, so that a job that kills its worker ends. Returns their ids; what somebody holds is left for the next time.
+-- Takes from an instance what it runs, but for what a function has accepted or, before it has answered, has had extended. An
+-- instance that has ended interrupts its jobs: they start again, and the attempt does not count. But from the 4th
+-- interruption on it does, so that a job that kills its worker ends. Without a reason they are given back as if they had
+-- not been claimed. Returns their ids; what somebody holds is left for the next time, and what cannot be changed is told in
+-- the server's log: neither may keep others from their jobs.
 --
--- A job that was replaced by key has begun anew: it has neither attempts nor an error. kept: jobs to leave alone.
+-- A job that was replaced by key has begun anew: it has neither attempts nor an error. kept: epochs of claims to leave alone.
 CREATE FUNCTION @extschema@.interrupt_jobs(instance uuid, reason text, kept bigint[] DEFAULT '{}') RETURNS bigint[]
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' AS $$
 DECLARE
@@ -51,12 +54,13 @@ DECLARE
     interrupted bigint[] := '{}';
     changed bigint[];
 BEGIN
-    -- Queue by queue: a producer's open transaction may hold one queue's row, and must not hold up the others.
+    -- Queue by queue: a producer's open transaction may hold one queue's row.
     FOR batch IN
         SELECT h.queue_name, array_agg(h.id) AS ids
           FROM (SELECT j.id, j.queue_name FROM @extschema@.jobs j
-                 WHERE j.locked_at IS NOT NULL AND j.instance = interrupt_jobs.instance AND j.deadline IS NULL
-                   AND j.id <> ALL (kept)
+                 WHERE j.locked_at IS NOT NULL AND j.instance = interrupt_jobs.instance
+                   AND NOT j.accepted AND (j.deadline IS NULL OR j.deadline < now())
+                   AND (j.epoch IS NULL OR j.epoch <> ALL (kept))
                    FOR UPDATE SKIP LOCKED) h
          GROUP BY h.queue_name
     LOOP
@@ -64,22 +68,25 @@ BEGIN
         BEGIN
             WITH freed AS (
                 UPDATE @extschema@.jobs j
-                   SET interruptions = n.interruptions, last_error = reason,
-                       attempts = CASE WHEN n.interruptions > 3 OR j.superseded THEN j.attempts
-                                       ELSE greatest(j.attempts - 1, 0) END,
-                       run_at = CASE WHEN n.interruptions > 3 THEN @extschema@.retry_at(j.run_at, j.attempts)
-                                     ELSE j.run_at END,
-                       locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL,
+                   SET interruptions = n.interruptions, last_error = coalesce(reason, j.last_error),
+                       attempts = CASE WHEN n.counted OR j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END,
+                       run_at = CASE WHEN n.counted THEN @extschema@.retry_at(j.run_at, j.attempts) ELSE j.run_at END,
+                       locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, deadline = NULL,
                        updated_at = clock_timestamp()
-                  FROM (SELECT b.id, CASE WHEN b.attempts < 2 AND b.last_error IS NULL THEN 1
-                                          ELSE b.interruptions + 1 END AS interruptions
-                          FROM @extschema@.jobs b WHERE b.id = ANY (batch.ids)) n
+                  FROM (SELECT c.id, c.interruptions, reason IS NOT NULL AND c.interruptions > 3 AS counted
+                          FROM (SELECT b.id, CASE WHEN reason IS NULL THEN b.interruptions
+                                                  WHEN b.attempts < 2 AND b.last_error IS NULL THEN 1
+                                                  ELSE b.interruptions + 1 END AS interruptions
+                                  FROM @extschema@.jobs b WHERE b.id = ANY (batch.ids)) c) n
                  WHERE j.id = n.id
                 RETURNING j.id)
             SELECT array_agg(f.id) INTO changed FROM freed f;
             interrupted := interrupted || changed;
-        EXCEPTION WHEN lock_not_available THEN
-            NULL;
+        EXCEPTION
+            WHEN lock_not_available THEN
+                NULL;
+            WHEN OTHERS THEN
+                RAISE WARNING 'jobs % of instance % cannot be taken over: %', batch.ids, instance, SQLERRM;
         END;
     END LOOP;
     RETURN interrupted;
@@ -92,7 +99,11 @@ REVOKE ALL ON FUNCTION @extschema@.interrupt_jobs(uuid, text, bigint[]) FROM PUB
 -- claims has to look from the beginning.
 --
 -- Who was cut off itself cannot tell who else was: nothing is rescued by an instance whose own heartbeats have not come
--- for a full lease without a gap. Nothing in the server tells this better: it may have been halted as a whole.
+-- for a full lease without a gap, and a deadline that passed during the gap has as long for its callback to arrive. A gap
+-- is more than half of the shortest lease there is, since those who have it are missed first, but never less than what a
+-- lost heartbeat of its own makes. Nothing in the server tells this better: it may have been halted as a whole.
+--
+-- Rows of other workers are read, not locked: one may be held by a claim whose worker has stopped reading.
 CREATE FUNCTION @extschema@.heartbeat(
     worker_id text, instance uuid, lease interval, listens boolean, overdue_message text, job_expiry interval,
     OUT rescued bigint[], OUT silent text[], OUT overdue bigint[], OUT expired boolean
@@ -100,8 +111,9 @@ CREATE FUNCTION @extschema@.heartbeat(
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
+    gap interval := greatest((SELECT min(w.lease) FROM @extschema@.workers w) / 2, lease / 3);
     steady timestamptz;
-    gone @extschema@.workers;
+    gone record;
     job record;
     interrupted bigint[];
 BEGIN
@@ -113,17 +125,24 @@ BEGIN
     VALUES (heartbeat.instance, heartbeat.worker_id, heartbeat.lease, heartbeat.listens, moment, moment)
     ON CONFLICT ON CONSTRAINT workers_pkey DO UPDATE SET
         heartbeat_at = moment, lease = excluded.lease, listens = excluded.listens,
-        steady_since = CASE WHEN w.heartbeat_at < moment - w.lease / 2 THEN moment ELSE w.steady_since END
+        steady_since = CASE WHEN w.heartbeat_at < moment - gap THEN moment ELSE w.steady_since END
     RETURNING w.steady_since INTO steady;
 
     FOR gone IN
-        SELECT w.* FROM @extschema@.workers w
+        SELECT w.instance, format('worker %s gave no sign of life for %s s (JOBS_LEASE) while it ran the job',
+                                  w.worker_id, round(extract(epoch FROM w.lease)::numeric, 1)) AS reason, w.worker_id
+          FROM @extschema@.workers w
          WHERE w.heartbeat_at < moment - w.lease AND steady <= moment - greatest(w.lease, heartbeat.lease)
-           FOR UPDATE SKIP LOCKED
+        UNION ALL
+        -- Forgotten, and yet it had a claim under way; or its function's extension has run out since.
+        SELECT o.instance, 'worker ' || o.locked_by || ' is gone', o.locked_by
+          FROM (SELECT DISTINCT ON (j.instance) j.instance, j.locked_by FROM @extschema@.jobs j
+                 WHERE j.locked_at IS NOT NULL AND j.locked_at < moment - heartbeat.lease AND j.instance IS NOT NULL
+                   AND NOT j.accepted AND (j.deadline IS NULL OR j.deadline < now())
+                   AND NOT EXISTS (SELECT FROM @extschema@.workers w WHERE w.instance = j.instance)) o
+         WHERE steady <= moment - heartbeat.lease
     LOOP
-        interrupted := @extschema@.interrupt_jobs(gone.instance, format(
-            'worker %s gave no sign of life for %s s (JOBS_LEASE) while it ran the job',
-            gone.worker_id, round(extract(epoch FROM gone.lease)::numeric, 1)));
+        interrupted := @extschema@.interrupt_jobs(gone.instance, gone.reason);
         IF cardinality(interrupted) > 0 THEN
             rescued := rescued || interrupted;
             silent := silent || gone.worker_id;
@@ -133,15 +152,19 @@ BEGIN
 
     FOR job IN
         SELECT j.id, j.locked_by, j.queue_name FROM @extschema@.jobs j
-         WHERE j.deadline IS NOT NULL AND j.deadline < now() AND j.locked_at IS NOT NULL
+         WHERE j.deadline IS NOT NULL AND j.deadline < now() AND j.accepted AND j.locked_by IS NOT NULL
+           AND (j.deadline >= steady OR steady <= moment - heartbeat.lease)
          ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED
     LOOP
         CONTINUE WHEN NOT @extschema@.lock_queue(job.queue_name);
         BEGIN
             PERFORM @extschema@.fail_job(job.locked_by, job.id, overdue_message);
             overdue := overdue || job.id;
-        EXCEPTION WHEN lock_not_available THEN
-            NULL;
+        EXCEPTION
+            WHEN lock_not_available THEN
+                NULL;
+            WHEN OTHERS THEN
+                RAISE WARNING 'job % cannot be failed at its deadline: %', job.id, SQLERRM;
         END;
     END LOOP;
 
@@ -153,36 +176,55 @@ END
 $$;
 REVOKE ALL ON FUNCTION @extschema@.heartbeat(text, uuid, interval, boolean, text, interval) FROM PUBLIC;
 
--- Removes an instance that runs nothing any more. What functions have accepted from it has its deadline.
-CREATE FUNCTION @extschema@.forget_worker(instance uuid) RETURNS void
+-- Removes an instance that runs nothing any more; what functions have does not count. True when it is gone.
+CREATE FUNCTION @extschema@.forget_worker(instance uuid) RETURNS boolean
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     DELETE FROM @extschema@.workers w
-     WHERE w.instance = forget_worker.instance
+     WHERE w.instance = (SELECT h.instance FROM @extschema@.workers h
+                          WHERE h.instance = forget_worker.instance FOR UPDATE SKIP LOCKED)
        AND NOT EXISTS (SELECT FROM @extschema@.jobs j
                         WHERE j.locked_at IS NOT NULL AND j.instance = w.instance AND j.deadline IS NULL);
+    RETURN FOUND;
 END
 $$;
 REVOKE ALL ON FUNCTION @extschema@.forget_worker(uuid) FROM PUBLIC;
 
--- Takes back, without waiting for a lease, the jobs of instances under this worker id whose session has ended.
-CREATE FUNCTION @extschema@.take_back_jobs(worker_id text, instance uuid) RETURNS bigint[]
+-- Instances under a worker id, other than the given one, whose session has ended.
+CREATE FUNCTION @extschema@.ended_instances(worker_id text, instance uuid) RETURNS uuid[]
 LANGUAGE plpgsql AS $$
 DECLARE
-    gone @extschema@.workers;
+    other uuid;
+    ended uuid[] := '{}';
+BEGIN
+    FOR other IN
+        SELECT w.instance FROM @extschema@.workers w
+         WHERE w.worker_id = ended_instances.worker_id AND w.instance <> ended_instances.instance AND w.listens
+    LOOP
+        IF pg_try_advisory_xact_lock(@extschema@.instance_lock(other)) THEN
+            ended := ended || other;
+        END IF;
+    END LOOP;
+    RETURN ended;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.ended_instances(text, uuid) FROM PUBLIC;
+
+-- Takes back, without waiting for a lease, the jobs of those of the given instances whose session has ended. The caller has
+-- found it ended some seconds before: a session may just be connecting anew.
+CREATE FUNCTION @extschema@.take_back_jobs(worker_id text, instance uuid, ended uuid[]) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    gone uuid;
     interrupted bigint[] := '{}';
 BEGIN
-    FOR gone IN
-        SELECT w.* FROM @extschema@.workers w
-         WHERE w.worker_id = take_back_jobs.worker_id AND w.instance <> take_back_jobs.instance AND w.listens
-           FOR UPDATE SKIP LOCKED
-    LOOP
-        CONTINUE WHEN NOT pg_try_advisory_xact_lock(@extschema@.instance_lock(gone.instance));
+    FOREACH gone IN ARRAY @extschema@.ended_instances(worker_id, instance) LOOP
+        CONTINUE WHEN gone <> ALL (ended);
         interrupted := interrupted || @extschema@.interrupt_jobs(
-            gone.instance, format('worker %s ended while it ran the job', gone.worker_id));
-        PERFORM @extschema@.forget_worker(gone.instance);
+            gone, format('worker %s ended while it ran the job', worker_id));
+        PERFORM @extschema@.forget_worker(gone);
     END LOOP;
     RETURN interrupted;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.take_back_jobs(text, uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.take_back_jobs(text, uuid, uuid[]) FROM PUBLIC;

@@ -12,6 +12,12 @@ use tokio::task::JoinHandle;
 use crate::callback::Callback;
 use crate::context::Context;
 
+/// The shortest time that a heartbeat asks for: it is renewed at every third of it.
+const SHORTEST: Duration = Duration::from_secs(3);
+
+/// How soon to ask again after a failure.
+const RETRY: Duration = Duration::from_millis(500);
+
 /// Where a handler asks, and for which attempt. Two are the same when they are for the same attempt.
 #[derive(Clone)]
 pub(crate) struct Extension {
@@ -84,24 +90,32 @@ impl Context {
         Ok(if stale { Extended::Stale } else { Extended::Granted })
     }
 
-    /// Extends the attempt by `time` again and again, at every third of it, until the guard is dropped. A function that
-    /// dies stops doing so, and the job fails `time` later at most, instead of after JOBS_CALLBACK_TIMEOUT; as long as
-    /// that was not the longer one from the start.
+    /// Extends the attempt by `time` (at least 3 s) again and again, at every third of it, until the guard is dropped. As long
+    /// as it does, the end of the worker that sent the job does not have it started again elsewhere.
     #[must_use = "the heartbeat ends with the guard"]
     pub fn heartbeat(&self, time: Duration) -> HeartbeatGuard {
-        let context = self.clone();
+        let (context, time) = (self.clone(), time.max(SHORTEST));
         HeartbeatGuard(tokio::spawn(async move {
             loop {
-                match context.extend(time).await {
-                    Ok(Extended::Granted) => {}
-                    Ok(Extended::Stale) => {
+                let asked = tokio::time::timeout(time / 3, context.extend(time)).await;
+                let pause = match asked {
+                    Ok(Ok(Extended::Granted)) => time / 3,
+                    Ok(Ok(Extended::Stale)) => {
                         tracing::warn!(job.id = context.job_id, "the attempt has ended without this handler");
                         return;
                     }
-                    Err(ExtendError::NoCallback) => return,
-                    Err(error) => tracing::warn!(job.id = context.job_id, "cannot extend the attempt yet: {error}"),
-                }
-                tokio::time::sleep(time / 3).await;
+                    Ok(Err(ExtendError::NoCallback)) => return,
+                    Ok(Err(ExtendError::Status(status))) if status.is_client_error() => {
+                        tracing::warn!(job.id = context.job_id, "the attempt cannot be extended: HTTP {status}");
+                        return;
+                    }
+                    Ok(Err(error)) => {
+                        tracing::warn!(job.id = context.job_id, "cannot extend the attempt yet: {error}");
+                        RETRY
+                    }
+                    Err(_) => RETRY,
+                };
+                tokio::time::sleep(pause).await;
             }
         }))
     }

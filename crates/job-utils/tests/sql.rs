@@ -18,6 +18,7 @@ mod sql {
     mod derived;
     mod dump;
     mod enqueue;
+    mod epochs;
     mod extension;
     mod forms;
     mod isolation;

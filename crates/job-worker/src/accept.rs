@@ -58,6 +58,9 @@ async fn many(slots: &Slots) {
 /// Stores one statement's worth of deadlines. What somebody holds at this moment is left for another time.
 pub(crate) async fn store(db: &WorkerDb, slots: &Slots, callback_timeout: Duration) -> Result<(), DbError> {
     let claims = slots.unstored(MANY);
+    if claims.is_empty() {
+        return Ok(());
+    }
     let left = db.accept(&claims, callback_timeout).await?;
     slots.deadlines_stored(&claims, &left);
     Ok(())

@@ -31,12 +31,9 @@ use crate::lane::{Lane, lanes};
 use crate::slots::{BATCH, Slots};
 use crate::wake::Vigil;
 
-/// After a doubt, how long to wait before looking for jobs that are locked for this process and not known to it: a statement
-/// whose connection was lost may still be under way.
-const DOUBT_PAUSE: Duration = Duration::from_secs(2);
-
-/// How often to look for them.
-const DOUBT_LOOKS: u8 = 2;
+/// After a doubt, how long to wait each time before looking for jobs that are locked for this process and not known to it: a
+/// statement whose connection was lost may still be under way. The last is the first.
+const DOUBT_PAUSES: &[Duration] = &[Duration::from_secs(30), Duration::from_secs(2), Duration::from_secs(2)];
 
 /// How long a stop waits for a claim under way at most. What it claims is known then, and need not be found out.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
@@ -64,7 +61,7 @@ pub(crate) struct Claimer {
     /// Stores deadlines of accepted jobs.
     accepting: JoinHandle<()>,
     /// How many looks for unknown jobs are due, when the next one is, and the one under way.
-    doubts: u8,
+    doubts: usize,
     next_doubt: Instant,
     /// No claim starts until the look that is due has been made.
     pausing: bool,
@@ -194,7 +191,9 @@ impl Claimer {
     fn look(&mut self) {
         let now = Instant::now();
         if self.slots.take_doubt() {
-            (self.doubts, self.next_doubt) = (DOUBT_LOOKS, now + DOUBT_PAUSE);
+            // One that is due is not put off.
+            let next = if self.doubts > 0 { self.next_doubt } else { now + DOUBT_PAUSES[DOUBT_PAUSES.len() - 1] };
+            (self.doubts, self.next_doubt) = (DOUBT_PAUSES.len(), next.min(now + DOUBT_PAUSES[DOUBT_PAUSES.len() - 1]));
         }
         if self.pausing || !self.clearing.is_empty() {
             return;
@@ -303,8 +302,9 @@ impl Claimer {
                 // What it would have claimed may lie behind what another look has.
                 lane.deep_took = Duration::ZERO;
                 self.slots.put_freed(index, freed);
-                // It may have been carried out all the same.
-                self.slots.doubt();
+                if error.is_ambiguous() {
+                    self.slots.doubt();
+                }
             }
         }
     }
@@ -386,10 +386,10 @@ impl Claimer {
     }
 
     fn cleared(&mut self, done: bool) {
-        self.next_doubt = Instant::now() + DOUBT_PAUSE;
         if !done {
-            self.doubts = DOUBT_LOOKS;
+            self.doubts = DOUBT_PAUSES.len();
         }
+        self.next_doubt = Instant::now() + DOUBT_PAUSES[self.doubts.saturating_sub(1)];
         self.wake();
     }
 }

@@ -21,6 +21,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long jobs that are aborted may take to end.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long outcomes that are on their way into the database may take at the end of the grace.
+const SETTLE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How long giving jobs back may take when Postgres does not answer.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(2500);
 
@@ -62,6 +65,10 @@ pub(crate) async fn drain(mut worker: Draining) -> Stopped {
     let aborted = async { while worker.running.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(ABORT_TIMEOUT, aborted).await;
     worker.running.detach_all();
+    // What has ended may just be on its way into the database; given back, it would be repeated.
+    while !left.is_empty() && timeout_at(deadline + SETTLE_TIMEOUT, worker.slots.left.notified()).await.is_ok() {
+        left = worker.slots.held();
+    }
     let finished = in_flight - left.len();
     if returned.is_none() {
         left.extend(buffered);
@@ -71,7 +78,11 @@ pub(crate) async fn drain(mut worker: Draining) -> Stopped {
         accepted = wait_for_callbacks(&worker, deadline).await;
     }
     worker.accepting.abort();
+    // Whoever stores deadlines must be the only one.
+    let _ = (&mut worker.accepting).await;
     worker.heartbeat.abort();
+    // A claim that is carried out after the end of the registration would be nobody's.
+    worker.db.cancelled().await;
     let left_behind = leave(&worker).await;
     let (released, accepted) = left_behind.unwrap_or((0, accepted));
     let stopped = Stopped {
@@ -136,11 +147,19 @@ async fn wait_for_callbacks(worker: &Draining, deadline: Instant) -> usize {
 /// over when the lease has passed.
 async fn leave(worker: &Draining) -> Option<(usize, usize)> {
     let leaving = async {
+        store(&worker.db, &worker.slots, worker.callback_timeout).await?;
         while worker.slots.unstored_since().0 > 0 {
+            // Somebody holds a row.
+            tokio::time::sleep(LOOK).await;
             store(&worker.db, &worker.slots, worker.callback_timeout).await?;
         }
-        let released = worker.db.leave().await?;
-        let accepted = worker.db.held().await?;
+        let (mut released, mut all) = worker.db.leave().await?;
+        while !all {
+            tokio::time::sleep(LOOK).await;
+            let (more, gone) = worker.db.leave().await?;
+            (released, all) = (released + more, gone);
+        }
+        let accepted = worker.db.held().await.unwrap_or_default();
         Ok::<_, DbError>((released, usize::try_from(accepted).unwrap_or_default()))
     };
     let released = match tokio::time::timeout(RELEASE_TIMEOUT, leaving).await {

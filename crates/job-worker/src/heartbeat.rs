@@ -15,6 +15,12 @@ use tokio::time::Instant;
 /// The longest time between two heartbeats, and so how late the end of a lease or of a deadline may be noticed.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// How long a heartbeat waits for a look that carries it.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// How long the session of an earlier process may take to connect anew before it counts as ended.
+const RECONNECT: Duration = Duration::from_millis(1500);
+
 /// How many heartbeats may be lost before the lease ends.
 const PER_LEASE: u32 = 6;
 
@@ -23,7 +29,7 @@ pub(crate) struct Pulse {
     db: WorkerDb,
     interval: Duration,
     next: Instant,
-    sending: JoinSet<Result<Heartbeat, DbError>>,
+    sending: JoinSet<Option<Result<Heartbeat, DbError>>>,
     failing: bool,
 }
 
@@ -46,15 +52,16 @@ impl Pulse {
 
     /// Until when it waits for a look that carries it.
     pub(crate) fn alone_at(&self) -> Instant {
-        self.next + self.interval / 5
+        self.next + PATIENCE.min(self.interval / 5)
     }
 
     /// Sends it alone.
     pub(crate) fn send(&mut self) {
         self.next = Instant::now() + self.interval;
         if self.sending.is_empty() {
-            let db = self.db.clone();
-            self.sending.spawn(async move { db.heartbeat().await });
+            // One that hangs must not keep the next from another connection.
+            let (db, limit) = (self.db.clone(), self.interval);
+            self.sending.spawn(async move { tokio::time::timeout(limit, db.heartbeat()).await.ok() });
         }
     }
 
@@ -63,15 +70,17 @@ impl Pulse {
     pub(crate) async fn sent(&mut self) -> bool {
         let Some(sent) = self.sending.join_next().await else { return std::future::pending().await };
         match sent {
-            Ok(Ok(found)) => {
+            Ok(Some(Ok(found))) => {
                 self.carried(&found);
                 found.expired
             }
-            Ok(Err(error)) => {
+            Ok(failed) => {
                 // Soon again: a lease is at stake.
                 self.next = Instant::now() + self.interval / 5;
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!("cannot send a heartbeat, trying again: {}", chain(&error));
+                    let why = failed.and_then(Result::err).map(|error| chain(&error));
+                    let why = why.unwrap_or_else(|| "Postgres does not answer".to_owned());
+                    tracing::warn!("cannot send a heartbeat, trying again: {why}");
                 }
                 false
             }
@@ -108,7 +117,12 @@ pub(crate) async fn register(db: &WorkerDb) {
     loop {
         let registered = async {
             tell(&db.heartbeat().await?);
-            db.take_back().await
+            let ended = db.ended().await?;
+            if ended.is_empty() {
+                return Ok(Vec::new());
+            }
+            tokio::time::sleep(RECONNECT).await;
+            db.take_back(&ended).await
         };
         match registered.await {
             Ok(taken) => {

@@ -207,10 +207,10 @@ impl Slots {
         std::mem::take(&mut self.state().doubt)
     }
 
-    /// The jobs that this process knows to be locked for it, but for those whose deadline is stored.
+    /// The epochs of the claims that this process knows of, but for those whose deadline is stored.
     pub(crate) fn known(&self) -> Vec<i64> {
         let state = self.state();
-        state.held.iter().chain(state.accepted.iter().map(|(claim, _)| claim)).map(|claim| claim.0).collect()
+        state.held.iter().chain(state.accepted.iter().map(|(claim, _)| claim)).map(|claim| claim.1).collect()
     }
 
     /// A function has accepted a job: it stays locked, but somebody else will say how it ended.

@@ -12,18 +12,20 @@ impl Db {
     /// Sets until when callbacks may come for these claims, as job id and epoch. Returns the ids of claims that stand and
     /// could not be changed at this moment.
     pub(crate) async fn accept(&self, claims: &[(i64, i64)], callback_timeout: Duration) -> Result<Vec<i64>, DbError> {
-        let client = self.connection().await?;
+        let client = self.abandonable().await?;
         let (ids, epochs): (Vec<i64>, Vec<i64>) = claims.iter().copied().unzip();
         let result = async {
             let statement = client.prepare_cached(&self.sql(SQL)).await?;
             let rows = client.query(&statement, &[&ids, &epochs, &callback_timeout.as_secs_f64()]).await?;
             rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<_>, _>>()
         };
-        result.await.map_err(DbError::query("accept"))
+        let result = result.await;
+        client.done();
+        result.map_err(DbError::query("accept"))
     }
 
     /// Lets the callback of a claim come until `extension` from now at least; false, and nothing changed, when that claim does
-    /// not stand. Without an epoch: whatever claim of the job the worker holds.
+    /// not stand. Without an epoch: whatever claim of the job the worker holds. Dropped, it cancels the statement.
     pub(crate) async fn extend(
         &self,
         worker_id: &str,
@@ -31,8 +33,9 @@ impl Db {
         epoch: Option<i64>,
         extension: Duration,
     ) -> Result<bool, DbError> {
-        let client = self.connection().await?;
+        let client = self.abandonable().await?;
         let row = client.query_one(&self.sql(EXTEND), &[&worker_id, &job_id, &epoch, &extension.as_secs_f64()]).await;
+        client.done();
         row.and_then(|row| row.try_get(0)).map_err(DbError::query("extend"))
     }
 }

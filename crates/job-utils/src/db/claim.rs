@@ -20,7 +20,7 @@ macro_rules! claimed {
              SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, j.payload, j.priority, j.run_at, \
              j.attempts, j.max_attempts, j.epoch FROM ",
             $first,
-            ", @extschema@.claim_jobs($1, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10, $12) j) \
+            ", @extschema@.claim_instance_jobs($12, $1, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
              SELECT *, NULL::float8, NULL::boolean"
         )
     };

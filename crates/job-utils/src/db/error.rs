@@ -62,6 +62,11 @@ impl DbError {
         }
     }
 
+    /// Whether the statement may have been carried out all the same: it was sent, and its answer did not come.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Query { source, .. } if source.code().is_none())
+    }
+
     /// Whether another transaction holds a row that the statement would have had to wait for.
     pub fn is_blocked(&self) -> bool {
         self.sql_state() == Some(&SqlState::LOCK_NOT_AVAILABLE)

@@ -17,7 +17,9 @@ use crate::db::{Db, DbError};
 const SQL: &str = "SELECT b.rescued, b.silent, b.overdue, b.expired FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
                    @extschema@.heartbeat($1, $2, make_interval(secs => $3), $4, $5, make_interval(secs => $6)) b";
 
-const TAKE_BACK: &str = "SELECT @extschema@.take_back_jobs($1, $2)";
+const ENDED: &str = "SELECT @extschema@.ended_instances($1, $2)";
+
+const TAKE_BACK: &str = "SELECT @extschema@.take_back_jobs($1, $2, $3)";
 
 const INTERRUPT: &str = "SELECT @extschema@.interrupt_jobs($1, $2, $3)";
 
@@ -77,15 +79,23 @@ impl Db {
         result.map_err(DbError::query("heartbeat"))
     }
 
-    /// Interrupts the jobs of instances of this worker id whose session has ended; returns their ids.
-    pub(crate) async fn take_back(&self, worker_id: &str, instance: Uuid) -> Result<Vec<i64>, DbError> {
+    /// The other instances of this worker id whose session has ended, or is just connecting anew.
+    pub(crate) async fn ended(&self, worker_id: &str, instance: Uuid) -> Result<Vec<Uuid>, DbError> {
+        let client = self.connection().await?;
+        let result = client.query_one(&self.sql(ENDED), &[&worker_id, &instance]).await;
+        result.and_then(|row| row.try_get(0)).map_err(DbError::query("look for ended instances"))
+    }
+
+    /// Interrupts the jobs of those of the `ended` instances whose session still has not come back; returns their ids.
+    pub(crate) async fn take_back(&self, worker_id: &str, instance: Uuid, ended: &[Uuid]) -> Result<Vec<i64>, DbError> {
         let client = self.abandonable().await?;
-        let result = client.query_one(&self.sql(TAKE_BACK), &[&worker_id, &instance]).await;
+        let result = client.query_one(&self.sql(TAKE_BACK), &[&worker_id, &instance, &ended]).await;
         client.done();
         result.and_then(|row| row.try_get(0)).map_err(DbError::query("take back"))
     }
 
-    /// Interrupts what an instance holds in the database and, but for the jobs `kept`, does not know of. Returns the ids.
+    /// Interrupts what an instance holds in the database and, but for the claims with the epochs `kept`, does not know of.
+    /// Returns the jobs' ids.
     pub(crate) async fn interrupt(&self, instance: Uuid, reason: &str, kept: &[i64]) -> Result<Vec<i64>, DbError> {
         let client = self.abandonable().await?;
         let result = client.query_one(&self.sql(INTERRUPT), &[&instance, &reason, &kept]).await;

@@ -24,7 +24,8 @@ pub enum NotReady {
 
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure(\
-                     '@extschema@.claim_jobs(text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[], uuid)') IS NOT NULL \
+                     '@extschema@.claim_instance_jobs(uuid, text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
+                     AND to_regprocedure('@extschema@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
                      AND to_regprocedure('@extschema@.materialise_scheduled_jobs(bigint[])') IS NOT NULL \
                      AND to_regclass('@extschema@.settings') IS NOT NULL";
 
@@ -44,8 +45,9 @@ impl Db {
 
     /// How many jobs an instance has claimed that are not settled.
     pub(crate) async fn held(&self, instance: Uuid) -> Result<i64, DbError> {
-        let client = self.connection().await?;
-        let row = client.query_one(&self.sql(HELD), &[&instance]).await.map_err(DbError::query("count held jobs"))?;
-        Ok(row.get(0))
+        let client = self.abandonable().await?;
+        let result = client.query_one(&self.sql(HELD), &[&instance]).await;
+        client.done();
+        result.and_then(|row| row.try_get(0)).map_err(DbError::query("count held jobs"))
     }
 }

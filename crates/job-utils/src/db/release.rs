@@ -6,10 +6,9 @@ use crate::db::{Db, DbError};
 
 const SQL: &str = "SELECT @extschema@.release_held_jobs($1, $2, $3)";
 
-/// Everything but what functions have accepted, and then the registration.
-const LEAVE: &str = "WITH released AS MATERIALIZED (SELECT @extschema@.release_held_jobs($1, NULL, NULL)), \
-                     counted AS MATERIALIZED (SELECT count(*) AS jobs FROM released) \
-                     SELECT c.jobs, @extschema@.forget_worker($1) FROM counted c";
+/// Everything but what functions have, and then the registration.
+const LEAVE: &str = "WITH released AS MATERIALIZED (SELECT cardinality(@extschema@.interrupt_jobs($1, NULL)) AS jobs) \
+                     SELECT r.jobs, @extschema@.forget_worker($1) FROM released r";
 
 impl Db {
     /// Gives back the listed claims of an instance, as job id and epoch; returns how many. Dropped, it cancels the release.
@@ -21,12 +20,15 @@ impl Db {
         Ok(result.map_err(DbError::query("release"))?.len())
     }
 
-    /// Ends an instance: gives back all it holds but what functions have accepted, and removes its registration. Returns how
-    /// many jobs it gave back. Dropped, it cancels the release.
-    pub(crate) async fn leave(&self, instance: Uuid) -> Result<usize, DbError> {
+    /// Ends an instance: gives back all it holds but what functions have, and removes its registration; a row that somebody
+    /// holds at this moment is left, and the registration with it. Returns how many jobs it gave back, and whether the
+    /// registration is gone. Dropped, it cancels the release.
+    pub(crate) async fn leave(&self, instance: Uuid) -> Result<(usize, bool), DbError> {
         let client = self.abandonable().await?;
-        let result = client.query_one(&self.sql(LEAVE), &[&instance]).await.and_then(|row| row.try_get::<_, i64>(0));
+        let result = client.query_one(&self.sql(LEAVE), &[&instance]).await;
         client.done();
-        Ok(usize::try_from(result.map_err(DbError::query("release"))?).unwrap_or_default())
+        let left = result.and_then(|row| Ok((row.try_get::<_, i32>(0)?, row.try_get(1)?)));
+        let (released, gone) = left.map_err(DbError::query("release"))?;
+        Ok((usize::try_from(released).unwrap_or_default(), gone))
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 pub use crate::db::claim::{Claim, Claimed, Found, Job, Position};
 pub use crate::db::heartbeat::{Heartbeat, Instance};
 use crate::db::{Db, DbError, Horizon};
@@ -36,12 +38,18 @@ impl WorkerDb {
         self.db.heartbeat(&self.worker_id, &self.instance).await
     }
 
-    /// Takes back the jobs of processes under this worker id that have ended; returns their ids.
-    pub async fn take_back(&self) -> Result<Vec<i64>, DbError> {
-        self.db.take_back(&self.worker_id, self.instance.id).await
+    /// Other instances of this worker id whose session has ended, or is just connecting anew.
+    pub async fn ended(&self) -> Result<Vec<Uuid>, DbError> {
+        self.db.ended(&self.worker_id, self.instance.id).await
     }
 
-    /// Interrupts what is locked for this instance although it does not know of it; it knows of `kept`. Returns the ids.
+    /// Takes back the jobs of those of the `ended` instances whose session still has not come back; returns their ids.
+    pub async fn take_back(&self, ended: &[Uuid]) -> Result<Vec<i64>, DbError> {
+        self.db.take_back(&self.worker_id, self.instance.id, ended).await
+    }
+
+    /// Interrupts what is locked for this instance although it does not know of it; it knows of the claims with the epochs
+    /// `kept`. Returns the jobs' ids.
     pub async fn interrupt_unknown(&self, reason: &str, kept: &[i64]) -> Result<Vec<i64>, DbError> {
         self.db.interrupt(self.instance.id, reason, kept).await
     }
@@ -73,8 +81,9 @@ impl WorkerDb {
         self.db.release(self.instance.id, claims).await
     }
 
-    /// Gives back all this instance holds but what functions have accepted, and ends its registration. Returns how many.
-    pub async fn leave(&self) -> Result<usize, DbError> {
+    /// Gives back all this instance holds but what functions have, and ends its registration. Returns how many, and whether
+    /// that was all.
+    pub async fn leave(&self) -> Result<(usize, bool), DbError> {
         self.db.leave(self.instance.id).await
     }
 }

@@ -1,16 +1,16 @@
-//! Who may end an attempt, and who takes over when nobody does: epochs, heartbeats, deadlines.
+//! Who takes over when nobody ends an attempt: heartbeats, leases, deadlines.
 
 use crate::sql::support::{Session, database};
 
-const A: &str = "'00000000-0000-4000-8000-00000000000a'";
-const B: &str = "'00000000-0000-4000-8000-00000000000b'";
+pub(crate) const A: &str = "'00000000-0000-4000-8000-00000000000a'";
+pub(crate) const B: &str = "'00000000-0000-4000-8000-00000000000b'";
 
 /// Claims up to 10 jobs for an instance of `worker-a` or `worker-b`; shows their ids.
-async fn claim(s: &Session, instance: &str) -> String {
+pub(crate) async fn claim(s: &Session, instance: &str) -> String {
     let worker = if instance == A { "worker-a" } else { "worker-b" };
     s.show(&format!(
         "SELECT coalesce(string_agg(id::text, ',' ORDER BY id), '') \
-         FROM app_jobs.claim_jobs('{worker}', NULL, 10, '4 hours', instance := {instance})"
+         FROM app_jobs.claim_instance_jobs({instance}, '{worker}', NULL, 10, '4 hours')"
     ))
     .await
 }
@@ -30,100 +30,118 @@ async fn age(s: &Session, instance: &str, heartbeat: &str, steady: &str) {
     .await;
 }
 
-async fn jobs(s: &Session) -> String {
+/// Functions accept the jobs that meet the condition, for an hour.
+pub(crate) async fn accept(s: &Session, condition: &str) {
+    let left = format!(
+        "SELECT count(*) FROM (SELECT app_jobs.accept_held_jobs(array_agg(id), array_agg(epoch), '1 h') \
+         FROM app_jobs.jobs WHERE {condition}) a"
+    );
+    assert_eq!(s.number(&left).await, 0);
+}
+
+pub(crate) async fn jobs(s: &Session) -> String {
     s.show("SELECT id, attempts, interruptions, locked_by, last_error FROM app_jobs.jobs ORDER BY id").await
 }
 
 #[tokio::test]
-async fn an_outcome_counts_only_for_the_claim_whose_epoch_it_carries() {
+async fn an_extension_does_not_wait_for_a_row_that_somebody_holds() {
     let db = database().await;
-    let s = Session::open(&db).await;
-    let id = s.add_job("'x'").await;
-    let mut epochs = Vec::new();
-    for _ in 0..3 {
-        s.get_job("'worker'").await.unwrap();
-        epochs.push(s.number("SELECT epoch FROM app_jobs.jobs").await);
-        // Given back, and claimed again by the same worker: attempts say nothing.
-        if epochs.len() < 3 {
-            s.run("SELECT app_jobs.release_jobs('worker')").await;
-        }
-    }
-    assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2] && epochs[0] != epochs[2], "{epochs:?}");
-    for stale in &epochs[..2] {
-        for (call, unchanged) in [
-            (format!("complete_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}')"), "{1}"),
-            (format!("fail_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}', '{{no}}', '{{NULL}}', '{{t}}')"), "{1}"),
-            (format!("extend_job('worker', {id}, {stale}, '1 h')"), "f"),
-        ] {
-            assert_eq!(s.show(&format!("SELECT app_jobs.{call}")).await, unchanged, "{call}");
-        }
-    }
-    let live = epochs[2];
-    let other = format!("SELECT app_jobs.complete_held_jobs('{{{id}}}', '{{other}}', '{{{live}}}')");
-    assert_eq!(s.show(&other).await, "{1}", "the right epoch of the wrong worker");
-    assert_eq!(s.show("SELECT attempts, locked_by, last_error, deadline FROM app_jobs.jobs").await, "1|worker|~|~");
-    let complete = format!("SELECT app_jobs.complete_held_jobs('{{{id}}}', '{{worker}}', '{{{live}}}')");
-    assert_eq!(s.show(&complete).await, "{}");
-    assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 0);
+    let (s, producer) = (Session::open(&db).await, Session::open(&db).await);
+    s.add_job("'x', job_key := 'k'").await;
+    claim(&s, A).await;
+    producer.run("BEGIN; SELECT app_jobs.add_job('x', job_key := 'k')").await;
+    let error = s.error("SELECT app_jobs.extend_job('worker-a', 1, NULL, '1 h')").await;
+    assert_eq!(error.code().code(), "55P03");
+    producer.run("ROLLBACK").await;
+    assert!(s.is("SELECT app_jobs.extend_job('worker-a', 1, NULL, '1 h')").await);
 }
 
 #[tokio::test]
-async fn without_an_epoch_an_outcome_is_that_of_whatever_claim_the_worker_holds() {
+async fn an_extension_before_the_answer_ends_nothing_early_and_keeps_the_job_from_being_started_again() {
     let db = database().await;
     let s = Session::open(&db).await;
     s.add_job("'x'").await;
-    s.get_job("'worker'").await.unwrap();
-    assert_eq!(s.show("SELECT app_jobs.complete_held_jobs('{1}', '{other}', '{NULL}')").await, "{1}");
-    let fail = "SELECT app_jobs.fail_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}')";
-    assert_eq!(s.show(fail).await, "{}");
-    assert_eq!(jobs(&s).await, "1|1|0|~|no");
+    heartbeat(&s, A).await;
+    claim(&s, A).await;
+    heartbeat(&s, B).await;
+    age(&s, B, "1 s", "1 h").await;
+    s.run("SELECT app_jobs.extend_job('worker-a', 1, NULL, '10 s')").await;
+    s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '1 s'").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{}", "its worker lives: no callback is due");
+    // The function shows that it is at it; its worker is gone.
+    s.run("SELECT app_jobs.extend_job('worker-a', 1, NULL, '10 min')").await;
+    age(&s, A, "31 s", "1 h").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{}");
+    assert_eq!(s.show("SELECT worker_id FROM app_jobs.workers").await, "worker-b");
+    s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '1 s', locked_at = now() - interval '20 min'").await;
+    assert_eq!(heartbeat(&s, B).await, "{1}|{worker-a}|{}");
 }
 
 #[tokio::test]
-async fn a_claim_of_many_jobs_gives_each_its_own_epoch() {
-    let db = database().await;
-    let s = Session::open(&db).await;
-    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 10)").await;
-    claim(&s, A).await;
-    let epochs = "SELECT count(DISTINCT epoch), bool_and(epoch >= 0) FROM app_jobs.jobs";
-    assert_eq!(s.show(epochs).await, "10|t");
-}
-
-#[tokio::test]
-async fn an_attempt_can_be_put_off_with_and_without_counting() {
-    let db = database().await;
-    let s = Session::open(&db).await;
-    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 2)").await;
-    claim(&s, A).await;
-    s.run(
-        "SELECT app_jobs.fail_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
-         '{busy,down}', '{60,30}', '{f,t}') FROM app_jobs.jobs",
-    )
-    .await;
-    let wait =
-        "SELECT id, attempts, last_error, round(extract(epoch FROM run_at - updated_at)) FROM app_jobs.jobs ORDER BY 1";
-    assert_eq!(s.show(wait).await, "1|0|busy|60\n2|1|down|30");
-    // Asked to come again at once, a failed attempt waits as any other: e seconds and not 1.
-    s.run("UPDATE app_jobs.jobs SET run_at = now() - interval '1 s'").await;
-    claim(&s, A).await;
-    s.run(
-        "SELECT app_jobs.fail_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
-         '{busy,down}', '{1,1}', '{f,t}') FROM app_jobs.jobs",
-    )
-    .await;
-    assert_eq!(s.show(wait).await, "1|0|busy|1\n2|2|down|7");
-}
-
-#[tokio::test]
-async fn a_lock_that_is_set_or_lifted_by_hand_is_nobodys_claim() {
+async fn a_deadline_that_passed_during_an_outage_has_a_lease_for_its_callback_to_arrive() {
     let db = database().await;
     let s = Session::open(&db).await;
     s.add_job("'x'").await;
     claim(&s, A).await;
-    s.run("SELECT app_jobs.extend_job('worker-a', 1, NULL, '1 h')").await;
-    s.run("UPDATE app_jobs.jobs SET locked_by = 'operator'").await;
-    let claimed = "SELECT epoch, instance, deadline FROM app_jobs.jobs";
-    assert_eq!(s.show(claimed).await, "~|~|~");
+    accept(&s, "true").await;
+    s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '10 s'").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{}", "a process that has just come");
+    age(&s, B, "16 s", "1 h").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{}", "and one that was away itself");
+    age(&s, B, "1 s", "9 s").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{}");
+    age(&s, B, "1 s", "31 s").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{1}");
+}
+
+#[tokio::test]
+async fn one_job_that_cannot_be_changed_stops_neither_heartbeats_nor_other_rescues() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "SELECT app_jobs.add_job('a', queue_name := 'q'), app_jobs.add_job('b', queue_name := 'r'), app_jobs.add_job('c'), \
+         app_jobs.add_job('d')",
+    )
+    .await;
+    heartbeat(&s, A).await;
+    claim(&s, A).await;
+    accept(&s, "id > 2").await;
+    s.run("UPDATE app_jobs.jobs SET run_at = '294276-12-31 23:59:59+00' WHERE id IN (1, 3)").await;
+    s.run("UPDATE app_jobs.jobs SET interruptions = 3, attempts = 2, deadline = deadline - interval '2 h'").await;
+    heartbeat(&s, B).await;
+    age(&s, A, "1 min", "1 h").await;
+    age(&s, B, "1 s", "1 h").await;
+    assert_eq!(heartbeat(&s, B).await, "{2}|{worker-a}|{4}");
+    let beats = format!("SELECT heartbeat_at > now() - interval '1 s' FROM app_jobs.workers WHERE instance = {B}");
+    assert!(s.is(&beats).await);
+}
+
+#[tokio::test]
+async fn a_claim_of_an_instance_that_was_forgotten_is_rescued_all_the_same() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.add_job("'x'").await;
+    claim(&s, A).await;
+    heartbeat(&s, B).await;
+    age(&s, B, "1 s", "1 h").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{}", "it may be about to register again");
+    s.run("UPDATE app_jobs.jobs SET locked_at = now() - interval '31 s'").await;
+    assert_eq!(heartbeat(&s, B).await, "{1}|{worker-a}|{}");
+    assert_eq!(jobs(&s).await, "1|0|1|~|worker worker-a is gone");
+}
+
+#[tokio::test]
+async fn among_different_leases_a_gap_is_measured_by_the_shortest() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.add_job("'x'").await;
+    s.run(&format!("SELECT app_jobs.heartbeat('worker-a', {A}, '10 s', true, '', '4 hours')")).await;
+    claim(&s, A).await;
+    heartbeat(&s, B).await;
+    // Both were cut off for 12 s.
+    age(&s, A, "12 s", "1 h").await;
+    age(&s, B, "12 s", "1 h").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{}");
 }
 
 #[tokio::test]
@@ -134,7 +152,7 @@ async fn the_jobs_of_a_silent_instance_start_again_after_its_lease_and_their_att
     assert_eq!(heartbeat(&s, A).await, "{}|{}|{}");
     assert_eq!(claim(&s, A).await, "1,2,3");
     // A function has accepted the third: it is at it, whatever becomes of the worker.
-    s.run("SELECT app_jobs.accept_held_jobs(array[id], array[epoch], '1 h') FROM app_jobs.jobs WHERE id = 3").await;
+    accept(&s, "id = 3").await;
     assert_eq!(heartbeat(&s, B).await, "{}|{}|{}");
     age(&s, B, "1 s", "31 s").await;
     age(&s, A, "29 s", "1 h").await;
@@ -219,7 +237,9 @@ async fn what_somebody_holds_is_left_for_the_next_time_and_holds_up_nobody_else(
     s.run("SELECT app_jobs.add_job('a', queue_name := 'q'), app_jobs.add_job('b', queue_name := 'r'), app_jobs.add_job('c')")
         .await;
     claim(&s, A).await;
-    s.run("SELECT app_jobs.extend_job('worker-a', 3, NULL, '1 h')").await;
+    accept(&s, "id = 3").await;
+    heartbeat(&s, B).await;
+    age(&s, B, "1 s", "1 h").await;
     s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '1 s' WHERE id = 3").await;
     other.run("BEGIN; SELECT app_jobs.add_job('d', queue_name := 'q')").await;
     assert_eq!(s.show(&format!("SELECT app_jobs.interrupt_jobs({A}, 'it died')")).await, "{2}");
@@ -234,7 +254,8 @@ async fn only_what_an_instance_does_not_know_of_is_interrupted() {
     let s = Session::open(&db).await;
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3)").await;
     claim(&s, A).await;
-    assert_eq!(s.show(&format!("SELECT app_jobs.interrupt_jobs({A}, 'lost', '{{1,3}}')")).await, "{2}");
+    let known = s.show("SELECT array_agg(epoch) FROM app_jobs.jobs WHERE id <> 2").await;
+    assert_eq!(s.show(&format!("SELECT app_jobs.interrupt_jobs({A}, 'lost', '{known}')")).await, "{2}");
 }
 
 #[tokio::test]
@@ -243,9 +264,9 @@ async fn an_accepted_job_fails_at_its_deadline_which_can_be_extended_and_is_neve
     let s = Session::open(&db).await;
     s.run("SELECT app_jobs.add_job('x'), app_jobs.add_job('y', queue_name := 'q')").await;
     claim(&s, A).await;
-    let accept = "SELECT count(*) FROM (SELECT app_jobs.accept_held_jobs(array_agg(id), array_agg(epoch), '1 h') \
-                  FROM app_jobs.jobs) a";
-    assert_eq!(s.show(accept).await, "0", "all of them were set");
+    heartbeat(&s, B).await;
+    age(&s, B, "1 s", "1 h").await;
+    accept(&s, "true").await;
     let epoch = s.number("SELECT epoch FROM app_jobs.jobs WHERE id = 1").await;
     assert!(s.is(&format!("SELECT app_jobs.extend_job('worker-a', 1, {epoch}, '2 h')")).await);
     assert!(s.is(&format!("SELECT app_jobs.extend_job('worker-a', 1, {epoch}, '1 s')")).await);
@@ -254,27 +275,7 @@ async fn an_accepted_job_fails_at_its_deadline_which_can_be_extended_and_is_neve
     s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '2 s' + id * interval '1 ms', updated_at = clock_timestamp()").await;
     assert_eq!(heartbeat(&s, B).await, "{}|{}|{1,2}");
     assert_eq!(jobs(&s).await, "1|1|0|~|no callback\n2|1|0|~|no callback");
-    assert_eq!(s.show("SELECT DISTINCT epoch, instance, deadline FROM app_jobs.jobs").await, "~|~|~");
-}
-
-#[tokio::test]
-async fn an_acceptance_that_comes_after_the_outcome_changes_nothing_and_one_that_must_wait_is_told() {
-    let db = database().await;
-    let (s, other) = (Session::open(&db).await, Session::open(&db).await);
-    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3)").await;
-    claim(&s, A).await;
-    let epochs = s.show("SELECT string_agg(epoch::text, ',' ORDER BY id) FROM app_jobs.jobs").await;
-    s.run("SELECT app_jobs.complete_job('worker-a', 1), app_jobs.release_jobs('worker-a')").await;
-    assert_eq!(claim(&s, A).await, "2,3");
-    let accept = format!("SELECT app_jobs.accept_held_jobs('{{1,2,3}}', '{{{epochs}}}', '1 h')");
-    assert_eq!(s.show(&accept).await, "");
-    assert_eq!(s.show("SELECT DISTINCT deadline FROM app_jobs.jobs").await, "~");
-
-    let accept = "SELECT app_jobs.accept_held_jobs(array_agg(id), array_agg(epoch), '1 h') FROM app_jobs.jobs";
-    other.run("BEGIN; SELECT FROM app_jobs.jobs WHERE id = 3 FOR UPDATE").await;
-    assert_eq!(s.show(accept).await, "3");
-    other.run("COMMIT").await;
-    assert_eq!(s.show(accept).await, "");
+    assert_eq!(s.show("SELECT DISTINCT epoch, instance, accepted, deadline FROM app_jobs.jobs").await, "~|~|f|~");
 }
 
 #[tokio::test]
@@ -283,9 +284,12 @@ async fn a_job_whose_callback_may_still_come_is_not_claimed_however_old_its_lock
     let s = Session::open(&db).await;
     s.run("SELECT app_jobs.add_job('x', queue_name := 'q'), app_jobs.add_job('y', queue_name := 'q')").await;
     assert_eq!(claim(&s, A).await, "1");
-    s.run("SELECT app_jobs.extend_job('worker-a', 1, NULL, '1 h')").await;
+    accept(&s, "id = 1").await;
     s.run("UPDATE app_jobs.jobs SET locked_at = now() - interval '5 hours' WHERE id = 1").await;
     assert_eq!(claim(&s, B).await, "");
+    for call in ["reschedule_jobs('{1}')", "permanently_fail_jobs('{1}')", "complete_jobs('{1}')"] {
+        assert_eq!(s.show(&format!("SELECT id FROM app_jobs.{call}")).await, "", "{call}");
+    }
     let freed = "SELECT count(*) FROM app_jobs.claim_jobs('worker-b', NULL, 10, '4 hours', deep := false, free_queues := '{q}')";
     assert_eq!(s.number(freed).await, 0);
     // Where nobody sees to deadlines, the lock is as any other.
@@ -304,7 +308,7 @@ async fn a_lock_without_an_instance_waits_for_its_expiry() {
     age(&s, B, "1 s", "1 h").await;
     s.run("UPDATE app_jobs.jobs SET locked_at = now() - interval '3 hours'").await;
     assert_eq!(heartbeat(&s, B).await, "{}|{}|{}");
-    assert_eq!(s.show("SELECT app_jobs.take_back_jobs('worker-a', gen_random_uuid())").await, "{}");
+    assert_eq!(s.show("SELECT app_jobs.ended_instances('worker-a', gen_random_uuid())").await, "{}");
     assert_eq!(claim(&s, B).await, "");
     let expired = format!("SELECT expired FROM app_jobs.heartbeat('worker-b', {B}, '30 s', true, '', '4 hours')");
     assert!(!s.is(&expired).await);
@@ -323,50 +327,20 @@ async fn the_next_process_of_an_id_takes_back_at_once_what_one_without_a_session
     living.run(&lock).await;
     heartbeat(&s, A).await;
     assert_eq!(claim(&s, A).await, "1,2");
-    let take_back = format!("SELECT app_jobs.take_back_jobs('worker-a', {B})");
-    assert_eq!(s.show(&take_back).await, "{}", "a live twin");
+    let ended = format!("SELECT app_jobs.ended_instances('worker-a', {B})");
+    let take_back = format!("SELECT app_jobs.take_back_jobs('worker-a', {B}, array[{A}]::uuid[])");
+    assert_eq!(s.show(&ended).await, "{}", "a live twin");
+    assert_eq!(s.show(&take_back).await, "{}", "one that was found ended and has come back");
     let unlock = format!("SELECT pg_advisory_unlock_shared(app_jobs.instance_lock({A}))");
     living.run(&unlock).await;
-    let other = format!("SELECT app_jobs.take_back_jobs('worker-c', {B})");
+    let other = format!("SELECT app_jobs.ended_instances('worker-c', {B})");
     assert_eq!(s.show(&other).await, "{}", "another id");
+    let not_found_before = format!("SELECT app_jobs.take_back_jobs('worker-a', {B}, '{{}}')");
+    assert_eq!(s.show(&not_found_before).await, "{}");
     s.run("UPDATE app_jobs.workers SET listens = false").await;
     assert_eq!(s.show(&take_back).await, "{}", "one that never had a session");
     s.run("UPDATE app_jobs.workers SET listens = true").await;
     assert_eq!(s.show(&take_back).await, "{1,2}");
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.workers").await, 0);
     assert_eq!(jobs(&s).await.lines().next(), Some("1|0|1|~|worker worker-a ended while it ran the job"));
-}
-
-#[tokio::test]
-async fn a_process_gives_back_its_own_claims_and_no_others() {
-    let db = database().await;
-    let s = Session::open(&db).await;
-    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3)").await;
-    assert_eq!(claim(&s, A).await, "1,2,3");
-    let epoch = s.number("SELECT epoch FROM app_jobs.jobs WHERE id = 1").await;
-    let release =
-        |instance: &str, epoch: i64| format!("SELECT app_jobs.release_held_jobs({instance}, '{{1}}', '{{{epoch}}}')");
-    assert_eq!(s.show(&release(B, epoch)).await, "");
-    assert_eq!(s.show(&release(A, epoch)).await, "1");
-    assert_eq!(claim(&s, A).await, "1");
-    assert_eq!(s.show(&release(A, epoch)).await, "", "it was given back before, and claimed anew");
-    s.run("SELECT app_jobs.extend_job('worker-a', 2, NULL, '1 h')").await;
-    assert_eq!(s.show(&format!("SELECT app_jobs.release_held_jobs({A}, NULL, NULL)")).await, "1\n3");
-    assert_eq!(jobs(&s).await, "1|0|0|~|~\n2|1|0|worker-a|~\n3|0|0|~|~");
-}
-
-#[tokio::test]
-async fn a_claim_that_leaves_due_jobs_behind_wakes_the_others() {
-    let db = database().await;
-    let s = Session::open(&db).await;
-    let mut ear = crate::sql::support::Ear::on(&db, "jobs:insert").await;
-    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 2)").await;
-    s.get_job("'dead-worker'").await.unwrap();
-    s.run("UPDATE app_jobs.jobs SET locked_at = now() - interval '5 hours' WHERE id = 1").await;
-    ear.count().await;
-    // It has locked both for a moment, and takes one.
-    assert_eq!(s.get_job("'worker'").await, Some(1));
-    assert_eq!(ear.count().await, 1);
-    assert_eq!(s.get_job("'worker'").await, Some(2));
-    assert_eq!(ear.count().await, 0);
 }

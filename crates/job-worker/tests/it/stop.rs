@@ -265,7 +265,7 @@ async fn a_stop_ends_in_time_while_statements_hang_and_a_hanging_claim_takes_no_
     let other = bench.db.connect().await;
     other.batch_execute("NOTIFY \"jobs:insert\"").await.unwrap();
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                   AND application_name = 'jobs' AND wait_event_type = 'Lock' AND query LIKE '%claim_jobs%'";
+                   AND application_name = 'jobs' AND wait_event_type = 'Lock' AND query LIKE '%claim_instance_jobs%'";
     eventually(LIMIT, async || other.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0).await;
     let before = Instant::now();
     worker.signal(Signal::Term);
@@ -284,7 +284,7 @@ async fn jobs_that_cannot_be_given_back_are_counted_as_orphaned_and_others_take_
     let bench = Bench::new().await;
     let gate = Gate::closed();
     let function = gated(&gate).await;
-    let short = |id: &str| bench.worker(&function.url()).env("HOSTNAME", id).env("JOBS_LEASE", "2s");
+    let short = |id: &str| bench.worker(&function.url()).env("HOSTNAME", id).env("JOBS_LEASE", "5s");
     let mut worker = short(ID).env("JOBS_SHUTDOWN_GRACE", "1s").spawn();
     bench.run("SELECT app_jobs.add_job('running') FROM generate_series(1, 3)").await;
     function.wait_for(3, LIMIT).await;

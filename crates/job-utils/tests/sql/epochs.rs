@@ -1,0 +1,167 @@
+//! Who may end an attempt: each claim has its own epoch.
+
+use crate::sql::leases::{A, B, accept, claim, jobs};
+use crate::sql::support::{Ear, Session, database};
+
+#[tokio::test]
+async fn an_outcome_counts_only_for_the_claim_whose_epoch_it_carries() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let id = s.add_job("'x'").await;
+    let mut epochs = Vec::new();
+    for _ in 0..3 {
+        s.get_job("'worker'").await.unwrap();
+        epochs.push(s.number("SELECT epoch FROM app_jobs.jobs").await);
+        // Given back, and claimed again by the same worker: attempts say nothing.
+        if epochs.len() < 3 {
+            s.run("SELECT app_jobs.release_jobs('worker')").await;
+        }
+    }
+    assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2] && epochs[0] != epochs[2], "{epochs:?}");
+    for stale in &epochs[..2] {
+        for (call, unchanged) in [
+            (format!("complete_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}')"), "{1}"),
+            (format!("fail_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}', '{{no}}', '{{NULL}}', '{{t}}')"), "{1}"),
+            (format!("extend_job('worker', {id}, {stale}, '1 h')"), "f"),
+        ] {
+            assert_eq!(s.show(&format!("SELECT app_jobs.{call}")).await, unchanged, "{call}");
+        }
+    }
+    let live = epochs[2];
+    let other = format!("SELECT app_jobs.complete_held_jobs('{{{id}}}', '{{other}}', '{{{live}}}')");
+    assert_eq!(s.show(&other).await, "{1}", "the right epoch of the wrong worker");
+    assert_eq!(s.show("SELECT attempts, locked_by, last_error, deadline FROM app_jobs.jobs").await, "1|worker|~|~");
+    let complete = format!("SELECT app_jobs.complete_held_jobs('{{{id}}}', '{{worker}}', '{{{live}}}')");
+    assert_eq!(s.show(&complete).await, "{}");
+    assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 0);
+}
+
+#[tokio::test]
+async fn without_an_epoch_an_outcome_is_that_of_whatever_claim_the_worker_holds() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.add_job("'x'").await;
+    s.get_job("'worker'").await.unwrap();
+    assert_eq!(s.show("SELECT app_jobs.complete_held_jobs('{1}', '{other}', '{NULL}')").await, "{1}");
+    let fail = "SELECT app_jobs.fail_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}')";
+    assert_eq!(s.show(fail).await, "{}");
+    assert_eq!(jobs(&s).await, "1|1|0|~|no");
+}
+
+#[tokio::test]
+async fn a_claim_of_many_jobs_gives_each_its_own_epoch() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 10)").await;
+    claim(&s, A).await;
+    let epochs = "SELECT count(DISTINCT epoch), bool_and(epoch >= 0) FROM app_jobs.jobs";
+    assert_eq!(s.show(epochs).await, "10|t");
+}
+
+#[tokio::test]
+async fn an_attempt_can_be_put_off_with_and_without_counting() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 2)").await;
+    claim(&s, A).await;
+    s.run(
+        "SELECT app_jobs.fail_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
+         '{busy,down}', '{60,30}', '{f,t}') FROM app_jobs.jobs",
+    )
+    .await;
+    let wait =
+        "SELECT id, attempts, last_error, round(extract(epoch FROM run_at - updated_at)) FROM app_jobs.jobs ORDER BY 1";
+    assert_eq!(s.show(wait).await, "1|0|busy|60\n2|1|down|30");
+    // Asked to come again at once, a failed attempt waits as any other: e seconds and not 1.
+    s.run("UPDATE app_jobs.jobs SET run_at = now() - interval '1 s'").await;
+    claim(&s, A).await;
+    s.run(
+        "SELECT app_jobs.fail_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
+         '{busy,down}', '{1,1}', '{f,t}') FROM app_jobs.jobs",
+    )
+    .await;
+    assert_eq!(s.show(wait).await, "1|0|busy|1\n2|2|down|7");
+}
+
+#[tokio::test]
+async fn a_lock_that_is_set_or_lifted_by_hand_is_nobodys_claim() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.add_job("'x'").await;
+    claim(&s, A).await;
+    s.run("SELECT app_jobs.extend_job('worker-a', 1, NULL, '1 h')").await;
+    s.run("UPDATE app_jobs.jobs SET locked_by = 'operator'").await;
+    let claimed = "SELECT epoch, instance, deadline FROM app_jobs.jobs";
+    assert_eq!(s.show(claimed).await, "~|~|~");
+    s.run("SELECT app_jobs.release_jobs('operator')").await;
+    claim(&s, A).await;
+    s.run("UPDATE app_jobs.jobs SET locked_by = 'operator', updated_at = now() + interval '1 s'").await;
+    assert_eq!(s.show(claimed).await, "~|~|~");
+}
+
+#[tokio::test]
+async fn a_claim_keeps_its_epoch_although_the_clock_was_set_back() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.add_job("'x'").await;
+    s.run("UPDATE app_jobs.jobs SET updated_at = now() + interval '1 h'").await;
+    assert_eq!(claim(&s, A).await, "1");
+    assert!(s.is(&format!("SELECT epoch IS NOT NULL AND instance = {A} FROM app_jobs.jobs")).await);
+}
+
+#[tokio::test]
+async fn an_acceptance_that_comes_after_the_outcome_changes_nothing_and_one_that_must_wait_is_told() {
+    let db = database().await;
+    let (s, other) = (Session::open(&db).await, Session::open(&db).await);
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3)").await;
+    claim(&s, A).await;
+    let epochs = s.show("SELECT string_agg(epoch::text, ',' ORDER BY id) FROM app_jobs.jobs").await;
+    s.run("SELECT app_jobs.complete_job('worker-a', 1), app_jobs.release_jobs('worker-a')").await;
+    assert_eq!(claim(&s, A).await, "2,3");
+    let late = format!("SELECT app_jobs.accept_held_jobs('{{1,2,3}}', '{{{epochs}}}', '1 h')");
+    assert_eq!(s.show(&late).await, "");
+    assert_eq!(s.show("SELECT DISTINCT deadline FROM app_jobs.jobs").await, "~");
+
+    let both = "SELECT app_jobs.accept_held_jobs(array_agg(id), array_agg(epoch), '1 h') FROM app_jobs.jobs";
+    // Its function asks for more time at this moment.
+    other.run("BEGIN; SELECT app_jobs.extend_job('worker-a', 3, NULL, '1 min')").await;
+    assert_eq!(s.show(both).await, "3");
+    other.run("COMMIT").await;
+    assert_eq!(s.show(both).await, "");
+    assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs WHERE deadline > now() + interval '59 min'").await, 2);
+}
+
+#[tokio::test]
+async fn a_process_gives_back_its_own_claims_and_no_others() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3)").await;
+    assert_eq!(claim(&s, A).await, "1,2,3");
+    let epoch = s.number("SELECT epoch FROM app_jobs.jobs WHERE id = 1").await;
+    let release =
+        |instance: &str, epoch: i64| format!("SELECT app_jobs.release_held_jobs({instance}, '{{1}}', '{{{epoch}}}')");
+    assert_eq!(s.show(&release(B, epoch)).await, "");
+    assert_eq!(s.show(&release(A, epoch)).await, "1");
+    assert_eq!(claim(&s, A).await, "1");
+    assert_eq!(s.show(&release(A, epoch)).await, "", "it was given back before, and claimed anew");
+    accept(&s, "id = 2").await;
+    let rest = s.show(&format!("SELECT app_jobs.interrupt_jobs({A}, NULL)")).await;
+    assert!(matches!(rest.as_str(), "{1,3}" | "{3,1}"), "{rest}");
+    assert_eq!(jobs(&s).await, "1|0|0|~|~\n2|1|0|worker-a|~\n3|0|0|~|~");
+}
+
+#[tokio::test]
+async fn a_claim_that_leaves_due_jobs_behind_wakes_the_others() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let mut ear = Ear::on(&db, "jobs:insert").await;
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 2)").await;
+    s.get_job("'dead-worker'").await.unwrap();
+    s.run("UPDATE app_jobs.jobs SET locked_at = now() - interval '5 hours' WHERE id = 1").await;
+    ear.count().await;
+    // It has locked both for a moment, and takes one.
+    assert_eq!(s.get_job("'worker'").await, Some(1));
+    assert_eq!(ear.count().await, 1);
+    assert_eq!(s.get_job("'worker'").await, Some(2));
+    assert_eq!(ear.count().await, 0);
+}
