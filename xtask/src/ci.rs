@@ -3,11 +3,15 @@
 
 use anyhow::{Result, bail};
 
+use crate::chaos;
 use crate::steps::{Steps, cargo, cargo_output};
 use crate::tidy::workspace::Workspace;
 
 /// Crates that must not link a database client.
 const NO_POSTGRES: &[&str] = &["job-fn", "mailer", "send-email", "send-verification-link", "job-utils"];
+
+/// One plan for every change; `cargo xtask chaos` takes others.
+const CHAOS_SEED: u64 = 4;
 
 pub(crate) async fn run() -> Result<()> {
     let mut steps = Steps::new("cargo xtask ci");
@@ -25,6 +29,7 @@ pub(crate) async fn run() -> Result<()> {
     } else {
         steps.skip("licences and advisories", "cargo-deny is not installed");
     }
+    steps.step("chaos, 20 s of it", chaos::run(chaos::Options::short(CHAOS_SEED))).await?;
     steps.finish();
     Ok(())
 }

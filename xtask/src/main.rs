@@ -1,7 +1,8 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `tidy`, `bench`, `extension`.
+//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `tidy`, `bench`, `chaos`, `extension`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 mod bench;
+mod chaos;
 mod ci;
 mod demo;
 mod extension;
@@ -46,6 +47,11 @@ enum Command {
     },
     /// Measure against the limits of this machine and other job libraries, and write docs/benchmarks.md
     Bench(bench::Options),
+    /// Run the real services under a seeded plan of faults, and prove from what happened that every job is accounted for
+    Chaos(chaos::Options),
+    /// A function instance of a chaos run
+    #[command(hide = true)]
+    ChaosFunction(chaos::function::Options),
     /// The PostgreSQL extension pgpm-database-jobs
     Extension {
         #[command(subcommand)]
@@ -73,6 +79,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Test => Box::pin(test::run()),
         Command::Ci => Box::pin(ci::run()),
         Command::Bench(options) => Box::pin(bench::run(options)),
+        Command::Chaos(options) => Box::pin(chaos::run(options)),
+        Command::ChaosFunction(options) => Box::pin(chaos::function::run(options)),
         Command::Tidy { fix } => return tidy::run(fix),
         Command::Extension { action } => return extension::run(action),
     };

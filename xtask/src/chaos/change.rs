@@ -1,0 +1,242 @@
+//! A change of a job's row, as the audit trigger wrote it down, and what it means.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::history::Micros;
+
+/// What the checker knows of a row.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Row {
+    /// As what it was enqueued; None for a schedule's job.
+    pub(crate) n: Option<u64>,
+    /// The schedule that made it.
+    pub(crate) schedule: Option<u32>,
+    pub(crate) queue: Option<String>,
+    pub(crate) priority: i32,
+    pub(crate) run_at: Micros,
+    pub(crate) attempts: i32,
+    pub(crate) max_attempts: i32,
+    /// locked_by.
+    pub(crate) holder: Option<String>,
+    pub(crate) locked_at: Option<Micros>,
+    /// None where the schema has no epochs.
+    pub(crate) epoch: Option<i64>,
+    pub(crate) interruptions: i32,
+    pub(crate) superseded: bool,
+    pub(crate) error: Option<String>,
+}
+
+impl Row {
+    /// From `chaos.facts`.
+    pub(crate) fn read(value: &Value) -> Result<Self> {
+        let number = |name: &str| value[name].as_i64();
+        let required = |name: &'static str| number(name).with_context(|| format!("no {name} in {value}"));
+        let text = |name: &str| value[name].as_str().map(str::to_owned);
+        Ok(Self {
+            n: value["n"].as_u64(),
+            schedule: number("schedule").and_then(|schedule| u32::try_from(schedule).ok()),
+            queue: text("queue"),
+            priority: i32::try_from(required("priority")?)?,
+            run_at: Micros(required("run_at")?),
+            attempts: i32::try_from(required("attempts")?)?,
+            max_attempts: i32::try_from(required("max_attempts")?)?,
+            holder: text("holder"),
+            locked_at: number("locked_at").map(Micros),
+            epoch: number("epoch"),
+            interruptions: i32::try_from(number("interruptions").unwrap_or_default())?,
+            superseded: value["superseded"].as_bool().unwrap_or_default(),
+            error: text("error"),
+        })
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.locked_at.is_some()
+    }
+
+    /// Whether it can be claimed when its time comes.
+    pub(crate) fn waits(&self) -> bool {
+        !self.is_held() && self.attempts < self.max_attempts
+    }
+
+    /// Whether it has failed for good.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        !self.is_held() && self.attempts >= self.max_attempts
+    }
+
+    /// The place among the jobs of its queue.
+    pub(crate) fn order(&self, job: i64) -> (i32, Micros, i64) {
+        (self.priority, self.run_at, job)
+    }
+
+    fn has_claim_of(&self, other: &Self) -> bool {
+        self.holder == other.holder && self.locked_at == other.locked_at && self.epoch == other.epoch
+    }
+}
+
+/// Which transactions a statement could see.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Snapshot {
+    below: u64,
+    under_way: Vec<u64>,
+}
+
+impl Snapshot {
+    /// From PostgreSQL's `xmin:xmax:xid,xid`.
+    pub(crate) fn read(text: &str) -> Result<Self> {
+        let mut parts = text.split(':').skip(1);
+        let below = parts.next().and_then(|part| part.parse().ok());
+        let under_way = parts.next().unwrap_or_default().split(',').filter(|xid| !xid.is_empty()).map(str::parse);
+        Ok(Self {
+            below: below.with_context(|| format!("not a snapshot: {text}"))?,
+            under_way: under_way.collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(crate) fn sees(&self, xid: u64) -> bool {
+        xid < self.below && !self.under_way.contains(&xid)
+    }
+}
+
+/// A change of a job's row.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Change {
+    pub(crate) seq: u64,
+    pub(crate) job: i64,
+    pub(crate) at: Micros,
+    /// now() of its transaction.
+    pub(crate) now: Micros,
+    pub(crate) xid: u64,
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) old: Option<Row>,
+    pub(crate) new: Option<Row>,
+}
+
+/// What a change means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Inserted,
+    Claimed,
+    /// Claimed by somebody else while it was held.
+    Reclaimed,
+    /// The row of a held job is gone.
+    Completed,
+    /// An attempt ended without success, and is counted or put off.
+    Failed,
+    /// Given back by its holder, or by its successor.
+    Released,
+    /// Taken from a silent worker.
+    Rescued,
+    /// The same claim goes on: a new deadline, a lost key.
+    Touched,
+    /// A waiting job that was enqueued anew under its key.
+    Replaced,
+    /// The row of a job that nobody held is gone.
+    Removed,
+    /// A failure of a job that nobody held.
+    FailedUnheld,
+    /// Nothing that a queue does.
+    Unexplained,
+}
+
+impl What {
+    /// Whether an attempt ends with an outcome.
+    pub(crate) fn is_settlement(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed)
+    }
+}
+
+impl Change {
+    /// Reads the meaning off the row before and after.
+    pub(crate) fn what(&self) -> What {
+        let (old, new) = match (&self.old, &self.new) {
+            (None, Some(_)) => return What::Inserted,
+            (Some(old), None) => return if old.is_held() { What::Completed } else { What::Removed },
+            (None, None) => return What::Unexplained,
+            (Some(old), Some(new)) => (old, new),
+        };
+        match (old.is_held(), new.is_held()) {
+            (false, true) => What::Claimed,
+            (true, true) if !new.has_claim_of(old) => What::Reclaimed,
+            (true, true) => What::Touched,
+            (true, false) if new.interruptions != old.interruptions => What::Rescued,
+            (true, false) if new.run_at != old.run_at => What::Failed,
+            // Its first interruption again, after it was replaced by key.
+            (true, false) if new.error != old.error => What::Rescued,
+            (true, false) => What::Released,
+            (false, false) if new.n != old.n => What::Replaced,
+            (false, false) if new.error != old.error || new.run_at != old.run_at => What::FailedUnheld,
+            (false, false) => What::Unexplained,
+        }
+    }
+
+    /// The row, after the change if it is still there.
+    pub(crate) fn row(&self) -> Option<&Row> {
+        self.new.as_ref().or(self.old.as_ref())
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.what())?;
+        let Some(row) = self.row() else { return Ok(()) };
+        write!(f, ", attempt {} of {}", row.attempts, row.max_attempts)?;
+        if let Some(queue) = &row.queue {
+            write!(f, ", {queue}")?;
+        }
+        let holder = self.old.as_ref().filter(|old| old.is_held()).or(self.new.as_ref());
+        if let Some(holder) = holder.and_then(|row| row.holder.as_ref()) {
+            write!(f, ", held by {holder}")?;
+        }
+        if let Some(epoch) = holder.and_then(|row| row.epoch) {
+            write!(f, ", epoch {epoch}")?;
+        }
+        match &row.error {
+            Some(error) if self.what() != What::Claimed => write!(f, ": {error}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_sees_what_was_committed_before_it() {
+        let snapshot = Snapshot::read("10:20:12,15").unwrap();
+        let seen: Vec<u64> = [9, 10, 12, 14, 15, 19, 20].into_iter().filter(|xid| snapshot.sees(*xid)).collect();
+        assert_eq!(seen, [9, 10, 14, 19]);
+        assert!(Snapshot::read("10:20:").unwrap().sees(19));
+        assert!(Snapshot::read("nonsense").is_err());
+    }
+
+    #[test]
+    fn a_change_is_read_off_the_rows() {
+        let free = Row { n: Some(1), max_attempts: 3, ..Row::default() };
+        let held =
+            Row { attempts: 1, holder: Some("a".into()), locked_at: Some(Micros(5)), epoch: Some(1), ..free.clone() };
+        let what = |old: Option<&Row>, new: Option<&Row>| {
+            Change { old: old.cloned(), new: new.cloned(), ..Change::default() }.what()
+        };
+        let again = Row { locked_at: Some(Micros(9)), epoch: Some(2), ..held.clone() };
+        let failed = Row { attempts: 1, run_at: Micros(7), error: Some("no".into()), ..free.clone() };
+        let rescued = Row { interruptions: 1, ..free.clone() };
+        let other = Row { n: Some(2), ..free.clone() };
+        let superseded = Row { superseded: true, attempts: 3, ..held.clone() };
+        assert_eq!(what(None, Some(&free)), What::Inserted);
+        assert_eq!(what(Some(&free), Some(&held)), What::Claimed);
+        assert_eq!(what(Some(&held), Some(&again)), What::Reclaimed);
+        assert_eq!(what(Some(&held), Some(&superseded)), What::Touched);
+        assert_eq!(what(Some(&held), None), What::Completed);
+        assert_eq!(what(Some(&held), Some(&failed)), What::Failed);
+        assert_eq!(what(Some(&held), Some(&free)), What::Released);
+        assert_eq!(what(Some(&held), Some(&rescued)), What::Rescued);
+        assert_eq!(what(Some(&free), Some(&other)), What::Replaced);
+        assert_eq!(what(Some(&free), None), What::Removed);
+        assert_eq!(what(Some(&free), Some(&failed)), What::FailedUnheld);
+        assert_eq!(what(Some(&free), Some(&free)), What::Unexplained);
+    }
+}

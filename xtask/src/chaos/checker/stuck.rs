@@ -1,0 +1,121 @@
+//! Stuck jobs: how long nothing happens with a job that is due.
+//!
+//! What happens is: a function starts it, the function's work ends, the attempt ends by an outcome. That it is claimed, given
+//! back or rescued is no progress. In a named queue, progress is also what happens to the job before it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::change::{Change, Row, What};
+use super::super::history::Micros;
+use super::lives::{Life, Lives};
+use super::{Figures, Findings, Rule, Terms};
+
+pub(super) fn check(lives: &Lives<'_>, terms: &Terms, findings: &mut Findings, figures: &mut Figures) {
+    let queues = queues(lives);
+    for (job, life) in &lives.jobs {
+        let queue = life.changes.first().and_then(|change| change.row()).and_then(|row| row.queue.as_deref());
+        let beside = queue.and_then(|queue| queues.get(queue)).map_or(&[][..], Vec::as_slice);
+        let (longest, from) = longest(life, beside);
+        if longest > figures.longest_stuck {
+            figures.longest_stuck = longest;
+            figures.stuck_job = Some(*job);
+        }
+        if longest > terms.stuck {
+            let text = format!("nothing happened for {:.1} s, from {from:?}", longest.as_secs_f64());
+            findings.job(Rule::Stuck, *job, text);
+        }
+    }
+}
+
+/// When something happened in each named queue.
+fn queues<'a>(lives: &Lives<'a>) -> BTreeMap<&'a str, Vec<Micros>> {
+    let mut queues: BTreeMap<&str, Vec<Micros>> = BTreeMap::new();
+    for life in lives.jobs.values() {
+        let Some(queue) = life.changes.first().and_then(|change| change.row()).and_then(|row| row.queue.as_deref())
+        else {
+            continue;
+        };
+        let moments = queues.entry(queue).or_default();
+        moments.extend(life.runs.iter().map(|run| run.at));
+        moments.extend(life.changes.iter().filter(|change| change.what().is_settlement()).map(|change| change.at));
+    }
+    for moments in queues.values_mut() {
+        moments.sort_unstable();
+    }
+    queues
+}
+
+/// What happens to a job, or beside it.
+enum Moment<'a> {
+    Change(&'a Change),
+    Run,
+    Beside,
+}
+
+fn longest(life: &Life<'_>, beside: &[Micros]) -> (Duration, Micros) {
+    let mut moments: Vec<(Micros, Moment<'_>)> =
+        life.changes.iter().map(|change| (change.at, Moment::Change(change))).collect();
+    for run in &life.runs {
+        moments.push((run.at, Moment::Run));
+        moments.extend(run.finished.map(|(at, _)| (at, Moment::Run)));
+    }
+    let (first, last) = (life.changes.first(), life.changes.last());
+    let alive = first.map(|change| change.at)..=last.map(|change| change.at);
+    let while_alive = beside.iter().filter(|at| alive.contains(&Some(**at)));
+    moments.extend(while_alive.map(|at| (*at, Moment::Beside)));
+    moments.sort_by_key(|(at, _)| *at);
+
+    let mut stuck = Watch::default();
+    let mut held = false;
+    for (at, moment) in moments {
+        match moment {
+            Moment::Run => stuck.progress(at),
+            Moment::Beside if held => {}
+            Moment::Beside => stuck.progress(at),
+            Moment::Change(change) => {
+                let what = change.what();
+                held = change.new.as_ref().is_some_and(Row::is_held);
+                if what.is_settlement() || matches!(what, What::Inserted | What::Replaced) {
+                    stuck.progress(at);
+                }
+                match &change.new {
+                    Some(row) if held || row.waits() => stuck.due(at, row.run_at, what == What::Inserted),
+                    _ => stuck.over(at),
+                }
+            }
+        }
+    }
+    (stuck.longest, stuck.longest_from)
+}
+
+/// Measures the time since something happened.
+#[derive(Default)]
+struct Watch {
+    /// None while there is nothing to wait for.
+    since: Option<Micros>,
+    longest: Duration,
+    longest_from: Micros,
+}
+
+impl Watch {
+    fn progress(&mut self, at: Micros) {
+        let Some(since) = self.since else { return };
+        let gap = at.since(since);
+        if gap > self.longest {
+            (self.longest, self.longest_from) = (gap, since);
+        }
+        self.since = Some(since.max(at));
+    }
+
+    /// The job is to be done, but not before `run_at`.
+    fn due(&mut self, at: Micros, run_at: Micros, is_new: bool) {
+        let since = if is_new { at } else { self.since.unwrap_or(at) };
+        self.since = Some(since.max(run_at));
+    }
+
+    fn over(&mut self, at: Micros) {
+        self.progress(at);
+        self.since = None;
+    }
+}

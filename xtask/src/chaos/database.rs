@@ -1,0 +1,103 @@
+//! The harness's own way to Postgres, past all proxies: the schema, the audit, the schedules, the end.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use job_utils::config::{PostgresConfig, Reader};
+use job_utils::db::{Db, migrate};
+use serde_json::Value;
+use tokio_postgres::{Client, NoTls};
+
+use super::change::{Change, Row, Snapshot};
+use super::history::{Event, History, Micros};
+use super::workload::{SCHEDULES, task, tick};
+
+/// The database's name.
+pub(crate) const NAME: &str = "chaos";
+
+const AUDIT: &str = include_str!("audit.sql");
+
+const CHANGES: &str = "SELECT seq, job_id, chaos.micros(at), chaos.micros(now), xid, snapshot, chaos.facts(old), \
+                       chaos.facts(new) FROM chaos.changes ORDER BY seq";
+
+const ROWS: &str = "SELECT j.id, chaos.facts(to_jsonb(j)) FROM app_jobs.jobs j";
+
+/// Jobs that have not ended.
+const OPEN: &str = "SELECT count(*) FROM app_jobs.jobs WHERE locked_at IS NOT NULL OR attempts < max_attempts";
+
+/// A connection for one moment: Postgres is restarted under everybody's hands.
+pub(crate) async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("cannot connect to Postgres")?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Makes the database anew, with the schema and the audit. `server` leads to the database postgres, `own` to this one.
+pub(crate) async fn prepare(server: &str, own: &str) -> Result<()> {
+    let client = connect(server).await?;
+    client.batch_execute(&format!("DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")).await?;
+    client.batch_execute(&format!("CREATE DATABASE {NAME}")).await?;
+    let variables = BTreeMap::from([("DATABASE_URL", own)]);
+    let mut reader = Reader::new(&variables);
+    let config = PostgresConfig::read(&mut reader);
+    let _applied = migrate::migrate(&Db::new(&reader.finish(config)?)?).await?;
+    connect(own).await?.batch_execute(AUDIT).await.context("cannot install the audit")
+}
+
+/// Whether the schema has leases and epochs.
+pub(crate) async fn has_leases(url: &str) -> Result<bool> {
+    let client = connect(url).await?;
+    Ok(client.query_one("SELECT to_regclass('app_jobs.workers') IS NOT NULL", &[]).await?.get(0))
+}
+
+/// Adds the schedules; each fires every second.
+pub(crate) async fn add_schedules(url: &str, history: &History) -> Result<()> {
+    let client = connect(url).await?;
+    for schedule in 0..SCHEDULES {
+        let add = "SELECT app_jobs.add_scheduled_job(identifier := $1::text, payload := $2::json, \
+                   schedule_info := '\"* * * * * *\"'::json)::text";
+        let task = task(usize::try_from(schedule)? + 1);
+        client.query_one(add, &[&task, &tick(schedule)]).await?;
+        history.add(Event::ScheduleAdded { schedule });
+    }
+    Ok(())
+}
+
+pub(crate) async fn remove_schedules(url: &str, history: &History) -> Result<()> {
+    for schedule in 0..SCHEDULES {
+        // Before they are gone: what happens from now on need not.
+        history.add(Event::ScheduleRemoved { schedule });
+    }
+    connect(url).await?.batch_execute("DELETE FROM app_jobs.scheduled_jobs").await?;
+    Ok(())
+}
+
+/// How many jobs have not ended.
+pub(crate) async fn open_jobs(url: &str) -> Result<i64> {
+    Ok(connect(url).await?.query_one(OPEN, &[]).await?.get(0))
+}
+
+/// Every change of a job's row, in order.
+pub(crate) async fn changes(url: &str) -> Result<Vec<Change>> {
+    let client = connect(url).await?;
+    let read = |row: &tokio_postgres::Row| {
+        let facts = |index: usize| row.get::<_, Option<Value>>(index).map(|value| Row::read(&value)).transpose();
+        anyhow::Ok(Change {
+            seq: u64::try_from(row.get::<_, i64>(0))?,
+            job: row.get(1),
+            at: Micros(row.get(2)),
+            now: Micros(row.get(3)),
+            xid: u64::try_from(row.get::<_, i64>(4))?,
+            snapshot: row.get::<_, Option<&str>>(5).map(Snapshot::read).transpose()?,
+            old: facts(6)?,
+            new: facts(7)?,
+        })
+    };
+    client.query(CHANGES, &[]).await?.iter().map(read).collect()
+}
+
+/// The jobs that are in the table.
+pub(crate) async fn rows(url: &str) -> Result<BTreeMap<i64, Row>> {
+    let rows = connect(url).await?.query(ROWS, &[]).await?;
+    rows.iter().map(|row| Ok((row.get(0), Row::read(&row.get::<_, Value>(1))?))).collect()
+}

@@ -1,0 +1,140 @@
+//! What a run says: a summary, and for a broken promise everything that is known about the jobs that broke it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use job_testkit::env;
+
+use super::checker::{Evidence, Figures, Violation, story};
+use super::history::{Event, Micros};
+use super::plan::{Fault, Kind, Target};
+
+/// How many violations, and how many stories of jobs, go to the terminal.
+const SHOWN: usize = 20;
+const STORIES: usize = 3;
+
+/// A run and what the checker said.
+pub(crate) struct Report<'a> {
+    pub(crate) seed: u64,
+    pub(crate) options: &'a super::Options,
+    pub(crate) faults: &'a [Fault],
+    pub(crate) evidence: &'a Evidence,
+    pub(crate) figures: Figures,
+    pub(crate) violations: Vec<Violation>,
+}
+
+impl Report<'_> {
+    /// A few lines for everybody.
+    pub(crate) fn summary(&self) -> String {
+        let Figures { jobs, scheduled, completed, exhausted, runs, reruns, repeats, .. } = self.figures;
+        let Figures { rescued, released, stale, ordered, stops, in_flight, longest_stuck, stuck_job, .. } =
+            self.figures;
+        let count = |is: fn(&Event) -> bool| self.evidence.entries.iter().filter(|entry| is(&entry.event)).count();
+        let cut_off = count(|event| matches!(event, Event::Unresolved { .. }));
+        let rolled_back = count(|event| matches!(event, Event::RolledBack { .. }));
+        let seconds = self.seconds();
+        let stuck = match stuck_job {
+            Some(job) => format!("{:.1} s (job {job})", longest_stuck.as_secs_f64()),
+            None => "never".to_owned(),
+        };
+        let verdict = match self.violations.len() {
+            0 => "nothing lost, nothing settled twice".to_owned(),
+            count => format!("{count} violations"),
+        };
+        format!(
+            "jobs      {jobs} ({scheduled} by schedules): {completed} completed, {exhausted} failed for good; \
+             {rolled_back} rolled back, {cut_off} commits cut off\n\
+             faults    {}\n\
+             runs      {runs}, of which {reruns} again ({repeats} without a failure before); {stale} outcomes came too late\n\
+             claims    {rescued} taken from silent workers, {released} given back; {ordered} checked for their order\n\
+             stops     {stops} in order, with {in_flight} jobs in flight\n\
+             stuck     {stuck} at the longest\n\
+             seed {}   {verdict}, after {seconds:.0} s",
+            self.struck(),
+            self.seed,
+        )
+    }
+
+    /// Faults by kind.
+    fn struck(&self) -> String {
+        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+        for fault in self.faults {
+            let word = match (fault.target, fault.kind) {
+                (Target::Postgres, Kind::Kill) => "Postgres crashes",
+                (Target::Postgres, _) => "Postgres restarts",
+                (_, Kind::Kill) => "kills",
+                (_, Kind::Halt) => "halts",
+                (_, Kind::Stop | Kind::Restart) => "graceful stops",
+                (_, Kind::Cut) => "cut connections",
+                (_, Kind::Blackhole) => "silent connections",
+                (_, Kind::Delay(_)) => "slow connections",
+            };
+            *kinds.entry(word).or_default() += 1;
+        }
+        kinds.iter().map(|(word, count)| format!("{count} {word}")).collect::<Vec<_>>().join(", ")
+    }
+
+    fn seconds(&self) -> f64 {
+        let entries = &self.evidence.entries;
+        let (first, last) = (entries.first().map(|entry| entry.at), entries.last().map(|entry| entry.at));
+        last.unwrap_or_default().since(first.unwrap_or_default()).as_secs_f64()
+    }
+
+    /// The first violations, and the stories of their first jobs.
+    pub(crate) fn worst(&self) -> String {
+        let mut text = String::new();
+        for violation in self.violations.iter().take(SHOWN) {
+            _ = writeln!(text, "{violation}");
+        }
+        if self.violations.len() > SHOWN {
+            _ = writeln!(text, "… and {} more", self.violations.len() - SHOWN);
+        }
+        let jobs: BTreeSet<i64> = self.violations.iter().filter_map(|violation| violation.job).collect();
+        for job in jobs.into_iter().take(STORIES) {
+            _ = writeln!(text, "\njob {job}:");
+            self.lines(&mut text, story(self.evidence, job));
+        }
+        text
+    }
+
+    /// Writes plan, violations, history, changes and logs below the target directory.
+    pub(crate) fn write(&self, logs: &str) -> Result<PathBuf> {
+        let directory = env::target_dir().join(format!("chaos-{}", self.seed));
+        std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let options = self.options;
+        let mut text = format!("seed {}, {} s, {} jobs\n\n", self.seed, options.seconds, options.jobs);
+        for (number, fault) in self.faults.iter().enumerate() {
+            _ = writeln!(text, "fault {number}: {fault}");
+        }
+        _ = writeln!(text, "\n{}\n", self.summary());
+        for violation in &self.violations {
+            _ = writeln!(text, "{violation}");
+        }
+        let jobs: BTreeSet<i64> = self.violations.iter().filter_map(|violation| violation.job).collect();
+        for job in jobs {
+            _ = writeln!(text, "\njob {job}:");
+            self.lines(&mut text, story(self.evidence, job));
+        }
+        let mut all: Vec<(Micros, String)> = Vec::new();
+        all.extend(self.evidence.entries.iter().map(|entry| (entry.at, entry.event.to_string())));
+        let changes = self.evidence.changes.iter();
+        all.extend(changes.map(|change| (change.at, format!("job {}: {change}", change.job))));
+        all.sort_by_key(|(at, _)| *at);
+        let mut history = String::new();
+        self.lines(&mut history, all);
+        for (name, text) in [("report.txt", text.as_str()), ("history.txt", &history), ("logs.txt", logs)] {
+            std::fs::write(directory.join(name), text).with_context(|| format!("cannot write {name}"))?;
+        }
+        Ok(directory)
+    }
+
+    /// Lines with the seconds since the beginning.
+    fn lines(&self, text: &mut String, lines: Vec<(Micros, String)>) {
+        let start = self.evidence.entries.first().map(|entry| entry.at).unwrap_or_default();
+        for (at, line) in lines {
+            _ = writeln!(text, "{:8.3}  {line}", at.since(start).as_secs_f64());
+        }
+    }
+}
