@@ -104,6 +104,9 @@ pub(crate) enum Kind {
     Blackhole,
     /// Everything arrives later by so much.
     Delay(Duration),
+    /// The same, and at the end connections are reset with all that is on its way: commits whose answers are lost, and
+    /// claims.
+    Lose(Duration),
 }
 
 /// One fault.
@@ -128,6 +131,7 @@ impl fmt::Display for Fault {
             Kind::Cut => write!(f, "connections reset"),
             Kind::Blackhole => write!(f, "nothing passes for {lasts:?}"),
             Kind::Delay(by) => write!(f, "{by:?} late for {lasts:?}"),
+            Kind::Lose(by) => write!(f, "{by:?} late for {lasts:?}, then reset"),
         }
     }
 }
@@ -155,6 +159,8 @@ enum Card {
     /// A worker that is alive but cannot say so for longer than its lease.
     IsolateWorker,
     DelayDatabase,
+    LoseAnswers,
+    LoseCommits,
     CutFunction,
     BlackholeFunction,
     CutCallback,
@@ -183,6 +189,9 @@ const DECK: &[Card] = &[
     Card::BlackholeDatabase,
     Card::IsolateWorker,
     Card::DelayDatabase,
+    Card::LoseAnswers,
+    Card::LoseAnswers,
+    Card::LoseCommits,
     Card::CutFunction,
     Card::BlackholeFunction,
     Card::CutCallback,
@@ -190,7 +199,7 @@ const DECK: &[Card] = &[
 ];
 
 /// What a short run must not be without, besides a worker that is away for longer than its lease and a graceful stop.
-const FIRST: &[Card] = &[Card::KillWorker, Card::RestartPostgres, Card::KillFunction, Card::CutDatabase];
+const FIRST: &[Card] = &[Card::KillWorker, Card::RestartPostgres, Card::KillFunction, Card::LoseAnswers];
 
 /// Fewer cards than this in hand, and none of them possible: more are drawn.
 const FEW: usize = 4;
@@ -246,7 +255,7 @@ impl Dealer {
             [Service::Worker(1), Service::Worker(2), Service::Server(1), Service::Server(2), Service::Scheduler];
         let database =
             if rng.u8(0..6) == 0 { Link::Producers } else { Link::Database(services[rng.usize(..services.len())]) };
-        let delay = Kind::Delay(millis(rng, 20..300));
+        let by = millis(rng, 20..300);
         let long = millis(rng, 7000..9000);
         let (target, kind, lasts) = match card {
             Card::KillWorker => (Target::Service(worker), Kind::Kill, millis(rng, 200..2500)),
@@ -265,7 +274,9 @@ impl Dealer {
             Card::CutDatabase => (Target::Link(database), Kind::Cut, Duration::ZERO),
             Card::BlackholeDatabase => (Target::Link(database), Kind::Blackhole, millis(rng, 300..3000)),
             Card::IsolateWorker => (Target::Link(Link::Database(worker)), Kind::Blackhole, long),
-            Card::DelayDatabase => (Target::Link(database), delay, millis(rng, 500..3000)),
+            Card::DelayDatabase => (Target::Link(database), Kind::Delay(by), millis(rng, 500..3000)),
+            Card::LoseAnswers => (Target::Link(Link::Database(worker)), Kind::Lose(by), millis(rng, 300..1500)),
+            Card::LoseCommits => (Target::Link(Link::Producers), Kind::Lose(by), millis(rng, 300..1500)),
             Card::CutFunction => (Target::Link(Link::Function(function)), Kind::Cut, Duration::ZERO),
             Card::BlackholeFunction => {
                 (Target::Link(Link::Function(function)), Kind::Blackhole, millis(rng, 300..3000))
@@ -393,6 +404,7 @@ mod tests {
                 assert!(has(&faults, kind, |_| true), "{seed}: no {kind:?}");
             }
             assert!(faults.iter().any(|fault| matches!(fault.kind, Kind::Delay(_))), "{seed}");
+            assert!(faults.iter().any(|fault| matches!(fault.kind, Kind::Lose(_))), "{seed}");
             assert!(faults.len() > 20, "{seed}: {}", faults.len());
         }
     }

@@ -70,6 +70,7 @@ impl Report<'_> {
                 (_, Kind::Cut) => "cut connections",
                 (_, Kind::Blackhole) => "silent connections",
                 (_, Kind::Delay(_)) => "slow connections",
+                (_, Kind::Lose(_)) => "lost answers",
             };
             *kinds.entry(word).or_default() += 1;
         }

@@ -198,7 +198,7 @@ impl World {
             (Target::Postgres, Kind::Kill) => self.cluster.kill().await?,
             (Target::Postgres, _) => self.cluster.stop().await?,
             (Target::Link(link), Kind::Blackhole) => self.link(link)?.blackhole(),
-            (Target::Link(link), Kind::Delay(by)) => self.link(link)?.delay(by),
+            (Target::Link(link), Kind::Delay(by) | Kind::Lose(by)) => self.link(link)?.delay(by),
             (Target::Link(link), _) => self.link(link)?.cut(),
         }
         if fault.lasts.is_zero() && target != Target::Postgres {
@@ -216,7 +216,12 @@ impl World {
                 self.mind()?;
             }
             (Target::Postgres, _) => self.cluster.start_again().await?,
-            (Target::Link(link), _) => self.link(link)?.restore(),
+            (Target::Link(link), kind) => {
+                if matches!(kind, Kind::Lose(_)) {
+                    self.link(link)?.cut();
+                }
+                self.link(link)?.restore();
+            }
         }
         self.history.add(Event::FaultEnded { fault: number });
         Ok(())
