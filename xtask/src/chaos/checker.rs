@@ -143,6 +143,8 @@ pub(crate) struct Figures {
     pub(crate) repeats: usize,
     /// Claims that ended because their worker was silent, or their lock too old.
     pub(crate) rescued: usize,
+    /// From the fault, or the claim after it, to the next start of a job that was taken: the median, and the longest.
+    pub(crate) restarted: (Option<Duration>, Option<Duration>),
     pub(crate) released: usize,
     /// Runs that ended, but whose claim had ended otherwise by then: their outcomes changed nothing.
     pub(crate) stale: usize,
@@ -171,7 +173,7 @@ pub(crate) fn check(evidence: &Evidence, terms: &Terms) -> Verdict {
     lives.count(&mut figures);
     committed::check(evidence, &lives, &mut findings);
     settlements::check(&lives, &mut findings, &mut figures);
-    rescues::check(&lives, terms, &mut findings);
+    rescues::check(&lives, terms, &mut findings, &mut figures);
     queues::check(evidence, terms, &mut findings, &mut figures);
     stops::check(evidence, &lives, &mut findings, &mut figures);
     stuck::check(&lives, terms, &mut findings, &mut figures);

@@ -44,12 +44,6 @@ pub(crate) async fn prepare(server: &str, own: &str) -> Result<()> {
     connect(own).await?.batch_execute(AUDIT).await.context("cannot install the audit")
 }
 
-/// Whether the schema has leases and epochs.
-pub(crate) async fn has_leases(url: &str) -> Result<bool> {
-    let client = connect(url).await?;
-    Ok(client.query_one("SELECT to_regclass('app_jobs.workers') IS NOT NULL", &[]).await?.get(0))
-}
-
 /// Adds the schedules; each fires every second.
 pub(crate) async fn add_schedules(url: &str, history: &History) -> Result<()> {
     let client = connect(url).await?;

@@ -22,6 +22,9 @@ const CALM_END: Duration = Duration::from_millis(1500);
 /// the slowest function works.
 pub(crate) const QUIET: Duration = Duration::from_secs(4);
 
+/// How long nothing has happened before a graceful stop.
+const RECOVERY: Duration = Duration::from_secs(1);
+
 /// How long Postgres stays up at the least. Whoever rescues jobs waits a full lease after each outage.
 const POSTGRES_UP: Duration = Duration::from_secs(8);
 
@@ -298,8 +301,8 @@ impl Dealer {
             return false;
         }
         if fault.kind == Kind::Stop {
-            // Nothing else is going on, and its quiet time is within the run.
-            return self.busy.values().all(|busy| *busy <= fault.at) && fault.at + QUIET <= end;
+            // Nothing else is going on, what was has been got over, and its quiet time is within the run.
+            return self.busy.values().all(|busy| *busy + RECOVERY <= fault.at) && fault.at + QUIET <= end;
         }
         match fault.target {
             Target::Postgres => self.postgres_from <= fault.at,
@@ -377,7 +380,7 @@ mod tests {
             let faults = plan(seed, MINUTE);
             for stop in faults.iter().filter(|fault| fault.kind == Kind::Stop) {
                 for other in faults.iter().filter(|other| *other != stop) {
-                    let apart = other.at + other.lasts <= stop.at || other.at >= stop.at + QUIET;
+                    let apart = other.at + other.lasts + RECOVERY <= stop.at || other.at >= stop.at + QUIET;
                     assert!(apart, "{seed}: {stop} and {other}");
                 }
             }

@@ -29,8 +29,9 @@ impl Report<'_> {
     /// A few lines for everybody.
     pub(crate) fn summary(&self) -> String {
         let Figures { jobs, scheduled, completed, exhausted, runs, reruns, repeats, .. } = self.figures;
-        let Figures { rescued, released, stale, ordered, stops, in_flight, longest_stuck, stuck_job, .. } =
-            self.figures;
+        let Figures {
+            rescued, restarted, released, stale, ordered, stops, in_flight, longest_stuck, stuck_job, ..
+        } = self.figures;
         let count = |is: fn(&Event) -> bool| self.evidence.entries.iter().filter(|entry| is(&entry.event)).count();
         let cut_off = count(|event| matches!(event, Event::Unresolved { .. }));
         let rolled_back = count(|event| matches!(event, Event::RolledBack { .. }));
@@ -38,6 +39,13 @@ impl Report<'_> {
         let stuck = match stuck_job {
             Some(job) => format!("{:.1} s (job {job})", longest_stuck.as_secs_f64()),
             None => "never".to_owned(),
+        };
+        let restarted = match restarted {
+            (Some(median), Some(longest)) => {
+                let (median, longest) = (median.as_secs_f64(), longest.as_secs_f64());
+                format!(" (started again after {median:.1} s, {longest:.1} s at the longest)")
+            }
+            _ => String::new(),
         };
         let verdict = match self.violations.len() {
             0 => "nothing lost, nothing settled twice".to_owned(),
@@ -48,7 +56,7 @@ impl Report<'_> {
              {rolled_back} rolled back, {cut_off} commits cut off\n\
              faults    {}\n\
              runs      {runs}, of which {reruns} again ({repeats} without a failure before); {stale} outcomes came too late\n\
-             claims    {rescued} taken from silent workers, {released} given back; {ordered} checked for their order\n\
+             claims    {rescued} taken from silent or dead workers{restarted}, {released} given back; {ordered} checked for their order\n\
              stops     {stops} in order, with {in_flight} jobs in flight\n\
              stuck     {stuck} at the longest\n\
              seed {}   {verdict}, after {seconds:.0} s",

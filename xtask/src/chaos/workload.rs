@@ -93,8 +93,8 @@ impl Behaviour {
         };
         let work = match rng.u32(0..1000) {
             0..800 => 0..5,
-            800..950 => 20..100,
-            950..990 => 300..1000,
+            800..900 => 20..100,
+            900..990 => 300..1000,
             _ => 1500..2500,
         };
         let failure = [Failure::Status, Failure::Thrown, Failure::Busy][rng.usize(..3)];

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use job_testkit::cluster::free_port;
+use job_testkit::wait::try_poll;
 use job_testkit::{Cluster, ClusterOptions, Process, Program, Proxy, Signal, env};
 use serde_json::json;
 
@@ -22,11 +23,15 @@ const STOP_LIMIT: Duration = Duration::from_secs(40);
 /// How long a killed process may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
+/// What services say once they are at work.
+const LISTENING: &[&str] = &["worker looks for jobs", "callback server listens", "scheduler looks for schedules"];
+
 /// How long an accepted job waits for its callback.
 const CALLBACK_TIMEOUT: &str = "10s";
-/// Where the schema has no leases, expiry is what frees the jobs of a dead worker.
-const EXPIRY_WITHOUT_LEASES: Duration = Duration::from_secs(12);
-const EXPIRY: Duration = Duration::from_secs(3600);
+/// When a lock no longer counts, whoever has it (JOBS_JOB_EXPIRY): longer than any run.
+pub(crate) const EXPIRY: Duration = Duration::from_secs(3600);
+/// Callbacks are signed.
+const SECRET: &str = "the secret of a chaos run";
 
 /// Everything that runs.
 pub(crate) struct World {
@@ -39,7 +44,6 @@ pub(crate) struct World {
     /// What processes of the past wrote.
     logs: Vec<(Service, Vec<String>)>,
     minder: Option<Minder>,
-    has_leases: bool,
 }
 
 impl World {
@@ -49,7 +53,6 @@ impl World {
         let cluster = Cluster::start(&directory, ClusterOptions { durable: false, max_connections: 100 }).await?;
         let own = cluster.url(NAME);
         database::prepare(&cluster.url("postgres"), &own).await?;
-        let has_leases = database::has_leases(&own).await?;
         let mut ports = BTreeMap::new();
         let mut targets = BTreeMap::from([(Link::Producers, cluster.port())]);
         for service in services() {
@@ -74,7 +77,7 @@ impl World {
         }
         let recorder = Recorder::start(history.clone()).await?;
         let (processes, logs, minder) = (BTreeMap::new(), Vec::new(), None);
-        let mut world = Self { cluster, history, recorder, links, ports, processes, logs, minder, has_leases };
+        let mut world = Self { cluster, history, recorder, links, ports, processes, logs, minder };
         // Those that others call first.
         for service in services() {
             world.spawn(service)?;
@@ -91,16 +94,6 @@ impl World {
     /// To the database as the producers reach it.
     pub(crate) fn producers_url(&self) -> Result<String> {
         Ok(format!("postgres://postgres@127.0.0.1:{}/{NAME}", self.link(Link::Producers)?.port()))
-    }
-
-    /// For how long a silent worker keeps its jobs.
-    pub(crate) fn lease(&self) -> Duration {
-        if self.has_leases { LEASE } else { EXPIRY_WITHOUT_LEASES }
-    }
-
-    /// When a lock no longer counts.
-    pub(crate) fn expiry(&self) -> Duration {
-        if self.has_leases { EXPIRY } else { EXPIRY_WITHOUT_LEASES }
     }
 
     fn link(&self, link: Link) -> Result<&Proxy> {
@@ -125,10 +118,11 @@ impl World {
             Ok(program
                 .envs(variables)
                 .env("JOBS_POLL_INTERVAL", "1s")
-                .env("JOBS_LEASE", seconds(self.lease()))
+                .env("JOBS_LEASE", seconds(LEASE))
+                .env("JOBS_CALLBACK_SECRET", SECRET)
                 .env("JOBS_CALLBACK_TIMEOUT", CALLBACK_TIMEOUT)
                 .env("JOBS_DISPATCH_TIMEOUT", "8s")
-                .env("JOBS_JOB_EXPIRY", seconds(self.expiry()))
+                .env("JOBS_JOB_EXPIRY", seconds(EXPIRY))
                 .env("JOBS_SHUTDOWN_GRACE", "15s"))
         };
         Ok(match service {
@@ -235,6 +229,12 @@ impl World {
         };
         let history = self.history.clone();
         let process = self.process(service)?;
+        // A process that has just been started does not hear the signal yet.
+        let hears =
+            async || process.lines().iter().any(|line| LISTENING.iter().any(|said| line.contains(said))).then_some(());
+        if try_poll(KILL_LIMIT, hears).await.is_err() {
+            bail!("{service} does not start; it wrote last:\n{}", last_lines(process, 15));
+        }
         if let Some(worker) = worker.clone() {
             history.add(Event::StopAsked { worker });
         }

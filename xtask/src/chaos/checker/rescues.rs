@@ -1,34 +1,26 @@
 //! Rescues: a job is taken from a worker only when that worker can have been silent for a lease, or its lock is too old.
 
 use super::super::change::What;
+use super::super::history::Micros;
 use super::super::plan::{Link, Service, Target, WORKERS};
-use super::lives::Lives;
-use super::{Findings, Rule, Terms};
+use super::lives::{Claim, End, Lives};
+use super::{Figures, Findings, Rule, Terms};
 
 /// The id that a worker goes by (HOSTNAME).
 pub(crate) fn worker_id(index: usize) -> String {
     format!("chaos-worker-{index}")
 }
 
-pub(super) fn check(lives: &Lives<'_>, terms: &Terms, findings: &mut Findings) {
+pub(super) fn check(lives: &Lives<'_>, terms: &Terms, findings: &mut Findings, figures: &mut Figures) {
+    let mut times = Vec::new();
     for (job, life) in &lives.jobs {
         for claim in &life.claims {
-            let Some(end) = &claim.end else { continue };
-            let silent = match end.what {
-                What::Rescued => {
-                    let service = (1..=WORKERS).find(|index| worker_id(*index) == claim.worker).map(Service::Worker);
-                    let targets =
-                        service.map(|service| [Target::Service(service), Target::Link(Link::Database(service))]);
-                    // Its last sign of life may have been just before the claim.
-                    lives.disturbed(claim.at.minus(terms.lease), end.at, |fault| {
-                        fault.target == Target::Postgres
-                            || targets.is_some_and(|targets| targets.contains(&fault.target))
-                    })
-                }
-                What::Reclaimed => end.at.since(claim.locked_at) >= terms.expiry,
-                _ => true,
+            let Some(end) = claim.end.as_ref().filter(|end| matches!(end.what, What::Rescued | What::Reclaimed)) else {
+                continue;
             };
-            if !silent {
+            let silence = silence(lives, terms, claim, end);
+            let expired = end.what == What::Reclaimed && end.at.since(claim.locked_at) >= terms.expiry;
+            if silence.is_none() && !expired {
                 let held = end.at.since(claim.at);
                 findings.job(
                     Rule::Robbed,
@@ -36,6 +28,23 @@ pub(super) fn check(lives: &Lives<'_>, terms: &Terms, findings: &mut Findings) {
                     format!("taken from {} after {held:?}, which was alive", claim.worker),
                 );
             }
+            // Whoever has taken it starts it.
+            if let (Some(silent), Some(run)) = (silence, life.runs.iter().find(|run| run.at > end.at)) {
+                times.push(run.at.since(silent.max(claim.at)));
+            }
         }
     }
+    times.sort_unstable();
+    figures.restarted = (times.get(times.len() / 2).copied(), times.last().copied());
+}
+
+/// Since when the worker that held a job can have been silent when it was taken.
+fn silence(lives: &Lives<'_>, terms: &Terms, claim: &Claim, end: &End) -> Option<Micros> {
+    let service = (1..=WORKERS).find(|index| worker_id(*index) == claim.worker).map(Service::Worker);
+    let targets = service.map(|service| [Target::Service(service), Target::Link(Link::Database(service))]);
+    let concerns = |target: Target| target == Target::Postgres || targets.is_some_and(|own| own.contains(&target));
+    // Its last sign of life may have been just before the claim.
+    let from = claim.at.minus(terms.lease);
+    let faults = lives.disturbances.iter().filter(|fault| fault.from <= end.at && fault.until >= from);
+    faults.filter(|fault| concerns(fault.target)).map(|fault| fault.from).min()
 }

@@ -34,8 +34,7 @@ pub(super) fn check(evidence: &Evidence, lives: &Lives<'_>, terms: &Terms, findi
 fn silence(schedule: u32, free: Micros, next: Micros, terms: &Terms, findings: &mut Findings) {
     let gap = next.since(free);
     if gap > terms.stuck {
-        let text = format!("schedule {schedule} did not fire for {:.1} s, from {free:?}", gap.as_secs_f64());
-        findings.other(Rule::Schedule, text);
+        findings.other(Rule::Schedule, format!("schedule {schedule} did not fire for {:.1} s", gap.as_secs_f64()));
     }
 }
 

@@ -16,14 +16,13 @@ pub(super) fn check(lives: &Lives<'_>, terms: &Terms, findings: &mut Findings, f
     for (job, life) in &lives.jobs {
         let queue = life.changes.first().and_then(|change| change.row()).and_then(|row| row.queue.as_deref());
         let beside = queue.and_then(|queue| queues.get(queue)).map_or(&[][..], Vec::as_slice);
-        let (longest, from) = longest(life, beside);
+        let longest = longest(life, beside);
         if longest > figures.longest_stuck {
             figures.longest_stuck = longest;
             figures.stuck_job = Some(*job);
         }
         if longest > terms.stuck {
-            let text = format!("nothing happened for {:.1} s, from {from:?}", longest.as_secs_f64());
-            findings.job(Rule::Stuck, *job, text);
+            findings.job(Rule::Stuck, *job, format!("nothing happened for {:.1} s", longest.as_secs_f64()));
         }
     }
 }
@@ -53,7 +52,7 @@ enum Moment<'a> {
     Beside,
 }
 
-fn longest(life: &Life<'_>, beside: &[Micros]) -> (Duration, Micros) {
+fn longest(life: &Life<'_>, beside: &[Micros]) -> Duration {
     let mut moments: Vec<(Micros, Moment<'_>)> =
         life.changes.iter().map(|change| (change.at, Moment::Change(change))).collect();
     for run in &life.runs {
@@ -86,7 +85,7 @@ fn longest(life: &Life<'_>, beside: &[Micros]) -> (Duration, Micros) {
             }
         }
     }
-    (stuck.longest, stuck.longest_from)
+    stuck.longest
 }
 
 /// Measures the time since something happened.
@@ -95,16 +94,12 @@ struct Watch {
     /// None while there is nothing to wait for.
     since: Option<Micros>,
     longest: Duration,
-    longest_from: Micros,
 }
 
 impl Watch {
     fn progress(&mut self, at: Micros) {
         let Some(since) = self.since else { return };
-        let gap = at.since(since);
-        if gap > self.longest {
-            (self.longest, self.longest_from) = (gap, since);
-        }
+        self.longest = self.longest.max(at.since(since));
         self.since = Some(since.max(at));
     }
 
