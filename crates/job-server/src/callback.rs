@@ -8,14 +8,12 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use job_utils::db::{CallbackDb, SettleError, Settled};
 use job_utils::shutdown::Shutdown;
-use job_utils::wire::callback::{is_json, read, read_extension};
-use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
-use job_utils::wire::signature::{CallbackClaim, CallbackSecrets};
+use job_utils::wire::callback::{Attempt, Malformed, read_attempt, read_extension, read_outcome};
+use job_utils::wire::signature::CallbackSecrets;
 use serde::Serialize;
 
 use crate::error::CallbackError;
@@ -82,13 +80,10 @@ pub(crate) async fn extend(
 
 async fn settle(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Response, CallbackError> {
     let body = arrived(body).await?;
-    let Some(attempt) = Attempt::of(head, callbacks.secrets.as_ref())? else {
+    let Some(attempt) = attempt_of(head, callbacks.secrets.as_ref())? else {
         return Ok(Json("OK").into_response());
     };
-    let headers = &head.headers;
-    let job_error = headers.get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
-    let outcome =
-        read(job_error, has_json(headers), &body).map_err(|error| CallbackError::BadBody(error.to_string()))?;
+    let outcome = read_outcome(&head.headers, &body)?;
     let failure = outcome.message().map(str::to_owned);
     if failure.as_deref().is_some_and(is_wordless) {
         tokio::select! {
@@ -97,30 +92,29 @@ async fn settle(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Respo
             () = callbacks.stopping.triggered() => {}
         }
     }
-    let Attempt { id, worker_id, epoch, .. } = attempt;
-    let stored = callbacks.db.settle(worker_id, id, epoch, outcome);
+    let Attempt { id, worker_id, .. } = attempt;
+    let stored = callbacks.db.settle(worker_id, id, attempt.claim.epoch, outcome);
     match tokio::time::timeout(callbacks.store_timeout, stored).await {
         Ok(Ok(Settled::Done)) => match failure {
             Some(error) => tracing::warn!(job.id = id, worker.id = worker_id, error, "job failed by callback"),
             None => tracing::info!(job.id = id, worker.id = worker_id, "job completed by callback"),
         },
-        Ok(Ok(Settled::Stale)) => return Ok(attempt.stale(callbacks)),
+        Ok(Ok(Settled::Stale)) => return Ok(stale(&attempt, callbacks)),
         Ok(Err(SettleError::Refused(_))) => return Err(CallbackError::Refused),
         Ok(Err(SettleError::Stopped)) | Err(_) => return Err(CallbackError::Unavailable),
     }
-    Ok(attempt.taken())
+    Ok(taken(&attempt))
 }
 
 async fn extend_claim(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Response, CallbackError> {
     let body = arrived(body).await?;
-    let attempt = Attempt::of(head, callbacks.secrets.as_ref())?.ok_or(CallbackError::NoJobId)?;
-    let extension = read_extension(has_json(&head.headers), &body)
-        .map_err(|error| CallbackError::BadBody(error.to_string()))?
-        .unwrap_or(callbacks.callback_timeout);
-    let extended = callbacks.db.extend(attempt.worker_id, attempt.id, attempt.epoch, extension);
+    let attempt = attempt_of(head, callbacks.secrets.as_ref())?.ok_or(CallbackError::NoJobId)?;
+    let asked = read_extension(&head.headers, &body).map_err(Malformed::from)?;
+    let extension = asked.unwrap_or(callbacks.callback_timeout);
+    let extended = callbacks.db.extend(attempt.worker_id, attempt.id, attempt.claim.epoch, extension);
     match tokio::time::timeout(callbacks.store_timeout, extended).await {
-        Ok(Ok(Settled::Done)) => Ok(attempt.taken()),
-        Ok(Ok(Settled::Stale)) => Ok(attempt.stale(callbacks)),
+        Ok(Ok(Settled::Done)) => Ok(taken(&attempt)),
+        Ok(Ok(Settled::Stale)) => Ok(stale(&attempt, callbacks)),
         Ok(Err(error)) => {
             tracing::error!(job.id = attempt.id, "extension refused: {}", job_utils::error::chain(&error));
             Err(CallbackError::Refused)
@@ -134,50 +128,32 @@ async fn arrived(body: Body) -> Result<Bytes, CallbackError> {
     tokio::time::timeout(BODY_TIMEOUT, read_body(body)).await.map_err(|_| CallbackError::TooSlow)?
 }
 
-fn has_json(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json)
+/// Which attempt a request is for; None without `X-Job-Id`. With secrets, only what a worker has signed is taken.
+fn attempt_of<'a>(head: &'a Parts, secrets: Option<&CallbackSecrets>) -> Result<Option<Attempt<'a>>, CallbackError> {
+    let attempt = read_attempt(&head.headers, head.uri.query().unwrap_or_default())?;
+    if let (Some(Attempt { id, worker_id, claim, .. }), Some(secrets)) = (&attempt, secrets)
+        && !secrets.verify(*id, worker_id, claim)
+    {
+        return Err(CallbackError::Unsigned);
+    }
+    Ok(attempt)
 }
 
-/// Which attempt a callback is for.
-struct Attempt<'a> {
-    id: i64,
-    job_id: &'a str,
-    worker_id: &'a str,
-    epoch: Option<i64>,
+fn taken(attempt: &Attempt<'_>) -> Response {
+    Json(Stored { job_id: attempt.job_id, worker_id: attempt.worker_id, stale: false }).into_response()
 }
 
-impl<'a> Attempt<'a> {
-    /// None without `X-Job-Id`. With secrets, only what a worker has signed is taken.
-    fn of(head: &'a Parts, secrets: Option<&CallbackSecrets>) -> Result<Option<Self>, CallbackError> {
-        let Some(job_id) = head.headers.get(X_JOB_ID) else { return Ok(None) };
-        let job_id = job_id.to_str().map_err(|_| CallbackError::BadJobId)?;
-        let id = parse_job_id(job_id).ok_or(CallbackError::BadJobId)?;
-        let worker_id = head.headers.get(X_WORKER_ID).ok_or(CallbackError::NoWorkerId)?;
-        let worker_id = worker_id.to_str().map_err(|_| CallbackError::BadWorkerId)?;
-        if worker_id.is_empty() {
-            return Err(CallbackError::NoWorkerId);
-        }
-        if worker_id.chars().count() < 4 {
-            return Err(CallbackError::BadWorkerId);
-        }
-        let claim = CallbackClaim::read(head.uri.query().unwrap_or_default())?;
-        if secrets.is_some_and(|secrets| !secrets.verify(id, worker_id, &claim)) {
-            return Err(CallbackError::Unsigned);
-        }
-        Ok(Some(Self { id, job_id, worker_id, epoch: claim.epoch }))
-    }
-
-    fn taken(&self) -> Response {
-        Json(Stored { job_id: self.job_id, worker_id: self.worker_id, stale: false }).into_response()
-    }
-
-    /// The attempt has ended before, or the job was claimed anew: not an error, and nothing was changed.
-    fn stale(&self, callbacks: &Callbacks) -> Response {
-        let total = callbacks.stale.fetch_add(1, Ordering::Relaxed) + 1;
-        // Not worth a line as a rule: functions that say all in their answer call back as well.
-        tracing::debug!(job.id = self.id, worker.id = self.worker_id, stale = total, "stale callback changed nothing");
-        Json(Stored { job_id: self.job_id, worker_id: self.worker_id, stale: true }).into_response()
-    }
+/// The attempt has ended before, or the job was claimed anew: not an error, and nothing was changed.
+fn stale(attempt: &Attempt<'_>, callbacks: &Callbacks) -> Response {
+    let total = callbacks.stale.fetch_add(1, Ordering::Relaxed) + 1;
+    // Not worth a line as a rule: functions that say all in their answer call back as well.
+    tracing::debug!(
+        job.id = attempt.id,
+        worker.id = attempt.worker_id,
+        stale = total,
+        "stale callback changed nothing"
+    );
+    Json(Stored { job_id: attempt.job_id, worker_id: attempt.worker_id, stale: true }).into_response()
 }
 
 /// The answer to a callback that was taken.
@@ -195,18 +171,13 @@ fn is_wordless(error: &str) -> bool {
     error.strip_prefix("HTTP ").is_some_and(|status| status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// A decimal bigint without sign, as the dispatch wrote it.
-fn parse_job_id(text: &str) -> Option<i64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
 /// Reads a body up to the limit. What comes after is read and thrown away, so that the caller gets to read the answer
 /// instead of a reset connection, but not without end. A body that came in one piece, as most do, is not copied.
 async fn read_body(body: Body) -> Result<Bytes, CallbackError> {
     let mut chunks = body.into_data_stream();
     let (mut kept, mut pieces, mut seen) = (Bytes::new(), Vec::new(), 0);
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| CallbackError::BadBody(error.to_string()))?;
+        let chunk = chunk.map_err(|error| CallbackError::BrokenOff(error.to_string()))?;
         seen += chunk.len();
         if seen > DISCARD_LIMIT {
             break;

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use job_utils::wire::signature::BadEpoch;
+use job_utils::wire::callback::Malformed;
 use serde_json::json;
 
 /// A refused callback. Nothing was changed.
@@ -11,18 +11,12 @@ use serde_json::json;
 pub(crate) enum CallbackError {
     #[error("Missing X-Job-Id header")]
     NoJobId,
-    #[error("Missing X-Worker-Id header")]
-    NoWorkerId,
-    #[error("X-Worker-Id is not a worker id: at least 4 characters, no control characters")]
-    BadWorkerId,
-    #[error("X-Job-Id is not a job id: a decimal number")]
-    BadJobId,
     #[error(transparent)]
-    BadEpoch(#[from] BadEpoch),
+    Malformed(#[from] Malformed),
     #[error("the callback is not signed for this job: post to X-Callback-Url as it is, with its query")]
     Unsigned,
     #[error("{0}")]
-    BadBody(String),
+    BrokenOff(String),
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
     #[error("the body took too long to arrive")]
@@ -40,12 +34,7 @@ pub(crate) enum CallbackError {
 impl CallbackError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoJobId
-            | Self::NoWorkerId
-            | Self::BadWorkerId
-            | Self::BadJobId
-            | Self::BadEpoch(_)
-            | Self::BadBody(_) => StatusCode::BAD_REQUEST,
+            Self::NoJobId | Self::Malformed(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
             Self::Unsigned => StatusCode::UNAUTHORIZED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,

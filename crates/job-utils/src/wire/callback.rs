@@ -16,12 +16,15 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, header};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use url::Url;
 
 use crate::http_url::parse_http_url;
+use crate::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
+use crate::wire::signature::{BadEpoch, CallbackClaim};
 
 /// The path of the callback server's one state-changing route.
 pub const PATH: &str = "/callback";
@@ -99,6 +102,78 @@ pub enum BadBody {
     Seconds,
 }
 
+/// Which attempt a request says it is for. Nothing says yet that there is such a job, or that this worker holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt<'a> {
+    /// The job's id as it was sent.
+    pub job_id: &'a str,
+    /// The same as a number.
+    pub id: i64,
+    /// Who held the job: at least 4 characters.
+    pub worker_id: &'a str,
+    /// By which claim.
+    pub claim: CallbackClaim,
+}
+
+/// A request that cannot be read as a callback.
+#[derive(Debug, thiserror::Error)]
+pub enum Malformed {
+    /// A job's id alone names no attempt.
+    #[error("Missing X-Worker-Id header")]
+    NoWorkerId,
+    /// No worker goes by such an id.
+    #[error("X-Worker-Id is not a worker id: at least 4 characters, no control characters")]
+    BadWorkerId,
+    /// No job has such an id.
+    #[error("X-Job-Id is not a job id: a decimal number")]
+    BadJobId,
+    /// No claim has such an epoch.
+    #[error(transparent)]
+    BadEpoch(#[from] BadEpoch),
+    /// The body is not what its content type says.
+    #[error(transparent)]
+    BadBody(#[from] BadBody),
+}
+
+/// Reads which attempt a request to the callback server is for. None when it has no `X-Job-Id`: a health probe of an existing
+/// set-up.
+///
+/// # Errors
+/// What is wrong with the request, for its sender.
+pub fn read_attempt<'a>(headers: &'a HeaderMap, query: &str) -> Result<Option<Attempt<'a>>, Malformed> {
+    let Some(job_id) = headers.get(X_JOB_ID) else { return Ok(None) };
+    let job_id = job_id.to_str().map_err(|_| Malformed::BadJobId)?;
+    let id = parse_job_id(job_id).ok_or(Malformed::BadJobId)?;
+    let worker_id = headers.get(X_WORKER_ID).ok_or(Malformed::NoWorkerId)?;
+    let worker_id = worker_id.to_str().map_err(|_| Malformed::BadWorkerId)?;
+    if worker_id.is_empty() {
+        return Err(Malformed::NoWorkerId);
+    }
+    if worker_id.chars().count() < 4 {
+        return Err(Malformed::BadWorkerId);
+    }
+    Ok(Some(Attempt { job_id, id, worker_id, claim: CallbackClaim::read(query)? }))
+}
+
+/// Reads how the attempt ended.
+///
+/// # Errors
+/// The body is not what its content type says.
+pub fn read_outcome(headers: &HeaderMap, body: &[u8]) -> Result<Outcome, Malformed> {
+    let job_error = headers.get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
+    Ok(read(job_error, has_json(headers), body)?)
+}
+
+/// Whether the content type says JSON.
+fn has_json(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json)
+}
+
+/// A decimal bigint without sign, as the dispatch wrote it.
+fn parse_job_id(text: &str) -> Option<i64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
 /// The URL a function posts to: as given, but a URL without a path means `/callback`. The query string stays.
 ///
 /// ```
@@ -130,9 +205,12 @@ pub fn read(job_error: bool, is_json: bool, body: &[u8]) -> Result<Outcome, BadB
     Ok(Outcome::Fail(json.as_ref().and_then(error_of).unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
 }
 
-/// Reads the body of an extension: how much time the function asks for; None when it does not say.
-pub fn read_extension(is_json: bool, body: &[u8]) -> Result<Option<Duration>, BadBody> {
-    if !is_json || body.trim_ascii().is_empty() {
+/// Reads an extension: how much time the function asks for; None when it does not say.
+///
+/// # Errors
+/// The body is not what its content type says, or asks for a time that nobody can be given.
+pub fn read_extension(headers: &HeaderMap, body: &[u8]) -> Result<Option<Duration>, BadBody> {
+    if !has_json(headers) || body.trim_ascii().is_empty() {
         return Ok(None);
     }
     let json: Value = serde_json::from_slice(body)?;
@@ -214,7 +292,8 @@ mod tests {
 
     #[test]
     fn an_extension_is_a_time_that_can_be_waited_for() {
-        let read = |body: &str| read_extension(true, body.as_bytes()).ok();
+        let json = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/json".parse().unwrap())]);
+        let read = |body: &str| read_extension(&json, body.as_bytes()).ok();
         assert_eq!(read(r#"{"seconds": 1.5}"#), Some(Some(Duration::from_millis(1500))));
         for none in ["", " ", "{}", "[]", r#"{"seconds": null}"#] {
             assert_eq!(read(none), Some(None), "{none}");
@@ -222,7 +301,7 @@ mod tests {
         for bad in ["{", r#"{"seconds": 0}"#, r#"{"seconds": -1}"#, r#"{"seconds": "9"}"#, r#"{"seconds": 604801}"#] {
             assert_eq!(read(bad), None, "{bad}");
         }
-        assert!(matches!(read_extension(false, b"{"), Ok(None)));
+        assert!(matches!(read_extension(&HeaderMap::new(), b"{"), Ok(None)));
     }
 
     #[test]
