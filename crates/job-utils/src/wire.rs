@@ -3,6 +3,7 @@
 //! A worker dispatches a job as a POST with its payload ([`dispatch`]); the function's answer or a later POST to the
 //! callback URL ([`callback`]) says how the attempt ended.
 
+mod body;
 pub mod callback;
 pub mod dispatch;
 pub mod headers;

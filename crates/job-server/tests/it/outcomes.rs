@@ -51,6 +51,9 @@ async fn the_error_is_the_bodys_error_then_its_message_then_unknown() {
         (r#"{"error":false}"#, "false"),
         (r#"{"error":"a\u0000b"}"#, "a\u{fffd}b"),
         (r#"{"error":{"a":"\u0000"}}"#, "{\"a\":\"\\u0000\"}"),
+        // A JavaScript text cut in the middle of an emoji, and a number beyond a double.
+        (r#"{"error":"cut \ud83d"}"#, "cut \u{fffd}"),
+        (r#"{"error":"a","value":1e999}"#, "a"),
         (
             r#"{"error":"it's; \"quoted\" \\ ü 😀\n'; drop table app_jobs.jobs; --"}"#,
             "it's; \"quoted\" \\ ü 😀\n'; drop table app_jobs.jobs; --",

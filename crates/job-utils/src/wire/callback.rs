@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, header};
 use serde::Serialize;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 use url::Url;
 
 use crate::http_url::parse_http_url;
+use crate::wire::body::Body;
 use crate::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use crate::wire::signature::{BadEpoch, CallbackClaim};
 
@@ -194,15 +194,11 @@ pub fn callback_url(raw: &str) -> Result<Url, String> {
 /// A JSON body is refused when it is broken, even if nothing in it is needed; any other body is plain text that may be
 /// empty and is not read.
 pub fn read(job_error: bool, is_json: bool, body: &[u8]) -> Result<Outcome, BadBody> {
-    let is_json = is_json && !body.trim_ascii().is_empty();
-    if !job_error && (!is_json || is_valid(body)) {
-        return Ok(Outcome::Complete);
-    }
-    let json: Option<Value> = if is_json { Some(serde_json::from_slice(body)?) } else { None };
+    let body = if is_json && !body.trim_ascii().is_empty() { Body::parse(body)? } else { Body::default() };
     if !job_error {
         return Ok(Outcome::Complete);
     }
-    Ok(Outcome::Fail(json.as_ref().and_then(error_of).unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
+    Ok(Outcome::Fail(body.failure().unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
 }
 
 /// Reads an extension: how much time the function asks for; None when it does not say.
@@ -223,12 +219,6 @@ pub fn read_extension(headers: &HeaderMap, body: &[u8]) -> Result<Option<Duratio
     }
 }
 
-/// Whether a body is JSON, found out without building the value. Skipped strings are not checked for UTF-8, so the whole
-/// body is.
-fn is_valid(body: &[u8]) -> bool {
-    std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
-}
-
 /// Whether a Content-Type names JSON (`application/json`, or a `+json` type).
 ///
 /// ```
@@ -240,17 +230,6 @@ pub fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let suffix = essence.as_bytes().last_chunk::<5>();
     essence.eq_ignore_ascii_case("application/json") || suffix.is_some_and(|end| end.eq_ignore_ascii_case(b"+json"))
-}
-
-/// What a body says went wrong: its `error`, else its `message`. A value that is not a string is its JSON text, an
-/// empty one or null counts as absent.
-pub(crate) fn error_of(body: &Value) -> Option<String> {
-    ["error", "message"].into_iter().find_map(|field| match body.get(field)? {
-        Value::Null => None,
-        Value::String(text) if text.is_empty() => None,
-        Value::String(text) => Some(storable(text)),
-        other => Some(storable(&other.to_string())),
-    })
 }
 
 /// A message as it is stored: every message of a function or handler goes through here. Postgres text holds every

@@ -16,7 +16,8 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use url::Url;
 
-use crate::wire::callback::{error_of, storable};
+use crate::wire::body::Body;
+use crate::wire::callback::storable;
 
 /// Characters that would end or change a path. `:` stays readable; `%` and `\` are here because URL parsers read
 /// `%2e` as a dot and `\` as a slash.
@@ -130,7 +131,7 @@ pub fn read_answer(answer: &Received<'_>, complete_on_2xx: bool) -> Answer {
         let complete = (complete_on_2xx && status != 202) || says_complete(body, cut);
         return if complete { Answer::Complete } else { Answer::Accept };
     }
-    let message = json(body).as_ref().and_then(error_of).unwrap_or_else(|| {
+    let message = json(body).and_then(Body::failure).unwrap_or_else(|| {
         let text = String::from_utf8_lossy(body);
         let excerpt: String = text.trim().chars().take(EXCERPT).collect();
         let separator = if excerpt.is_empty() { "" } else { ": " };
@@ -170,7 +171,7 @@ pub fn retry_after(value: &str, date: Option<&str>, now: SystemTime) -> Option<D
 /// Whether a body is an object with `"complete": true`. Of a body that is cut, only the beginning can say so.
 fn says_complete(body: &[u8], cut: bool) -> bool {
     if !cut {
-        return json(body).is_some_and(|value| value.get("complete") == Some(&Value::Bool(true)));
+        return json(body).is_some_and(|body| body.complete);
     }
     let mut complete = false;
     // It ends with an error where the body is cut.
@@ -201,8 +202,8 @@ impl<'de> Visitor<'de> for CompleteIn<'_> {
 }
 
 /// Parses only what looks like an object: most answers of functions that call back are short texts.
-fn json(body: &[u8]) -> Option<Value> {
-    body.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(body).ok()).flatten()
+fn json(body: &[u8]) -> Option<Body> {
+    body.trim_ascii_start().starts_with(b"{").then(|| Body::parse(body).ok()).flatten()
 }
 
 #[cfg(test)]

@@ -1,0 +1,181 @@
+//! A body: what a callback or an answer says in JSON.
+//!
+//! Of a body three fields mean something; of the rest it only matters that it is JSON. A reader that builds all of it
+//! refuses what others rightly write: half a surrogate pair (a JavaScript text that was cut in the middle of an emoji), a
+//! number beyond a double, a hundred brackets. A callback that is refused is lost, and its job waits for hours.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::wire::callback::storable;
+
+/// The fields of a body that mean something.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Body {
+    /// Whether `complete` is true.
+    pub(crate) complete: bool,
+    error: Option<String>,
+    message: Option<String>,
+}
+
+impl Body {
+    /// Reads any JSON; what is no object says nothing.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
+        // Texts that are passed over are not looked into, so the whole body must be UTF-8.
+        let text = std::str::from_utf8(body).map_err(serde_json::Error::custom)?;
+        if text.trim_ascii_start().starts_with('{') {
+            return serde_json::from_str(text);
+        }
+        serde_json::from_str::<IgnoredAny>(text).map(|_| Self::default())
+    }
+
+    /// What went wrong: `error`, else `message`. A value that is not a string is its JSON text, an empty string or null
+    /// counts as absent.
+    pub(crate) fn failure(self) -> Option<String> {
+        self.error.or(self.message)
+    }
+}
+
+/// The value of `error` or `message`.
+fn said(value: &RawValue) -> Option<String> {
+    let json = value.get();
+    let text = match json.as_bytes() {
+        b"null" | b"\"\"" => return None,
+        [b'"', ..] => serde_json::from_str(json).map_or_else(|_| json.to_owned(), |Text(text)| text),
+        _ => json.to_owned(),
+    };
+    Some(storable(&text))
+}
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+struct Fields;
+
+impl<'de> Visitor<'de> for Fields {
+    type Value = Body;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body, A::Error> {
+        let mut body = Body::default();
+        // Of a field that is there twice the last counts, as everywhere.
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Complete => body.complete = map.next_value::<&RawValue>()?.get() == "true",
+                Field::Error => body.error = said(map.next_value()?),
+                Field::Message => body.message = said(map.next_value()?),
+                Field::Other => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(body)
+    }
+}
+
+enum Field {
+    Complete,
+    Error,
+    Message,
+    Other,
+}
+
+/// As bytes: they alone may hold half a surrogate pair.
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(Bytes(|name: &[u8]| match name {
+            b"complete" => Self::Complete,
+            b"error" => Self::Error,
+            b"message" => Self::Message,
+            _ => Self::Other,
+        }))
+    }
+}
+
+/// A string in which a replacement character stands for half a surrogate pair.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(Bytes(|bytes: &[u8]| {
+            let mut text = String::with_capacity(bytes.len());
+            for chunk in bytes.utf8_chunks() {
+                text.push_str(chunk.valid());
+                // Half a pair is written as if it were a character of its own, in three bytes from ED on.
+                if chunk.invalid().first() == Some(&0xed) {
+                    text.push('\u{fffd}');
+                }
+            }
+            Self(text)
+        }))
+    }
+}
+
+/// Makes something of the bytes of a string.
+struct Bytes<F>(F);
+
+impl<'de, T, F: FnOnce(&[u8]) -> T> Visitor<'de> for Bytes<F> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<T, E> {
+        Ok((self.0)(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(body: &str) -> Option<String> {
+        Body::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}")).failure()
+    }
+
+    #[test]
+    fn what_a_general_reader_refuses_is_read() {
+        let (open, close) = ("[".repeat(10_000), "]".repeat(10_000));
+        for (body, said) in [
+            (r#"{"error":"cut \ud83d"}"#, "cut \u{fffd}"),
+            (r#"{"error":"\ude00\ud83d\ude00\ud83d!"}"#, "\u{fffd}😀\u{fffd}!"),
+            (r#"{"\ud83d":1,"error":"a"}"#, "a"),
+            (r#"{"error":"a","value":1e999}"#, "a"),
+            (r#"{"error":-1e999}"#, "-1e999"),
+            (r#"{"error":123456789012345678901234567890}"#, "123456789012345678901234567890"),
+            (&format!(r#"{{"cause":{open}{close},"error":"a"}}"#), "a"),
+            (r#" {"error":"first","error":"last"} "#, "last"),
+        ] {
+            assert_eq!(failure(body).as_deref(), Some(said), "{body}");
+        }
+        assert!(Body::parse(br#"{"complete":true,"title":"cut \ud83d"}"#).is_ok_and(|body| body.complete));
+    }
+
+    #[test]
+    fn what_is_no_object_says_nothing_and_what_is_no_json_is_refused() {
+        for body in ["[]", "null", "1e999", r#""\ud83d""#, "true", "{}"] {
+            assert_eq!(failure(body), None, "{body}");
+        }
+        for body in [
+            "",
+            "{",
+            "{} {}",
+            "[1,]",
+            "{\"a\"}",
+            "{'a':1}",
+            r#"{"error":"\u00"}"#,
+            r#"{"error":nul}"#,
+            "{\"error\":\"\n\"}",
+        ] {
+            assert!(Body::parse(body.as_bytes()).is_err(), "{body}");
+        }
+        assert!(Body::parse(b"{\"other\":\"\xff\"}").is_err());
+    }
+}
