@@ -1,7 +1,7 @@
 //! Cron rules: `[second] minute hour day-of-month month day-of-week`, and names such as `@daily`.
 
 use super::days::{ALL_WEEKDAYS, Days, Join};
-use super::error::RuleError;
+use super::error::{RuleError, brief, shown};
 use super::fields::{Fields, Years};
 
 /// One field's name, range and value names (the first stands for `min`).
@@ -204,10 +204,12 @@ impl<'a> Part<'a> {
         let numeric = !self.text.is_empty() && self.text.bytes().all(|byte| byte.is_ascii_digit());
         match self.text.parse() {
             Ok(value) if numeric && (kind.min..=kind.max).contains(&value) => Ok(value),
-            _ if numeric => Err(self.error(kind, format!("{} is not within {}-{}", self.text, kind.min, kind.max))),
+            _ if numeric => {
+                Err(self.error(kind, format!("{} is not within {}-{}", brief(self.text), kind.min, kind.max)))
+            }
             _ if self.text.is_empty() => Err(self.error(kind, "a number is missing")),
-            _ if kind.names.is_empty() => Err(self.error(kind, format!("{:?} is not a number", self.text))),
-            _ => Err(self.error(kind, format!("{:?} is neither a number nor a three-letter name", self.text))),
+            _ if kind.names.is_empty() => Err(self.error(kind, format!("{} is not a number", shown(self.text)))),
+            _ => Err(self.error(kind, format!("{} is neither a number nor a three-letter name", shown(self.text)))),
         }
     }
 }

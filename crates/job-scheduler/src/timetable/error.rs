@@ -81,6 +81,14 @@ impl fmt::Display for RuleError {
     }
 }
 
+/// A text of ASCII characters without quotes, shortened when it is long.
+pub(super) fn brief(text: &str) -> String {
+    match text.get(..LONGEST_SHOWN) {
+        Some(start) if start != text => format!("{start}…"),
+        _ => text.to_owned(),
+    }
+}
+
 /// A text in quotes, shortened when it is long.
 pub(super) fn shown(text: &str) -> String {
     match text.char_indices().nth(LONGEST_SHOWN) {

@@ -252,6 +252,14 @@ fn a_rule_that_can_never_fire_is_an_error() {
 
 #[test]
 fn an_error_about_a_long_text_stays_short() {
-    let error = error(&json!("x".repeat(1_000_000))).to_string();
-    assert!(error.len() < 400, "{}", error.len());
+    let long = |letter: &str| letter.repeat(1_000_000);
+    for text in [
+        long("x"),
+        format!("{} * * * *", long("9")),
+        format!("* * * {} *", long("x")),
+        format!("*/{} * * * *", long("1")),
+    ] {
+        let error = error(&json!(text)).to_string();
+        assert!(error.len() < 400, "{}", error.len());
+    }
 }

@@ -40,7 +40,7 @@ pub(super) fn next_after(fields: &Fields, zone: &TimeZone, after: Timestamp) -> 
 
 fn by_wall_clock(fields: &Fields, zone: &TimeZone, from: Timestamp) -> Option<Timestamp> {
     // Later wall-clock times never map to earlier instants, so the first match that maps into the range is the answer.
-    let mut wall = zone.to_datetime(from);
+    let mut wall = first_wall(zone, from);
     if let Some(instant) = instant_of(zone, wall)
         && instant < from
     {
@@ -55,6 +55,13 @@ fn by_wall_clock(fields: &Fields, zone: &TimeZone, from: Timestamp) -> Option<Ti
         }
         wall = wall.checked_add(SECOND).ok()?;
     }
+}
+
+/// The wall-clock time at which the search for instants from `from` on begins: a second after that of the second before. Where
+/// a gap ends at `from` that is the beginning of the gap, whose times fire at its end.
+fn first_wall(zone: &TimeZone, from: Timestamp) -> DateTime {
+    let before = from.checked_sub(SECOND).ok().and_then(|before| zone.to_datetime(before).checked_add(SECOND).ok());
+    before.unwrap_or_else(|| zone.to_datetime(from))
 }
 
 fn by_elapsed_time(fields: &Fields, zone: &TimeZone, mut from: Timestamp) -> Option<Timestamp> {

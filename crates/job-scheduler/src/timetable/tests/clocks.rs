@@ -16,6 +16,10 @@ fn a_skipped_time_fires_once_at_the_end_of_the_gap() {
     assert_eq!(berlin("0 2,3 * * *"), ["2026-03-29T01:00:00Z", "2026-03-30T00:00:00Z"]);
     let recurrence = json!({"hour": 2, "minute": 30, "tz": "Europe/Berlin"});
     assert_eq!(fires(&recurrence, "2026-03-28T12:00:00Z", 1), ["2026-03-29T01:00:00Z"]);
+    // Also when one asks in the last second before.
+    for from in ["2026-03-29T00:59:59Z", "2026-03-29T00:59:59.999Z"] {
+        assert_eq!(in_zone("30 2 * * *", "Europe/Berlin", from, 1), ["2026-03-29T01:00:00Z"]);
+    }
     // Strictly after: not again from the end of the gap itself.
     assert_eq!(in_zone("30 2 * * *", "Europe/Berlin", "2026-03-29T01:00:00Z", 1), ["2026-03-30T00:30:00Z"]);
 }
