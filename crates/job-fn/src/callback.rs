@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use backon::{ExponentialBuilder, Retryable};
+use job_utils::config::HttpUrl;
 use job_utils::error::chain;
 use job_utils::wire::callback::{Outcome, Report, callback_url};
 use job_utils::wire::headers::{X_CALLBACK_URL, X_DATABASE_ID, X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
@@ -25,7 +26,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Where to report an attempt, and which.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Callback {
-    url: Url,
+    url: HttpUrl,
     job_id: String,
     headers: HeaderMap,
 }
@@ -51,7 +52,7 @@ impl Callback {
 
     /// Where to ask for more time for the same attempt.
     pub(crate) fn extension_url(&self) -> Url {
-        let mut url = self.url.clone();
+        let mut url = Url::clone(&self.url);
         url.set_path(&format!("{}/extend", self.url.path().trim_end_matches('/')));
         url
     }
@@ -143,7 +144,7 @@ impl Caller {
 
     async fn post(&self, callback: &Callback, outcome: &Outcome) -> Result<(), Refused> {
         let mut request =
-            self.client.post(callback.url.clone()).headers(callback.headers.clone()).json(&Report::from(outcome));
+            self.client.post(Url::clone(&callback.url)).headers(callback.headers.clone()).json(&Report::from(outcome));
         if outcome.message().is_some() {
             request = request.header(X_JOB_ERROR, HeaderValue::from_static("true"));
         }

@@ -10,7 +10,7 @@ pub mod scheduler;
 pub mod server;
 pub mod worker;
 
-pub use crate::http_url::parse_http_url;
+pub use crate::http_url::{HttpUrl, parse_http_url};
 pub use gateway::Gateway;
 pub use postgres::{PostgresConfig, SchemaName, SslMode};
 pub use scheduler::SchedulerConfig;
@@ -19,10 +19,9 @@ pub use worker::{Tasks, WorkerConfig};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
-
-use url::Url;
 
 /// One environment variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,14 +207,28 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A whole number within a range.
+    pub fn number_within<T>(&mut self, var: &Var, range: RangeInclusive<T>) -> T
+    where
+        T: std::str::FromStr + Default + PartialOrd + fmt::Display,
+    {
+        let number = self.number(var);
+        if !range.contains(&number) {
+            self.fault(var, format!("{number} is not within {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
     /// A duration: a whole number with the unit ms, s, m or h; without a unit, seconds.
     pub fn duration(&mut self, var: &Var) -> Duration {
         let value = self.text(var);
-        parse_duration(&value).unwrap_or_else(|| {
-            let example = example_duration(var);
-            self.fault(var, format!("{value:?} is not a duration (for example {example}; units ms, s, m, h)"));
-            Duration::ZERO
-        })
+        let problem = match parse_duration(&value) {
+            Some(duration) if duration <= LONGEST => return duration,
+            Some(_) => format!("{value:?} is longer than {}", in_words(LONGEST)),
+            None => format!("{value:?} is not a duration (for example {}; units ms, s, m, h)", example_duration(var)),
+        };
+        self.fault(var, problem);
+        Duration::ZERO
     }
 
     /// A duration that cannot be zero.
@@ -233,7 +246,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An http or https URL as set by the user.
-    pub fn url(&mut self, var: &Var) -> Option<Url> {
+    pub fn url(&mut self, var: &Var) -> Option<HttpUrl> {
         let value = self.optional(var)?;
         match parse_http_url(&value) {
             Ok(url) => Some(url),
@@ -244,6 +257,9 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+/// Ten years: clocks, and intervals of Postgres, can hold it.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A duration as one would write it in a setting.
 pub fn in_words(duration: Duration) -> String {
@@ -303,6 +319,25 @@ mod tests {
         for bad in ["", "s", "-1", "1d", "1.5s", "99999999999999999999h"] {
             assert_eq!(parse_duration(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_number_or_duration_beyond_all_use_is_a_fault() {
+        const COUNT: Var = Var { name: "COUNT", default: "5", used_by: "", about: "" };
+        const WAIT: Var = Var { name: "WAIT", default: "5s", used_by: "", about: "" };
+        let faults = |count: &str, wait: &str| {
+            let env = BTreeMap::from([("COUNT", count), ("WAIT", wait)]);
+            let mut reader = Reader::new(&env);
+            let (_, _): (usize, _) = (reader.number_within(&COUNT, 2..=10), reader.duration(&WAIT));
+            reader.finish(()).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(faults("10", "87600h"), "");
+        let said = faults("11", "87601h");
+        assert!(
+            said.contains("COUNT: 11 is not within 2 to 10") && said.contains("WAIT: \"87601h\" is longer"),
+            "{said}"
+        );
+        assert!(faults("1", "18446744073709551615").contains("COUNT: 1 is not within 2 to 10"));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Which transport, and its settings.
 
-use job_utils::config::{Reader, Secret, Var, parse_http_url};
-use url::Url;
+use job_utils::config::{HttpUrl, Reader, Secret, Var, parse_http_url};
 
 const FUNCTIONS: &str = "send-verification-link, send-email";
 
@@ -100,7 +99,7 @@ pub enum Transport {
     /// Mailgun's HTTP API.
     Mailgun {
         /// The API's base URL.
-        url: Url,
+        url: HttpUrl,
         /// The sending domain.
         domain: String,
         /// The API key.

@@ -1,8 +1,7 @@
 //! The function's settings.
 
-use job_utils::config::{ConfigError, Env, Reader, Secret, Var};
+use job_utils::config::{ConfigError, Env, HttpUrl, Reader, Secret, Var};
 use reqwest::header::HeaderValue;
-use url::Url;
 
 const ME: &str = "send-verification-link";
 
@@ -99,7 +98,7 @@ pub const VARS: &[&Var] = &[
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// Where to post.
-    pub url: Url,
+    pub url: HttpUrl,
     /// The Host header, if it differs from the URL's host.
     pub host: Option<HeaderValue>,
 }

@@ -11,7 +11,7 @@ use reqwest::header::{HOST, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use url::Position;
+use url::{Position, Url};
 
 use answer::{Answer, Databases, Users, filled};
 
@@ -164,8 +164,12 @@ impl Lookup {
     ) -> Result<T, LookupError> {
         let place = endpoint.url[Position::BeforeHost..Position::AfterPort].to_owned();
         let body = json!({ "operationName": operation, "query": query, "variables": variables });
-        let mut request =
-            self.client.post(endpoint.url.clone()).headers(headers).header("x-database-id", database_id).json(&body);
+        let mut request = self
+            .client
+            .post(Url::clone(&endpoint.url))
+            .headers(headers)
+            .header("x-database-id", database_id)
+            .json(&body);
         if let Some(host) = &endpoint.host {
             request = request.header(HOST, host);
         }

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use url::Url;
-
-use crate::config::{Reader, Var, parse_http_url};
+use crate::config::{HttpUrl, Reader, Var, parse_http_url};
 
 /// Gateway.
 pub const KNATIVE_SERVICE_URL: Var = Var {
@@ -41,9 +39,9 @@ pub const VARS: &[&Var] = &[&KNATIVE_SERVICE_URL, &INTERNAL_GATEWAY_URL, &INTERN
 #[derive(Debug, Clone)]
 pub struct Gateway {
     /// Base URL.
-    pub base: Url,
+    pub base: HttpUrl,
     /// Task to URL, before the base. An entry that is not a URL fails only its own jobs.
-    pub development_map: HashMap<String, Result<Url, String>>,
+    pub development_map: HashMap<String, Result<HttpUrl, String>>,
 }
 
 impl Gateway {
@@ -62,19 +60,25 @@ impl Gateway {
                 for (task, value) in entries {
                     let url = match value.as_str() {
                         Some(text) => parse_http_url(text),
-                        None => Err(format!("{value} is not a URL")),
+                        // Not shown: there may be a URL with a password in it.
+                        None => Err("it is not a text; write it as \"http://host:port/path\"".to_owned()),
                     };
                     development_map.insert(task, url);
                 }
             }
             Some(Err(error)) => reader.fault(
                 &INTERNAL_GATEWAY_DEVELOPMENT_MAP,
-                format!("not a JSON object from task to URL ({error}); write {{\"task\": \"http://host:port/path\"}}"),
+                // The error's own text may quote a URL with a password in it.
+                format!(
+                    "not a JSON object from task to URL (line {}, column {}); write {{\"task\": \"http://host:port/path\"}}",
+                    error.line(),
+                    error.column()
+                ),
             ),
         }
         // A fault was noted when there is no base, so this placeholder is never used.
         #[allow(clippy::expect_used, reason = "a literal URL parses")]
-        let base = base.unwrap_or_else(|| Url::parse("http://gateway:8080").expect("literal"));
+        let base = base.unwrap_or_else(|| parse_http_url("http://gateway:8080").expect("literal"));
         Self { base, development_map }
     }
 }

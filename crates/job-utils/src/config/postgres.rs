@@ -99,6 +99,9 @@ pub const VARS: &[&Var] = &[
     &JOBS_POOL_SIZE,
 ];
 
+/// More than a server of Postgres usually has for all. The pool sets aside room for them.
+const MOST_CONNECTIONS: usize = 10_000;
+
 /// The jobs schema's name: a plain identifier, so that quoting it is enough everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaName(String);
@@ -210,8 +213,10 @@ impl PostgresConfig {
         let mode_from = if url_mode.is_some() { &DATABASE_URL } else { &PGSSLMODE };
         let mode = url_mode.unwrap_or_else(|| reader.text(&PGSSLMODE));
         let mut ssl_mode = SslMode::parse(&mode).unwrap_or_else(|| {
+            // What stands there in a URL may be a piece of a password with a question mark in it.
+            let shown = if mode_from == &PGSSLMODE { format!("{mode:?}") } else { "its sslmode".to_owned() };
             let modes = "disable, allow, prefer, require, verify-ca, verify-full";
-            reader.fault(mode_from, format!("sslmode {mode:?} is not one of {modes}"));
+            reader.fault(mode_from, format!("{shown} is not one of {modes}"));
             SslMode::Prefer
         });
         let ssl_root_cert = url_root.or_else(|| reader.path(&PGSSLROOTCERT));
@@ -231,6 +236,9 @@ impl PostgresConfig {
                 }
             })
             .collect();
+        if hosts.is_empty() {
+            reader.fault(&PGHOST, "names no host");
+        }
         let port_set = reader.optional(&PGPORT).is_some();
         if ports.len() > 1 && ports.len() != hosts.len() {
             reader
@@ -245,10 +253,7 @@ impl PostgresConfig {
             reader.fault(&JOBS_SCHEMA, message);
             SchemaName::default()
         });
-        let pool_size: usize = reader.number(&JOBS_POOL_SIZE);
-        if pool_size < 2 {
-            reader.fault(&JOBS_POOL_SIZE, "at least 2 connections are needed");
-        }
+        let pool_size = reader.number_within(&JOBS_POOL_SIZE, 2..=MOST_CONNECTIONS);
         Self {
             url: url.map(|parts| match ports.as_slice() {
                 [port] if port_set => Secret::new(with_port(&parts.rest, *port)),

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use url::Url;
-
 use crate::config::worker::JOBS_SHUTDOWN_GRACE;
-use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var};
+use crate::config::{ConfigError, Env, HttpUrl, PostgresConfig, Reader, Var};
 use crate::wire::callback::callback_url;
 use crate::wire::signature::CallbackSecrets;
 
@@ -72,7 +70,7 @@ pub(crate) struct CallbackAddress;
 
 impl CallbackAddress {
     /// The URL for `X-Callback-Url`.
-    pub(crate) fn read_url(reader: &mut Reader<'_>, port: u16) -> Url {
+    pub(crate) fn read_url(reader: &mut Reader<'_>, port: u16) -> HttpUrl {
         let (var, text) = match reader.optional(&INTERNAL_JOBS_CALLBACK_URL) {
             Some(url) => (&INTERNAL_JOBS_CALLBACK_URL, url),
             None => (&JOBS_CALLBACK_HOST, format!("http://{}:{port}", reader.text(&JOBS_CALLBACK_HOST))),
@@ -80,7 +78,7 @@ impl CallbackAddress {
         callback_url(&text).unwrap_or_else(|message| {
             reader.fault(var, message);
             #[allow(clippy::expect_used, reason = "a literal URL parses; the fault above keeps it from being used")]
-            Url::parse("http://jobs-callback/callback").expect("literal")
+            callback_url("http://jobs-callback").expect("literal")
         })
     }
 }

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use url::Url;
-
 use crate::config::server::{CallbackAddress, INTERNAL_JOBS_CALLBACK_PORT, JOBS_CALLBACK_TIMEOUT, read_secrets};
-use crate::config::{ConfigError, Env, Gateway, PostgresConfig, Reader, Var, in_words};
+use crate::config::{ConfigError, Env, Gateway, HttpUrl, PostgresConfig, Reader, Var, in_words};
 use crate::wire::signature::CallbackSecrets;
 
 /// Worker id.
@@ -136,6 +134,8 @@ pub const VARS: &[&Var] = &[
 
 /// Below this, a pause of the machine would be taken for the end of a worker.
 const LEAST_LEASE: Duration = Duration::from_secs(1);
+/// More jobs than a process has room for.
+const MOST_JOBS: usize = 1_000_000;
 
 /// Which tasks a worker or scheduler takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,7 +247,7 @@ pub struct WorkerConfig {
     /// Where functions are.
     pub gateway: Gateway,
     /// Where functions report.
-    pub callback_url: Url,
+    pub callback_url: HttpUrl,
     /// Port for health checks when the worker runs alone.
     pub health_port: Option<u16>,
 }
@@ -264,10 +264,7 @@ impl WorkerConfig {
     /// Reads with a given reader, so that several parts report their faults together. JOBS_HEALTH_PORT is not read: only
     /// a worker alone has one.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let concurrency = reader.number(&JOBS_CONCURRENCY);
-        if concurrency == 0 {
-            reader.fault(&JOBS_CONCURRENCY, "must be at least 1");
-        }
+        let concurrency = reader.number_within(&JOBS_CONCURRENCY, 1..=MOST_JOBS);
         let port = reader.number(&INTERNAL_JOBS_CALLBACK_PORT);
         let dispatch_timeout = reader.positive_duration(&JOBS_DISPATCH_TIMEOUT);
         let first_byte_timeout = read_first_byte_timeout(reader, dispatch_timeout);
@@ -291,7 +288,7 @@ impl WorkerConfig {
             tasks: Tasks::read(reader),
             concurrency,
             task_concurrency: read_task_concurrency(reader),
-            prefetch: reader.number(&JOBS_PREFETCH),
+            prefetch: reader.number_within(&JOBS_PREFETCH, 0..=MOST_JOBS),
             poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             dispatch_timeout,

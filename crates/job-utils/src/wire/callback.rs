@@ -19,9 +19,8 @@ use std::time::Duration;
 use http::{HeaderMap, header};
 use serde::Serialize;
 use serde_json::Value;
-use url::Url;
 
-use crate::http_url::parse_http_url;
+use crate::http_url::{HttpUrl, parse_http_url};
 use crate::wire::body::Body;
 use crate::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use crate::wire::signature::{BadEpoch, CallbackClaim};
@@ -181,12 +180,12 @@ fn parse_job_id(text: &str) -> Option<i64> {
 /// assert_eq!(url.as_str(), "http://jobs:8080/callback?token=x");
 /// assert_eq!(job_utils::wire::callback::callback_url("http://jobs/hook").unwrap().path(), "/hook");
 /// ```
-pub fn callback_url(raw: &str) -> Result<Url, String> {
-    let mut url = parse_http_url(raw)?;
+pub fn callback_url(raw: &str) -> Result<HttpUrl, String> {
+    let HttpUrl(mut url) = parse_http_url(raw)?;
     if matches!(url.path(), "" | "/") {
         url.set_path(PATH);
     }
-    Ok(url)
+    Ok(HttpUrl(url))
 }
 
 /// Reads a callback: `job_error` is whether `X-Job-Error` is `true`; `is_json` whether the content type says JSON.

@@ -136,11 +136,17 @@ impl Targets {
             let bad = |message| format!("INTERNAL_GATEWAY_DEVELOPMENT_MAP: the entry of {task:?}: {message}");
             let target = url.clone().and_then(|url| {
                 let origin = origin(&url)?;
-                Target::new(url, origin, &shared)
+                Target::new(url.into(), origin, &shared)
             });
             (task.clone(), target.map(Arc::new).map_err(bad))
         });
-        Ok(Self { mapped: mapped.collect(), base: base.clone(), gateway: origin(base), kept: Mutex::default(), shared })
+        Ok(Self {
+            mapped: mapped.collect(),
+            base: Url::clone(base),
+            gateway: origin(base),
+            kept: Mutex::default(),
+            shared,
+        })
     }
 
     /// A task's target; the error says why there is none.
