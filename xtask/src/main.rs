@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `tidy`, `bench`, `chaos`, `extension`.
+//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `fuzz`, `tidy`, `bench`, `chaos`, `extension`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 mod bench;
@@ -6,6 +6,7 @@ mod chaos;
 mod ci;
 mod demo;
 mod extension;
+mod fuzz;
 mod minder;
 mod setup;
 mod steps;
@@ -39,6 +40,8 @@ enum Command {
     Test,
     /// Run the slower checks: each crate built alone, what functions link, the documentation
     Ci,
+    /// Give every fuzz target in fuzz/ random inputs for a while
+    Fuzz(fuzz::Options),
     /// Check the rules of this workspace that no other tool checks
     Tidy {
         /// Rewrite what is generated (the environment table in README.md)
@@ -78,6 +81,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Demo { stay } => return demo::run(stay, shutdown).await,
         Command::Test => Box::pin(test::run()),
         Command::Ci => Box::pin(ci::run()),
+        Command::Fuzz(options) => Box::pin(fuzz::run(options)),
         Command::Bench(options) => Box::pin(bench::run(options)),
         Command::Chaos(options) => Box::pin(chaos::run(options)),
         Command::ChaosFunction(options) => Box::pin(chaos::function::run(options)),

@@ -76,7 +76,8 @@ pub(crate) async fn cargo_output(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn command(arguments: &[&str]) -> Command {
+/// A cargo command at the top of the workspace, not yet started.
+pub(crate) fn command(arguments: &[&str]) -> Command {
     let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(cargo);
     command.args(arguments).current_dir(env::workspace_dir()).stdin(Stdio::null()).kill_on_drop(true);

@@ -34,6 +34,20 @@ const RULES: &[Rule] = &[
         ours: &["job-utils", "job-worker", "job-server", "job-scheduler"],
         never: &["tokio-postgres", "reqwest", "axum"],
     },
+    Rule {
+        name: "job-fuzz",
+        ours: &[
+            "job-utils",
+            "job-fn",
+            "mailer",
+            "job-scheduler",
+            "admin-server",
+            "send-email",
+            "send-verification-link",
+            "job-service",
+        ],
+        never: NEITHER_DATABASE_NOR_SERVER,
+    },
     Rule { name: "job-testkit", ours: &[], never: &[] },
     Rule {
         name: "xtask",

@@ -131,7 +131,7 @@ impl Targets {
         }
         let origin = |url: &Url| origins[&url.origin()].clone();
         let headers = common(config).map_err(std::io::Error::other)?;
-        let shared = Shared { http2: config.http2, headers, callback_url: config.callback_url.clone() };
+        let shared = Shared { http2: config.http2, headers, callback_url: Url::clone(&config.callback_url) };
         let mapped = development_map.iter().map(|(task, url)| {
             let bad = |message| format!("INTERNAL_GATEWAY_DEVELOPMENT_MAP: the entry of {task:?}: {message}");
             let target = url.clone().and_then(|url| {
