@@ -57,15 +57,22 @@ async fn run_migrate(postgres: PostgresConfig, shutdown: Shutdown) -> Result<(),
         Migrated::OwnedByExtension => tracing::info!(
             "the extension \"pgpm-database-jobs\" owns schema {schema}: nothing to do (ALTER EXTENSION … UPDATE updates it)"
         ),
-        Migrated::Applied { migrations, administrator } => {
+        Migrated::Applied { migrations, missing_roles, unrestricted_roles } => {
             match migrations.as_slice() {
                 [] => tracing::info!("schema {schema} is up to date"),
                 applied => tracing::info!("schema {schema} is up to date: applied {}", applied.join(", ")),
             }
-            if !administrator {
+            if !unrestricted_roles.is_empty() {
+                tracing::info!(
+                    "besides administrator and jobs_runtime these roles see the jobs of all tenants, as far as they have \
+                     rights to the tables: {} (docs/roles.md says how to change that)",
+                    unrestricted_roles.join(", ")
+                );
+            }
+            for role in missing_roles {
                 tracing::warn!(
-                    "the role administrator does not exist and this user may not create it: no grants were made. \
-                     Create it (CREATE ROLE administrator NOLOGIN) and run migrate again"
+                    "the role {role} does not exist and this user may not create it: it got no grants. \
+                     Create it (CREATE ROLE {role} NOLOGIN) and run migrate again"
                 );
             }
         }

@@ -30,9 +30,11 @@ mod sql {
     mod notify;
     mod queues;
     mod rights;
+    mod roles;
     mod schedule;
     mod settle;
     mod support;
+    mod tenants;
     mod triggers;
     mod waiters;
 }

@@ -22,6 +22,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V10__cheaper_statements", include_str!("../../migrations/V10__cheaper_statements.sql")),
     ("V11__epochs_and_deadlines", include_str!("../../migrations/V11__epochs_and_deadlines.sql")),
     ("V12__leases", include_str!("../../migrations/V12__leases.sql")),
+    ("V13__roles_and_tenants", include_str!("../../migrations/V13__roles_and_tenants.sql")),
 ];
 
 /// Run after the migrations, every time.
@@ -39,7 +40,13 @@ const LOOK: &str = "SELECT \
     to_regclass(format('%I.%I', $1::text, $2::text)) IS NOT NULL, \
     EXISTS (SELECT FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace \
              WHERE e.extname = $3::text AND n.nspname = $1::text), \
-    EXISTS (SELECT FROM pg_roles WHERE rolname = 'administrator')";
+    ARRAY(SELECT r.name FROM unnest(ARRAY['administrator', 'jobs_runtime', 'jobs_producer']) AS r (name) \
+           WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r.name)), \
+    ARRAY(SELECT DISTINCT CASE r.role WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(r.role)::text END \
+            FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid CROSS JOIN unnest(p.polroles) AS r (role) \
+           WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1::text) AND p.polname = 'all_tenants' \
+             AND NOT EXISTS (SELECT FROM pg_roles a WHERE a.oid = r.role AND a.rolname IN ('administrator', 'jobs_runtime')) \
+           ORDER BY 1)";
 
 /// What a migration did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +56,10 @@ pub enum Migrated {
     Applied {
         /// Names of the migrations.
         migrations: Vec<String>,
-        /// Whether the role administrator exists and has its grants.
-        administrator: bool,
+        /// Which of the roles administrator, jobs_runtime and jobs_producer are missing, so that they have no grants.
+        missing_roles: Vec<String>,
+        /// Which other roles see the rows of all tenants, as far as they have rights to the tables.
+        unrestricted_roles: Vec<String>,
     },
     /// Nothing: the extension owns the schema, ALTER EXTENSION … UPDATE is the way.
     OwnedByExtension,
@@ -79,9 +88,9 @@ pub enum MigrateError {
     /// refinery refused: a changed or missing migration.
     #[error("the migration failed, nothing was changed")]
     Refinery(#[from] refinery::Error),
-    /// The migrations are in, the grants to administrator are not.
+    /// The migrations are in, the grants are not.
     #[error(
-        "the schema is up to date, but its grants to the role administrator failed; run migrate as the schema's owner"
+        "the schema is up to date, but its grants to administrator, jobs_runtime and jobs_producer failed; run migrate as the schema's owner"
     )]
     Grants(#[source] tokio_postgres::Error),
     /// Settings that cannot be used.
@@ -140,7 +149,8 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
     Ok(Migrated::Applied {
         migrations: report.applied_migrations().iter().map(ToString::to_string).collect(),
-        administrator: look.get(4),
+        missing_roles: look.get(4),
+        unrestricted_roles: look.get(5),
     })
 }
 

@@ -2,8 +2,8 @@
 
 use crate::sql::support::Session;
 
-/// Everything of the jobs schema but refinery's history: columns, constraints, indexes, functions, triggers, rights and
-/// comments. Schema names are written without quotes, as the two ways into a database quote them differently.
+/// Everything of the jobs schema but refinery's history: columns, constraints, indexes, functions, triggers, rights,
+/// policies and comments. Schema names are written without quotes, as the two ways into a database quote them differently.
 pub(crate) async fn describe(s: &Session, schema: &str) -> String {
     let parts = [
         "SELECT 'column', c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
@@ -24,6 +24,9 @@ pub(crate) async fn describe(s: &Session, schema: &str) -> String {
            FROM pg_proc p WHERE p.pronamespace = $schema",
         "SELECT 'schema', array_to_string(ARRAY(SELECT x::text FROM unnest(n.nspacl) x ORDER BY 1), ' ')
            FROM pg_namespace n WHERE n.oid = $schema",
+        "SELECT 'policy', c.relname, p.polname, p.polcmd, p.polpermissive, pg_get_expr(p.polqual, c.oid), pg_get_expr(p.polwithcheck, c.oid),
+                ARRAY(SELECT r::regrole::text FROM unnest(p.polroles) r ORDER BY 1)
+           FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid WHERE c.relnamespace = $schema",
         "SELECT 'type', t.typname FROM pg_type t WHERE t.typnamespace = $schema AND t.typname !~ 'schema_history'",
     ];
     let mut lines = Vec::new();

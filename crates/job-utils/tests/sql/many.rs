@@ -160,14 +160,16 @@ async fn a_role_that_may_only_call_add_jobs_enqueues_and_nothing_else() {
     let s = role.session().await;
     admin
         .run(&format!(
-            "GRANT USAGE ON SCHEMA app_jobs TO {0}; GRANT EXECUTE ON FUNCTION app_jobs.add_jobs(json) TO {0}",
+            "GRANT USAGE ON SCHEMA app_jobs TO {0};
+             GRANT EXECUTE ON FUNCTION app_jobs.add_jobs(json),
+                app_jobs.add_jobs(text[], json[], text[], text[], timestamptz[], int[], int[], uuid[], bigint),
+                app_jobs.add_jobs_for_own_tenant(text[], json[], text[], text[], timestamptz[], int[], int[], bigint) TO {0}",
             role.name
         ))
         .await;
     s.run("CREATE TEMP TABLE jobs (id int); SET search_path = pg_temp, app_jobs, public").await;
     s.run("SELECT app_jobs.add_jobs('[{\"identifier\": \"x\", \"job_key\": \"k\", \"queue_name\": \"q\"}]')").await;
-    for forbidden in ["SELECT app_jobs.add_jobs('{x}', NULL)", "SELECT * FROM app_jobs.jobs", "TABLE app_jobs.settings"]
-    {
+    for forbidden in ["SELECT app_jobs.add_job('x')", "SELECT * FROM app_jobs.jobs", "TABLE app_jobs.settings"] {
         assert_eq!(s.error(forbidden).await.code().code(), "42501", "{forbidden}");
     }
     assert_eq!(admin.number("SELECT count(*) FROM app_jobs.jobs").await, 1);

@@ -162,6 +162,23 @@ async fn a_role_that_may_not_create_gets_an_error_that_changes_nothing() {
 }
 
 #[tokio::test]
+async fn it_tells_which_other_roles_see_all_tenants() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let role = Role::create(&db, &s, "watcher").await;
+    let told = async || match migrate_schema(db.url(), "app_jobs").await.unwrap() {
+        Migrated::Applied { unrestricted_roles, .. } => unrestricted_roles,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told().await, Vec::<String>::new());
+    s.run(&format!("SELECT app_jobs.show_all_tenants_to('{}')", role.name)).await;
+    assert_eq!(told().await.join(" "), role.name);
+    s.run("SELECT app_jobs.show_all_tenants_to('public')").await;
+    assert_eq!(told().await, ["PUBLIC"], "a policy for everybody lists nobody else");
+    role.remove(&s).await;
+}
+
+#[tokio::test]
 async fn grants_that_were_lost_are_made_again_by_every_run() {
     let db = database().await;
     let s = Session::open(&db).await;
@@ -169,7 +186,9 @@ async fn grants_that_were_lost_are_made_again_by_every_run() {
     s.run(
         "REVOKE ALL ON SCHEMA app_jobs FROM administrator; REVOKE ALL ON ALL TABLES IN SCHEMA app_jobs FROM administrator;
          REVOKE ALL ON ALL SEQUENCES IN SCHEMA app_jobs FROM administrator;
-         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA app_jobs FROM administrator",
+         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA app_jobs FROM administrator, jobs_producer;
+         REVOKE ALL ON SCHEMA app_jobs FROM jobs_runtime; REVOKE ALL ON ALL TABLES IN SCHEMA app_jobs FROM jobs_runtime;
+         ALTER POLICY all_tenants ON app_jobs.jobs TO administrator; DROP POLICY all_tenants ON app_jobs.job_queues",
     )
     .await;
     assert_ne!(describe(&s, "app_jobs").await, before);
@@ -189,10 +208,14 @@ async fn without_the_role_administrator_it_is_created_when_allowed_and_done_with
     }
     let as_few_rights = cluster.url("a").replace("postgres@", "few_rights@");
     let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'administrator' AND NOT rolcanlogin)";
-    let administrator = |migrated: Migrated| matches!(migrated, Migrated::Applied { administrator: true, .. });
+    let missing = |migrated: Migrated| match migrated {
+        Migrated::Applied { missing_roles, .. } => missing_roles.join(" "),
+        other => panic!("{other:?}"),
+    };
 
     let without = migrate_schema(&as_few_rights, "app_jobs").await.unwrap();
-    assert_eq!((applied(&without), administrator(without)), (MIGRATIONS.len(), false), "it goes on, and says so");
+    assert_eq!(applied(&without), MIGRATIONS.len(), "it goes on");
+    assert_eq!(missing(without), "administrator jobs_runtime jobs_producer", "and says so");
     assert!(!admin.is(exists).await);
     let few = Session::open_url(&as_few_rights).await;
     let id = few.add_job("'x', '{}', queue_name := 'q'").await;
@@ -201,9 +224,22 @@ async fn without_the_role_administrator_it_is_created_when_allowed_and_done_with
     // Two databases of one server at once: the role belongs to both.
     let (b, c) = (cluster.url("b"), cluster.url("c"));
     let (b, c) = tokio::join!(migrate_schema(&b, "app_jobs"), migrate_schema(&c, "app_jobs"));
-    assert!(administrator(b.unwrap()) && administrator(c.unwrap()));
+    assert_eq!(missing(b.unwrap()) + &missing(c.unwrap()), "");
     assert!(admin.is(exists).await);
 
-    assert!(administrator(migrate_schema(&as_few_rights, "app_jobs").await.unwrap()), "the next run makes the grants");
+    assert_eq!(missing(migrate_schema(&as_few_rights, "app_jobs").await.unwrap()), "", "the next run makes the grants");
     assert!(few.is("SELECT has_table_privilege('administrator', 'app_jobs.jobs', 'UPDATE')").await);
+    assert!(few.is("SELECT has_table_privilege('jobs_runtime', 'app_jobs.jobs', 'UPDATE')").await);
+    let policy = "SELECT DISTINCT roles FROM pg_policies WHERE policyname = 'all_tenants'";
+    assert_eq!(few.show(policy).await, "{administrator,jobs_runtime}");
+
+    // Some of the roles are missing, and may not be made: the others get theirs all the same.
+    for statement in ["DROP DATABASE b WITH (FORCE)", "DROP DATABASE c WITH (FORCE)"] {
+        admin.run(statement).await;
+    }
+    let admin = Session::open_url(&cluster.url("a")).await;
+    admin.run("DROP OWNED BY jobs_runtime, jobs_producer; DROP ROLE jobs_runtime, jobs_producer").await;
+    let again = migrate_schema(&as_few_rights, "app_jobs").await.unwrap();
+    assert_eq!(missing(again), "jobs_runtime jobs_producer");
+    assert_eq!(few.show(policy).await, "{administrator}");
 }

@@ -40,9 +40,12 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
         .await;
     let path = "search_path=pg_catalog, pg_temp";
     let expected = [
-        ("add_job", 4),
-        ("add_jobs", 2),
-        ("add_scheduled_job", 4),
+        ("add_job", 3),
+        ("add_job_for_any_tenant", 1),
+        ("add_jobs_for_any_tenant", 1),
+        ("add_jobs_for_own_tenant", 1),
+        ("add_scheduled_job", 3),
+        ("add_scheduled_job_for_any_tenant", 1),
         ("tg_add_job_with_row", 1),
         ("tg_add_job_with_row_id", 1),
         ("tg_jobs_deleted", 1),
@@ -190,7 +193,8 @@ async fn whoever_may_write_jobs_needs_no_right_to_what_is_derived_from_them() {
     let role = Role::create(&db, &admin, "operator").await;
     admin
         .run(&format!(
-            "GRANT USAGE ON SCHEMA app_jobs TO {0}; GRANT SELECT, INSERT, UPDATE, DELETE ON app_jobs.jobs TO {0}",
+            "GRANT USAGE ON SCHEMA app_jobs TO {0}; GRANT SELECT, INSERT, UPDATE, DELETE ON app_jobs.jobs TO {0};
+             SELECT app_jobs.show_all_tenants_to('{0}')",
             role.name
         ))
         .await;

@@ -113,7 +113,13 @@ async fn a_writer_needs_no_right_and_does_not_keep_the_lock_whatever_its_transac
     let (admin, waiter) = (Session::open(&db).await, Session::open(&db).await);
     admin.run("SELECT app_jobs.set_notify('on_demand')").await;
     let role = Role::create(&db, &admin, "writer").await;
-    admin.run(&format!("GRANT USAGE ON SCHEMA app_jobs TO {0}; GRANT INSERT ON app_jobs.jobs TO {0}", role.name)).await;
+    admin
+        .run(&format!(
+            "GRANT USAGE ON SCHEMA app_jobs TO {0}; GRANT INSERT ON app_jobs.jobs TO {0};
+             SELECT app_jobs.show_all_tenants_to('{0}')",
+            role.name
+        ))
+        .await;
     let s = role.session().await;
     for end in ["COMMIT", "ROLLBACK", "SELECT 1/0"] {
         s.run("BEGIN; INSERT INTO app_jobs.jobs (task_identifier) VALUES ('x')").await;
