@@ -20,6 +20,16 @@ pub enum NotReady {
         /// The schema's quoted name.
         schema: String,
     },
+    /// Row level security shows the user the jobs of one tenant at most: it would wait for the others for good.
+    #[error(
+        "{user} does not see all jobs of schema {schema} (row level security): GRANT jobs_runtime TO {user}, or see docs/roles.md"
+    )]
+    Rights {
+        /// The database user's quoted name.
+        user: String,
+        /// The schema's quoted name.
+        schema: String,
+    },
 }
 
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
@@ -32,15 +42,15 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
 const HELD: &str = "SELECT count(*) FROM @extschema@.jobs WHERE locked_at IS NOT NULL AND instance = $1";
 
 impl Db {
-    /// Whether the database answers and has the jobs schema, in this version.
+    /// Whether the database answers, has the jobs schema, in this version, and shows us all of it.
     pub async fn ready(&self) -> Result<(), NotReady> {
         let client = self.connection().await?;
         let row = client.query_one(&self.sql(READY), &[]).await.map_err(DbError::query("look for the schema"))?;
-        if row.get(0) {
-            Ok(())
-        } else {
-            Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() })
+        if !row.get::<_, bool>(0) {
+            return Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() });
         }
+        let row = client.query_one(&self.sql(SEES_ALL), &[]).await.map_err(DbError::query("look for our rights"))?;
+        if row.get(0) { Ok(()) } else { Err(NotReady::Rights { user: row.get(1), schema: self.schema().to_string() }) }
     }
 
     /// How many jobs an instance has claimed that are not settled.
@@ -51,3 +61,10 @@ impl Db {
         result.and_then(|row| row.try_get(0)).map_err(DbError::query("count held jobs"))
     }
 }
+
+/// Whether no row of another tenant is hidden from us; who we are.
+const SEES_ALL: &str = "SELECT NOT row_security_active('@extschema@.jobs') OR EXISTS (\
+                        SELECT FROM pg_policy p CROSS JOIN unnest(p.polroles) AS r (role) \
+                        WHERE p.polrelid = '@extschema@.jobs'::regclass AND p.polname = 'all_tenants' \
+                        AND CASE r.role WHEN 0 THEN true ELSE pg_has_role(r.role, 'USAGE') END), \
+                        quote_ident(current_user)";

@@ -143,7 +143,7 @@ impl Db {
         loop {
             let not_ready = match self.ready().await {
                 Ok(()) => return Ok(true),
-                Err(NotReady::Schema { .. }) if !for_schema => return Ok(true),
+                Err(NotReady::Schema { .. } | NotReady::Rights { .. }) if !for_schema => return Ok(true),
                 Err(NotReady::Database(error)) if is_hopeless(&error) => return Err(error),
                 Err(not_ready) => not_ready,
             };
@@ -160,6 +160,7 @@ impl Db {
             let reason = match &not_ready {
                 NotReady::Database(error) => format!("waiting for Postgres at {}: {}", self.place(), chain(error)),
                 missing @ NotReady::Schema { .. } => format!("waiting for the schema: {missing}"),
+                missing @ NotReady::Rights { .. } => format!("waiting for rights: {missing}"),
             };
             if reason != said {
                 tracing::warn!("{reason}");

@@ -90,6 +90,27 @@ async fn a_schema_that_changes_or_is_made_anew_under_a_worker_is_worked_on_witho
 }
 
 #[tokio::test]
+async fn a_worker_whose_role_sees_one_tenant_only_says_so_and_waits() {
+    let bench = Bench::new().await;
+    let role = format!("role_{}", bench.db.name());
+    bench
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA app_jobs TO {role};
+             GRANT ALL ON ALL TABLES IN SCHEMA app_jobs TO {role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs TO {role}"
+        ))
+        .await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let mut worker = bench.worker(&function.url()).env("PGUSER", &role).spawn();
+    let line = worker.wait_for_line("waiting for rights", LIMIT).await;
+    assert!(line.contains(&format!("GRANT jobs_runtime TO {role}")), "{line}");
+    bench.run(&format!("GRANT jobs_runtime TO {role}")).await;
+    bench.gone(bench.add("seen").await).await;
+    worker.signal(Signal::Term);
+    assert_eq!(worker.exit_code(LIMIT).await, 0);
+    bench.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
 async fn a_role_that_may_only_what_administrator_may_can_be_the_workers() {
     let bench = Bench::new().await;
     let role = format!("role_{}", bench.db.name());
