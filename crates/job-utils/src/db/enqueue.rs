@@ -21,6 +21,10 @@ pub(crate) use add_job_call;
 /// The call in the select list: PostgreSQL stores the rows of a function in FROM before it reads them.
 const SQL: &str = concat!("SELECT (", add_job_call!(), ").id");
 
+/// The same without a db_id, which the form above would only pass on; with all parameters but the first.
+const WITHOUT_DATABASE: &str = "SELECT (@extschema@.add_job($1::text, nullif($2::text, '')::json, $3::text, $4::text, \
+                                $5::timestamptz, $6::int, $7::int)).id";
+
 /// A job to enqueue. What is None gets add_job's default.
 ///
 /// ```
@@ -30,7 +34,8 @@ const SQL: &str = concat!("SELECT (", add_job_call!(), ").id");
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NewJob {
-    /// The tenant's database; None: from the setting `jwt.claims.database_id`, if any.
+    /// The tenant's database; None: from the setting `jwt.claims.database_id`, if any. Another than that needs a right,
+    /// which `jobs_producer` does not have.
     pub database_id: Option<Uuid>,
     /// Which function does it; 1 to 126 characters.
     pub task_identifier: String,
@@ -145,8 +150,10 @@ prepared!(deadpool_postgres::Object, deadpool_postgres::ClientWrapper, deadpool_
 /// What add_job refuses: an empty task, a payload that is not JSON, a key in use under another database.
 pub async fn enqueue<C: EnqueueClient>(client: &C, schema: &SchemaName, job: &NewJob) -> Result<i64, DbError> {
     let parameters: Vec<_> = job.parameters().into_iter().zip(TYPES).collect();
+    let (sql, parameters) =
+        if job.database_id.is_some() { (SQL, &parameters[..]) } else { (WITHOUT_DATABASE, &parameters[1..]) };
     let read = async {
-        let rows = client.rows(&schema.apply(SQL), &parameters).await?;
+        let rows = client.rows(&schema.apply(sql), parameters).await?;
         // add_job gives one row, or an error: it returns a row and not a set of them.
         rows[0].try_get(0)
     };
