@@ -5,7 +5,7 @@
 use async_graphql::SimpleObject;
 use job_utils::db::{Db, DbError};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
@@ -107,7 +107,7 @@ impl Lookup {
     /// Databases, or the one with this id.
     pub(crate) async fn databases(&self, id: Option<Uuid>, limit: i64) -> Result<Vec<Database>, DbError> {
         let read = |row: &Row| Ok(Database { id: row.try_get(0)?, name: row.try_get(1)? });
-        self.rows("look up databases", DATABASES, &[&id, &limit], read).await
+        self.rows("look up databases", DATABASES, &[(&id, Type::UUID), (&limit, Type::INT8)], read).await
     }
 
     /// Users, or the one with this id.
@@ -120,7 +120,7 @@ impl Lookup {
                 profile_picture: json(row, 3)?,
             })
         };
-        self.rows("look up users", USERS, &[&id, &limit], read).await
+        self.rows("look up users", USERS, &[(&id, Type::UUID), (&limit, Type::INT8)], read).await
     }
 
     /// Sites of a database.
@@ -128,19 +128,19 @@ impl Lookup {
         let read = |row: &Row| {
             Ok(Site { id: row.try_get(0)?, database_id: row.try_get(1)?, title: row.try_get(2)?, logo: json(row, 3)? })
         };
-        self.rows("look up sites", SITES, &[&database_id, &limit], read).await
+        self.rows("look up sites", SITES, &[(&database_id, Type::UUID), (&limit, Type::INT8)], read).await
     }
 
     /// Domains of a site.
     pub(crate) async fn domains(&self, site_id: Uuid, limit: i64) -> Result<Vec<Domain>, DbError> {
         let read = |row: &Row| Ok(Domain { id: row.try_get(0)?, subdomain: row.try_get(1)?, domain: row.try_get(2)? });
-        self.rows("look up domains", DOMAINS, &[&site_id, &limit], read).await
+        self.rows("look up domains", DOMAINS, &[(&site_id, Type::UUID), (&limit, Type::INT8)], read).await
     }
 
     /// Themes of a site.
     pub(crate) async fn themes(&self, site_id: Uuid, limit: i64) -> Result<Vec<SiteTheme>, DbError> {
         let read = |row: &Row| Ok(SiteTheme { id: row.try_get(0)?, theme: json(row, 1)? });
-        self.rows("look up themes", THEMES, &[&site_id, &limit], read).await
+        self.rows("look up themes", THEMES, &[(&site_id, Type::UUID), (&limit, Type::INT8)], read).await
     }
 
     /// Modules of a site, or those with this name.
@@ -151,21 +151,22 @@ impl Lookup {
         limit: i64,
     ) -> Result<Vec<SiteModule>, DbError> {
         let read = |row: &Row| Ok(SiteModule { id: row.try_get(0)?, name: row.try_get(1)?, data: json(row, 2)? });
-        self.rows("look up modules", MODULES, &[&site_id, &name, &limit], read).await
+        let parameters: &[(&(dyn ToSql + Sync), Type)] =
+            &[(&site_id, Type::UUID), (&name, Type::TEXT), (&limit, Type::INT8)];
+        self.rows("look up modules", MODULES, parameters, read).await
     }
 
     async fn rows<T>(
         &self,
         operation: &'static str,
         sql: &'static str,
-        parameters: &[&(dyn ToSql + Sync)],
+        parameters: &[(&(dyn ToSql + Sync), Type)],
         read: impl Fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, DbError> {
         let client = self.db.connection().await?;
-        let result = async {
-            let statement = client.prepare_cached(sql).await?;
-            client.query(&statement, parameters).await?.iter().map(read).collect::<Result<Vec<_>, _>>()
-        };
+        // In one round trip, not prepared: a pooler may be in between.
+        let result =
+            async { client.query_typed(sql, parameters).await?.iter().map(read).collect::<Result<Vec<_>, _>>() };
         match result.await {
             Ok(rows) => Ok(rows),
             Err(error) if error.code().is_some_and(is_missing_table) => Ok(Vec::new()),

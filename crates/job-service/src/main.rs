@@ -40,7 +40,7 @@ async fn run(config: ServiceConfig, shutdown: Shutdown) -> Result<(), ExitError>
 /// What a migration needs to know.
 fn postgres(env: &dyn Env) -> Result<PostgresConfig, ConfigError> {
     let mut reader = Reader::new(env);
-    let postgres = PostgresConfig::read(&mut reader);
+    let postgres = PostgresConfig::read_for_migration(&mut reader);
     reader.finish(postgres)
 }
 

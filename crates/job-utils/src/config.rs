@@ -4,7 +4,9 @@
 //! [`Reader`], which goes on after a fault so that one start reports every fault at once. The table in the README is
 //! made from [`all`].
 
+mod connection;
 pub mod gateway;
+pub mod listen;
 pub mod postgres;
 pub mod scheduler;
 pub mod server;
@@ -12,6 +14,7 @@ pub mod worker;
 
 pub use crate::http_url::{HttpUrl, parse_http_url};
 pub use gateway::Gateway;
+pub use listen::Listen;
 pub use postgres::{PostgresConfig, SchemaName, SslMode};
 pub use scheduler::SchedulerConfig;
 pub use server::ServerConfig;

@@ -35,6 +35,7 @@ mod pool;
 mod release;
 mod schedule;
 mod settle;
+mod statement;
 mod tls;
 mod url;
 mod worker;

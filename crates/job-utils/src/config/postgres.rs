@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::connection::{UrlParts, with_port};
+use crate::config::listen::{Endpoint, JOBS_LISTEN, JOBS_LISTEN_URL, JOBS_MIGRATE_URL, Listen};
 use crate::config::{Reader, Secret, Var};
 
 /// A connection URL.
@@ -84,7 +86,7 @@ pub const JOBS_POOL_SIZE: Var = Var {
     about: "Connections to Postgres, beside one that listens.",
 };
 
-/// Every variable of this file.
+/// Every variable of this file, and of `listen`.
 pub const VARS: &[&Var] = &[
     &DATABASE_URL,
     &PGHOST,
@@ -97,6 +99,9 @@ pub const VARS: &[&Var] = &[
     &PGTARGETSESSIONATTRS,
     &JOBS_SCHEMA,
     &JOBS_POOL_SIZE,
+    &JOBS_LISTEN,
+    &JOBS_LISTEN_URL,
+    &JOBS_MIGRATE_URL,
 ];
 
 /// More than a server of Postgres usually has for all. The pool sets aside room for them.
@@ -178,6 +183,8 @@ impl SslMode {
 /// How to reach Postgres.
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
+    /// The variable that the connection URL comes from, for messages.
+    pub url_var: &'static Var,
     /// The connection URL without its TLS parameters.
     pub url: Option<Secret>,
     /// Hosts in the order of trying.
@@ -202,28 +209,17 @@ pub struct PostgresConfig {
     pub pool_size: usize,
     /// How long one host may take to give a session.
     pub connect_timeout: Duration,
+    /// Whether connections are sessions of one's own.
+    pub listen: Listen,
+    /// Where to listen, when not there.
+    pub listen_at: Option<Endpoint>,
 }
 
 impl PostgresConfig {
     /// Reads the variables of this file.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let url = reader.optional(&DATABASE_URL).map(|url| UrlParts::split(&url));
-        let url_mode = url.as_ref().and_then(|parts| parts.ssl_mode.clone());
-        let url_root = url.as_ref().and_then(|parts| parts.ssl_root_cert.clone());
-        let mode_from = if url_mode.is_some() { &DATABASE_URL } else { &PGSSLMODE };
-        let mode = url_mode.unwrap_or_else(|| reader.text(&PGSSLMODE));
-        let mut ssl_mode = SslMode::parse(&mode).unwrap_or_else(|| {
-            // What stands there in a URL may be a piece of a password with a question mark in it.
-            let shown = if mode_from == &PGSSLMODE { format!("{mode:?}") } else { "its sslmode".to_owned() };
-            let modes = "disable, allow, prefer, require, verify-ca, verify-full";
-            reader.fault(mode_from, format!("{shown} is not one of {modes}"));
-            SslMode::Prefer
-        });
-        let ssl_root_cert = url_root.or_else(|| reader.path(&PGSSLROOTCERT));
-        // As libpq: whoever names a root certificate wants it checked.
-        if ssl_mode == SslMode::Require && ssl_root_cert.is_some() {
-            ssl_mode = SslMode::VerifyCa;
-        }
+        let (ssl_mode, ssl_root_cert) = read_tls(reader, &DATABASE_URL, url.as_ref());
         let hosts: Vec<String> = reader.list(&PGHOST);
         let ports: Vec<u16> = reader
             .list(&PGPORT)
@@ -254,7 +250,12 @@ impl PostgresConfig {
             SchemaName::default()
         });
         let pool_size = reader.number_within(&JOBS_POOL_SIZE, 2..=MOST_CONNECTIONS);
+        let (listen, listen_at) = (Listen::read(reader), Endpoint::read(reader, &JOBS_LISTEN_URL));
+        if listen == Listen::Off && listen_at.is_some() {
+            reader.fault(&JOBS_LISTEN, "is off, and JOBS_LISTEN_URL says where to listen: leave one of them out");
+        }
         Self {
+            url_var: &DATABASE_URL,
             url: url.map(|parts| match ports.as_slice() {
                 [port] if port_set => Secret::new(with_port(&parts.rest, *port)),
                 _ => Secret::new(parts.rest),
@@ -270,70 +271,53 @@ impl PostgresConfig {
             schema,
             pool_size,
             connect_timeout: Duration::from_secs(5),
+            listen,
+            listen_at,
+        }
+    }
+
+    /// Reads the variables of this file for a migration, which may have a connection URL of its own.
+    pub fn read_for_migration(reader: &mut Reader<'_>) -> Self {
+        let config = Self::read(reader);
+        match (Endpoint::read(reader, &JOBS_MIGRATE_URL), config.listen) {
+            // What JOBS_LISTEN says is said of the other connection.
+            (Some(endpoint), _) => Self { listen: Listen::Auto, ..config.at(&endpoint) },
+            // It may be off although there is no pooler.
+            (None, Listen::Off) => Self { listen: Listen::Auto, ..config },
+            (None, Listen::Auto | Listen::On) => config,
+        }
+    }
+
+    /// The same settings with another connection URL.
+    #[must_use]
+    pub fn at(&self, endpoint: &Endpoint) -> Self {
+        Self {
+            url_var: endpoint.var,
+            url: Some(endpoint.url.clone()),
+            ssl_mode: endpoint.ssl_mode,
+            ssl_root_cert: endpoint.ssl_root_cert.clone(),
+            ..self.clone()
         }
     }
 }
 
-/// A connection string without the TLS parameters that the Postgres client does not know.
-struct UrlParts {
-    rest: String,
-    ssl_mode: Option<String>,
-    ssl_root_cert: Option<PathBuf>,
-}
-
-impl UrlParts {
-    fn split(text: &str) -> Self {
-        let mut parts = Self { rest: String::new(), ssl_mode: None, ssl_root_cert: None };
-        if let Some((base, query)) = text.split_once('?').filter(|_| text.contains("://")) {
-            let mut kept = url::form_urlencoded::Serializer::new(String::new());
-            for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-                if !parts.take(&name, &value) {
-                    kept.append_pair(&name, &value);
-                }
-            }
-            // The client decodes percent signs, not the plus of form encoding.
-            let kept = kept.finish().replace('+', "%20");
-            parts.rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{kept}") };
-        } else if text.contains("://") {
-            parts.rest = text.to_owned();
-        } else {
-            let kept: Vec<&str> = text
-                .split_whitespace()
-                .filter(|word| word.split_once('=').is_none_or(|(name, value)| !parts.take(name, value)))
-                .collect();
-            parts.rest = kept.join(" ");
-        }
-        parts
-    }
-
-    fn take(&mut self, name: &str, value: &str) -> bool {
-        match name {
-            "sslmode" => self.ssl_mode = Some(value.to_owned()),
-            "sslrootcert" => self.ssl_root_cert = Some(PathBuf::from(value)),
-            _ => return false,
-        }
-        true
-    }
-}
-
-/// A URL in which the hosts without a port have this one: the client would take 5432 before it asks for PGPORT.
-fn with_port(url: &str, port: u16) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
-    let at = if authority.contains('@') { "@" } else { "" };
-    let hosts: Vec<String> = hosts
-        .split(',')
-        .map(|host| {
-            // The colons of an IPv6 address are inside its brackets.
-            let bare = host.rsplit_once(']').map_or(host, |(_, after)| after);
-            if host.is_empty() || bare.contains(':') { host.to_owned() } else { format!("{host}:{port}") }
-        })
-        .collect();
-    format!("{scheme}://{user}{at}{}{path}", hosts.join(","))
+/// TLS as a connection string wants it, else as the PG variables say.
+pub(super) fn read_tls(reader: &mut Reader<'_>, var: &Var, url: Option<&UrlParts>) -> (SslMode, Option<PathBuf>) {
+    let url_mode = url.and_then(|parts| parts.ssl_mode.clone());
+    let url_root = url.and_then(|parts| parts.ssl_root_cert.clone());
+    let mode_from = if url_mode.is_some() { var } else { &PGSSLMODE };
+    let mode = url_mode.unwrap_or_else(|| reader.text(&PGSSLMODE));
+    let ssl_mode = SslMode::parse(&mode).unwrap_or_else(|| {
+        // What stands there in a URL may be a piece of a password with a question mark in it.
+        let shown = if mode_from == &PGSSLMODE { format!("{mode:?}") } else { "its sslmode".to_owned() };
+        let modes = "disable, allow, prefer, require, verify-ca, verify-full";
+        reader.fault(mode_from, format!("{shown} is not one of {modes}"));
+        SslMode::Prefer
+    });
+    let ssl_root_cert = url_root.or_else(|| reader.path(&PGSSLROOTCERT));
+    // As libpq: whoever names a root certificate wants it checked.
+    let checked = ssl_mode == SslMode::Require && ssl_root_cert.is_some();
+    (if checked { SslMode::VerifyCa } else { ssl_mode }, ssl_root_cert)
 }
 
 #[cfg(test)]
@@ -386,5 +370,34 @@ mod tests {
         let error = read(&[("PGPORT", "0"), ("PGSSLMODE", "on"), ("JOBS_SCHEMA", "a b"), ("JOBS_POOL_SIZE", "x")]);
         let names: Vec<_> = error.unwrap_err().faults.iter().map(|fault| fault.name).collect();
         assert_eq!(names, ["PGSSLMODE", "PGPORT", "JOBS_SCHEMA", "JOBS_POOL_SIZE"]);
+    }
+    #[test]
+    fn another_url_stands_in_with_its_own_tls_and_without_the_poolers_port() {
+        let env = [
+            ("DATABASE_URL", "postgres://u:p@pooler/db?sslmode=require"),
+            ("PGPORT", "6432"),
+            ("JOBS_LISTEN_URL", "postgres://l:q@direct/db?sslmode=disable"),
+            ("JOBS_MIGRATE_URL", "postgres://owner@direct:5433/db"),
+        ];
+        let config = read(&env).unwrap();
+        assert_eq!((config.listen, config.url_var.name), (Listen::Auto, "DATABASE_URL"));
+        let there = config.at(config.listen_at.as_ref().unwrap());
+        assert_eq!(there.url.unwrap().expose(), "postgres://l:q@direct/db");
+        assert_eq!((there.ssl_mode, there.url_var.name), (SslMode::Disable, "JOBS_LISTEN_URL"));
+        let env: BTreeMap<&str, &str> = env.into();
+        let migration = PostgresConfig::read_for_migration(&mut Reader::new(&env));
+        assert_eq!(migration.url.unwrap().expose(), "postgres://owner@direct:5433/db");
+        assert_eq!((migration.ssl_mode, migration.url_var.name), (SslMode::Prefer, "JOBS_MIGRATE_URL"));
+    }
+
+    #[test]
+    fn listening_is_on_off_or_found_out_and_not_two_things_at_once() {
+        let listen = |value| read(&[("JOBS_LISTEN", value)]).map(|config| config.listen);
+        assert_eq!(listen("Off").unwrap(), Listen::Off);
+        assert_eq!(listen("on").unwrap(), Listen::On);
+        assert_eq!(listen("").unwrap(), Listen::Auto);
+        assert_eq!(listen("perhaps").unwrap_err().faults[0].name, "JOBS_LISTEN");
+        let both = read(&[("JOBS_LISTEN", "off"), ("JOBS_LISTEN_URL", "postgres://direct/db")]);
+        assert_eq!(both.unwrap_err().faults[0].name, "JOBS_LISTEN");
     }
 }

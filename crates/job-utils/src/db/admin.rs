@@ -1,13 +1,14 @@
 //! The administration's handle: look at jobs and schedules, enqueue. Nothing else.
 
 use jiff::Timestamp;
-use postgres_types::ToSql;
+use postgres_types::Type;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
 use crate::db::columns::Instant;
 use crate::db::enqueue::{NewJob, add_job_call};
+use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
 /// The columns that [`job`] reads.
@@ -107,7 +108,7 @@ impl AdminDb {
 
     /// Jobs by id, filtered by id and task where given, at most `limit`; empty when there are none.
     pub async fn jobs(&self, id: Option<i64>, task: Option<&str>, limit: i64) -> Result<Vec<AdminJob>, DbError> {
-        self.rows("list jobs", JOBS, &[&id, &task, &limit], job).await
+        self.rows("list jobs", JOBS, &[(&id, Type::INT8), (&task, Type::TEXT), (&limit, Type::INT8)], job).await
     }
 
     /// Schedules by id, filtered by id and task where given, at most `limit`; empty when there are none.
@@ -117,7 +118,8 @@ impl AdminDb {
         task: Option<&str>,
         limit: i64,
     ) -> Result<Vec<AdminSchedule>, DbError> {
-        self.rows("list schedules", SCHEDULES, &[&id, &task, &limit], schedule).await
+        let parameters: Parameters<'_> = &[(&id, Type::INT8), (&task, Type::TEXT), (&limit, Type::INT8)];
+        self.rows("list schedules", SCHEDULES, parameters, schedule).await
     }
 
     /// Enqueues a job and returns its row.
@@ -126,7 +128,7 @@ impl AdminDb {
     /// [`AddJobError::Refused`] when a rule of the schema is broken: an empty or too long name, a key of another tenant.
     pub async fn add_job(&self, new: &NewJob) -> Result<AdminJob, AddJobError> {
         let client = self.db.connection().await?;
-        let result = async { job(&client.query_one(&self.db.sql(ADD), &new.parameters()).await?) };
+        let result = async { job(&client.query_typed_one(&self.db.sql(ADD), &new.parameters()).await?) };
         result.await.map_err(|source| match refusal(&source) {
             Some(reason) => AddJobError::Refused(reason),
             None => AddJobError::Db(DbError::query("add a job")(source)),
@@ -137,13 +139,13 @@ impl AdminDb {
         &self,
         operation: &'static str,
         sql: &str,
-        parameters: &[&(dyn ToSql + Sync)],
+        parameters: Parameters<'_>,
         read: fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, DbError> {
         let client = self.db.connection().await?;
         // Not prepared: each look gets a plan for its own filter, and a look by id uses the index.
         let result = async {
-            client.query(&self.db.sql(sql), parameters).await?.iter().map(read).collect::<Result<Vec<_>, _>>()
+            client.query_typed(&self.db.sql(sql), parameters).await?.iter().map(read).collect::<Result<Vec<_>, _>>()
         };
         result.await.map_err(DbError::query(operation))
     }

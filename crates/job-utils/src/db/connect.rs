@@ -2,20 +2,40 @@
 //!
 //! The client's own limit ends with the TCP connection: a host that takes connections and says nothing would hold up
 //! everything behind it in PGHOST for good.
+//!
+//! A connection may lead through a pooler in transaction mode (PgBouncer), where every transaction gets another server
+//! session: then nothing can be prepared, listened to or locked for longer than a transaction. No pooler says so. But
+//! Postgres takes any setting with a dot in its name among the options of a start, and a pooler either refuses options
+//! or drops them: so each connection is opened with one, and asked for it.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use deadpool_postgres::Connect;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, Error, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::Listen;
 
 /// A client, and what drives its socket.
 type Session = (Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>);
+
+/// A client of its own, and its messages.
+pub(crate) type Dedicated = (Client, mpsc::UnboundedReceiver<AsyncMessage>);
+
+/// The setting that a pooler does not pass on.
+const MARK: &str = "-c pgpm_jobs.own_session=on";
+
+/// Whether it has arrived. As a simple query: nothing else is safe before the answer is known.
+const MARKED: &str = "SELECT current_setting('pgpm_jobs.own_session', true)";
 
 /// Connects to the hosts of a configuration, in order. Cheap to clone.
 #[derive(Clone)]
@@ -23,11 +43,17 @@ pub(crate) struct Connector {
     hosts: Arc<[Config]>,
     tls: MakeRustlsConnect,
     limit: Duration,
+    /// Whether to find out for each connection if a pooler is in between.
+    asks: bool,
+    /// Whether there is one, once one was found: what holds with a pooler holds without one as well.
+    pooled: Arc<AtomicBool>,
+    /// Host, port and database, for messages.
+    place: Arc<str>,
 }
 
 impl Connector {
     /// `limit` is for each host, from the name look-up to a session that takes statements.
-    pub(crate) fn new(config: &Config, tls: MakeRustlsConnect, limit: Duration) -> Self {
+    pub(crate) fn new(config: &Config, tls: MakeRustlsConnect, limit: Duration, listen: Listen) -> Self {
         let ports = config.get_ports();
         let hosts = config
             .get_hosts()
@@ -42,7 +68,18 @@ impl Connector {
                 one
             })
             .collect();
-        Self { hosts, tls, limit }
+        let pooled = Arc::new(AtomicBool::new(listen == Listen::Off));
+        Self { hosts, tls, limit, asks: listen == Listen::Auto, pooled, place: place(config).into() }
+    }
+
+    /// Host, port and database, for messages; never the password.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Whether a connection may get another session for every transaction. Known before a connection is given out.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.pooled.load(Ordering::Relaxed)
     }
 
     /// How to set up TLS.
@@ -60,7 +97,7 @@ impl Connector {
         // The one error that the client has for this, and does not document.
         let mut last = Error::__private_api_timeout();
         for host in &*self.hosts {
-            match tokio::time::timeout(self.limit, host.connect(self.tls.clone())).await {
+            match tokio::time::timeout(self.limit, self.connect_to(host)).await {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => last = error,
                 Err(_) => last = Error::__private_api_timeout(),
@@ -68,6 +105,85 @@ impl Connector {
         }
         Err(last)
     }
+
+    /// A session of its own, driven by a task; its messages arrive in the channel, which closes with the connection.
+    pub(crate) async fn dedicated(&self) -> Result<Dedicated, Error> {
+        let (client, mut connection) = self.session().await?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if sender.send(message).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok((client, receiver))
+    }
+
+    async fn connect_to(&self, host: &Config) -> Result<Session, Error> {
+        if !self.asks || self.is_pooled() {
+            return host.connect(self.tls.clone()).await;
+        }
+        let mut marked = host.clone();
+        marked.options(match host.get_options() {
+            Some(options) => format!("{options} {MARK}"),
+            None => MARK.to_owned(),
+        });
+        match marked.connect(self.tls.clone()).await {
+            Ok(mut session) => {
+                if !is_marked(&mut session).await? {
+                    self.found_pooler();
+                }
+                Ok(session)
+            }
+            Err(error) if may_be_of_a_pooler(&error) => {
+                let session = host.connect(self.tls.clone()).await?;
+                self.found_pooler();
+                Ok(session)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn found_pooler(&self) {
+        if !self.pooled.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "a pooler is in between at {}: statements are not prepared (JOBS_LISTEN=on if it gives each connection a \
+                 session of its own)",
+                self.place
+            );
+        }
+    }
+}
+
+/// Asks a new session for the setting, while nobody else drives it.
+async fn is_marked((client, connection): &mut Session) -> Result<bool, Error> {
+    let mut asked = pin!(client.simple_query(MARKED));
+    let drive = poll_fn(|cx| {
+        loop {
+            match ready!(connection.poll_message(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+    });
+    let answer = tokio::select! {
+        biased;
+        answer = &mut asked => answer?,
+        ended = drive => {
+            ended?;
+            asked.await?
+        }
+    };
+    Ok(answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("on"))))
+}
+
+/// Whether the refusal may be due to the options: not when it is one of the credentials (28), of the database (3D), or of
+/// the moment (53, 57, 58, XX).
+fn may_be_of_a_pooler(error: &Error) -> bool {
+    let other = ["28", "3D", "53", "57", "58", "XX"];
+    error.code().is_some_and(|code| other.iter().all(|class| !code.code().starts_with(class)))
 }
 
 impl Connect for Connector {
@@ -116,4 +232,21 @@ fn one_host(config: &Config, host: &Host, port: u16, limit: Duration) -> Config 
         one.tcp_user_timeout(*timeout);
     }
     one
+}
+
+fn place(client: &Config) -> String {
+    let ports = client.get_ports();
+    let hosts: Vec<String> = client
+        .get_hosts()
+        .iter()
+        .enumerate()
+        .map(|(i, host)| {
+            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+            match host {
+                Host::Tcp(name) => format!("{name}:{port}"),
+                Host::Unix(path) => format!("{}:{port}", path.display()),
+            }
+        })
+        .collect();
+    format!("{}/{}", hosts.join(","), client.get_dbname().unwrap_or_default())
 }

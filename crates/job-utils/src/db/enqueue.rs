@@ -59,23 +59,20 @@ impl NewJob {
         Self { task_identifier: task_identifier.into(), payload: payload.to_string(), ..Self::default() }
     }
 
-    pub(crate) fn parameters(&self) -> [&(dyn ToSql + Sync); 8] {
+    /// What the call of add_job takes.
+    pub(crate) fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 8] {
         [
-            &self.database_id,
-            &self.task_identifier,
-            &self.payload,
-            &self.key,
-            &self.queue_name,
-            &self.run_at,
-            &self.max_attempts,
-            &self.priority,
+            (&self.database_id, Type::UUID),
+            (&self.task_identifier, Type::TEXT),
+            (&self.payload, Type::TEXT),
+            (&self.key, Type::TEXT),
+            (&self.queue_name, Type::TEXT),
+            (&self.run_at, Type::TIMESTAMPTZ),
+            (&self.max_attempts, Type::INT4),
+            (&self.priority, Type::INT4),
         ]
     }
 }
-
-/// The types of [`NewJob::parameters`].
-const TYPES: [Type; 8] =
-    [Type::UUID, Type::TEXT, Type::TEXT, Type::TEXT, Type::TEXT, Type::TIMESTAMPTZ, Type::INT4, Type::INT4];
 
 /// The call for many. An array of which no element says anything is NULL; a payload's text is checked by its cast.
 const MANY: &str = "SELECT * FROM @extschema@.add_jobs($1::text[], $2::text[]::json[], $3::text[], $4::text[], \
@@ -149,7 +146,7 @@ prepared!(deadpool_postgres::Object, deadpool_postgres::ClientWrapper, deadpool_
 /// # Errors
 /// What add_job refuses: an empty task, a payload that is not JSON, a key in use under another database.
 pub async fn enqueue<C: EnqueueClient>(client: &C, schema: &SchemaName, job: &NewJob) -> Result<i64, DbError> {
-    let parameters: Vec<_> = job.parameters().into_iter().zip(TYPES).collect();
+    let parameters = job.parameters();
     let (sql, parameters) =
         if job.database_id.is_some() { (SQL, &parameters[..]) } else { (WITHOUT_DATABASE, &parameters[1..]) };
     let read = async {

@@ -1,7 +1,11 @@
 //! Listen: one connection that waits for notifications, reconnects by itself, and holds a process's identity.
+//!
+//! Behind a pooler in transaction mode there is no session to do so in. Then the listener is deaf, its owner polls, and the
+//! identity is unknown; unless JOBS_LISTEN_URL leads past the pooler.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -9,10 +13,15 @@ use tokio_postgres::{AsyncMessage, Client};
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
-use crate::db::Db;
+use crate::db::connect::Connector;
 use crate::db::notify::{Registrar, Waiting};
+use crate::db::{Db, DbError};
 use crate::error::chain;
 use crate::shutdown::Shutdown;
+
+/// Which database of which server a session is in: one that was restarted counts as another.
+const WHERE: &str = "SELECT current_database() || ' of the server started at ' || \
+                     to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')";
 
 /// A session lock under the hash of a name, shared by all that go by it: it ends with the connection, however the process
 /// ends.
@@ -73,12 +82,14 @@ pub struct Listener {
     pub wake: Wake,
     /// Whether the id was free when the process came. Others may have come since: see [`Listener::identity`].
     pub identity: Identity,
+    deaf: Arc<AtomicBool>,
     questions: mpsc::Sender<Question>,
 }
 
 impl Listener {
     /// Connects, listens on `channels` and takes the name `kind` + `id`; returns None when told to stop before that.
-    /// Register first, then look: whatever is written from now on wakes. With an `instance` it also holds that one's lock.
+    /// Register first, then look: whatever is written from now on wakes, unless the listener is deaf. With an `instance` it
+    /// also holds that one's lock.
     pub async fn start(
         db: &Db,
         channels: &'static [&'static str],
@@ -91,10 +102,24 @@ impl Listener {
         let (identified, identity) = oneshot::channel();
         let (questions, asked) = mpsc::channel(1);
         let name = format!("{}.{kind}:{id}", db.schema().as_str());
-        let task =
-            Task { db: db.clone(), channels, name, instance, wake: wake.clone(), asked, shutdown: shutdown.clone() };
+        let deaf = Arc::<AtomicBool>::default();
+        let task = Task {
+            db: db.clone(),
+            channels,
+            name,
+            instance,
+            wake: wake.clone(),
+            deaf: deaf.clone(),
+            asked,
+            shutdown: shutdown.clone(),
+        };
         tokio::spawn(task.run(identified));
-        identity.await.ok().map(|identity| Self { wake, identity, questions })
+        identity.await.ok().map(|identity| Self { wake, identity, deaf, questions })
+    }
+
+    /// Whether nothing wakes, for now or for good, and nothing is known about the identity: look often.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Relaxed)
     }
 
     /// Whether this process is the only live one under its id now.
@@ -133,6 +158,7 @@ struct Task {
     name: String,
     instance: Option<Uuid>,
     wake: Wake,
+    deaf: Arc<AtomicBool>,
     asked: mpsc::Receiver<Question>,
     shutdown: Shutdown,
 }
@@ -148,16 +174,22 @@ impl Task {
 
     async fn listen(&mut self, identified: oneshot::Sender<Identity>) {
         let mut identified = Some(identified);
+        let Some(connector) = self.db.listening().cloned() else {
+            tracing::info!("JOBS_LISTEN is off: polling");
+            self.go_deaf(&mut identified);
+            match decline(&mut self.asked).await {}
+        };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let mut said = false;
         loop {
             let patient = identified.is_some();
             let session = tokio::select! {
-                session = connect(&self.db, self.channels, &self.name, self.instance, patient) => session,
+                session = connect(&self.db, &connector, self.channels, &self.name, self.instance, patient) => session,
                 never = decline(&mut self.asked) => match never {},
             };
             match session {
                 Ok((client, messages, identity)) => {
+                    self.deaf.store(false, Ordering::Relaxed);
                     if let Some(identified) = identified.take() {
                         let _ = identified.send(identity);
                     }
@@ -170,10 +202,26 @@ impl Task {
                     self.serve(&client, messages).await;
                     tracing::warn!("the listening connection is lost: reconnecting, and polling meanwhile");
                     said = true;
+                    // The rest of the database may well be there.
+                    if self.db.listens_elsewhere() {
+                        self.go_deaf(&mut identified);
+                    }
+                }
+                Err(Deaf::Pooled) => {
+                    tracing::warn!(
+                        "polling instead of listening: a pooler is in between at {}. Set JOBS_LISTEN_URL to a connection \
+                         past it, or JOBS_LISTEN=off to say that this is as intended",
+                        connector.place()
+                    );
+                    self.go_deaf(&mut identified);
+                    match decline(&mut self.asked).await {}
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut said, true) {
                         tracing::warn!("cannot listen, polling meanwhile: {}", chain(&error));
+                    }
+                    if self.db.listens_elsewhere() {
+                        self.go_deaf(&mut identified);
                     }
                 }
             }
@@ -181,6 +229,16 @@ impl Task {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
                 never = decline(&mut self.asked) => match never {},
             }
+        }
+    }
+
+    /// Nothing can be listened to: whoever waits for the start goes on without, and whoever sleeps looks often from now on.
+    fn go_deaf(&self, identified: &mut Option<oneshot::Sender<Identity>>) {
+        if !self.deaf.swap(true, Ordering::Relaxed) {
+            self.wake.wake();
+        }
+        if let Some(identified) = identified.take() {
+            let _ = identified.send(Identity::Unknown);
         }
     }
 
@@ -217,15 +275,44 @@ impl Task {
 
 type Session = (Client, mpsc::UnboundedReceiver<AsyncMessage>, Identity);
 
+/// Why there is no listening session.
+#[derive(Debug, thiserror::Error)]
+enum Deaf {
+    /// A pooler gives every transaction another session.
+    #[error("a pooler is in between")]
+    Pooled,
+    /// JOBS_LISTEN_URL leads elsewhere.
+    #[error("JOBS_LISTEN_URL leads to {there}, and not to {here}")]
+    Elsewhere { here: String, there: String },
+    /// The usual connection is needed to compare.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// No connection, or a statement failed.
+    #[error("the listening connection failed")]
+    Sql(#[from] tokio_postgres::Error),
+}
+
 /// A session that listens and goes by the name.
 async fn connect(
     db: &Db,
+    connector: &Connector,
     channels: &[&str],
     name: &str,
     instance: Option<Uuid>,
     patient: bool,
-) -> Result<Session, tokio_postgres::Error> {
-    let (client, messages) = db.dedicated().await?;
+) -> Result<Session, Deaf> {
+    let (client, messages) = connector.dedicated().await?;
+    if connector.is_pooled() {
+        return Err(Deaf::Pooled);
+    }
+    if db.listens_elsewhere() {
+        // A lock in another database would keep nobody out.
+        let there: String = client.query_typed_one(WHERE, &[]).await?.try_get(0)?;
+        let here: String = db.connection().await?.query_typed_one(WHERE, &[]).await?.try_get(0)?;
+        if here != there {
+            return Err(Deaf::Elsewhere { here, there });
+        }
+    }
     for channel in channels {
         client.batch_execute(&format!("LISTEN \"{channel}\"")).await?;
     }

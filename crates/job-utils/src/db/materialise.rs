@@ -1,5 +1,6 @@
 //! Materialise: make the jobs of schedules that fire.
 
+use postgres_types::Type;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
@@ -59,13 +60,8 @@ impl SchedulerDb {
     pub async fn materialise(&self, schedules: &[i64]) -> Result<Vec<Materialised>, DbError> {
         let client = self.db.connection().await?;
         let result = async {
-            let statement = client.prepare_cached(&self.db.sql(SQL)).await?;
-            client
-                .query(&statement, &[&schedules])
-                .await?
-                .iter()
-                .map(Materialised::from_row)
-                .collect::<Result<Vec<_>, _>>()
+            let rows = self.db.rows(&client, SQL, &[(&schedules, Type::INT8_ARRAY)]).await?;
+            rows.iter().map(Materialised::from_row).collect::<Result<Vec<_>, _>>()
         };
         result.await.map_err(DbError::query(OPERATION))
     }

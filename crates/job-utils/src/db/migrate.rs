@@ -77,6 +77,14 @@ pub enum MigrateError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// A pooler is in between.
+    #[error(
+        "a pooler is in between at {place}, and a migration needs a session of its own; nothing was changed. Set JOBS_MIGRATE_URL to a connection past the pooler"
+    )]
+    Pooled {
+        /// Host, port and database.
+        place: String,
+    },
     /// The schema belongs to something else.
     #[error(
         "schema {0} already has a table \"jobs\" that these migrations did not make (the original system's, perhaps); nothing was changed. Set JOBS_SCHEMA to another name, or rename that schema first"
@@ -103,6 +111,9 @@ pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
     // A connection of its own: the advisory lock belongs to the session and ends with it.
     let (mut client, _messages) =
         db.dedicated().await.map_err(|source| MigrateError::Connect { place: db.place().to_owned(), source })?;
+    if db.is_pooled() {
+        return Err(MigrateError::Pooled { place: db.place().to_owned() });
+    }
     client.execute(LOCK, &[]).await?;
     run(&mut client, db.schema()).await
 }

@@ -5,6 +5,7 @@
 //! registration: so the worker looks again, at short and growing intervals, until [`Horizon`] has passed and one look came
 //! after that. A transaction that stays open for long is left to the poll interval.
 
+use postgres_types::Type;
 use tokio_postgres::{Client, Error};
 
 use crate::config::SchemaName;
@@ -89,10 +90,8 @@ impl Registrar {
 impl Db {
     pub(crate) async fn horizon_passed(&self, horizon: Horizon) -> Result<bool, DbError> {
         let client = self.connection().await?;
-        let passed = async {
-            let statement = client.prepare_cached(&self.sql(PASSED)).await?;
-            client.query_one(&statement, &[&horizon.0.to_string()]).await?.try_get(0)
-        };
+        let horizon = horizon.0.to_string();
+        let passed = async { self.row(&client, PASSED, &[(&horizon, Type::TEXT)]).await?.try_get(0) };
         passed.await.map_err(DbError::query("look for the horizon"))
     }
 }

@@ -4,18 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
-use futures_util::future::poll_fn;
-use tokio::sync::mpsc;
+use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
-use crate::config::postgres::{DATABASE_URL, JOBS_POOL_SIZE};
-use crate::config::{PostgresConfig, SchemaName, SslMode};
-use crate::db::connect::Connector;
+use crate::config::postgres::JOBS_POOL_SIZE;
+use crate::config::{Listen, PostgresConfig, SchemaName, SslMode};
+use crate::db::connect::{Connector, Dedicated};
 use crate::db::{DbError, NotReady, tls, url};
 use crate::error::chain;
 use crate::shutdown::Shutdown;
@@ -32,13 +30,15 @@ pub struct Db {
 struct Inner {
     pool: Pool,
     connector: Connector,
+    /// Where to listen; None: nowhere.
+    listening: Option<Connector>,
+    /// Whether that is elsewhere.
+    elsewhere: bool,
     schema: SchemaName,
     /// Cancellations under way.
     cancelling: TaskTracker,
     /// The database's name, for messages.
     database: String,
-    /// Host and port for messages; never the password.
-    place: String,
 }
 
 impl Db {
@@ -47,9 +47,13 @@ impl Db {
     /// # Errors
     /// Settings that cannot be used: a malformed DATABASE_URL, an unreadable root certificate.
     pub fn new(config: &PostgresConfig) -> Result<Self, DbError> {
-        let client = client_config(config)?;
-        let tls = tls::connector(config)?;
-        let connector = Connector::new(&client, tls, config.connect_timeout);
+        let (client, connector) = connector(config, config.listen)?;
+        let listening = match (&config.listen_at, config.listen) {
+            // A pooler there, too, would be found.
+            (Some(endpoint), _) => Some(self::connector(&config.at(endpoint), Listen::Auto)?.1),
+            (None, Listen::Off) => None,
+            (None, Listen::Auto | Listen::On) => Some(connector.clone()),
+        };
         // Fast: a broken connection is noticed by the client itself, no query before each use.
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let pool = Pool::builder(Manager::from_connect(client.clone(), connector.clone(), recycling))
@@ -59,15 +63,15 @@ impl Db {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| DbError::config(&JOBS_POOL_SIZE, error.to_string()))?;
-        let place = place(&client);
         Ok(Self {
             inner: Arc::new(Inner {
                 pool,
                 connector,
+                listening,
+                elsewhere: config.listen_at.is_some(),
                 schema: config.schema.clone(),
                 cancelling: TaskTracker::new(),
                 database: client.get_dbname().unwrap_or_default().to_owned(),
-                place,
             }),
         })
     }
@@ -79,7 +83,7 @@ impl Db {
 
     /// Host, port and database, for messages.
     pub fn place(&self) -> &str {
-        &self.inner.place
+        self.inner.connector.place()
     }
 
     /// A connection from the pool.
@@ -102,20 +106,25 @@ impl Db {
         self.inner.schema.apply(text)
     }
 
-    /// A connection of its own, outside the pool; its messages arrive in the channel, which closes with the connection.
-    pub(crate) async fn dedicated(
-        &self,
-    ) -> Result<(Client, mpsc::UnboundedReceiver<AsyncMessage>), tokio_postgres::Error> {
-        let (client, mut connection) = self.inner.connector.session().await?;
-        let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-                if sender.send(message).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok((client, receiver))
+    /// Whether a connection may get another session for every transaction: nothing may be prepared then, nor kept in a
+    /// session.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.inner.connector.is_pooled()
+    }
+
+    /// A connection of its own, outside the pool.
+    pub(crate) async fn dedicated(&self) -> Result<Dedicated, tokio_postgres::Error> {
+        self.inner.connector.dedicated().await
+    }
+
+    /// Whether that which listens is reached in another way than everything else.
+    pub(crate) fn listens_elsewhere(&self) -> bool {
+        self.inner.elsewhere
+    }
+
+    /// How to get a connection that listens; None when that is off.
+    pub(crate) fn listening(&self) -> Option<&Connector> {
+        self.inner.listening.as_ref()
     }
 
     /// Waits until the database answers and has the jobs schema, saying what it waits for. Returns false when told to
@@ -191,10 +200,16 @@ fn is_missing(error: &DbError) -> bool {
     source.code() == Some(&SqlState::INVALID_CATALOG_NAME)
 }
 
+fn connector(config: &PostgresConfig, listen: Listen) -> Result<(Config, Connector), DbError> {
+    let client = client_config(config)?;
+    let connector = Connector::new(&client, tls::connector(config)?, config.connect_timeout, listen);
+    Ok((client, connector))
+}
+
 fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
     let mut client = match &config.url {
         // The parser's own error may quote a part of the password.
-        Some(secret) => url::parse(secret.expose()).map_err(|message| DbError::config(&DATABASE_URL, message))?,
+        Some(secret) => url::parse(secret.expose()).map_err(|message| DbError::config(config.url_var, message))?,
         None => Config::new(),
     };
     if client.get_hosts().is_empty() {
@@ -231,22 +246,4 @@ fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
         client.application_name("jobs");
     }
     Ok(client)
-}
-
-fn place(client: &Config) -> String {
-    use tokio_postgres::config::Host;
-    let ports = client.get_ports();
-    let hosts: Vec<String> = client
-        .get_hosts()
-        .iter()
-        .enumerate()
-        .map(|(i, host)| {
-            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-            match host {
-                Host::Tcp(name) => format!("{name}:{port}"),
-                Host::Unix(path) => format!("{}:{port}", path.display()),
-            }
-        })
-        .collect();
-    format!("{}/{}", hosts.join(","), client.get_dbname().unwrap_or_default())
 }

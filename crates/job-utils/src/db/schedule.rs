@@ -1,9 +1,10 @@
 //! The scheduler's handle: look for schedules, release. Jobs are made by [`materialise`](super::materialise).
 
 use jiff::Timestamp;
-use postgres_types::ToSql;
+use postgres_types::Type;
 use tokio_postgres::Row;
 
+use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
 /// One statement a look: it claims, or, when there was nothing to claim, says in digests what is held; and last, so that
@@ -107,8 +108,13 @@ impl SchedulerDb {
     /// # Errors
     /// Postgres is away or refuses; then schedules may have been claimed all the same.
     pub async fn look(&self, tasks: Option<&[String]>, limit: i32) -> Result<Look, DbError> {
-        let parameters: [&(dyn ToSql + Sync); 4] = [&self.scheduler_id, &tasks, &limit, &Block::SHIFT];
-        let rows = self.rows(LOOKING, LOOK, &parameters).await?;
+        let parameters: Parameters<'_> = &[
+            (&self.scheduler_id, Type::TEXT),
+            (&tasks, Type::TEXT_ARRAY),
+            (&limit, Type::INT4),
+            (&Block::SHIFT, Type::INT4),
+        ];
+        let rows = self.rows(LOOKING, LOOK, parameters).await?;
         let read = || -> Result<Look, tokio_postgres::Error> {
             let mut look = Look { now: Timestamp::UNIX_EPOCH, claimed: Vec::new(), held: Vec::new() };
             for row in &rows {
@@ -131,37 +137,30 @@ impl SchedulerDb {
     /// Postgres is away or refuses.
     pub async fn held(&self, blocks: &[Block]) -> Result<Vec<ScheduledJob>, DbError> {
         let blocks: Vec<i64> = blocks.iter().map(|block| block.0).collect();
-        let parameters: [&(dyn ToSql + Sync); 3] = [&self.scheduler_id, &blocks, &Block::SHIFT];
-        let rows = self.rows(LOOKING_AT_HELD, HELD, &parameters).await?;
+        let parameters: Parameters<'_> =
+            &[(&self.scheduler_id, Type::TEXT), (&blocks, Type::INT8_ARRAY), (&Block::SHIFT, Type::INT4)];
+        let rows = self.rows(LOOKING_AT_HELD, HELD, parameters).await?;
         rows.iter().map(ScheduledJob::from_row).collect::<Result<_, _>>().map_err(DbError::query(LOOKING_AT_HELD))
     }
 
-    async fn rows(
-        &self,
-        operation: &'static str,
-        sql: &str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, DbError> {
+    async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
         let client = self.db.connection().await?;
-        let result = async {
-            let statement = client.prepare_cached(&self.db.sql(sql)).await?;
-            client.query(&statement, parameters).await
-        };
-        result.await.map_err(DbError::query(operation))
+        self.db.rows(&client, sql, parameters).await.map_err(DbError::query(operation))
     }
 
     /// Gives up the listed schedules, or with None all this scheduler holds.
     pub async fn release_scheduled(&self, ids: Option<&[i64]>) -> Result<(), DbError> {
         let client = self.db.connection().await?;
         let sql = self.db.sql(RELEASE);
-        client.query(&sql, &[&self.scheduler_id, &ids]).await.map_err(DbError::query("release schedules"))?;
+        let parameters: Parameters<'_> = &[(&self.scheduler_id, Type::TEXT), (&ids, Type::INT8_ARRAY)];
+        client.query_typed(&sql, parameters).await.map_err(DbError::query("release schedules"))?;
         Ok(())
     }
 
     /// The database's clock, as in [`Look::now`].
     pub async fn now(&self) -> Result<Timestamp, DbError> {
         let client = self.db.connection().await?;
-        let row = client.query_one(NOW, &[]).await.map_err(DbError::query("read the clock"))?;
+        let row = client.query_typed_one(NOW, &[]).await.map_err(DbError::query("read the clock"))?;
         Ok(row.get(0))
     }
 }
