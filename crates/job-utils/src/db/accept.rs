@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use postgres_types::Type;
+
+use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
 const SQL: &str = "SELECT @extschema@.accept_held_jobs($1, $2, make_interval(secs => $3))";
@@ -15,8 +18,10 @@ impl Db {
         let client = self.abandonable().await?;
         let (ids, epochs): (Vec<i64>, Vec<i64>) = claims.iter().copied().unzip();
         let result = async {
-            let statement = client.prepare_cached(&self.sql(SQL)).await?;
-            let rows = client.query(&statement, &[&ids, &epochs, &callback_timeout.as_secs_f64()]).await?;
+            let timeout = callback_timeout.as_secs_f64();
+            let parameters: Parameters<'_> =
+                &[(&ids, Type::INT8_ARRAY), (&epochs, Type::INT8_ARRAY), (&timeout, Type::FLOAT8)];
+            let rows = self.rows(&client, SQL, parameters).await?;
             rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<_>, _>>()
         };
         let result = result.await;
@@ -34,7 +39,10 @@ impl Db {
         extension: Duration,
     ) -> Result<bool, DbError> {
         let client = self.abandonable().await?;
-        let row = client.query_one(&self.sql(EXTEND), &[&worker_id, &job_id, &epoch, &extension.as_secs_f64()]).await;
+        let extension = extension.as_secs_f64();
+        let parameters: Parameters<'_> =
+            &[(&worker_id, Type::TEXT), (&job_id, Type::INT8), (&epoch, Type::INT8), (&extension, Type::FLOAT8)];
+        let row = client.query_typed_one(&self.sql(EXTEND), parameters).await;
         client.done();
         row.and_then(|row| row.try_get(0)).map_err(DbError::query("extend"))
     }

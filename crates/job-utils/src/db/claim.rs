@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postgres_types::ToSql;
+use postgres_types::{ToSql, Type};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -200,29 +200,26 @@ impl Db {
         let (run_ats, ids): (Vec<Timestamp>, Vec<i64>) = claim.position.after.values().copied().unzip();
         let (expiry, horizon) = (instance.job_expiry.as_secs_f64(), claim.horizon.as_secs_f64());
         let lease = instance.lease.as_secs_f64();
-        let parameters: [&(dyn ToSql + Sync); 15] = [
-            &worker_id,
-            &claim.tasks,
-            &limit,
-            &expiry,
-            &excluded,
-            &claim.deep,
-            &priorities,
-            &run_ats,
-            &ids,
-            &claim.freed,
-            &horizon,
-            &instance.id,
-            &lease,
-            &instance.listens,
-            &instance.overdue_message,
+        let parameters: [(&(dyn ToSql + Sync), Type); 15] = [
+            (&worker_id, Type::TEXT),
+            (&claim.tasks, Type::TEXT_ARRAY),
+            (&limit, Type::INT4),
+            (&expiry, Type::FLOAT8),
+            (&excluded, Type::TEXT_ARRAY),
+            (&claim.deep, Type::BOOL),
+            (&priorities, Type::INT4_ARRAY),
+            (&run_ats, Type::TIMESTAMPTZ_ARRAY),
+            (&ids, Type::INT8_ARRAY),
+            (&claim.freed, Type::TEXT_ARRAY),
+            (&horizon, Type::FLOAT8),
+            (&instance.id, Type::UUID),
+            (&lease, Type::FLOAT8),
+            (&instance.listens, Type::BOOL),
+            (&instance.overdue_message, Type::TEXT),
         ];
         let (sql, parameters) =
             if claim.heartbeat { (WITH_HEARTBEAT, &parameters[..]) } else { (SQL, &parameters[..12]) };
-        let result = async {
-            let statement = client.prepare_cached(&self.sql(sql)).await?;
-            read(&client.query(&statement, parameters).await?)
-        };
+        let result = async { read(&self.rows(&client, sql, parameters).await?) };
         let result = result.await;
         client.done();
         result.map_err(DbError::query("claim"))

@@ -1,5 +1,8 @@
 //! Complete: remove finished jobs, many in one statement.
 
+use postgres_types::Type;
+
+use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
 const SQL: &str = "SELECT @extschema@.complete_held_jobs($1, $2, $3)";
@@ -15,8 +18,9 @@ impl Db {
     ) -> Result<Vec<i32>, DbError> {
         let client = self.connection().await?;
         let result = async {
-            let statement = client.prepare_cached(&self.sql(SQL)).await?;
-            client.query_one(&statement, &[&ids, &workers, &epochs]).await?.try_get(0)
+            let parameters: Parameters<'_> =
+                &[(&ids, Type::INT8_ARRAY), (&workers, Type::TEXT_ARRAY), (&epochs, Type::INT8_ARRAY)];
+            self.row(&client, SQL, parameters).await?.try_get(0)
         };
         result.await.map_err(DbError::query("complete"))
     }

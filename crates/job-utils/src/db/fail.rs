@@ -1,5 +1,8 @@
 //! Fail: end attempts that went wrong, many in one statement.
 
+use postgres_types::Type;
+
+use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
 const SQL: &str = "SELECT @extschema@.fail_held_jobs($1, $2, $3, $4, $5, $6)";
@@ -28,8 +31,15 @@ impl Db {
         let client = self.connection().await?;
         let Failures { messages, delays, counted } = failures;
         let result = async {
-            let statement = client.prepare_cached(&self.sql(SQL)).await?;
-            client.query_one(&statement, &[&ids, &workers, &epochs, &messages, &delays, &counted]).await?.try_get(0)
+            let parameters: Parameters<'_> = &[
+                (&ids, Type::INT8_ARRAY),
+                (&workers, Type::TEXT_ARRAY),
+                (&epochs, Type::INT8_ARRAY),
+                (messages, Type::TEXT_ARRAY),
+                (delays, Type::FLOAT8_ARRAY),
+                (counted, Type::BOOL_ARRAY),
+            ];
+            self.row(&client, SQL, parameters).await?.try_get(0)
         };
         result.await.map_err(DbError::query("fail"))
     }

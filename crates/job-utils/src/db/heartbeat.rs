@@ -8,10 +8,11 @@
 
 use std::time::Duration;
 
-use postgres_types::ToSql;
+use postgres_types::Type;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
 const SQL: &str = "SELECT b.rescued, b.silent, b.overdue, b.expired FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
@@ -69,10 +70,16 @@ impl Db {
         let client = self.abandonable().await?;
         let Instance { id, lease, listens, overdue_message, job_expiry } = instance;
         let result = async {
-            let statement = client.prepare_cached(&self.sql(SQL)).await?;
             let (lease, expiry) = (lease.as_secs_f64(), job_expiry.as_secs_f64());
-            let parameters: [&(dyn ToSql + Sync); 6] = [&worker_id, id, &lease, listens, overdue_message, &expiry];
-            Heartbeat::from_row(&client.query_one(&statement, &parameters).await?, 0)
+            let parameters: Parameters<'_> = &[
+                (&worker_id, Type::TEXT),
+                (id, Type::UUID),
+                (&lease, Type::FLOAT8),
+                (listens, Type::BOOL),
+                (overdue_message, Type::TEXT),
+                (&expiry, Type::FLOAT8),
+            ];
+            Heartbeat::from_row(&self.row(&client, SQL, parameters).await?, 0)
         };
         let result = result.await;
         client.done();
@@ -82,14 +89,20 @@ impl Db {
     /// The other instances of this worker id whose session has ended, or is just connecting anew.
     pub(crate) async fn ended(&self, worker_id: &str, instance: Uuid) -> Result<Vec<Uuid>, DbError> {
         let client = self.connection().await?;
-        let result = client.query_one(&self.sql(ENDED), &[&worker_id, &instance]).await;
+        let result =
+            client.query_typed_one(&self.sql(ENDED), &[(&worker_id, Type::TEXT), (&instance, Type::UUID)]).await;
         result.and_then(|row| row.try_get(0)).map_err(DbError::query("look for ended instances"))
     }
 
     /// Interrupts the jobs of those of the `ended` instances whose session still has not come back; returns their ids.
     pub(crate) async fn take_back(&self, worker_id: &str, instance: Uuid, ended: &[Uuid]) -> Result<Vec<i64>, DbError> {
         let client = self.abandonable().await?;
-        let result = client.query_one(&self.sql(TAKE_BACK), &[&worker_id, &instance, &ended]).await;
+        let result = client
+            .query_typed_one(
+                &self.sql(TAKE_BACK),
+                &[(&worker_id, Type::TEXT), (&instance, Type::UUID), (&ended, Type::UUID_ARRAY)],
+            )
+            .await;
         client.done();
         result.and_then(|row| row.try_get(0)).map_err(DbError::query("take back"))
     }
@@ -98,7 +111,12 @@ impl Db {
     /// Returns the jobs' ids.
     pub(crate) async fn interrupt(&self, instance: Uuid, reason: &str, kept: &[i64]) -> Result<Vec<i64>, DbError> {
         let client = self.abandonable().await?;
-        let result = client.query_one(&self.sql(INTERRUPT), &[&instance, &reason, &kept]).await;
+        let result = client
+            .query_typed_one(
+                &self.sql(INTERRUPT),
+                &[(&instance, Type::UUID), (&reason, Type::TEXT), (&kept, Type::INT8_ARRAY)],
+            )
+            .await;
         client.done();
         result.and_then(|row| row.try_get(0)).map_err(DbError::query("interrupt"))
     }

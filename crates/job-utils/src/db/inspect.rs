@@ -1,5 +1,6 @@
 //! Look: is the database ready, and what does a worker still hold.
 
+use postgres_types::Type;
 use uuid::Uuid;
 
 use crate::db::{Db, DbError};
@@ -45,7 +46,7 @@ impl Db {
     /// Whether the database answers, has the jobs schema, in this version, and shows us all of it.
     pub async fn ready(&self) -> Result<(), NotReady> {
         let client = self.connection().await?;
-        let row = client.query_one(&self.sql(READY), &[]).await.map_err(DbError::query("look for the schema"))?;
+        let row = client.query_typed_one(&self.sql(READY), &[]).await.map_err(DbError::query("look for the schema"))?;
         if !row.get::<_, bool>(0) {
             return Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() });
         }
@@ -56,7 +57,7 @@ impl Db {
     /// How many jobs an instance has claimed that are not settled.
     pub(crate) async fn held(&self, instance: Uuid) -> Result<i64, DbError> {
         let client = self.abandonable().await?;
-        let result = client.query_one(&self.sql(HELD), &[&instance]).await;
+        let result = client.query_typed_one(&self.sql(HELD), &[(&instance, Type::UUID)]).await;
         client.done();
         result.and_then(|row| row.try_get(0)).map_err(DbError::query("count held jobs"))
     }

@@ -1,7 +1,9 @@
 //! Release: give jobs back as if they had not been claimed.
 
+use postgres_types::Type;
 use uuid::Uuid;
 
+use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
 const SQL: &str = "SELECT @extschema@.release_held_jobs($1, $2, $3)";
@@ -15,7 +17,9 @@ impl Db {
     pub(crate) async fn release(&self, instance: Uuid, claims: &[(i64, i64)]) -> Result<usize, DbError> {
         let client = self.abandonable().await?;
         let (ids, epochs): (Vec<i64>, Vec<i64>) = claims.iter().copied().unzip();
-        let result = client.query(&self.sql(SQL), &[&instance, &ids, &epochs]).await;
+        let parameters: Parameters<'_> =
+            &[(&instance, Type::UUID), (&ids, Type::INT8_ARRAY), (&epochs, Type::INT8_ARRAY)];
+        let result = client.query_typed(&self.sql(SQL), parameters).await;
         client.done();
         Ok(result.map_err(DbError::query("release"))?.len())
     }
@@ -25,7 +29,7 @@ impl Db {
     /// registration is gone. Dropped, it cancels the release.
     pub(crate) async fn leave(&self, instance: Uuid) -> Result<(usize, bool), DbError> {
         let client = self.abandonable().await?;
-        let result = client.query_one(&self.sql(LEAVE), &[&instance]).await;
+        let result = client.query_typed_one(&self.sql(LEAVE), &[(&instance, Type::UUID)]).await;
         client.done();
         let left = result.and_then(|row| Ok((row.try_get::<_, i32>(0)?, row.try_get(1)?)));
         let (released, gone) = left.map_err(DbError::query("release"))?;
