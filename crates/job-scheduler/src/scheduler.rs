@@ -16,6 +16,12 @@ use crate::{claim, materialise};
 /// How long to wait before trying again while Postgres is away.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Without notifications: the time to the next look after one that has found a change, and it doubles from look to look.
+const SHORTEST_POLL: Duration = Duration::from_millis(100);
+
+/// Then, a pause is so many times as long as the look before it took: with many schedules it takes long.
+const POLL_PAUSE: u32 = 20;
+
 pub(crate) struct Scheduler {
     config: SchedulerConfig,
     db: SchedulerDb,
@@ -30,6 +36,8 @@ pub(crate) struct Scheduler {
     clock: Option<Clock>,
     /// When to look for schedules at the latest.
     look_at: Instant,
+    /// How long to pause before the next look, where nothing wakes.
+    poll: Duration,
     /// Postgres did not answer the last time, and that has been said.
     away: bool,
     /// A fire waits for a row that another transaction holds, and that has been said.
@@ -48,6 +56,7 @@ impl Scheduler {
             claimed: Claimed::default(),
             clock: None,
             look_at: Instant::now(),
+            poll: SHORTEST_POLL,
             away: false,
             waiting: false,
         }
@@ -123,15 +132,17 @@ impl Scheduler {
         // Only who is alone under its id may take what is locked under it.
         let adopt = self.adopt && self.listener.identity().await == Identity::Sole;
         let tasks = self.config.tasks.as_filter();
+        let began = Instant::now();
         match claim::run_once(&self.db, tasks, &mut self.agenda, clock, adopt, &mut self.claimed).await {
             // There is more to claim: at once, but not before the fires that are due.
             Ok(None) => Ok(()),
             Ok(Some(Claimed { taken, gone })) => {
                 if taken + gone > 0 {
+                    self.poll = SHORTEST_POLL;
                     tracing::info!(taken, gone, "schedules changed");
                 }
                 self.adopt &= !adopt;
-                self.look_at = Instant::now() + self.config.poll_interval;
+                self.look_at = Instant::now() + self.pause(began.elapsed());
                 Ok(())
             }
             Err(error) => {
@@ -139,6 +150,17 @@ impl Scheduler {
                 Err(error)
             }
         }
+    }
+
+    /// How long to pause after a look that took so long.
+    fn pause(&mut self, took: Duration) -> Duration {
+        let longest = self.config.poll_interval;
+        if !self.listener.is_deaf() {
+            return longest;
+        }
+        let pause = self.poll.max(took * POLL_PAUSE).min(longest);
+        self.poll = (self.poll * 2).min(longest);
+        pause
     }
 
     /// The next fire on this host's clock.

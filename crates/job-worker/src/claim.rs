@@ -258,6 +258,7 @@ impl Claimer {
                 }
                 match claimed {
                     Claimed::Jobs(jobs) => {
+                        lane.busy();
                         lane.position.advance(&jobs, &freed);
                         lane.more = true;
                         lane.exhausted = jobs.len() < limit;
@@ -281,7 +282,9 @@ impl Claimer {
                     }
                     Claimed::Nothing { due, on_demand } => {
                         lane.exhausted = true;
-                        let wait = due.map_or(self.poll_interval, |due| due.min(self.poll_interval));
+                        let poll_interval = self.poll_interval;
+                        let pause = if self.listener.is_deaf() { lane.pause(poll_interval) } else { poll_interval };
+                        let wait = due.map_or(pause, |due| due.min(pause));
                         lane.more = lane.woken;
                         lane.next_look = if lane.woken { now } else { now + wait };
                         self.vigil.found_nothing(on_demand);

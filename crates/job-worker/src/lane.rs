@@ -14,6 +14,10 @@ const DEEP_PAUSE: u32 = 20;
 /// The longest such wait, and never longer than the poll interval.
 const DEEP_PAUSE_LIMIT: Duration = Duration::from_secs(60);
 
+/// Without notifications: the time from a look that has found nothing to the next one, when the one before it has found
+/// something. It doubles from look to look, up to the poll interval, so a job waits about as long as there was none before it.
+const SHORTEST_POLL: Duration = Duration::from_millis(20);
+
 /// While jobs come in a stream, looks begin at least so far apart: each then finds some jobs rather than one, which costs a
 /// statement all the same. A job that comes alone, or a second one after it, never waits for this.
 const PACE: Duration = Duration::from_millis(1);
@@ -46,6 +50,8 @@ pub(crate) struct Lane {
     found_at: Option<Instant>,
     /// In a stream of jobs: when the next look may begin.
     pub(crate) not_before: Instant,
+    /// How long to pause before the next poll, where nothing wakes.
+    poll: Duration,
     /// When the last look from the beginning ended, and how long it took.
     pub(crate) deep_ended: Instant,
     pub(crate) deep_took: Duration,
@@ -67,6 +73,7 @@ impl Lane {
             exhausted: true,
             found_at: None,
             not_before: now,
+            poll: SHORTEST_POLL,
             deep_ended: now,
             deep_took: Duration::ZERO,
         }
@@ -110,6 +117,19 @@ impl Lane {
     pub(crate) fn end_deep(&mut self, took: Duration) {
         (self.deep_ended, self.deep_took) = (Instant::now(), took);
         self.passed_over = false;
+    }
+
+    /// A look from the beginning has found nothing, and nothing will wake: how long to pause. Such looks, too, take a small part
+    /// of the time only.
+    pub(crate) fn pause(&mut self, poll_interval: Duration) -> Duration {
+        let pause = self.poll.max(self.deep_took * DEEP_PAUSE).min(poll_interval);
+        self.poll = (self.poll * 2).min(poll_interval);
+        pause
+    }
+
+    /// A look has found something.
+    pub(crate) fn busy(&mut self) {
+        self.poll = SHORTEST_POLL;
     }
 
     /// Whether a look may start beside those under way. A second one keeps the database at it while the jobs of the first
@@ -181,6 +201,22 @@ mod tests {
         lane.wake(false);
         assert_eq!(lane.next_look, at(22) + PACE, "a stream");
     }
+
+    #[test]
+    fn pauses_grow_from_poll_to_poll_until_a_job_comes() {
+        let poll_interval = Duration::from_millis(100);
+        let mut lane = Lane::new((None, Arc::default()), Instant::now());
+        let pauses = |lane: &mut Lane| [(); 4].map(|()| lane.pause(poll_interval).as_millis());
+        assert_eq!(pauses(&mut lane), [20, 40, 80, 100]);
+        assert_eq!(pauses(&mut lane), [100; 4]);
+        lane.busy();
+        assert_eq!(pauses(&mut lane), [20, 40, 80, 100]);
+        // A look that takes long is not repeated at once.
+        lane.busy();
+        lane.end_deep(Duration::from_millis(3));
+        assert_eq!(pauses(&mut lane), [60, 60, 80, 100]);
+    }
+
     #[test]
     fn an_overdue_look_from_the_beginning_is_passed_over_once() {
         let poll_interval = Duration::from_secs(5);

@@ -92,25 +92,25 @@ pub async fn run_with(
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
     }
-    let instance = Instance {
-        id: Uuid::new_v4(),
-        lease: config.lease,
-        listens: true,
-        overdue_message: format!("no callback within {}", in_words(config.callback_timeout)),
-        job_expiry: config.job_expiry,
-    };
-    let instance_id = instance.id;
-    let worker_db = WorkerDb::new(db.clone(), config.worker_id.as_str(), instance);
+    let instance = Uuid::new_v4();
     // The listener outlives the signal: it holds the id while jobs are drained.
     let listening = Shutdown::new();
     let listener = tokio::select! {
         () = shutdown.triggered() => None,
-        listener = Listener::start(&db, CHANNELS, "worker", &config.worker_id, Some(instance_id), &listening) => listener,
+        listener = Listener::start(&db, CHANNELS, "worker", &config.worker_id, Some(instance), &listening) => listener,
     };
     let Some(listener) = listener else {
         listening.trigger();
         return Ok(Stopped::default());
     };
+    let instance = Instance {
+        id: instance,
+        lease: config.lease,
+        listens: !listener.is_deaf(),
+        overdue_message: format!("no callback within {}", in_words(config.callback_timeout)),
+        job_expiry: config.job_expiry,
+    };
+    let worker_db = WorkerDb::new(db.clone(), config.worker_id.as_str(), instance);
     if listener.identity == Identity::Shared {
         tracing::warn!(
             worker.id = config.worker_id,

@@ -62,9 +62,11 @@ impl Vigil {
     /// is visible that was written before the registration: whoever wrote it may not have known of the waiter.
     pub(crate) fn found_nothing(&mut self, on_demand: bool) {
         self.busy_since = None;
-        self.always = !on_demand;
+        // Nothing wakes who cannot listen: it polls.
+        let deaf = self.listener.is_deaf();
+        self.always = !on_demand && !deaf;
         while self.watching.try_join_next().is_some() {}
-        if !on_demand || !self.watching.is_empty() {
+        if !on_demand || deaf || !self.watching.is_empty() {
             return;
         }
         self.waiting = true;
