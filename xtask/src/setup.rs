@@ -1,36 +1,60 @@
-//! PostgreSQL: found, installed, or asked for in one line.
+//! PostgreSQL and PgBouncer: found, installed, or asked for in one line.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use job_testkit::cluster::locate;
-use job_testkit::env;
+use job_testkit::{env, pgbouncer};
 use tokio::process::Command;
 
 /// The directory of PostgreSQL's programs. On a machine without them, as root and with apt-get, they are installed.
 pub(crate) async fn postgres() -> Result<PathBuf> {
-    let missing = match locate::bin_dir() {
+    found_or_installed(
+        locate::bin_dir,
+        env::JOBS_PG_BIN,
+        "postgresql",
+        "install PostgreSQL 14 or newer (apt install postgresql, brew install postgresql@17), \
+         or set JOBS_PG_BIN to the directory of initdb",
+    )
+    .await
+}
+
+/// PgBouncer's program, in the same way.
+pub(crate) async fn pgbouncer() -> Result<PathBuf> {
+    found_or_installed(
+        pgbouncer::program,
+        env::JOBS_PGBOUNCER,
+        "pgbouncer",
+        "install it (apt install pgbouncer, brew install pgbouncer), or set JOBS_PGBOUNCER to the program",
+    )
+    .await
+}
+
+async fn found_or_installed(
+    find: fn() -> Result<PathBuf>,
+    chosen: &str,
+    package: &str,
+    advice: &str,
+) -> Result<PathBuf> {
+    let missing = match find() {
         Ok(found) => return Ok(found),
         Err(missing) => missing,
     };
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
-    if env::var(env::JOBS_PG_BIN).is_some() {
-        // Whoever names a directory wants that one.
+    if env::var(chosen).is_some() {
+        // Whoever names a place wants that one.
         return Err(missing);
     }
     if !is_root || !Path::new("/usr/bin/apt-get").is_file() {
-        bail!(
-            "{missing}: install PostgreSQL 14 or newer (apt install postgresql, brew install postgresql@17), \
-             or set JOBS_PG_BIN to the directory of initdb"
-        );
+        bail!("{missing}: {advice}");
     }
-    println!("PostgreSQL is not here yet: apt-get install postgresql");
-    if apt(&["install", "-y", "--no-install-recommends", "postgresql"]).await.is_err() {
+    println!("{package} is not here yet: apt-get install {package}");
+    if apt(&["install", "-y", "--no-install-recommends", package]).await.is_err() {
         // A fresh container image has no package lists.
         apt(&["update"]).await?;
-        apt(&["install", "-y", "--no-install-recommends", "postgresql"]).await?;
+        apt(&["install", "-y", "--no-install-recommends", package]).await?;
     }
-    locate::bin_dir().context("after apt-get install postgresql")
+    find().with_context(|| format!("after apt-get install {package}"))
 }
 
 async fn apt(arguments: &[&str]) -> Result<()> {

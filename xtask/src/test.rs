@@ -1,11 +1,39 @@
 //! `cargo xtask test`: formats, lints, tidy, and every test on a server of its own.
 
 use anyhow::Result;
-use job_testkit::{Cluster, ClusterOptions, env};
+use job_testkit::{Cluster, ClusterOptions, PgBouncer, env};
 
 use crate::minder::Minder;
 use crate::steps::{Steps, cargo};
 use crate::{extension, setup, tidy};
+
+/// How many sessions a database has behind PgBouncer: fewer than a service has connections, so that it cannot keep one.
+const POOLED_SESSIONS: usize = 4;
+
+/// Once more behind PgBouncer: the way of a job and of a schedule, and all that is tested of a worker.
+const BEHIND_PGBOUNCER: &[(&str, &[&str])] = &[
+    (
+        "the way of a job and of a schedule behind PgBouncer",
+        &["-p", "job-service", "--test", "way_of_a_job", "--test", "way_of_a_schedule"],
+    ),
+    ("a worker behind PgBouncer", &["-p", "job-worker", "--test", "it"]),
+];
+
+/// What cannot be the same there, by the beginnings of the tests' names.
+const NEEDS_A_SESSION: &[&str] = &[
+    // The pooler's own user is used for everybody.
+    "it::start::a_user_that_postgres_refuses",
+    // Who else has the worker's id is not known.
+    "it::stop::a_killed_twin",
+    "it::stop::a_second_live_worker",
+    "it::stop::after_kill_9",
+    "it::stop::an_accepted_job_that_is_not_called_back",
+    "it::stop::the_first_of_two_workers",
+    // Nothing wakes, so the worker polls.
+    "it::wakes::an_idle_worker_hardly_asks",
+    "it::wakes::on_demand_a_busy_worker",
+    "it::wakes::on_demand_a_job_that_was_written_before",
+];
 
 pub(crate) async fn run() -> Result<()> {
     let mut steps = Steps::new("cargo xtask test");
@@ -24,6 +52,10 @@ pub(crate) async fn run() -> Result<()> {
     if let Err(error) = &extension {
         steps.skip("tests of CREATE EXTENSION", &format!("{error:#}"));
     }
+    let pgbouncer = steps.step("PgBouncer", async { Ok(setup::pgbouncer().await) }).await?;
+    if let Err(error) = &pgbouncer {
+        steps.skip("tests behind PgBouncer", &format!("{error:#}"));
+    }
     let server = Cluster::start(&directory, ClusterOptions { durable: false, max_connections: 300 });
     let cluster = steps.step("a cluster for the tests", server).await?;
     let _minder = Minder::start(Some(&cluster), &[])?;
@@ -32,6 +64,18 @@ pub(crate) async fn run() -> Result<()> {
         (env::JOBS_TEST_EXTENSION, if extension.is_ok() { "1".to_owned() } else { "0".to_owned() }),
     ];
     steps.step("tests", cargo(&["test", "--workspace", "--no-fail-fast"], &variables)).await?;
+    if pgbouncer.is_ok() {
+        let bouncer = PgBouncer::start(&cluster.url("postgres"), POOLED_SESSIONS).await?;
+        let _minder = Minder::start(None, &[bouncer.pid()])?;
+        let pooler = (env::JOBS_TEST_POOLER, format!("127.0.0.1:{}", bouncer.port()));
+        let variables: Vec<_> = variables.into_iter().chain([pooler]).collect();
+        for (what, arguments) in BEHIND_PGBOUNCER {
+            let mut arguments: Vec<&str> = ["test", "--no-fail-fast"].iter().chain(*arguments).copied().collect();
+            arguments.push("--");
+            arguments.extend(NEEDS_A_SESSION.iter().flat_map(|test| ["--skip", test]));
+            steps.step(what, cargo(&arguments, &variables)).await?;
+        }
+    }
     steps.finish();
     Ok(())
 }

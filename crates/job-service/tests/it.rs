@@ -1,4 +1,4 @@
-//! The composed service as a process of its own: configuration, start, stop, outages, migration.
+//! The composed service as a process of its own: configuration, start, stop, outages, migration, PgBouncer.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
 
@@ -6,6 +6,7 @@ mod it {
     mod configuration;
     mod migration;
     mod outages;
+    mod pgbouncer;
     mod stop;
     mod support;
 }

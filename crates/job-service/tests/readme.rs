@@ -15,7 +15,7 @@ fn blocks(language: &str) -> Vec<String> {
 #[tokio::test]
 async fn every_sql_block_runs_as_written() {
     let test_db = TestDb::empty().await;
-    let env: std::collections::HashMap<String, String> = test_db.env().into_iter().collect();
+    let env: std::collections::HashMap<String, String> = test_db.direct_env().into_iter().collect();
     let mut reader = Reader::new(&env);
     let config = PostgresConfig::read(&mut reader);
     let db = Db::new(&reader.finish(config).unwrap()).unwrap();

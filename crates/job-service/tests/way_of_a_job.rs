@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// A database with the jobs schema, made as an operator makes it.
 async fn migrated() -> (TestDb, Client) {
     let db = TestDb::empty().await;
-    let mut migrate = Program::at(env!("CARGO_BIN_EXE_job-service")).arg("migrate").envs(db.env()).spawn();
+    let mut migrate = Program::at(env!("CARGO_BIN_EXE_job-service")).arg("migrate").envs(db.direct_env()).spawn();
     assert_eq!(migrate.exit_code(LIMIT).await, 0, "{}", migrate.output());
     let sql = db.connect().await;
     (db, sql)

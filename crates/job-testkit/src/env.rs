@@ -8,6 +8,11 @@ pub const JOBS_TEST_DATABASE_URL: &str = "JOBS_TEST_DATABASE_URL";
 pub const JOBS_TEST_EXTENSION: &str = "JOBS_TEST_EXTENSION";
 /// The directory of PostgreSQL's programs, when they are not found otherwise.
 pub const JOBS_PG_BIN: &str = "JOBS_PG_BIN";
+/// PgBouncer's program, when it is not found otherwise.
+pub const JOBS_PGBOUNCER: &str = "JOBS_PGBOUNCER";
+/// Host and port of a PgBouncer in front of the test server, set by `cargo xtask test` for the tests that are run once
+/// more behind it: the programs that tests start connect there.
+pub const JOBS_TEST_POOLER: &str = "JOBS_TEST_POOLER";
 
 /// A variable of this process; an empty one is an unset one.
 #[allow(clippy::disallowed_methods, reason = "job_utils uses this crate in its tests, so this crate cannot use it")]

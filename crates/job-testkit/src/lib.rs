@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod env;
 pub mod function;
 pub mod mailgun;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
@@ -18,6 +19,7 @@ pub mod wait;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use function::{Answer, FakeFunction, Gate, Recorded};
+pub use pgbouncer::PgBouncer;
 pub use postgres::TestDb;
 pub use process::{Process, Program, Signal};
 pub use proxy::Proxy;

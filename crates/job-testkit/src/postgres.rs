@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, NoTls};
 
+use crate::env;
 use keeper::Keeper;
 
 /// An advisory lock's class for "this template is being made".
@@ -85,13 +86,27 @@ impl TestDb {
         format!("postgres://{user}:{password}@{host}:{port}/{}", self.name)
     }
 
-    /// The PG* variables that lead here, for a program that is started.
+    /// The PG* variables that lead here, for a program that is started: through the pooler of JOBS_TEST_POOLER, where there
+    /// is one.
     pub fn env(&self) -> Vec<(String, String)> {
+        let pooler = env::var(env::JOBS_TEST_POOLER);
+        let pooler =
+            pooler.map(|pooler| pooler.rsplit_once(':').map(|(host, port)| (host.to_owned(), port.to_owned())));
+        self.env_at(pooler.map(|pooler| pooler.expect("JOBS_TEST_POOLER is a host and a port")))
+    }
+
+    /// The PG* variables that lead here and through no pooler, as a migration needs it.
+    pub fn direct_env(&self) -> Vec<(String, String)> {
+        self.env_at(None)
+    }
+
+    fn env_at(&self, pooler: Option<(String, String)>) -> Vec<(String, String)> {
         let config = self.config();
         let (host, port) = self.address();
+        let (host, port) = pooler.unwrap_or((host, port.to_string()));
         let mut pairs = vec![
             ("PGHOST".to_owned(), host),
-            ("PGPORT".to_owned(), port.to_string()),
+            ("PGPORT".to_owned(), port),
             ("PGUSER".to_owned(), config.get_user().unwrap_or("postgres").to_owned()),
             ("PGDATABASE".to_owned(), self.name.clone()),
         ];

@@ -19,6 +19,12 @@ const OURS: &[Var] = &[
         about: "Directory of PostgreSQL's programs (initdb, pg_ctl, psql) when they are not found otherwise.",
     },
     Var {
+        name: env::JOBS_PGBOUNCER,
+        default: "",
+        used_by: "cargo xtask, tests",
+        about: "PgBouncer's program when it is not found otherwise.",
+    },
+    Var {
         name: env::JOBS_TEST_DATABASE_URL,
         default: "",
         used_by: "tests",
@@ -29,6 +35,12 @@ const OURS: &[Var] = &[
         default: "",
         used_by: "tests",
         about: "`1` when the extension is installed on that server.",
+    },
+    Var {
+        name: env::JOBS_TEST_POOLER,
+        default: "",
+        used_by: "tests",
+        about: "Host and port of a PgBouncer in front of that server: the programs that tests start connect there.",
     },
 ];
 

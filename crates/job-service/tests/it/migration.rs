@@ -6,7 +6,7 @@ use job_testkit::process::Program;
 use super::support::{LIMIT, program};
 
 fn migrate(db: &TestDb) -> Program {
-    program().arg("migrate").envs(db.env())
+    program().arg("migrate").envs(db.direct_env())
 }
 
 #[tokio::test]

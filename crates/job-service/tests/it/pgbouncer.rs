@@ -1,0 +1,315 @@
+//! The service behind PgBouncer in transaction mode: the way of jobs and schedules without prepared statements, session
+//! locks and notifications; and past it.
+
+use std::collections::HashMap;
+
+use job_testkit::{Answer, FakeFunction, PgBouncer, Process, Signal, TestDb, eventually, eventually_some, pgbouncer};
+use job_utils::config::SchemaName;
+use job_utils::db::{NewJob, enqueue, enqueue_many};
+use serde_json::json;
+
+use super::support::{Bench, LIMIT, callback, program};
+
+/// Sessions behind the pooler: fewer than a service has connections, so that it cannot keep one.
+const SESSIONS: usize = 3;
+
+const LOCKED: &str = "SELECT (SELECT count(*) FROM app_jobs.jobs WHERE locked_at IS NOT NULL) \
+                      + (SELECT count(*) FROM app_jobs.scheduled_jobs WHERE locked_at IS NOT NULL) \
+                      + (SELECT count(*) FROM app_jobs.job_queues WHERE locked_at IS NOT NULL)";
+
+/// The names that listening sessions hold: a worker's and a scheduler's.
+const NAMES: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// A database with a pooler in front of it.
+struct Behind {
+    bench: Bench,
+    bouncer: PgBouncer,
+}
+
+impl Behind {
+    async fn new() -> Self {
+        Self::with(SESSIONS, &[]).await
+    }
+
+    async fn with(sessions: usize, settings: &[&str]) -> Self {
+        let bench = Bench::new().await;
+        let bouncer = PgBouncer::start_with(bench.db.url(), sessions, settings).await.unwrap();
+        Self { bench, bouncer }
+    }
+
+    fn service(&self, function: &FakeFunction, id: &str, more: &[(&str, &str)]) -> Process {
+        let program = program().envs(self.bouncer.env(self.bench.db.name())).envs(callback().1);
+        let program = program.env("HOSTNAME", id).env("KNATIVE_SERVICE_URL", function.url());
+        program.env("JOBS_POLL_INTERVAL", "1s").envs(more.iter().copied()).spawn()
+    }
+
+    async fn count(&self, sql: &str) -> i64 {
+        self.bench.sql.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Waits until the sessions have been idle for a while: the service has looked for everything, and sleeps.
+    async fn idle(&self) {
+        let busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                    AND (state <> 'idle' OR state_change > clock_timestamp() - interval '100 ms')";
+        eventually(LIMIT, async || self.count(busy).await == 0).await;
+    }
+
+    async fn empty(&self) {
+        eventually(LIMIT, async || self.count("SELECT count(*) FROM app_jobs.jobs").await == 0).await;
+    }
+}
+
+/// Whether it goes on without a statement that its session does not know, or that another process has prepared there.
+fn assert_quiet(service: &Process) {
+    let output = service.output();
+    for trouble in ["prepared statement", "bind message", "cannot claim", "cannot use its database", "refused"] {
+        assert!(!output.contains(trouble), "{trouble}:\n{output}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_go_their_way_behind_a_pooler_and_so_does_a_stop_and_a_restart() {
+    if !pgbouncer::installed("jobs_go_their_way_behind_a_pooler_and_so_does_a_stop_and_a_restart") {
+        return;
+    }
+    let behind = Behind::new().await;
+    let function = FakeFunction::start(async |request| match request.target.as_str() {
+        "/accept" => Answer::accepted(),
+        "/fail" if request.json()["broken"] == json!(true) => Answer::text(500, "down"),
+        _ => Answer::complete(),
+    })
+    .await;
+    let mut service = behind.service(&function, "behind-1", &[]);
+    service.wait_for_line("a pooler is in between", LIMIT).await;
+    service.wait_for_line("polling instead of listening", LIMIT).await;
+    service.wait_for_line("worker looks for jobs", LIMIT).await;
+
+    // Enqueued through the pooler as well, by the client's own connection and in a transaction.
+    let mut producer = job_testkit::postgres::connect(&behind.bouncer.url(behind.bench.db.name())).await;
+    let schema = SchemaName::default();
+    let transaction = producer.transaction().await.unwrap();
+    enqueue(&transaction, &schema, &NewJob::new("answer", &json!({}))).await.unwrap();
+    let accepted = enqueue(&transaction, &schema, &NewJob::new("accept", &json!({}))).await.unwrap();
+    transaction.commit().await.unwrap();
+    let broken = enqueue(&producer, &schema, &NewJob::new("fail", &json!({"broken": true}))).await.unwrap();
+    let line = |n: i32| NewJob { queue_name: Some("line".into()), ..NewJob::new("line", &json!(n)) };
+    let jobs: Vec<NewJob> = (0..20).map(line).collect();
+    enqueue_many(&producer, &schema, &jobs).await.unwrap();
+
+    // The answer completes, the callback completes, a failure is kept and tried again, a queue keeps its order.
+    let seen =
+        |task: &str| function.requests().into_iter().filter(|request| request.target == task).collect::<Vec<_>>();
+    let request = eventually_some(LIMIT, async || seen("/accept").pop()).await;
+    assert_eq!(request.header("x-job-id"), Some(accepted.to_string().as_str()));
+    service.wait_for_line("job accepted", LIMIT).await;
+    assert_eq!(request.call_back().await.0, 200);
+    assert_eq!(behind.bench.job(accepted).await, None);
+    let failed = eventually_some(LIMIT, async || {
+        behind.bench.job(broken).await.filter(|(_, error, locked)| error.is_some() && !locked)
+    });
+    assert_eq!(failed.await, (1, Some("HTTP 500: down".to_owned()), false));
+    behind
+        .bench
+        .sql
+        .batch_execute("UPDATE app_jobs.jobs SET payload = '{}' WHERE task_identifier = 'fail'")
+        .await
+        .unwrap();
+    behind.empty().await;
+    assert_eq!(seen("/fail").len(), 2);
+    let order: Vec<i64> = seen("/line").iter().map(|request| request.json().as_i64().unwrap()).collect();
+    assert_eq!(order, (0..20).collect::<Vec<_>>());
+
+    // A schedule fires, and is given back by the stop like everything else.
+    let add = "SELECT app_jobs.add_scheduled_job('tick', '{}', '{\"rule\": \"* * * * * *\"}'::json)";
+    producer.batch_execute(add).await.unwrap();
+    eventually(LIMIT, async || seen("/tick").len() > 1).await;
+    service.signal(Signal::Term);
+    assert_eq!(service.exit_code(LIMIT).await, 0);
+    assert_eq!(behind.count(LOCKED).await, 0);
+    assert_quiet(&service);
+
+    // What comes meanwhile is done by the next service, and the schedule goes on.
+    enqueue(&producer, &schema, &NewJob::new("meanwhile", &json!({}))).await.unwrap();
+    let ticks = seen("/tick").len();
+    let mut service = behind.service(&function, "behind-1", &[]);
+    eventually(LIMIT, async || seen("/meanwhile").len() == 1 && seen("/tick").len() > ticks).await;
+    service.signal(Signal::Term);
+    assert_eq!(service.exit_code(LIMIT).await, 0);
+    assert_quiet(&service);
+}
+
+#[tokio::test]
+async fn two_services_share_the_sessions_of_a_pooler_and_do_each_job_once() {
+    if !pgbouncer::installed("two_services_share_the_sessions_of_a_pooler_and_do_each_job_once") {
+        return;
+    }
+    let behind = Behind::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let mut services = [behind.service(&function, "behind-1", &[]), behind.service(&function, "behind-2", &[])];
+    for service in &mut services {
+        service.wait_for_line("worker looks for jobs", LIMIT).await;
+    }
+    let add = "SELECT app_jobs.add_job('many', queue_name := CASE WHEN n % 4 = 0 THEN 'line ' || n % 8 END) \
+               FROM generate_series(1, 400) n";
+    behind.bench.sql.batch_execute(add).await.unwrap();
+    behind.empty().await;
+    let mut requests: HashMap<String, usize> = HashMap::new();
+    for request in function.requests() {
+        *requests.entry(request.header("x-job-id").unwrap().to_owned()).or_default() += 1;
+    }
+    assert_eq!((requests.len(), function.requests().len()), (400, 400));
+    for service in &mut services {
+        service.signal(Signal::Term);
+        assert_eq!(service.exit_code(LIMIT).await, 0);
+        assert_quiet(service);
+    }
+    assert_eq!(behind.count(LOCKED).await, 0);
+}
+
+#[tokio::test]
+async fn a_service_outlives_its_pooler() {
+    if !pgbouncer::installed("a_service_outlives_its_pooler") {
+        return;
+    }
+    let mut behind = Behind::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let mut service = behind.service(&function, "behind-1", &[]);
+    behind.bench.add("before").await;
+    behind.empty().await;
+    behind.bouncer.restart().await.unwrap();
+    behind.bench.add("after").await;
+    behind.empty().await;
+    service.signal(Signal::Term);
+    assert_eq!(service.exit_code(LIMIT).await, 0);
+}
+
+#[tokio::test]
+async fn a_pooler_that_drops_options_is_found_out_as_well() {
+    if !pgbouncer::installed("a_pooler_that_drops_options_is_found_out_as_well") {
+        return;
+    }
+    let behind = Behind::with(SESSIONS, &["ignore_startup_parameters = extra_float_digits, options"]).await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let mut service = behind.service(&function, "behind-1", &[]);
+    service.wait_for_line("a pooler is in between", LIMIT).await;
+    behind.bench.add("task").await;
+    behind.empty().await;
+    service.signal(Signal::Term);
+    assert_eq!(service.exit_code(LIMIT).await, 0);
+    assert_quiet(&service);
+}
+
+#[tokio::test]
+async fn a_pooler_in_session_mode_is_listened_through_when_it_is_named_one() {
+    if !pgbouncer::installed("a_pooler_in_session_mode_is_listened_through_when_it_is_named_one") {
+        return;
+    }
+    let behind = Behind::with(20, &["pool_mode = session"]).await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let session = [("JOBS_LISTEN", "on"), ("JOBS_POLL_INTERVAL", "1h")];
+    let mut service = behind.service(&function, "behind-1", &session);
+    service.wait_for_line("worker looks for jobs", LIMIT).await;
+    eventually(LIMIT, async || behind.count(NAMES).await == 2).await;
+    for task in ["first", "second"] {
+        behind.idle().await;
+        behind.bench.add(task).await;
+        behind.empty().await;
+    }
+    service.signal(Signal::Term);
+    assert_eq!(service.exit_code(LIMIT).await, 0);
+    assert!(!service.output().contains("pooler"), "{}", service.output());
+}
+
+#[tokio::test]
+async fn a_connection_past_the_pooler_listens_and_holds_the_id() {
+    if !pgbouncer::installed("a_connection_past_the_pooler_listens_and_holds_the_id") {
+        return;
+    }
+    let behind = Behind::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    // With an hour between polls, only a notification is in time.
+    let past = [("JOBS_POLL_INTERVAL", "1h"), ("JOBS_LISTEN_URL", behind.bench.db.url())];
+    let mut service = behind.service(&function, "behind-1", &past);
+    service.wait_for_line("a pooler is in between", LIMIT).await;
+    service.wait_for_line("worker looks for jobs", LIMIT).await;
+    eventually(LIMIT, async || behind.count(NAMES).await == 2).await;
+    for task in ["first", "second"] {
+        behind.idle().await;
+        behind.bench.add(task).await;
+        behind.empty().await;
+    }
+    // A killed service's session ends with it, so the next one takes back its jobs and schedules.
+    let add = "SELECT app_jobs.add_scheduled_job('yearly', '{}', '{\"rule\": \"0 0 1 1 *\"}'::json)";
+    behind.bench.sql.batch_execute(add).await.unwrap();
+    eventually(LIMIT, async || behind.count(LOCKED).await == 1).await;
+    service.signal(Signal::Kill);
+    service.exit(LIMIT).await;
+    assert!(!service.output().contains("polling"), "{}", service.output());
+    let mut service = behind.service(&function, "behind-1", &past);
+    service.wait_for_line("schedules changed taken=1", LIMIT).await;
+    service.signal(Signal::Term);
+    assert_eq!(service.exit_code(LIMIT).await, 0);
+    assert_eq!(behind.count(LOCKED).await, 0);
+}
+
+#[tokio::test]
+async fn a_url_for_listening_that_leads_elsewhere_or_nowhere_or_through_a_pooler_is_told_and_the_service_polls() {
+    if !pgbouncer::installed("a_url_for_listening_that_leads_elsewhere_…") {
+        return;
+    }
+    let behind = Behind::new().await;
+    let other = TestDb::empty().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let nowhere = format!("postgres://postgres@127.0.0.1:{}/x", job_testkit::cluster::free_port().unwrap());
+    let through = behind.bouncer.url(behind.bench.db.name());
+    for (url, told) in [
+        (other.url(), "JOBS_LISTEN_URL leads to"),
+        (nowhere.as_str(), "cannot listen, polling meanwhile"),
+        (through.as_str(), "polling instead of listening"),
+    ] {
+        let mut service = behind.service(&function, "behind-1", &[("JOBS_LISTEN_URL", url)]);
+        service.wait_for_line(told, LIMIT).await;
+        behind.bench.add("polled").await;
+        behind.empty().await;
+        service.signal(Signal::Term);
+        assert_eq!(service.exit_code(LIMIT).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_told_not_to_listen_does_not_and_finds_its_jobs() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let env = [("JOBS_LISTEN", "off"), ("JOBS_POLL_INTERVAL", "1s")];
+    let (mut service, _) = bench.service(&function.url(), &env).await;
+    service.wait_for_line("JOBS_LISTEN is off", LIMIT).await;
+    let id = bench.add("polled").await;
+    eventually(LIMIT, async || bench.job(id).await.is_none()).await;
+    assert_eq!(bench.sql.query_one(NAMES, &[]).await.unwrap().get::<_, i64>(0), 0);
+    service.signal(Signal::Term);
+    assert_eq!(service.exit_code(LIMIT).await, 0);
+    assert!(!service.output().contains("pooler"), "{}", service.output());
+}
+
+#[tokio::test]
+async fn a_migration_through_a_pooler_is_refused_and_one_past_it_is_made() {
+    if !pgbouncer::installed("a_migration_through_a_pooler_is_refused_and_one_past_it_is_made") {
+        return;
+    }
+    let db = TestDb::empty().await;
+    let bouncer = PgBouncer::start(db.url(), SESSIONS).await.unwrap();
+    let migrate = || program().arg("migrate").envs(bouncer.env(db.name()));
+    let mut process = migrate().spawn();
+    assert_eq!(process.exit_code(LIMIT).await, 70, "{}", process.output());
+    assert!(process.output().contains("JOBS_MIGRATE_URL"), "{}", process.output());
+    let sql = db.connect().await;
+    let made = "SELECT to_regnamespace('app_jobs') IS NOT NULL";
+    assert!(!sql.query_one(made, &[]).await.unwrap().get::<_, bool>(0));
+    let mut process = migrate().env("JOBS_MIGRATE_URL", db.url()).spawn();
+    assert_eq!(process.exit_code(LIMIT).await, 0, "{}", process.output());
+    assert!(sql.query_one(made, &[]).await.unwrap().get::<_, bool>(0));
+    let mut process = migrate().env("JOBS_MIGRATE_URL", "nonsense").spawn();
+    assert_eq!(process.exit_code(LIMIT).await, 64, "{}", process.output());
+    assert!(process.output().contains("JOBS_MIGRATE_URL"), "{}", process.output());
+}
