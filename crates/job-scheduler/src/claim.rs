@@ -18,6 +18,8 @@ pub(crate) struct Claimed {
     pub(crate) taken: usize,
     /// Schedules that were deleted or taken away.
     pub(crate) gone: usize,
+    /// Schedules that are held under this id, and not by this process.
+    pub(crate) strange: usize,
 }
 
 /// Claims a batch of what is free. When there is nothing left, takes in what has changed among the rows held, and returns
@@ -49,6 +51,8 @@ pub(crate) async fn run_once(
         for row in rows {
             if adopt || agenda.holds(row.id) {
                 so_far.look_at(agenda, row, clock);
+            } else {
+                so_far.strange += 1;
             }
         }
         so_far.gone += agenda.retain(&differing, &held);

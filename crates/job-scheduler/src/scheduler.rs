@@ -42,6 +42,8 @@ pub(crate) struct Scheduler {
     away: bool,
     /// A fire waits for a row that another transaction holds, and that has been said.
     waiting: bool,
+    /// There are schedules that perhaps nobody watches, and that has been said.
+    strangers: bool,
 }
 
 impl Scheduler {
@@ -59,6 +61,7 @@ impl Scheduler {
             poll: SHORTEST_POLL,
             away: false,
             waiting: false,
+            strangers: false,
         }
     }
 
@@ -136,7 +139,8 @@ impl Scheduler {
         match claim::run_once(&self.db, tasks, &mut self.agenda, clock, adopt, &mut self.claimed).await {
             // There is more to claim: at once, but not before the fires that are due.
             Ok(None) => Ok(()),
-            Ok(Some(Claimed { taken, gone })) => {
+            Ok(Some(Claimed { taken, gone, strange })) => {
+                self.tell_of_strangers(strange);
                 if taken + gone > 0 {
                     self.poll = SHORTEST_POLL;
                     tracing::info!(taken, gone, "schedules changed");
@@ -168,6 +172,19 @@ impl Scheduler {
         let clock = self.clock.as_ref()?;
         let wait = self.agenda.next()?.duration_since(clock.now());
         Some(Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO))
+    }
+
+    /// What a killed predecessor held is taken back by who is alone under its id; who cannot know that says what to do.
+    fn tell_of_strangers(&mut self, schedules: usize) {
+        if schedules > 0 && self.listener.is_deaf() && !std::mem::replace(&mut self.strangers, true) {
+            tracing::warn!(
+                schedules,
+                scheduler.id = self.config.scheduler_id,
+                "schedules are locked under this id, and not by this process. Behind a pooler it cannot be seen whether \
+                 another one watches them: if there is none, free them with release_scheduled_jobs, or set JOBS_LISTEN_URL"
+            );
+        }
+        self.strangers &= schedules > 0;
     }
 
     fn is_away(&mut self, error: &DbError) {

@@ -10,6 +10,8 @@ use serde_json::json;
 
 use super::support::{Bench, LIMIT, callback, program};
 
+const DOCUMENT: &str = include_str!("../../../../docs/pgbouncer.md");
+
 /// Sessions behind the pooler: fewer than a service has connections, so that it cannot keep one.
 const SESSIONS: usize = 3;
 
@@ -120,6 +122,13 @@ async fn jobs_go_their_way_behind_a_pooler_and_so_does_a_stop_and_a_restart() {
     let order: Vec<i64> = seen("/line").iter().map(|request| request.json().as_i64().unwrap()).collect();
     assert_eq!(order, (0..20).collect::<Vec<_>>());
 
+    // What the documentation shows.
+    let shown: Vec<&str> = DOCUMENT.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!shown.is_empty());
+    producer.batch_execute(&shown.concat()).await.unwrap();
+    let greeted = eventually_some(LIMIT, async || seen("/greet").pop()).await;
+    assert_eq!(greeted.header("x-database-id"), Some("6f4e8f4c-1bb0-4e83-9f5c-2f3a3f1f7c11"));
+
     // A schedule fires, and is given back by the stop like everything else.
     let add = "SELECT app_jobs.add_scheduled_job('tick', '{}', '{\"rule\": \"* * * * * *\"}'::json)";
     producer.batch_execute(add).await.unwrap();
@@ -180,6 +189,28 @@ async fn a_service_outlives_its_pooler() {
     behind.bouncer.restart().await.unwrap();
     behind.bench.add("after").await;
     behind.empty().await;
+    service.signal(Signal::Term);
+    assert_eq!(service.exit_code(LIMIT).await, 0);
+}
+
+#[tokio::test]
+async fn what_a_killed_service_held_is_told_and_a_schedule_fires_again_once_it_is_freed() {
+    if !pgbouncer::installed("what_a_killed_service_held_is_told_and_a_schedule_fires_again_once_it_is_freed") {
+        return;
+    }
+    let behind = Behind::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let mut service = behind.service(&function, "behind-1", &[]);
+    let add = "SELECT app_jobs.add_scheduled_job('tick', '{}', '{\"rule\": \"* * * * * *\"}'::json)";
+    behind.bench.sql.batch_execute(add).await.unwrap();
+    function.wait_for(1, LIMIT).await;
+    service.signal(Signal::Kill);
+    service.exit(LIMIT).await;
+    let mut service = behind.service(&function, "behind-1", &[]);
+    service.wait_for_line("release_scheduled_jobs", LIMIT).await;
+    let before = function.requests().len();
+    behind.bench.sql.batch_execute("SELECT app_jobs.release_scheduled_jobs('behind-1')").await.unwrap();
+    function.wait_for(before + 1, LIMIT).await;
     service.signal(Signal::Term);
     assert_eq!(service.exit_code(LIMIT).await, 0);
 }

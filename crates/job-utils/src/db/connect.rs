@@ -180,9 +180,9 @@ async fn is_marked((client, connection): &mut Session) -> Result<bool, Error> {
 }
 
 /// Whether the refusal may be due to the options: not when it is one of the credentials (28), of the database (3D), or of
-/// the moment (53, 57, 58, XX).
+/// the moment (53, 55, 57, 58, XX).
 fn may_be_of_a_pooler(error: &Error) -> bool {
-    let other = ["28", "3D", "53", "57", "58", "XX"];
+    let other = ["28", "3D", "53", "55", "57", "58", "XX"];
     error.code().is_some_and(|code| other.iter().all(|class| !code.code().starts_with(class)))
 }
 
