@@ -24,11 +24,9 @@ const NOT_BEHIND_PGBOUNCER: &[&str] = &[
     // The pooler's own user is used for everybody.
     "it::start::a_user_that_postgres_refuses",
     // Who else has the worker's id is not known.
-    "it::stop::a_killed_twin",
+    "it::stop::the_jobs_of_a_killed_worker_are_taken_back_although_a_twin",
     "it::stop::a_second_live_worker",
     "it::stop::after_kill_9",
-    "it::stop::an_accepted_job_that_is_not_called_back",
-    "it::stop::the_first_of_two_workers",
     // Nothing wakes, so the worker polls.
     "it::wakes::an_idle_worker_hardly_asks",
     "it::wakes::on_demand_a_busy_worker",
