@@ -241,7 +241,7 @@ async fn a_pooler_in_session_mode_is_listened_through_when_it_is_named_one() {
     let session = [("JOBS_LISTEN", "on"), ("JOBS_POLL_INTERVAL", "1h")];
     let mut service = behind.service(&function, "behind-1", &session);
     service.wait_for_line("worker looks for jobs", LIMIT).await;
-    eventually(LIMIT, async || behind.count(NAMES).await == 2).await;
+    eventually(LIMIT, async || behind.count(NAMES).await == 3).await;
     for task in ["first", "second"] {
         behind.idle().await;
         behind.bench.add(task).await;
@@ -264,7 +264,7 @@ async fn a_connection_past_the_pooler_listens_and_holds_the_id() {
     let mut service = behind.service(&function, "behind-1", &past);
     service.wait_for_line("a pooler is in between", LIMIT).await;
     service.wait_for_line("worker looks for jobs", LIMIT).await;
-    eventually(LIMIT, async || behind.count(NAMES).await == 2).await;
+    eventually(LIMIT, async || behind.count(NAMES).await == 3).await;
     for task in ["first", "second"] {
         behind.idle().await;
         behind.bench.add(task).await;

@@ -50,7 +50,8 @@ impl Db {
         if !row.get::<_, bool>(0) {
             return Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() });
         }
-        let row = client.query_one(&self.sql(SEES_ALL), &[]).await.map_err(DbError::query("look for our rights"))?;
+        let row =
+            client.query_typed_one(&self.sql(SEES_ALL), &[]).await.map_err(DbError::query("look for our rights"))?;
         if row.get(0) { Ok(()) } else { Err(NotReady::Rights { user: row.get(1), schema: self.schema().to_string() }) }
     }
 
