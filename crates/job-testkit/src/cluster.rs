@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod locate;
+mod replica;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -57,10 +58,7 @@ impl Cluster {
     /// Starts a server in a new directory that is removed with the handle.
     pub async fn temporary() -> Result<Self> {
         tokio::task::spawn_blocking(|| {
-            let directory = tempfile::Builder::new().prefix("jobs-pg-").tempdir().context("cannot make a directory")?;
-            if let Some(account) = Account::for_server()? {
-                account.own(directory.path())?;
-            }
+            let directory = temporary_directory(Account::for_server()?)?;
             let mut cluster = Self::start_blocking(&directory.path().join("pg"), ClusterOptions::default())?;
             cluster.temporary = Some(directory);
             Ok(cluster)
@@ -307,6 +305,15 @@ impl Drop for Cluster {
             let _ = self.pg_ctl(&["stop", "-m", "immediate", "-W"]);
         }
     }
+}
+
+/// A directory that is removed with the handle, for a server that runs as the account.
+fn temporary_directory(account: Option<Account>) -> Result<tempfile::TempDir> {
+    let directory = tempfile::Builder::new().prefix("jobs-pg-").tempdir().context("cannot make a directory")?;
+    if let Some(account) = account {
+        account.own(directory.path())?;
+    }
+    Ok(directory)
 }
 
 /// A port of 127.0.0.1 that is free now.

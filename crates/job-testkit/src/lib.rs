@@ -23,4 +23,4 @@ pub use pgbouncer::PgBouncer;
 pub use postgres::TestDb;
 pub use process::{Process, Program, Signal};
 pub use proxy::Proxy;
-pub use wait::{eventually, eventually_some};
+pub use wait::{eventually, eventually_some, throughout};

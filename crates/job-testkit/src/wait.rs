@@ -29,6 +29,24 @@ pub fn eventually(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -> 
     }
 }
 
+/// Lets `duration` pass, during which `condition` must be true; panics with the caller's place when it is not. For what must
+/// hold throughout an outage; never for waiting until something has happened.
+#[track_caller]
+pub fn throughout(duration: Duration, mut condition: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = Location::caller();
+    async move {
+        let mut wait = Wait::up_to(duration);
+        loop {
+            if !condition().await {
+                panic!("{caller}: the condition held for {:?} only, not {duration:?}", wait.start.elapsed());
+            }
+            if !wait.again().await {
+                return;
+            }
+        }
+    }
+}
+
 /// Waits until `look` finds something, and returns it; panics with the caller's place when it does not within `limit`.
 #[track_caller]
 pub fn eventually_some<T>(limit: Duration, look: impl AsyncFnMut() -> Option<T>) -> impl Future<Output = T> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use job_testkit::function::raw::{RawAnswer, RawFunction};
 use job_testkit::process::Program;
-use job_testkit::{Answer, Cluster, FakeFunction, Gate, Signal, TestDb, eventually, postgres};
+use job_testkit::{Answer, Cluster, FakeFunction, Gate, Signal, TestDb, eventually, postgres, throughout};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -184,4 +184,29 @@ async fn a_condition_that_is_never_met_names_the_place_and_the_limit() {
     let waited = tokio::spawn(async { eventually(Duration::from_millis(50), async || false).await }).await;
     let message = *waited.unwrap_err().into_panic().downcast::<String>().unwrap();
     assert!(message.contains("tests/it.rs:") && message.contains("50ms"), "{message}");
+}
+
+#[tokio::test]
+async fn a_condition_that_does_not_hold_throughout_ends_the_wait_at_once() {
+    let begun = std::time::Instant::now();
+    throughout(Duration::from_millis(50), async || true).await;
+    assert!(begun.elapsed() >= Duration::from_millis(50));
+    let broken = async { throughout(LIMIT, async || false).await };
+    let message = *tokio::spawn(broken).await.unwrap_err().into_panic().downcast::<String>().unwrap();
+    assert!(message.contains("tests/it.rs:") && begun.elapsed() < LIMIT, "{message}");
+}
+
+#[tokio::test]
+async fn a_replica_follows_its_primary_and_takes_its_place() {
+    let mut primary = Cluster::temporary().await.unwrap();
+    let mut replica = primary.replica().await.unwrap();
+    let client = postgres::connect(&primary.url("postgres")).await;
+    client.batch_execute("CREATE TABLE t AS SELECT 1 AS one").await.unwrap();
+    let copy = postgres::connect(&replica.url("postgres")).await;
+    let there = "SELECT to_regclass('t') IS NOT NULL";
+    eventually(LIMIT, async || copy.query_one(there, &[]).await.unwrap().get(0)).await;
+    assert!(copy.batch_execute("INSERT INTO t VALUES (2)").await.is_err());
+    primary.kill().await.unwrap();
+    replica.promote().await.unwrap();
+    copy.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
 }
