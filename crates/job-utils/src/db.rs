@@ -13,7 +13,6 @@
 //!  waiting with attempts = max_attempts is exhausted: it stays until an operator reschedules or completes it.
 //! ```
 
-mod abandon;
 mod accept;
 mod admin;
 mod callback;
@@ -31,6 +30,7 @@ mod listen;
 mod materialise;
 pub mod migrate;
 mod notify;
+mod operation;
 mod pool;
 mod release;
 mod schedule;

@@ -28,6 +28,7 @@ mod sql {
     mod materialise;
     mod migrate;
     mod notify;
+    mod operation;
     mod queues;
     mod rights;
     mod roles;

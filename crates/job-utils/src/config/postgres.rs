@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::connection::{UrlParts, with_port};
 use crate::config::listen::{Endpoint, JOBS_LISTEN, JOBS_LISTEN_URL, JOBS_MIGRATE_URL, Listen};
-use crate::config::{Reader, Secret, Var};
+use crate::config::{Reader, Secret, Var, in_words};
 
 /// A connection URL.
 pub const DATABASE_URL: Var = Var {
@@ -20,7 +20,7 @@ pub const PGHOST: Var = Var {
     name: "PGHOST",
     default: "localhost",
     used_by: "worker, server, scheduler, service, admin-server",
-    about: "Database host, several between commas (tried in order), or the directory of a Unix socket.",
+    about: "Database host, or the directory of a Unix socket; several between commas are tried in order, beginning with the last that was a primary.",
 };
 /// Port or ports.
 pub const PGPORT: Var = Var {
@@ -86,6 +86,14 @@ pub const JOBS_POOL_SIZE: Var = Var {
     about: "Connections to Postgres, beside one that listens.",
 };
 
+/// Statement time-out.
+pub const JOBS_STATEMENT_TIMEOUT: Var = Var {
+    name: "JOBS_STATEMENT_TIMEOUT",
+    default: "15s",
+    used_by: "worker, server, scheduler, service, admin-server",
+    about: "How long a statement may go without an answer before its connection is given up and it is tried again; enqueueing and migrations wait without limit.",
+};
+
 /// Every variable of this file, and of `listen`.
 pub const VARS: &[&Var] = &[
     &DATABASE_URL,
@@ -99,6 +107,7 @@ pub const VARS: &[&Var] = &[
     &PGTARGETSESSIONATTRS,
     &JOBS_SCHEMA,
     &JOBS_POOL_SIZE,
+    &JOBS_STATEMENT_TIMEOUT,
     &JOBS_LISTEN,
     &JOBS_LISTEN_URL,
     &JOBS_MIGRATE_URL,
@@ -106,6 +115,9 @@ pub const VARS: &[&Var] = &[
 
 /// More than a server of Postgres usually has for all. The pool sets aside room for them.
 const MOST_CONNECTIONS: usize = 10_000;
+
+/// Below this, a server that is merely busy would be taken for one that has gone.
+const LEAST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The jobs schema's name: a plain identifier, so that quoting it is enough everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,8 +219,10 @@ pub struct PostgresConfig {
     pub schema: SchemaName,
     /// Connections, beside one that listens.
     pub pool_size: usize,
-    /// How long one host may take to give a session.
+    /// How long one host may take to give a session, unless the URL says so.
     pub connect_timeout: Duration,
+    /// How long a statement may go without an answer.
+    pub statement_timeout: Duration,
     /// Whether connections are sessions of one's own.
     pub listen: Listen,
     /// Where to listen, when not there.
@@ -254,6 +268,10 @@ impl PostgresConfig {
         if listen == Listen::Off && listen_at.is_some() {
             reader.fault(&JOBS_LISTEN, "is off, and JOBS_LISTEN_URL says where to listen: leave one of them out");
         }
+        let statement_timeout = reader.duration(&JOBS_STATEMENT_TIMEOUT);
+        if statement_timeout < LEAST_STATEMENT_TIMEOUT {
+            reader.fault(&JOBS_STATEMENT_TIMEOUT, format!("must be at least {}", in_words(LEAST_STATEMENT_TIMEOUT)));
+        }
         Self {
             url_var: &DATABASE_URL,
             url: url.map(|parts| match ports.as_slice() {
@@ -271,6 +289,7 @@ impl PostgresConfig {
             schema,
             pool_size,
             connect_timeout: Duration::from_secs(5),
+            statement_timeout,
             listen,
             listen_at,
         }
@@ -367,9 +386,15 @@ mod tests {
 
     #[test]
     fn every_fault_is_reported_at_once() {
-        let error = read(&[("PGPORT", "0"), ("PGSSLMODE", "on"), ("JOBS_SCHEMA", "a b"), ("JOBS_POOL_SIZE", "x")]);
+        let error = read(&[
+            ("PGPORT", "0"),
+            ("PGSSLMODE", "on"),
+            ("JOBS_SCHEMA", "a b"),
+            ("JOBS_POOL_SIZE", "x"),
+            ("JOBS_STATEMENT_TIMEOUT", "10ms"),
+        ]);
         let names: Vec<_> = error.unwrap_err().faults.iter().map(|fault| fault.name).collect();
-        assert_eq!(names, ["PGSSLMODE", "PGPORT", "JOBS_SCHEMA", "JOBS_POOL_SIZE"]);
+        assert_eq!(names, ["PGSSLMODE", "PGPORT", "JOBS_SCHEMA", "JOBS_POOL_SIZE", "JOBS_STATEMENT_TIMEOUT"]);
     }
     #[test]
     fn another_url_stands_in_with_its_own_tls_and_without_the_poolers_port() {

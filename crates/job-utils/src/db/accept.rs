@@ -15,7 +15,7 @@ impl Db {
     /// Sets until when callbacks may come for these claims, as job id and epoch. Returns the ids of claims that stand and
     /// could not be changed at this moment.
     pub(crate) async fn accept(&self, claims: &[(i64, i64)], callback_timeout: Duration) -> Result<Vec<i64>, DbError> {
-        let client = self.abandonable().await?;
+        let client = self.operation().await?;
         let (ids, epochs): (Vec<i64>, Vec<i64>) = claims.iter().copied().unzip();
         let result = async {
             let timeout = callback_timeout.as_secs_f64();
@@ -24,9 +24,7 @@ impl Db {
             let rows = self.rows(&client, SQL, parameters).await?;
             rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<_>, _>>()
         };
-        let result = result.await;
-        client.done();
-        result.map_err(DbError::query("accept"))
+        client.run("accept", result).await
     }
 
     /// Lets the callback of a claim come until `extension` from now at least; false, and nothing changed, when that claim does
@@ -38,12 +36,11 @@ impl Db {
         epoch: Option<i64>,
         extension: Duration,
     ) -> Result<bool, DbError> {
-        let client = self.abandonable().await?;
-        let extension = extension.as_secs_f64();
+        let client = self.operation().await?;
+        let (sql, extension) = (self.sql(EXTEND), extension.as_secs_f64());
         let parameters: Parameters<'_> =
             &[(&worker_id, Type::TEXT), (&job_id, Type::INT8), (&epoch, Type::INT8), (&extension, Type::FLOAT8)];
-        let row = client.query_typed_one(&self.sql(EXTEND), parameters).await;
-        client.done();
-        row.and_then(|row| row.try_get(0)).map_err(DbError::query("extend"))
+        let result = async { client.query_typed_one(&sql, parameters).await?.try_get(0) };
+        client.run("extend", result).await
     }
 }

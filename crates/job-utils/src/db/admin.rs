@@ -127,11 +127,14 @@ impl AdminDb {
     /// # Errors
     /// [`AddJobError::Refused`] when a rule of the schema is broken: an empty or too long name, a key of another tenant.
     pub async fn add_job(&self, new: &NewJob) -> Result<AdminJob, AddJobError> {
-        let client = self.db.connection().await?;
+        let client = self.db.operation().await?;
         let result = async { job(&client.query_typed_one(&self.db.sql(ADD), &new.parameters()).await?) };
-        result.await.map_err(|source| match refusal(&source) {
-            Some(reason) => AddJobError::Refused(reason),
-            None => AddJobError::Db(DbError::query("add a job")(source)),
+        client.run("add a job", result).await.map_err(|error| match &error {
+            DbError::Query { source, .. } => match refusal(source) {
+                Some(reason) => AddJobError::Refused(reason),
+                None => AddJobError::Db(error),
+            },
+            _ => AddJobError::Db(error),
         })
     }
 
@@ -142,12 +145,12 @@ impl AdminDb {
         parameters: Parameters<'_>,
         read: fn(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, DbError> {
-        let client = self.db.connection().await?;
+        let client = self.db.operation().await?;
         // Not prepared: each look gets a plan for its own filter, and a look by id uses the index.
         let result = async {
             client.query_typed(&self.db.sql(sql), parameters).await?.iter().map(read).collect::<Result<Vec<_>, _>>()
         };
-        result.await.map_err(DbError::query(operation))
+        client.run(operation, result).await
     }
 }
 

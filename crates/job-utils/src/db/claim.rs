@@ -193,7 +193,7 @@ impl Job {
 impl Db {
     /// Claims due jobs. Dropped, it cancels the claim.
     pub(crate) async fn claim(&self, worker_id: &str, instance: &Instance, claim: Claim<'_>) -> Result<Found, DbError> {
-        let client = self.abandonable().await?;
+        let client = self.operation().await?;
         let limit = i32::try_from(claim.limit).unwrap_or(i32::MAX);
         let excluded = Some(claim.excluded).filter(|excluded| !excluded.is_empty());
         let priorities: Vec<i32> = claim.position.after.keys().copied().collect();
@@ -220,9 +220,7 @@ impl Db {
         let (sql, parameters) =
             if claim.heartbeat { (WITH_HEARTBEAT, &parameters[..]) } else { (SQL, &parameters[..12]) };
         let result = async { read(&self.rows(&client, sql, parameters).await?) };
-        let result = result.await;
-        client.done();
-        result.map_err(DbError::query("claim"))
+        client.run("claim", result).await
     }
 }
 

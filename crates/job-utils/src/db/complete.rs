@@ -16,12 +16,12 @@ impl Db {
         workers: &[&str],
         epochs: &[Option<i64>],
     ) -> Result<Vec<i32>, DbError> {
-        let client = self.connection().await?;
+        let client = self.operation().await?;
         let result = async {
             let parameters: Parameters<'_> =
                 &[(&ids, Type::INT8_ARRAY), (&workers, Type::TEXT_ARRAY), (&epochs, Type::INT8_ARRAY)];
             self.row(&client, SQL, parameters).await?.try_get(0)
         };
-        result.await.map_err(DbError::query("complete"))
+        client.run("complete", result).await
     }
 }

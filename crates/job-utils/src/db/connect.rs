@@ -11,14 +11,14 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use deadpool_postgres::Connect;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::config::{Host, LoadBalanceHosts, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -49,27 +49,19 @@ pub(crate) struct Connector {
     pooled: Arc<AtomicBool>,
     /// Host, port and database, for messages.
     place: Arc<str>,
+    /// The host of the last session.
+    last: Arc<AtomicUsize>,
 }
 
 impl Connector {
     /// `limit` is for each host, from the name look-up to a session that takes statements.
     pub(crate) fn new(config: &Config, tls: MakeRustlsConnect, limit: Duration, listen: Listen) -> Self {
-        let ports = config.get_ports();
-        let hosts = config
-            .get_hosts()
-            .iter()
-            .enumerate()
-            .map(|(i, host)| {
-                let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-                let mut one = one_host(config, host, port, limit);
-                if let Some(address) = config.get_hostaddrs().get(i) {
-                    one.hostaddr(*address);
-                }
-                one
-            })
-            .collect();
+        // One of the two may be empty.
+        let count = config.get_hosts().len().max(config.get_hostaddrs().len());
+        let hosts = (0..count).map(|i| one_host(config, i, limit)).collect();
         let pooled = Arc::new(AtomicBool::new(listen == Listen::Off));
-        Self { hosts, tls, limit, asks: listen == Listen::Auto, pooled, place: place(config).into() }
+        let (asks, place) = (listen == Listen::Auto, place(config).into());
+        Self { hosts, tls, limit, asks, pooled, place, last: Arc::default() }
     }
 
     /// Host, port and database, for messages; never the password.
@@ -92,13 +84,32 @@ impl Connector {
         self.limit * u32::try_from(self.hosts.len()).unwrap_or(u32::MAX) + Duration::from_secs(1)
     }
 
+    /// Where to begin. Where only a primary will do, with the last that was one: a host that is gone would cost its limit at
+    /// each new connection. Else the order is the user's.
+    fn first(&self) -> usize {
+        let Some(host) = self.hosts.first() else { return 0 };
+        if host.get_load_balance_hosts() == LoadBalanceHosts::Random {
+            // The clock's nanoseconds are random enough to spread connections, and need no generator.
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            return now.subsec_nanos() as usize / 1000 % self.hosts.len();
+        }
+        match host.get_target_session_attrs() {
+            TargetSessionAttrs::ReadWrite => self.last.load(Ordering::Relaxed),
+            _ => 0,
+        }
+    }
+
     /// A session with the first host that answers, else the last host's error.
     pub(crate) async fn session(&self) -> Result<Session, Error> {
         // The one error that the client has for this, and does not document.
         let mut last = Error::__private_api_timeout();
-        for host in &*self.hosts {
-            match tokio::time::timeout(self.limit, self.connect_to(host)).await {
-                Ok(Ok(session)) => return Ok(session),
+        let first = self.first();
+        for i in (0..self.hosts.len()).map(|i| (first + i) % self.hosts.len()) {
+            match tokio::time::timeout(self.limit, self.connect_to(&self.hosts[i])).await {
+                Ok(Ok(session)) => {
+                    self.last.store(i, Ordering::Relaxed);
+                    return Ok(session);
+                }
                 Ok(Err(error)) => last = error,
                 Err(_) => last = Error::__private_api_timeout(),
             }
@@ -200,18 +211,30 @@ impl Connect for Connector {
     }
 }
 
-/// The configuration with one host only; the client cannot take hosts out of one.
-fn one_host(config: &Config, host: &Host, port: u16, limit: Duration) -> Config {
+/// The configuration with its host number `i` only; the client cannot take hosts out of one.
+fn one_host(config: &Config, i: usize, limit: Duration) -> Config {
+    let ports = config.get_ports();
+    let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
     let mut one = Config::new();
-    match host {
-        Host::Tcp(name) => one.host(name),
-        Host::Unix(path) => one.host_path(path),
-    };
+    match config.get_hosts().get(i) {
+        Some(Host::Tcp(name)) => drop(one.host(name)),
+        Some(Host::Unix(path)) => drop(one.host_path(path)),
+        None => {}
+    }
+    if let Some(address) = config.get_hostaddrs().get(i) {
+        one.hostaddr(*address);
+    }
     one.port(port).connect_timeout(limit).ssl_mode(config.get_ssl_mode()).ssl_negotiation(config.get_ssl_negotiation());
     one.channel_binding(config.get_channel_binding()).keepalives(config.get_keepalives());
     one.keepalives_idle(config.get_keepalives_idle()).load_balance_hosts(config.get_load_balance_hosts());
     if config.get_target_session_attrs() != TargetSessionAttrs::Any {
         one.target_session_attrs(config.get_target_session_attrs());
+    }
+    if let Some(interval) = config.get_keepalives_interval() {
+        one.keepalives_interval(interval);
+    }
+    if let Some(retries) = config.get_keepalives_retries() {
+        one.keepalives_retries(retries);
     }
     if let Some(user) = config.get_user() {
         one.user(user);
@@ -236,17 +259,52 @@ fn one_host(config: &Config, host: &Host, port: u16, limit: Duration) -> Config 
 
 fn place(client: &Config) -> String {
     let ports = client.get_ports();
-    let hosts: Vec<String> = client
-        .get_hosts()
-        .iter()
-        .enumerate()
-        .map(|(i, host)| {
-            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-            match host {
-                Host::Tcp(name) => format!("{name}:{port}"),
-                Host::Unix(path) => format!("{}:{port}", path.display()),
-            }
-        })
+    let host = |i: usize| match (client.get_hosts().get(i), client.get_hostaddrs().get(i)) {
+        (Some(Host::Tcp(name)), _) => name.clone(),
+        (Some(Host::Unix(path)), _) => path.display().to_string(),
+        (None, address) => address.map(ToString::to_string).unwrap_or_default(),
+    };
+    let hosts: Vec<String> = (0..client.get_hosts().len().max(client.get_hostaddrs().len()))
+        .map(|i| format!("{}:{}", host(i), ports.get(i).or(ports.first()).copied().unwrap_or(5432)))
         .collect();
     format!("{}/{}", hosts.join(","), client.get_dbname().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: &str = "user=u password=p dbname=d options='-c a.b=c' application_name=n sslmode=require \
+                       sslnegotiation=direct hostaddr=127.0.0.1 port=5433 host=h connect_timeout=3 tcp_user_timeout=4 \
+                       keepalives=1 keepalives_idle=5 keepalives_interval=6 keepalives_retries=7 \
+                       target_session_attrs=read-write channel_binding=require load_balance_hosts=random";
+
+    #[test]
+    fn no_option_is_lost_on_the_way_to_a_host() {
+        let config: Config = ALL.parse().unwrap();
+        assert_eq!(one_host(&config, 0, Duration::from_secs(3)), config);
+    }
+
+    #[test]
+    fn each_host_has_its_own_name_address_and_port() {
+        let limit = Duration::from_secs(1);
+        let hosts = |text: &str| {
+            let config: Config = text.parse().unwrap();
+            let count = config.get_hosts().len().max(config.get_hostaddrs().len());
+            (0..count).map(|i| one_host(&config, i, limit)).collect::<Vec<_>>()
+        };
+        let two = hosts("host=a,b hostaddr=127.0.0.1,127.0.0.2 port=1,2");
+        assert_eq!(two[1].get_hosts(), [Host::Tcp("b".into())]);
+        assert_eq!(two[1].get_hostaddrs().iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.2"]);
+        assert_eq!(two[1].get_ports(), [2]);
+        let nameless = hosts("hostaddr=127.0.0.1,127.0.0.2 port=7");
+        assert_eq!((nameless.len(), nameless[1].get_hosts().len(), nameless[1].get_ports()), (2, 0, &[7][..]));
+    }
+
+    #[test]
+    fn the_place_names_hosts_and_addresses_with_their_ports() {
+        let place = |text: &str| place(&text.parse().unwrap());
+        assert_eq!(place("host=a,b port=1,2 dbname=d"), "a:1,b:2/d");
+        assert_eq!(place("hostaddr=127.0.0.1,::1 port=7 dbname=d"), "127.0.0.1:7,::1:7/d");
+    }
 }

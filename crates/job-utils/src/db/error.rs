@@ -1,9 +1,11 @@
 //! What can go wrong between us and Postgres.
 
+use std::time::Duration;
+
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
-use crate::config::{ConfigError, Fault, Var};
+use crate::config::{ConfigError, Fault, Var, in_words};
 
 /// An operation that Postgres did not carry out.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,14 @@ pub enum DbError {
         /// Postgres's answer, or the broken connection.
         #[source]
         source: tokio_postgres::Error,
+    },
+    /// The statement got no answer in time. Whether it was carried out is not known.
+    #[error("{operation} got no answer within {} (JOBS_STATEMENT_TIMEOUT at most)", in_words(*limit))]
+    Timeout {
+        /// What was being done.
+        operation: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// The database that is configured does not exist, and has not come into being for a while.
     #[error(
@@ -37,7 +47,7 @@ pub enum DbError {
 
 impl DbError {
     /// For `map_err`: names the operation that failed.
-    pub(crate) fn query(operation: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
+    pub(crate) fn query(operation: &'static str) -> impl Fn(tokio_postgres::Error) -> Self + Copy {
         move |source| Self::Query { operation, source }
     }
 
@@ -50,13 +60,10 @@ impl DbError {
     /// victim of a deadlock.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect(_) => true,
+            Self::Connect(_) | Self::Timeout { .. } => true,
             Self::Config(_) | Self::NoDatabase { .. } => false,
             Self::Query { source, .. } => match source.code() {
-                None => {
-                    source.is_closed()
-                        || std::error::Error::source(source).is_some_and(|cause| cause.is::<std::io::Error>())
-                }
+                None => is_broken(source),
                 Some(code) => is_transient_state(code),
             },
         }
@@ -64,7 +71,23 @@ impl DbError {
 
     /// Whether the statement may have been carried out all the same: it was sent, and its answer did not come.
     pub fn is_ambiguous(&self) -> bool {
-        matches!(self, Self::Query { source, .. } if source.code().is_none())
+        match self {
+            Self::Query { source, .. } => source.code().is_none(),
+            Self::Timeout { .. } => true,
+            Self::Connect(_) | Self::NoDatabase { .. } | Self::Config(_) => false,
+        }
+    }
+
+    /// Whether the connection is of no use after this: it is broken, its server stops, or its server is a standby, which the
+    /// primary may have become.
+    pub(crate) fn is_of_the_connection(&self) -> bool {
+        match self {
+            Self::Query { source, .. } => source.code().map_or_else(
+                || is_broken(source),
+                |code| ["08", "57P"].iter().any(|class| code.code().starts_with(class)) || code.code() == STANDBY,
+            ),
+            Self::Connect(_) | Self::Timeout { .. } | Self::NoDatabase { .. } | Self::Config(_) => false,
+        }
     }
 
     /// Whether another transaction holds a row that the statement would have had to wait for.
@@ -81,11 +104,20 @@ impl DbError {
     }
 }
 
+/// A standby does not take writes.
+const STANDBY: &str = "25006";
+
+/// Whether the connection has ended.
+fn is_broken(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>())
+}
+
 /// Classes 08 (connection), 53 (resources), 57P (shutdown, crash), 40 (serialization, deadlock); a standby that does not
 /// take writes (25006); a statement or a wait for a lock that took too long (57014, 55P03); objects in use or not there at
 /// this moment, as during a restore (55006, 42P01, 3F000, 42883).
 pub(crate) fn is_transient_state(code: &SqlState) -> bool {
     let code = code.code();
     ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class))
-        || matches!(code, "25006" | "57014" | "55P03" | "55006" | "42P01" | "3F000" | "42883")
+        || code == STANDBY
+        || matches!(code, "57014" | "55P03" | "55006" | "42P01" | "3F000" | "42883")
 }

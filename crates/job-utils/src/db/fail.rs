@@ -28,7 +28,7 @@ impl Db {
         epochs: &[Option<i64>],
         failures: &Failures<'_>,
     ) -> Result<Vec<i32>, DbError> {
-        let client = self.connection().await?;
+        let client = self.operation().await?;
         let Failures { messages, delays, counted } = failures;
         let result = async {
             let parameters: Parameters<'_> = &[
@@ -41,6 +41,6 @@ impl Db {
             ];
             self.row(&client, SQL, parameters).await?.try_get(0)
         };
-        result.await.map_err(DbError::query("fail"))
+        client.run("fail", result).await
     }
 }

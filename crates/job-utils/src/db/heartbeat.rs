@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use postgres_types::Type;
-use tokio_postgres::Row;
+use postgres_types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use crate::db::statement::Parameters;
@@ -24,6 +24,9 @@ const TAKE_BACK: &str = "SELECT @extschema@.take_back_jobs($1, $2, $3)";
 
 const INTERRUPT: &str = "SELECT @extschema@.interrupt_jobs($1, $2, $3)";
 
+/// A connection may have to be made first.
+const LEAST_PATIENCE: Duration = Duration::from_millis(250);
+
 /// A worker process, as its heartbeat tells it.
 #[derive(Debug, Clone)]
 pub struct Instance {
@@ -37,6 +40,31 @@ pub struct Instance {
     pub overdue_message: String,
     /// When a lock no longer counts, whoever holds it.
     pub job_expiry: Duration,
+}
+
+impl Instance {
+    /// Of a heartbeat. Durations are given in seconds.
+    fn parameters<'a>(
+        &'a self,
+        worker_id: &'a &str,
+        lease: &'a f64,
+        expiry: &'a f64,
+    ) -> [(&'a (dyn ToSql + Sync), Type); 6] {
+        [
+            (worker_id, Type::TEXT),
+            (&self.id, Type::UUID),
+            (lease, Type::FLOAT8),
+            (&self.listens, Type::BOOL),
+            (&self.overdue_message, Type::TEXT),
+            (expiry, Type::FLOAT8),
+        ]
+    }
+
+    /// How long a heartbeat may take on one connection: with the other that is tried then, about as long as it is to the
+    /// next, which has the lease to get through.
+    pub(crate) fn patience(&self) -> Duration {
+        LEAST_PATIENCE.max(self.lease / 12)
+    }
 }
 
 /// What a heartbeat has found.
@@ -65,59 +93,61 @@ impl Heartbeat {
 }
 
 impl Db {
-    /// A heartbeat; the first one registers the instance.
-    pub(crate) async fn heartbeat(&self, worker_id: &str, instance: &Instance) -> Result<Heartbeat, DbError> {
-        let client = self.abandonable().await?;
-        let Instance { id, lease, listens, overdue_message, job_expiry } = instance;
+    /// A heartbeat, which takes no longer than `limit`; the first one registers the instance.
+    pub(crate) async fn heartbeat(
+        &self,
+        worker_id: &str,
+        instance: &Instance,
+        limit: Duration,
+    ) -> Result<Heartbeat, DbError> {
+        let client = self.pressing("heartbeat", limit).await?;
         let result = async {
-            let (lease, expiry) = (lease.as_secs_f64(), job_expiry.as_secs_f64());
-            let parameters: Parameters<'_> = &[
-                (&worker_id, Type::TEXT),
-                (id, Type::UUID),
-                (&lease, Type::FLOAT8),
-                (listens, Type::BOOL),
-                (overdue_message, Type::TEXT),
-                (&expiry, Type::FLOAT8),
-            ];
-            Heartbeat::from_row(&self.row(&client, SQL, parameters).await?, 0)
+            let (lease, expiry) = (instance.lease.as_secs_f64(), instance.job_expiry.as_secs_f64());
+            let row = self.row(&client, SQL, &instance.parameters(&worker_id, &lease, &expiry)).await?;
+            Heartbeat::from_row(&row, 0)
         };
-        let result = result.await;
-        client.done();
-        result.map_err(DbError::query("heartbeat"))
+        client.run("heartbeat", result).await
+    }
+
+    /// [`Db::heartbeat`] on a connection that is not the pool's. The instance is registered already.
+    pub(crate) async fn heartbeat_by(
+        &self,
+        client: &Client,
+        worker_id: &str,
+        instance: &Instance,
+    ) -> Result<Heartbeat, tokio_postgres::Error> {
+        let (lease, expiry) = (instance.lease.as_secs_f64(), instance.job_expiry.as_secs_f64());
+        let parameters = instance.parameters(&worker_id, &lease, &expiry);
+        Heartbeat::from_row(&client.query_typed_one(&self.sql(SQL), &parameters).await?, 0)
     }
 
     /// The other instances of this worker id whose session has ended, or is just connecting anew.
     pub(crate) async fn ended(&self, worker_id: &str, instance: Uuid) -> Result<Vec<Uuid>, DbError> {
-        let client = self.connection().await?;
-        let result =
-            client.query_typed_one(&self.sql(ENDED), &[(&worker_id, Type::TEXT), (&instance, Type::UUID)]).await;
-        result.and_then(|row| row.try_get(0)).map_err(DbError::query("look for ended instances"))
+        let client = self.operation().await?;
+        let sql = self.sql(ENDED);
+        let result = async {
+            client.query_typed_one(&sql, &[(&worker_id, Type::TEXT), (&instance, Type::UUID)]).await?.try_get(0)
+        };
+        client.run("look for ended instances", result).await
     }
 
     /// Interrupts the jobs of those of the `ended` instances whose session still has not come back; returns their ids.
     pub(crate) async fn take_back(&self, worker_id: &str, instance: Uuid, ended: &[Uuid]) -> Result<Vec<i64>, DbError> {
-        let client = self.abandonable().await?;
-        let result = client
-            .query_typed_one(
-                &self.sql(TAKE_BACK),
-                &[(&worker_id, Type::TEXT), (&instance, Type::UUID), (&ended, Type::UUID_ARRAY)],
-            )
-            .await;
-        client.done();
-        result.and_then(|row| row.try_get(0)).map_err(DbError::query("take back"))
+        let client = self.operation().await?;
+        let sql = self.sql(TAKE_BACK);
+        let parameters: Parameters<'_> =
+            &[(&worker_id, Type::TEXT), (&instance, Type::UUID), (&ended, Type::UUID_ARRAY)];
+        let result = async { client.query_typed_one(&sql, parameters).await?.try_get(0) };
+        client.run("take back", result).await
     }
 
     /// Interrupts what an instance holds in the database and, but for the claims with the epochs `kept`, does not know of.
     /// Returns the jobs' ids.
     pub(crate) async fn interrupt(&self, instance: Uuid, reason: &str, kept: &[i64]) -> Result<Vec<i64>, DbError> {
-        let client = self.abandonable().await?;
-        let result = client
-            .query_typed_one(
-                &self.sql(INTERRUPT),
-                &[(&instance, Type::UUID), (&reason, Type::TEXT), (&kept, Type::INT8_ARRAY)],
-            )
-            .await;
-        client.done();
-        result.and_then(|row| row.try_get(0)).map_err(DbError::query("interrupt"))
+        let client = self.operation().await?;
+        let sql = self.sql(INTERRUPT);
+        let parameters: Parameters<'_> = &[(&instance, Type::UUID), (&reason, Type::TEXT), (&kept, Type::INT8_ARRAY)];
+        let result = async { client.query_typed_one(&sql, parameters).await?.try_get(0) };
+        client.run("interrupt", result).await
     }
 }

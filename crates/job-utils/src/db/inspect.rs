@@ -45,22 +45,22 @@ const HELD: &str = "SELECT count(*) FROM @extschema@.jobs WHERE locked_at IS NOT
 impl Db {
     /// Whether the database answers, has the jobs schema, in this version, and shows us all of it.
     pub async fn ready(&self) -> Result<(), NotReady> {
-        let client = self.connection().await?;
-        let row = client.query_typed_one(&self.sql(READY), &[]).await.map_err(DbError::query("look for the schema"))?;
+        let client = self.operation().await?;
+        let (schema, rights) = (self.sql(READY), self.sql(SEES_ALL));
+        let row = client.run("look for the schema", client.query_typed_one(&schema, &[])).await?;
         if !row.get::<_, bool>(0) {
             return Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() });
         }
-        let row =
-            client.query_typed_one(&self.sql(SEES_ALL), &[]).await.map_err(DbError::query("look for our rights"))?;
+        let row = client.run("look for our rights", client.query_typed_one(&rights, &[])).await?;
         if row.get(0) { Ok(()) } else { Err(NotReady::Rights { user: row.get(1), schema: self.schema().to_string() }) }
     }
 
     /// How many jobs an instance has claimed that are not settled.
     pub(crate) async fn held(&self, instance: Uuid) -> Result<i64, DbError> {
-        let client = self.abandonable().await?;
-        let result = client.query_typed_one(&self.sql(HELD), &[(&instance, Type::UUID)]).await;
-        client.done();
-        result.and_then(|row| row.try_get(0)).map_err(DbError::query("count held jobs"))
+        let client = self.operation().await?;
+        let sql = self.sql(HELD);
+        let result = async { client.query_typed_one(&sql, &[(&instance, Type::UUID)]).await?.try_get(0) };
+        client.run("count held jobs", result).await
     }
 }
 

@@ -2,6 +2,10 @@
 //!
 //! Behind a pooler in transaction mode there is no session to do so in. Then the listener is deaf, its owner polls, and the
 //! identity is unknown; unless JOBS_LISTEN_URL leads past the pooler.
+//!
+//! The connection says nothing while all is well, so it cannot know that nobody is there any more. The kernel's keepalive finds that out
+//! where the other side's kernel has gone (see `pool.rs`); where something in between keeps up appearances, the first
+//! statement of the pool that gets no answer makes the listener ask as well.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,6 +18,7 @@ use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::db::connect::Connector;
+use crate::db::heartbeat::{Heartbeat, Instance};
 use crate::db::notify::{Registrar, Waiting};
 use crate::db::{Db, DbError};
 use crate::error::chain;
@@ -41,6 +46,12 @@ const TWIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long an answer about the identity may take before it counts as unknown.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether this is no primary.
+const READ_ONLY: &str = "SELECT current_setting('transaction_read_only') = 'on'";
+
+/// How long that answer may take, or the connection counts as lost.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Wakes a loop. A wake-up that comes while nobody waits is kept.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +84,7 @@ enum Question {
     Identity(oneshot::Sender<Identity>),
     Register(oneshot::Sender<Waiting>),
     Unregister,
+    Heartbeat(Arc<str>, Arc<Instance>, oneshot::Sender<Heartbeat>),
 }
 
 /// A listening connection. Clones share it.
@@ -83,6 +95,8 @@ pub struct Listener {
     /// Whether the id was free when the process came. Others may have come since: see [`Listener::identity`].
     pub identity: Identity,
     deaf: Arc<AtomicBool>,
+    /// The connection was lost and is back.
+    gap: Arc<AtomicBool>,
     questions: mpsc::Sender<Question>,
 }
 
@@ -103,6 +117,7 @@ impl Listener {
         let (questions, asked) = mpsc::channel(1);
         let name = format!("{}.{kind}:{id}", db.schema().as_str());
         let deaf = Arc::<AtomicBool>::default();
+        let gap = Arc::<AtomicBool>::default();
         let task = Task {
             db: db.clone(),
             channels,
@@ -110,11 +125,12 @@ impl Listener {
             instance,
             wake: wake.clone(),
             deaf: deaf.clone(),
+            gap: gap.clone(),
             asked,
             shutdown: shutdown.clone(),
         };
         tokio::spawn(task.run(identified));
-        identity.await.ok().map(|identity| Self { wake, identity, deaf, questions })
+        identity.await.ok().map(|identity| Self { wake, identity, deaf, gap, questions })
     }
 
     /// Whether nothing wakes, for now or for good, and nothing is known about the identity: look often.
@@ -122,17 +138,30 @@ impl Listener {
         self.deaf.load(Ordering::Relaxed)
     }
 
+    /// Whether the connection was lost and is back, since the last call. The server may be another one now, or have crashed:
+    /// what it knows may be older than what it has said.
+    pub fn take_gap(&self) -> bool {
+        self.gap.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether this process is the only live one under its id now.
     pub async fn identity(&self) -> Identity {
         let (question, answer) = oneshot::channel();
-        self.ask(Question::Identity(question), answer).await.unwrap_or(Identity::Unknown)
+        self.ask(Question::Identity(question), answer, ANSWER_TIMEOUT).await.unwrap_or(Identity::Unknown)
     }
 
     /// Registers this connection as a waiter, before its owner goes to sleep: from then on, writes wake it also where
     /// they notify on demand only. Again and again is fine; one round trip at most, none while registered.
     pub async fn register_waiter(&self) -> Waiting {
         let (question, answer) = oneshot::channel();
-        self.ask(Question::Register(question), answer).await.unwrap_or(Waiting::Unregistered)
+        self.ask(Question::Register(question), answer, ANSWER_TIMEOUT).await.unwrap_or(Waiting::Unregistered)
+    }
+
+    /// Sends a heartbeat on this connection; None when it did not get through.
+    pub(crate) async fn heartbeat(&self, worker_id: Arc<str>, instance: Arc<Instance>) -> Option<Heartbeat> {
+        let patience = instance.patience();
+        let (question, answer) = oneshot::channel();
+        self.ask(Question::Heartbeat(worker_id, instance, question), answer, patience).await
     }
 
     /// Ends the registration, when there is so much to do that being woken is of no use. Nothing happens when there is
@@ -142,12 +171,12 @@ impl Listener {
         let _ = self.questions.send(Question::Unregister).await;
     }
 
-    async fn ask<T>(&self, question: Question, answer: oneshot::Receiver<T>) -> Option<T> {
+    async fn ask<T>(&self, question: Question, answer: oneshot::Receiver<T>, limit: Duration) -> Option<T> {
         let asked = async {
             self.questions.send(question).await.ok()?;
             answer.await.ok()
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, asked).await.ok().flatten()
+        tokio::time::timeout(limit, asked).await.ok().flatten()
     }
 }
 
@@ -159,6 +188,7 @@ struct Task {
     instance: Option<Uuid>,
     wake: Wake,
     deaf: Arc<AtomicBool>,
+    gap: Arc<AtomicBool>,
     asked: mpsc::Receiver<Question>,
     shutdown: Shutdown,
 }
@@ -181,17 +211,21 @@ impl Task {
         };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let mut said = false;
+        let limit = connector.limit() + self.db.statement_timeout() + TWIN_PATIENCE;
         loop {
             let patient = identified.is_some();
+            let connecting = connect(&self.db, &connector, self.channels, &self.name, self.instance, patient);
             let session = tokio::select! {
-                session = connect(&self.db, &connector, self.channels, &self.name, self.instance, patient) => session,
+                session = tokio::time::timeout(limit, connecting) => session,
                 never = decline(&mut self.asked) => match never {},
             };
+            let session = session.unwrap_or_else(|_| Err(DbError::Timeout { operation: "listen", limit }.into()));
             match session {
                 Ok((client, messages, identity)) => {
                     self.deaf.store(false, Ordering::Relaxed);
-                    if let Some(identified) = identified.take() {
-                        let _ = identified.send(identity);
+                    match identified.take() {
+                        Some(identified) => drop(identified.send(identity)),
+                        None => self.gap.store(true, Ordering::Relaxed),
                     }
                     if std::mem::take(&mut said) {
                         tracing::info!("listening again");
@@ -246,31 +280,68 @@ impl Task {
     async fn serve(&mut self, client: &Client, mut messages: mpsc::UnboundedReceiver<AsyncMessage>) {
         let mut asking = true;
         let mut registrar = Registrar::new(self.db.schema());
+        let mut suspicions = self.db.suspicions();
         loop {
-            tokio::select! {
+            let answered = tokio::select! {
                 message = messages.recv() => match message {
-                    Some(AsyncMessage::Notification(_)) => self.wake.wake(),
-                    Some(_) => {}
+                    Some(AsyncMessage::Notification(_)) => {
+                        self.wake.wake();
+                        true
+                    }
+                    Some(_) => true,
                     None => return,
                 },
                 question = self.asked.recv(), if asking => match question {
-                    // Whoever asked may have stopped waiting.
-                    Some(Question::Identity(question)) => {
-                        let answer = tokio::time::timeout(ANSWER_TIMEOUT, identity(client, &self.name)).await;
-                        let _ = question.send(answer.ok().and_then(Result::ok).unwrap_or(Identity::Unknown));
+                    Some(question) => self.answer(client, &mut registrar, question).await,
+                    None => {
+                        asking = false;
+                        true
                     }
-                    Some(Question::Register(question)) => {
-                        let answer = tokio::time::timeout(ANSWER_TIMEOUT, registrar.register(client)).await;
-                        let _ = question.send(answer.unwrap_or(Waiting::Unregistered));
-                    }
-                    Some(Question::Unregister) => {
-                        let _ = tokio::time::timeout(ANSWER_TIMEOUT, registrar.unregister(client)).await;
-                    }
-                    None => asking = false,
                 },
+                // The database's handle is ours: it does not end before.
+                _ = suspicions.changed() => false,
+            };
+            if !answered && !is_primary(client, PROOF_TIMEOUT.min(self.db.statement_timeout())).await {
+                return;
+            }
+            suspicions.mark_unchanged();
+        }
+    }
+
+    /// Answers a question; false when no answer could be had in time.
+    async fn answer(&self, client: &Client, registrar: &mut Registrar, question: Question) -> bool {
+        // Whoever asked may have stopped waiting.
+        match question {
+            Question::Identity(question) => {
+                let answer = tokio::time::timeout(ANSWER_TIMEOUT, identity(client, &self.name)).await;
+                let answered = answer.is_ok();
+                let _ = question.send(answer.ok().and_then(Result::ok).unwrap_or(Identity::Unknown));
+                answered
+            }
+            Question::Register(question) => {
+                let answer = tokio::time::timeout(ANSWER_TIMEOUT, registrar.register(client)).await;
+                let answered = answer.is_ok();
+                let _ = question.send(answer.unwrap_or(Waiting::Unregistered));
+                answered
+            }
+            Question::Unregister => tokio::time::timeout(ANSWER_TIMEOUT, registrar.unregister(client)).await.is_ok(),
+            Question::Heartbeat(worker_id, instance, question) => {
+                let beat = self.db.heartbeat_by(client, &worker_id, &instance);
+                let answer = tokio::time::timeout(instance.patience(), beat).await;
+                let answered = answer.is_ok();
+                if let Ok(Ok(beat)) = answer {
+                    let _ = question.send(beat);
+                }
+                answered
             }
         }
     }
+}
+
+/// Whether there is a server that answers, and takes writes: a primary that is none any more may go on to listen.
+async fn is_primary(client: &Client, limit: Duration) -> bool {
+    let asked = async { client.query_typed_one(READ_ONLY, &[]).await?.try_get::<_, bool>(0) };
+    matches!(tokio::time::timeout(limit, asked).await, Ok(Ok(false)))
 }
 
 type Session = (Client, mpsc::UnboundedReceiver<AsyncMessage>, Identity);
@@ -308,7 +379,8 @@ async fn connect(
     if db.listens_elsewhere() {
         // A lock in another database would keep nobody out.
         let there: String = client.query_typed_one(WHERE, &[]).await?.try_get(0)?;
-        let here: String = db.connection().await?.query_typed_one(WHERE, &[]).await?.try_get(0)?;
+        let usual = db.operation().await?;
+        let here: String = usual.run("listen", usual.query_typed_one(WHERE, &[])).await?.try_get(0)?;
         if here != there {
             return Err(Deaf::Elsewhere { here, there });
         }
@@ -341,7 +413,8 @@ async fn decline(asked: &mut mpsc::Receiver<Question>) -> Infallible {
         match question {
             Question::Identity(question) => drop(question.send(Identity::Unknown)),
             Question::Register(question) => drop(question.send(Waiting::Unregistered)),
-            Question::Unregister => {}
+            // Dropped, it has no answer.
+            Question::Unregister | Question::Heartbeat(..) => {}
         }
     }
     std::future::pending().await

@@ -58,11 +58,11 @@ impl SchedulerDb {
     /// # Errors
     /// With Postgres's own answer, or without a connection, no job was made; when the connection broke, perhaps all.
     pub async fn materialise(&self, schedules: &[i64]) -> Result<Vec<Materialised>, DbError> {
-        let client = self.db.connection().await?;
+        let client = self.db.operation().await?;
         let result = async {
             let rows = self.db.rows(&client, SQL, &[(&schedules, Type::INT8_ARRAY)]).await?;
             rows.iter().map(Materialised::from_row).collect::<Result<Vec<_>, _>>()
         };
-        result.await.map_err(DbError::query(OPERATION))
+        client.run(OPERATION, result).await
     }
 }

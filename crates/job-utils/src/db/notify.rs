@@ -89,9 +89,9 @@ impl Registrar {
 
 impl Db {
     pub(crate) async fn horizon_passed(&self, horizon: Horizon) -> Result<bool, DbError> {
-        let client = self.connection().await?;
+        let client = self.operation().await?;
         let horizon = horizon.0.to_string();
         let passed = async { self.row(&client, PASSED, &[(&horizon, Type::TEXT)]).await?.try_get(0) };
-        passed.await.map_err(DbError::query("look for the horizon"))
+        client.run("look for the horizon", passed).await
     }
 }

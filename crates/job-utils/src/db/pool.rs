@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
+use tokio::sync::watch;
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
@@ -14,12 +15,22 @@ use crate::backoff::Backoff;
 use crate::config::postgres::JOBS_POOL_SIZE;
 use crate::config::{Listen, PostgresConfig, SchemaName, SslMode};
 use crate::db::connect::{Connector, Dedicated};
+use crate::db::operation::Suspicions;
 use crate::db::{DbError, NotReady, tls, url};
 use crate::error::chain;
 use crate::shutdown::Shutdown;
 
 /// How long a migration waits for a database that does not exist: something else may be making it.
 const MISSING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// When the kernel begins to ask whether the peer of a silent connection is there, how often, and after how many questions
+/// without an answer the connection ends. Soon enough, too, for the address translation in between not to forget it.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How long what was sent, or such a question, may go without an acknowledgement.
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A pool of connections to one database, and the jobs schema in it. Cheap to clone.
 #[derive(Clone)]
@@ -35,8 +46,10 @@ struct Inner {
     /// Whether that is elsewhere.
     elsewhere: bool,
     schema: SchemaName,
+    statement_timeout: Duration,
     /// Cancellations under way.
     cancelling: TaskTracker,
+    suspicions: Suspicions,
     /// The database's name, for messages.
     database: String,
 }
@@ -70,7 +83,9 @@ impl Db {
                 listening,
                 elsewhere: config.listen_at.is_some(),
                 schema: config.schema.clone(),
+                statement_timeout: config.statement_timeout,
                 cancelling: TaskTracker::new(),
+                suspicions: Suspicions::new(),
                 database: client.get_dbname().unwrap_or_default().to_owned(),
             }),
         })
@@ -86,9 +101,33 @@ impl Db {
         self.inner.connector.place()
     }
 
-    /// A connection from the pool.
+    /// A connection from the pool, without a limit to what is done with it: to enqueue, above all.
+    ///
+    /// # Errors
+    /// All are in use, or there is none to be had.
     pub async fn connection(&self) -> Result<Object, DbError> {
-        self.inner.pool.get().await.map_err(DbError::Connect)
+        self.inner.pool.get().await.map_err(|error| {
+            if !matches!(error, PoolError::Timeout(TimeoutType::Wait)) {
+                self.inner.suspicions.raise();
+            }
+            DbError::Connect(error)
+        })
+    }
+
+    /// How long a statement may go without an answer.
+    pub(crate) fn statement_timeout(&self) -> Duration {
+        self.inner.statement_timeout
+    }
+
+    /// A connection has turned out to lead nowhere, or to the wrong server. So may all that are idle: they are given up.
+    pub(crate) fn suspect(&self) {
+        self.inner.pool.retain(|_, _| false);
+        self.inner.suspicions.raise();
+    }
+
+    /// Tells of suspicions from now on.
+    pub(crate) fn suspicions(&self) -> watch::Receiver<()> {
+        self.inner.suspicions.follow()
     }
 
     /// How to set up TLS.
@@ -202,7 +241,8 @@ fn is_missing(error: &DbError) -> bool {
 
 fn connector(config: &PostgresConfig, listen: Listen) -> Result<(Config, Connector), DbError> {
     let client = client_config(config)?;
-    let connector = Connector::new(&client, tls::connector(config)?, config.connect_timeout, listen);
+    let limit = client.get_connect_timeout().copied().unwrap_or(config.connect_timeout);
+    let connector = Connector::new(&client, tls::connector(config)?, limit, listen);
     Ok((client, connector))
 }
 
@@ -212,7 +252,9 @@ fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
         Some(secret) => url::parse(secret.expose()).map_err(|message| DbError::config(config.url_var, message))?,
         None => Config::new(),
     };
-    if client.get_hosts().is_empty() {
+    // What the connection string says of these has a default that cannot be told from it.
+    let chosen = |name| config.url.as_ref().is_some_and(|url| url.expose().contains(name));
+    if client.get_hosts().is_empty() && client.get_hostaddrs().is_empty() {
         for host in &config.hosts {
             client.host(host);
         }
@@ -237,13 +279,69 @@ fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => ClientSslMode::Require,
     });
     // A replica is never useful here; asking costs a round trip per connection, so only where there is a choice.
-    if config.read_write && client.get_hosts().len() > 1 {
+    let hosts = client.get_hosts().len().max(client.get_hostaddrs().len());
+    if config.read_write && hosts > 1 && !chosen("target_session_attrs") {
         client.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
-    client.keepalives_idle(Duration::from_secs(30));
-    client.tcp_user_timeout(Duration::from_secs(30));
+    // What is sent is given up with the statement; what is only listened to, by these, within about 25 s.
+    if !chosen("keepalives_idle") {
+        client.keepalives_idle(KEEPALIVE_IDLE);
+    }
+    if client.get_keepalives_interval().is_none() {
+        client.keepalives_interval(KEEPALIVE_INTERVAL);
+    }
+    if client.get_keepalives_retries().is_none() {
+        client.keepalives_retries(KEEPALIVE_RETRIES);
+    }
+    if client.get_tcp_user_timeout().is_none() {
+        client.tcp_user_timeout(USER_TIMEOUT);
+    }
     if client.get_application_name().is_none() {
         client.application_name("jobs");
     }
     Ok(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Reader;
+    use std::collections::BTreeMap;
+
+    fn client(env: &[(&str, &str)]) -> Config {
+        let env: BTreeMap<&str, &str> = env.iter().copied().collect();
+        let mut reader = Reader::new(&env);
+        let config = PostgresConfig::read(&mut reader);
+        client_config(&reader.finish(config).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_dead_peer_is_noticed_unless_the_connection_string_says_when() {
+        let ours = client(&[("PGHOST", "a")]);
+        assert_eq!(
+            (ours.get_keepalives_idle(), ours.get_keepalives_interval()),
+            (KEEPALIVE_IDLE, Some(KEEPALIVE_INTERVAL))
+        );
+        assert_eq!(
+            (ours.get_keepalives_retries(), ours.get_tcp_user_timeout()),
+            (Some(KEEPALIVE_RETRIES), Some(&USER_TIMEOUT))
+        );
+        let url = "postgres://a/b?keepalives_idle=7&keepalives_interval=8&keepalives_retries=9&tcp_user_timeout=10";
+        let theirs = client(&[("DATABASE_URL", url)]);
+        let seconds = Duration::from_secs;
+        assert_eq!((theirs.get_keepalives_idle(), theirs.get_keepalives_interval()), (seconds(7), Some(seconds(8))));
+        assert_eq!((theirs.get_keepalives_retries(), theirs.get_tcp_user_timeout()), (Some(9), Some(&seconds(10))));
+    }
+
+    #[test]
+    fn of_several_hosts_only_a_primary_will_do_unless_told_otherwise() {
+        let wanted = |env: &[(&str, &str)]| client(env).get_target_session_attrs();
+        assert_eq!(wanted(&[("PGHOST", "a,b")]), TargetSessionAttrs::ReadWrite);
+        assert_eq!(wanted(&[("PGHOST", "a")]), TargetSessionAttrs::Any);
+        assert_eq!(wanted(&[("PGHOST", "a,b"), ("PGTARGETSESSIONATTRS", "any")]), TargetSessionAttrs::Any);
+        assert_eq!(wanted(&[("DATABASE_URL", "postgres://a,b/c")]), TargetSessionAttrs::ReadWrite);
+        assert_eq!(wanted(&[("DATABASE_URL", "hostaddr=127.0.0.1,127.0.0.2")]), TargetSessionAttrs::ReadWrite);
+        let url = "postgres://a,b/c?target_session_attrs=any";
+        assert_eq!(wanted(&[("DATABASE_URL", url)]), TargetSessionAttrs::Any);
+    }
 }

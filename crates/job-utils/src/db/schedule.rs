@@ -144,23 +144,23 @@ impl SchedulerDb {
     }
 
     async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
-        let client = self.db.connection().await?;
-        self.db.rows(&client, sql, parameters).await.map_err(DbError::query(operation))
+        let client = self.db.operation().await?;
+        client.run(operation, self.db.rows(&client, sql, parameters)).await
     }
 
     /// Gives up the listed schedules, or with None all this scheduler holds.
     pub async fn release_scheduled(&self, ids: Option<&[i64]>) -> Result<(), DbError> {
-        let client = self.db.connection().await?;
+        let client = self.db.operation().await?;
         let sql = self.db.sql(RELEASE);
         let parameters: Parameters<'_> = &[(&self.scheduler_id, Type::TEXT), (&ids, Type::INT8_ARRAY)];
-        client.query_typed(&sql, parameters).await.map_err(DbError::query("release schedules"))?;
+        client.run("release schedules", client.query_typed(&sql, parameters)).await?;
         Ok(())
     }
 
     /// The database's clock, as in [`Look::now`].
     pub async fn now(&self) -> Result<Timestamp, DbError> {
-        let client = self.db.connection().await?;
-        let row = client.query_typed_one(NOW, &[]).await.map_err(DbError::query("read the clock"))?;
+        let client = self.db.operation().await?;
+        let row = client.run("read the clock", client.query_typed_one(NOW, &[])).await?;
         Ok(row.get(0))
     }
 }

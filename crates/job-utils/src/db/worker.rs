@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 pub use crate::db::claim::{Claim, Claimed, Found, Job, Position};
 pub use crate::db::heartbeat::{Heartbeat, Instance};
-use crate::db::{Db, DbError, Horizon};
+use crate::db::{Db, DbError, Horizon, Listener};
 
 /// What a worker may do in the database, under its id and as an instance of it.
 #[derive(Clone)]
@@ -35,7 +35,18 @@ impl WorkerDb {
 
     /// Shows that this instance lives, and looks after the jobs of others. The first heartbeat registers it.
     pub async fn heartbeat(&self) -> Result<Heartbeat, DbError> {
-        self.db.heartbeat(&self.worker_id, &self.instance).await
+        self.db.heartbeat(&self.worker_id, &self.instance, Duration::MAX).await
+    }
+
+    /// [`WorkerDb::heartbeat`] for an instance that is registered; by the listening connection when the pool's do not get
+    /// through: all in use by something slow, say, or none to be had because the server has no more.
+    pub async fn heartbeat_by(&self, listener: &Listener) -> Result<Heartbeat, DbError> {
+        match self.db.heartbeat(&self.worker_id, &self.instance, self.instance.patience()).await {
+            Err(error) if error.is_transient() => {
+                listener.heartbeat(self.worker_id.clone(), self.instance.clone()).await.ok_or(error)
+            }
+            result => result,
+        }
     }
 
     /// Other instances of this worker id whose session has ended, or is just connecting anew.

@@ -26,9 +26,14 @@ pub(crate) async fn migrate_schema(url: &str, schema: &str) -> Result<Migrated, 
 
 /// The product's handle on a database.
 pub(crate) fn handle(url: &str, schema: &str) -> Db {
-    let env: HashMap<String, String> = [("DATABASE_URL", url), ("PGSSLMODE", "disable"), ("JOBS_SCHEMA", schema)]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
+    handle_with(url, schema, &[])
+}
+
+/// [`handle`] with more variables.
+pub(crate) fn handle_with(url: &str, schema: &str, more: &[(&str, &str)]) -> Db {
+    let env = [("DATABASE_URL", url), ("PGSSLMODE", "disable"), ("JOBS_SCHEMA", schema)];
+    let env = env.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let env: HashMap<String, String> = env.collect();
     let mut reader = Reader::new(&env);
     let config = PostgresConfig::read(&mut reader);
     Db::new(&reader.finish(config).unwrap()).unwrap()

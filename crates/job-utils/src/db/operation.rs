@@ -1,0 +1,142 @@
+//! Operation: a statement on a pooled connection gets its answer within a bound, and does not outlive whoever waits for it.
+//!
+//! A network that drops packets says nothing, and neither does Postgres while a statement waits for a lock. So whatever the
+//! pool's connections are used for in this crate goes through here. Without an answer in time the connection is given up and
+//! the statement cancelled, as far as a cancellation gets through; the same happens to a statement that nobody waits for any
+//! more. Postgres does not notice a client that has gone while a statement waits for a lock: a claim that is carried out
+//! after its worker has ended locks jobs for nobody; a release that is takes jobs from a successor with the same id.
+//!
+//! A connection that gets no answer, that is lost, or that leads to a standby puts the others under suspicion: idle ones leave
+//! the pool, and the listener asks whether anybody is there ([`Suspicions`]). While all is well that costs nothing.
+
+use std::ops::Deref;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use deadpool_postgres::Object;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_postgres::Error;
+
+use crate::db::{Db, DbError};
+
+/// How long cancelling a statement may take.
+const CANCEL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What a connection is good for after its operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    Discard,
+}
+
+/// A connection for one operation. Dropped before the operation has ended, it cancels the statement under way.
+pub(crate) struct Operation {
+    db: Db,
+    limit: Duration,
+    /// None only once dropped.
+    object: Option<Object>,
+    /// Set when the operation has ended.
+    fate: OnceLock<Fate>,
+}
+
+impl Db {
+    /// A connection from the pool for one operation, whose answer comes within JOBS_STATEMENT_TIMEOUT or not at all.
+    pub(crate) async fn operation(&self) -> Result<Operation, DbError> {
+        let object = self.connection().await?;
+        Ok(Operation::new(self, object, self.statement_timeout()))
+    }
+
+    /// [`Db::operation`] for what is pressing: the connection comes within `limit`, and the answer too.
+    pub(crate) async fn pressing(&self, operation: &'static str, limit: Duration) -> Result<Operation, DbError> {
+        let limit = limit.min(self.statement_timeout());
+        match tokio::time::timeout(limit, self.connection()).await {
+            Ok(object) => Ok(Operation::new(self, object?, limit)),
+            Err(_) => Err(DbError::Timeout { operation, limit }),
+        }
+    }
+
+    /// Waits until abandoned statements have been cancelled, not for long.
+    pub(crate) async fn cancelled(&self) {
+        self.cancelling().close();
+        // Without an answer, Postgres itself does not answer: nothing more can be done.
+        let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.cancelling().wait()).await;
+        self.cancelling().reopen();
+    }
+}
+
+impl Operation {
+    fn new(db: &Db, object: Object, limit: Duration) -> Self {
+        Self { db: db.clone(), limit, object: Some(object), fate: OnceLock::new() }
+    }
+
+    /// Waits for what the operation asks of the connection, as long as that may take.
+    pub(crate) async fn run<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, DbError> {
+        let Ok(result) = tokio::time::timeout(self.limit, work).await else {
+            self.db.suspect();
+            return Err(DbError::Timeout { operation, limit: self.limit });
+        };
+        let result = result.map_err(DbError::query(operation));
+        let lost = result.as_ref().is_err_and(DbError::is_of_the_connection);
+        // Nobody has set it before: an operation runs once.
+        let _ = self.fate.set(if lost { Fate::Discard } else { Fate::Keep });
+        if lost {
+            self.db.suspect();
+        }
+        result
+    }
+}
+
+impl Deref for Operation {
+    type Target = Object;
+
+    #[allow(clippy::expect_used, reason = "only drop takes it")]
+    fn deref(&self) -> &Object {
+        self.object.as_ref().expect("in use")
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        match self.fate.get() {
+            Some(Fate::Keep) => {}
+            Some(Fate::Discard) => drop(Object::take(object)),
+            None => {
+                // Out of the pool: a cancellation that comes late must not meet another statement.
+                let client = Object::take(object);
+                // The runtime may be on its way out; then so is the connection.
+                let Ok(runtime) = Handle::try_current() else { return };
+                let tls = self.db.tls();
+                let cancel = async move {
+                    let _ = tokio::time::timeout(CANCEL_TIMEOUT, client.cancel_token().cancel_query(tls)).await;
+                    drop(client);
+                };
+                self.db.cancelling().spawn_on(cancel, &runtime);
+            }
+        }
+    }
+}
+
+/// Signs that the network or the server has gone: others than those who saw one may want to make sure.
+#[derive(Clone)]
+pub(crate) struct Suspicions(watch::Sender<()>);
+
+impl Suspicions {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(()))
+    }
+
+    pub(crate) fn raise(&self) {
+        self.0.send_replace(());
+    }
+
+    /// Changes with every suspicion from now on. Ends with the last [`Db`].
+    pub(crate) fn follow(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
+    }
+}
