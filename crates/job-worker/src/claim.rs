@@ -94,7 +94,7 @@ impl Claimer {
         let now = Instant::now();
         Self {
             vigil: Vigil::new(db.clone(), listener.clone()),
-            pulse: Pulse::new(config, db.clone()),
+            pulse: Pulse::new(config, db.clone(), listener.clone()),
             accepting: tokio::spawn(store_deadlines(db.clone(), slots.clone(), config.callback_timeout)),
             db,
             grace: config.shutdown_grace,
@@ -190,7 +190,8 @@ impl Claimer {
     /// Starts a look for every lane that has room and may find something.
     fn look(&mut self) {
         let now = Instant::now();
-        if self.slots.take_doubt() {
+        // After a crash or a failover the database may have forgotten that a job was accepted, or done.
+        if self.listener.take_gap() | self.slots.take_doubt() {
             // One that is due is not put off.
             let next = if self.doubts > 0 { self.next_doubt } else { now + DOUBT_PAUSES[DOUBT_PAUSES.len() - 1] };
             (self.doubts, self.next_doubt) = (DOUBT_PAUSES.len(), next.min(now + DOUBT_PAUSES[DOUBT_PAUSES.len() - 1]));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use job_utils::backoff::Backoff;
 use job_utils::config::WorkerConfig;
-use job_utils::db::{DbError, Heartbeat, WorkerDb};
+use job_utils::db::{DbError, Heartbeat, Listener, WorkerDb};
 use job_utils::error::chain;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,9 +27,11 @@ const PER_LEASE: u32 = 6;
 /// When to send heartbeats.
 pub(crate) struct Pulse {
     db: WorkerDb,
+    /// Its connection stands in for the pool's when those do not get through.
+    listener: Listener,
     interval: Duration,
     next: Instant,
-    sending: JoinSet<Option<Result<Heartbeat, DbError>>>,
+    sending: JoinSet<Result<Heartbeat, DbError>>,
     failing: bool,
 }
 
@@ -40,9 +42,9 @@ fn interval(config: &WorkerConfig) -> Duration {
 
 impl Pulse {
     /// The worker has just registered by its first heartbeat.
-    pub(crate) fn new(config: &WorkerConfig, db: WorkerDb) -> Self {
+    pub(crate) fn new(config: &WorkerConfig, db: WorkerDb, listener: Listener) -> Self {
         let interval = interval(config);
-        Self { db, interval, next: Instant::now() + interval, sending: JoinSet::new(), failing: false }
+        Self { db, listener, interval, next: Instant::now() + interval, sending: JoinSet::new(), failing: false }
     }
 
     /// Whether a look that starts now may carry it.
@@ -59,9 +61,9 @@ impl Pulse {
     pub(crate) fn send(&mut self) {
         self.next = Instant::now() + self.interval;
         if self.sending.is_empty() {
-            // One that hangs must not keep the next from another connection.
-            let (db, limit) = (self.db.clone(), self.interval);
-            self.sending.spawn(async move { tokio::time::timeout(limit, db.heartbeat()).await.ok() });
+            // It takes no longer than the interval: one that hangs must not keep the next from another connection.
+            let (db, listener) = (self.db.clone(), self.listener.clone());
+            self.sending.spawn(async move { db.heartbeat_by(&listener).await });
         }
     }
 
@@ -70,17 +72,15 @@ impl Pulse {
     pub(crate) async fn sent(&mut self) -> bool {
         let Some(sent) = self.sending.join_next().await else { return std::future::pending().await };
         match sent {
-            Ok(Some(Ok(found))) => {
+            Ok(Ok(found)) => {
                 self.carried(&found);
                 found.expired
             }
-            Ok(failed) => {
+            Ok(Err(error)) => {
                 // Soon again: a lease is at stake.
                 self.next = Instant::now() + self.interval / 5;
                 if !std::mem::replace(&mut self.failing, true) {
-                    let why = failed.and_then(Result::err).map(|error| chain(&error));
-                    let why = why.unwrap_or_else(|| "Postgres does not answer".to_owned());
-                    tracing::warn!("cannot send a heartbeat, trying again: {why}");
+                    tracing::warn!("cannot send a heartbeat, trying again: {}", chain(&error));
                 }
                 false
             }
