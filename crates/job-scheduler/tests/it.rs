@@ -6,6 +6,7 @@ mod it {
     mod changes;
     mod fires;
     mod idle;
+    mod network;
     mod next;
     mod outage;
     mod stop;

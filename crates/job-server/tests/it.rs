@@ -6,6 +6,7 @@ mod it {
     mod attempts;
     mod lifecycle;
     mod malformed;
+    mod network;
     mod outages;
     mod outcomes;
     mod support;

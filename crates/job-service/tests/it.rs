@@ -4,6 +4,7 @@
 
 mod it {
     mod configuration;
+    mod failover;
     mod migration;
     mod outages;
     mod pgbouncer;

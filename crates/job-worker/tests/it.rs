@@ -13,6 +13,7 @@ mod it {
     mod leases;
     mod messages;
     mod misbehaviour;
+    mod network;
     mod outages;
     mod places;
     mod postponed;

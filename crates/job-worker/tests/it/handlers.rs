@@ -104,3 +104,45 @@ async fn thousands_of_jobs_end_each_once() {
     assert_eq!((starts, ran.len()), (5000, 5000));
     assert_eq!(bench.sql.query("SELECT FROM app_jobs.job_queues", &[]).await.unwrap().len(), 0);
 }
+
+#[tokio::test]
+async fn a_pool_that_is_used_up_costs_no_lease() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let mut other = bench.worker(&function.url()).env("HOSTNAME", "other-worker").env("JOBS_LEASE", "3s");
+    other = other.env("JOBS_SUPPORT_ANY", "false").env("JOBS_SUPPORTED", "hog");
+    let env = BTreeMap::from([
+        ("DATABASE_URL", bench.db.url()),
+        ("HOSTNAME", "embedded"),
+        ("JOBS_POLL_INTERVAL", "1h"),
+        ("JOBS_POOL_SIZE", "2"),
+        ("JOBS_LEASE", "3s"),
+    ]);
+    let config = WorkerConfig::from_env(&env).unwrap();
+    let db = Db::new(&config.postgres).unwrap();
+    let pool = db.clone();
+    let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+    let handlers = Handlers::new().add("hog", move |_| {
+        let (pool, started) = (pool.clone(), started.clone());
+        async move {
+            let hog = async || {
+                let client = pool.connection().await.map_err(|error| error.to_string())?;
+                client.batch_execute("SELECT pg_sleep(8)").await.map_err(|error| error.to_string())
+            };
+            started.send(()).map_err(|error| error.to_string())?;
+            tokio::try_join!(hog(), hog()).map(drop)
+        }
+    });
+    let shutdown = Shutdown::new();
+    let worker = tokio::spawn(job_worker::run_with(config, handlers, db, shutdown.clone()));
+    let id = bench.add("hog").await;
+    starts.recv().await.unwrap();
+    // It would take the job over, once it has been there for a lease itself.
+    let mut other = other.spawn();
+    other.wait_for_line("worker looks for jobs", LIMIT).await;
+    bench.gone(id).await;
+    assert!(starts.try_recv().is_err(), "it was started once");
+    assert_eq!(function.requests().len(), 0, "{}", other.output());
+    shutdown.trigger();
+    worker.await.unwrap().unwrap();
+}

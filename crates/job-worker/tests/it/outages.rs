@@ -1,4 +1,4 @@
-//! Postgres goes away under a worker and comes back. One server of our own, one story.
+//! Postgres goes away under a worker and comes back, or has no connection left. A server of its own for each story.
 
 use std::time::{Duration, Instant};
 
@@ -81,4 +81,62 @@ async fn a_worker_outlives_its_postgres() {
     worker.signal(Signal::Term);
     assert_eq!(worker.exit_code(LIMIT).await, 0);
     assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_without_a_connection_left_is_waited_for_and_what_it_gives_is_enough() {
+    let cluster = Cluster::temporary().await.unwrap();
+    let admin = connect(&cluster).await;
+    admin.batch_execute("CREATE ROLE limited LOGIN").await.unwrap();
+    admin.batch_execute("CREATE DATABASE jobs OWNER limited").await.unwrap();
+    let url = cluster.url("jobs").replace("postgres@", "limited@");
+    migrated(url.clone()).await.unwrap();
+    let sql = job_testkit::postgres::connect(&cluster.url("jobs")).await;
+    let limit = async |connections: i32| {
+        admin.batch_execute(&format!("ALTER ROLE limited CONNECTION LIMIT {connections}")).await.unwrap();
+    };
+    let gone = async || {
+        let left = "SELECT count(*) FROM app_jobs.jobs";
+        eventually(LIMIT, async || sql.query_one(left, &[]).await.unwrap().get::<_, i64>(0) == 0).await;
+    };
+    let gate = Gate::closed();
+    let passed = gate.clone();
+    let function = FakeFunction::start(move |request| {
+        let gate = passed.clone();
+        async move {
+            if request.target == "/slow" {
+                gate.passed().await;
+            }
+            Answer::complete()
+        }
+    })
+    .await;
+
+    // At the start.
+    limit(0).await;
+    let worker = program().env("DATABASE_URL", url).env("KNATIVE_SERVICE_URL", function.url());
+    let mut worker = worker.spawn();
+    worker.wait_for_line("too many connections for role", LIMIT).await;
+    sql.batch_execute("SELECT app_jobs.add_job('first')").await.unwrap();
+    limit(-1).await;
+    gone().await;
+
+    // In the middle, with a job in flight.
+    sql.batch_execute("SELECT app_jobs.add_job('slow')").await.unwrap();
+    function.wait_for(2, LIMIT).await;
+    limit(0).await;
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'limited'";
+    admin.batch_execute(terminate).await.unwrap();
+    gate.open();
+    worker.wait_for_line("outcomes wait for Postgres", LIMIT).await;
+
+    // One to listen, one to work.
+    limit(2).await;
+    gone().await;
+    worker.wait_for_line("listening again", LIMIT).await;
+    sql.batch_execute("SELECT app_jobs.add_job('third') FROM generate_series(1, 20)").await.unwrap();
+    gone().await;
+    assert_eq!(function.requests().len(), 22);
+    worker.signal(Signal::Term);
+    assert_eq!(worker.exit_code(LIMIT).await, 0, "{}", worker.output());
 }
