@@ -128,6 +128,8 @@ impl Spec {
             40..50 if n < jobs / 3 => behaviour.fails = 2,
             50..60 => {
                 behaviour.fails = ALWAYS;
+                // A function that is busy uses up no attempt: the job would never end.
+                behaviour.failure = if rng.bool() { Failure::Status } else { Failure::Thrown };
                 max_attempts = rng.i32(1..=2);
             }
             _ => {}
@@ -187,7 +189,9 @@ mod tests {
         assert!(count(&|spec| spec.queue.is_some()) > 200);
         assert!(count(&|spec| spec.key.is_some()) > 20);
         assert!(count(&|spec| spec.behaviour.fails == 2) > 0);
-        assert!(count(&|spec| spec.behaviour.fails == ALWAYS) > 0);
+        let always = |spec: &Spec| spec.behaviour.fails == ALWAYS;
+        assert!(count(&always) > 0);
+        assert_eq!(count(&|spec| always(spec) && spec.behaviour.failure == Failure::Busy), 0);
         assert!(count(&|spec| spec.behaviour.work > Duration::from_secs(1)) > 0);
         assert!(count(&|spec| spec.delay > Duration::ZERO) > 0);
         for mode in [Mode::Answer, Mode::Callback, Mode::Both] {
