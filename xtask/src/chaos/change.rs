@@ -186,6 +186,9 @@ impl fmt::Display for Change {
         if let Some(queue) = &row.queue {
             write!(f, ", {queue}")?;
         }
+        if row.priority != 0 {
+            write!(f, ", priority {}", row.priority)?;
+        }
         let holder = self.old.as_ref().filter(|old| old.is_held()).or(self.new.as_ref());
         if let Some(holder) = holder.and_then(|row| row.holder.as_ref()) {
             write!(f, ", held by {holder}")?;

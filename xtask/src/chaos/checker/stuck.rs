@@ -1,7 +1,8 @@
 //! Stuck jobs: how long nothing happens with a job that is due.
 //!
 //! What happens is: a function starts it, the function's work ends, the attempt ends by an outcome. That it is claimed, given
-//! back or rescued is no progress. In a named queue, progress is also what happens to the job before it.
+//! back or rescued is no progress. While it waits, progress is also what happens to the job before it in its named queue, and the
+//! start of a job of a more urgent priority.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +13,18 @@ use super::lives::{Life, Lives};
 use super::{Figures, Findings, Rule, Terms};
 
 pub(super) fn check(lives: &Lives<'_>, terms: &Terms, findings: &mut Findings, figures: &mut Figures) {
-    let queues = queues(lives);
+    let (queues, starts) = (queues(lives), starts(lives));
     for (job, life) in &lives.jobs {
-        let queue = life.changes.first().and_then(|change| change.row()).and_then(|row| row.queue.as_deref());
-        let beside = queue.and_then(|queue| queues.get(queue)).map_or(&[][..], Vec::as_slice);
+        let Some(row) = life.changes.first().and_then(|change| change.row()) else { continue };
+        let queue = row.queue.as_deref().and_then(|queue| queues.get(queue)).map_or(&[][..], Vec::as_slice);
+        let alive = |at: Micros| {
+            life.changes
+                .first()
+                .zip(life.changes.last())
+                .is_some_and(|(first, last)| (first.at..=last.at).contains(&at))
+        };
+        let urgent = starts.range(..row.priority).flat_map(|(_, starts)| starts);
+        let beside = queue.iter().chain(urgent).copied().filter(|at| alive(*at));
         let longest = longest(life, beside);
         if longest > figures.longest_stuck {
             figures.longest_stuck = longest;
@@ -45,6 +54,17 @@ fn queues<'a>(lives: &Lives<'a>) -> BTreeMap<&'a str, Vec<Micros>> {
     queues
 }
 
+/// When jobs of each priority were started.
+fn starts(lives: &Lives<'_>) -> BTreeMap<i32, Vec<Micros>> {
+    let mut starts: BTreeMap<i32, Vec<Micros>> = BTreeMap::new();
+    for life in lives.jobs.values() {
+        if let Some(row) = life.changes.first().and_then(|change| change.row()) {
+            starts.entry(row.priority).or_default().extend(life.runs.iter().map(|run| run.at));
+        }
+    }
+    starts
+}
+
 /// What happens to a job, or beside it.
 enum Moment<'a> {
     Change(&'a Change),
@@ -52,17 +72,14 @@ enum Moment<'a> {
     Beside,
 }
 
-fn longest(life: &Life<'_>, beside: &[Micros]) -> Duration {
+fn longest(life: &Life<'_>, beside: impl Iterator<Item = Micros>) -> Duration {
     let mut moments: Vec<(Micros, Moment<'_>)> =
         life.changes.iter().map(|change| (change.at, Moment::Change(change))).collect();
     for run in &life.runs {
         moments.push((run.at, Moment::Run));
         moments.extend(run.finished.map(|(at, _)| (at, Moment::Run)));
     }
-    let (first, last) = (life.changes.first(), life.changes.last());
-    let alive = first.map(|change| change.at)..=last.map(|change| change.at);
-    let while_alive = beside.iter().filter(|at| alive.contains(&Some(**at)));
-    moments.extend(while_alive.map(|at| (*at, Moment::Beside)));
+    moments.extend(beside.map(|at| (at, Moment::Beside)));
     moments.sort_by_key(|(at, _)| *at);
 
     let mut stuck = Watch::default();

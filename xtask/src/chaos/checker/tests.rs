@@ -279,6 +279,16 @@ fn a_job_that_is_due_and_left_alone_is_stuck() {
         made.wait(60 * SECOND).run(1, 1);
     });
     assert_eq!(future.wrong(), []);
+    // Behind more urgent jobs that start, and behind less urgent ones.
+    let after = |priority: i32| {
+        made(|made| {
+            let run_at = Micros(made.clock);
+            made.insert_as(1, Row { n: Some(1), max_attempts: 25, run_at, priority, ..Row::default() });
+            made.wait(9 * SECOND).insert(2).run(2, 1).wait(9 * SECOND).run(1, 1);
+        })
+    };
+    assert_eq!(after(5).wrong(), []);
+    assert_eq!(after(-5).wrong(), [(Rule::Stuck, Some(1))]);
     // Behind others in a queue that moves.
     let behind = made(|made| {
         made.insert_in(1, "q", 0).insert_in(2, "q", 0).insert_in(3, "q", 0);
