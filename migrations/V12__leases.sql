@@ -99,7 +99,7 @@ REVOKE ALL ON FUNCTION @extschema@.interrupt_jobs(uuid, text, bigint[]) FROM PUB
 -- claims has to look from the beginning.
 --
 -- Who was cut off itself cannot tell who else was: nothing is rescued by an instance whose own heartbeats have not come
--- for a full lease without a gap, and a deadline that passed during the gap has as long for its callback to arrive. A gap
+-- for a full lease without a gap, and a deadline that passed during the gap has half as long for its callback to arrive. A gap
 -- is more than half of the shortest lease there is, since those who have it are missed first, but never less than what a
 -- lost heartbeat of its own makes. Nothing in the server tells this better: it may have been halted as a whole.
 --
@@ -153,7 +153,7 @@ BEGIN
     FOR job IN
         SELECT j.id, j.locked_by, j.queue_name FROM @extschema@.jobs j
          WHERE j.deadline IS NOT NULL AND j.deadline < now() AND j.accepted AND j.locked_by IS NOT NULL
-           AND (j.deadline >= steady OR steady <= moment - heartbeat.lease)
+           AND (j.deadline >= steady OR steady <= moment - heartbeat.lease / 2)
          ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED
     LOOP
         CONTINUE WHEN NOT @extschema@.lock_queue(job.queue_name);

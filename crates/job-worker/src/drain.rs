@@ -122,8 +122,10 @@ async fn wait_for_callbacks(worker: &Draining, deadline: Instant) -> usize {
     let mut said = false;
     let mut accepted = worker.slots.unstored_since().0;
     loop {
-        match timeout_at(deadline, worker.db.held()).await {
-            Ok(Ok(held)) => accepted = usize::try_from(held).unwrap_or(0),
+        // Asked first: what is stored meanwhile is counted twice rather than not at all.
+        let unstored = worker.slots.unstored_since().0;
+        match timeout_at(deadline, worker.db.accepted()).await {
+            Ok(Ok(stored)) => accepted = unstored + usize::try_from(stored).unwrap_or(0),
             Ok(Err(error)) => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!("cannot see whether callbacks are due: {}", chain(&error));
@@ -159,7 +161,7 @@ async fn leave(worker: &Draining) -> Option<(usize, usize)> {
             let (more, gone) = worker.db.leave().await?;
             (released, all) = (released + more, gone);
         }
-        let accepted = worker.db.held().await.unwrap_or_default();
+        let accepted = worker.db.accepted().await.unwrap_or_default();
         Ok::<_, DbError>((released, usize::try_from(accepted).unwrap_or_default()))
     };
     let released = match tokio::time::timeout(RELEASE_TIMEOUT, leaving).await {

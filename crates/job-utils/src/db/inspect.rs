@@ -1,4 +1,4 @@
-//! Look: is the database ready, and what does a worker still hold.
+//! Look: is the database ready, and what do functions still have.
 
 use postgres_types::Type;
 use uuid::Uuid;
@@ -40,7 +40,8 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure('@extschema@.materialise_scheduled_jobs(bigint[])') IS NOT NULL \
                      AND to_regclass('@extschema@.settings') IS NOT NULL";
 
-const HELD: &str = "SELECT count(*) FROM @extschema@.jobs WHERE locked_at IS NOT NULL AND instance = $1";
+const ACCEPTED: &str = "SELECT count(*) FROM @extschema@.jobs \
+                        WHERE locked_at IS NOT NULL AND instance = $1 AND deadline IS NOT NULL";
 
 impl Db {
     /// Whether the database answers, has the jobs schema, in this version, and shows us all of it.
@@ -55,12 +56,12 @@ impl Db {
         if row.get(0) { Ok(()) } else { Err(NotReady::Rights { user: row.get(1), schema: self.schema().to_string() }) }
     }
 
-    /// How many jobs an instance has claimed that are not settled.
-    pub(crate) async fn held(&self, instance: Uuid) -> Result<i64, DbError> {
+    /// How many jobs of an instance functions have, by what is stored.
+    pub(crate) async fn accepted(&self, instance: Uuid) -> Result<i64, DbError> {
         let client = self.operation().await?;
-        let sql = self.sql(HELD);
+        let sql = self.sql(ACCEPTED);
         let result = async { client.query_typed_one(&sql, &[(&instance, Type::UUID)]).await?.try_get(0) };
-        client.run("count held jobs", result).await
+        client.run("count accepted jobs", result).await
     }
 }
 

@@ -77,9 +77,9 @@ impl WorkerDb {
         self.db.accept(claims, callback_timeout).await
     }
 
-    /// How many jobs this instance holds, accepted ones included.
-    pub async fn held(&self) -> Result<i64, DbError> {
-        self.db.held(self.instance.id).await
+    /// How many jobs of this instance functions have, by what is stored.
+    pub async fn accepted(&self) -> Result<i64, DbError> {
+        self.db.accepted(self.instance.id).await
     }
 
     /// Waits until claims and releases that were dropped before their end have been cancelled, not for long.

@@ -29,18 +29,18 @@ async fn a_statement_without_an_answer_is_cancelled_and_its_connection_given_up(
     let db = database().await;
     let s = Session::open(&db).await;
     let worker = worker(db.url());
-    assert_eq!(worker.held().await.unwrap(), 0);
+    assert_eq!(worker.accepted().await.unwrap(), 0);
     let blocker = Session::open(&db).await;
     blocker.run("BEGIN; LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE").await;
     let asked = Instant::now();
-    let error = worker.held().await.unwrap_err();
+    let error = worker.accepted().await.unwrap_err();
     assert!(matches!(error, DbError::Timeout { .. }) && error.is_transient(), "{error:?}");
     assert!(asked.elapsed() >= Duration::from_secs(1) && asked.elapsed() < Duration::from_secs(10));
     // The lock is still held: what no longer waits for it has been cancelled.
     eventually(LIMIT, async || s.number(WAITING).await == 0).await;
     eventually(LIMIT, async || s.number(CONNECTIONS).await == 0).await;
     blocker.run("COMMIT").await;
-    assert_eq!(worker.held().await.unwrap(), 0);
+    assert_eq!(worker.accepted().await.unwrap(), 0);
     assert_eq!(s.number(CONNECTIONS).await, 1);
 }
 
@@ -52,7 +52,7 @@ async fn a_statement_that_nobody_waits_for_any_more_is_cancelled() {
     let blocker = Session::open(&db).await;
     blocker.run("BEGIN; LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE").await;
     let waiting = worker.clone();
-    let asking = tokio::spawn(async move { waiting.held().await });
+    let asking = tokio::spawn(async move { waiting.accepted().await });
     eventually(LIMIT, async || s.number(WAITING).await == 1).await;
     asking.abort();
     eventually(LIMIT, async || s.number(WAITING).await == 0).await;
