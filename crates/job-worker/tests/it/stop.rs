@@ -43,6 +43,26 @@ async fn a_stop_waits_for_the_jobs_in_flight_and_claims_no_more() {
 }
 
 #[tokio::test]
+async fn a_stop_with_a_hundred_jobs_in_flight_repeats_none() {
+    let bench = Bench::new().await;
+    let gate = Gate::closed();
+    let function = gated(&gate).await;
+    let mut worker = bench.worker(&function.url()).env("JOBS_CONCURRENCY", "100").spawn();
+    bench.run("SELECT app_jobs.add_job('running') FROM generate_series(1, 150)").await;
+    function.wait_for(100, LIMIT).await;
+    worker.signal(Signal::Term);
+    worker.wait_for_line("waiting for jobs in flight jobs=100", LIMIT).await;
+    gate.open();
+    assert_eq!(worker.exit_code(LIMIT).await, 0);
+    worker.wait_for_line("worker stopped finished=100 released=0 orphaned=0 accepted=0", LIMIT).await;
+    let _next = bench.worker(&function.url()).spawn();
+    bench.empty().await;
+    let requests = function.requests();
+    let ids: std::collections::BTreeSet<_> = requests.iter().filter_map(|request| request.header("x-job-id")).collect();
+    assert_eq!((requests.len(), ids.len()), (150, 150));
+}
+
+#[tokio::test]
 async fn an_idle_worker_stops_at_once() {
     let bench = Bench::new().await;
     let mut worker = bench.worker("http://127.0.0.1:9").spawn();
