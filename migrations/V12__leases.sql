@@ -47,7 +47,10 @@ REVOKE ALL ON FUNCTION @extschema@.lock_queue(text) FROM PUBLIC;
 -- the server's log: neither may keep others from their jobs.
 --
 -- A job that was replaced by key has begun anew: it has neither attempts nor an error. kept: epochs of claims to leave alone.
-CREATE FUNCTION @extschema@.interrupt_jobs(instance uuid, reason text, kept bigint[] DEFAULT '{}') RETURNS bigint[]
+-- until: when to leave the rest.
+CREATE FUNCTION @extschema@.interrupt_jobs(
+    instance uuid, reason text, kept bigint[] DEFAULT '{}', until timestamptz DEFAULT 'infinity'
+) RETURNS bigint[]
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' AS $$
 DECLARE
     batch record;
@@ -64,6 +67,7 @@ BEGIN
                    FOR UPDATE SKIP LOCKED) h
          GROUP BY h.queue_name
     LOOP
+        EXIT WHEN clock_timestamp() > until;
         CONTINUE WHEN NOT @extschema@.lock_queue(batch.queue_name);
         BEGIN
             WITH freed AS (
@@ -92,7 +96,7 @@ BEGIN
     RETURN interrupted;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.interrupt_jobs(uuid, text, bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.interrupt_jobs(uuid, text, bigint[], timestamptz) FROM PUBLIC;
 
 -- A worker process shows that it lives, which also registers it. Then it looks after the others' jobs: those of instances whose
 -- lease has passed are interrupted, and accepted ones whose callback is overdue fail. Whether locks have expired is told: who
@@ -142,7 +146,9 @@ BEGIN
                    AND NOT EXISTS (SELECT FROM @extschema@.workers w WHERE w.instance = j.instance)) o
          WHERE steady <= moment - heartbeat.lease
     LOOP
-        interrupted := @extschema@.interrupt_jobs(gone.instance, gone.reason);
+        -- The rest has the next heartbeat: what takes too long is cut off, and the sign of life with it.
+        EXIT WHEN clock_timestamp() > moment + heartbeat.lease / 24;
+        interrupted := @extschema@.interrupt_jobs(gone.instance, gone.reason, '{}', moment + heartbeat.lease / 24);
         IF cardinality(interrupted) > 0 THEN
             rescued := rescued || interrupted;
             silent := silent || gone.worker_id;
@@ -156,6 +162,7 @@ BEGIN
            AND (j.deadline >= steady OR steady <= moment - heartbeat.lease / 2)
          ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED
     LOOP
+        EXIT WHEN clock_timestamp() > moment + heartbeat.lease / 24;
         CONTINUE WHEN NOT @extschema@.lock_queue(job.queue_name);
         BEGIN
             PERFORM @extschema@.fail_job(job.locked_by, job.id, overdue_message);

@@ -23,6 +23,9 @@ const BEHIND_PGBOUNCER: &[(&str, &[&str])] = &[
 const NOT_BEHIND_PGBOUNCER: &[&str] = &[
     // The pooler's own user is used for everybody.
     "it::start::a_user_that_postgres_refuses",
+    "it::start::a_worker_whose_role_sees_one_tenant_only",
+    // They go to the database by a way of their own.
+    "it::network",
     // Who else has the worker's id is not known.
     "it::stop::the_jobs_of_a_killed_worker_are_taken_back_although_a_twin",
     "it::stop::a_second_live_worker",

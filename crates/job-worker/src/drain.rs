@@ -81,6 +81,8 @@ pub(crate) async fn drain(mut worker: Draining) -> Stopped {
     // Whoever stores deadlines must be the only one.
     let _ = (&mut worker.accepting).await;
     worker.heartbeat.abort();
+    // One under way would register the worker again.
+    let _ = (&mut worker.heartbeat).await;
     // A claim that is carried out after the end of the registration would be nobody's.
     worker.db.cancelled().await;
     let left_behind = leave(&worker).await;

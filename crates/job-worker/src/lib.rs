@@ -119,7 +119,7 @@ pub async fn run_with(
     }
     tokio::select! {
         () = shutdown.triggered() => {}
-        () = register(&worker_db) => {}
+        () = register(&worker_db, &listener) => {}
     }
     tracing::info!(
         worker.id = config.worker_id,

@@ -69,6 +69,11 @@ impl DbError {
         }
     }
 
+    /// Whether the statement took longer than we, or Postgres, let it.
+    pub(crate) fn took_too_long(&self) -> bool {
+        matches!(self, Self::Timeout { .. }) || self.sql_state() == Some(&SqlState::QUERY_CANCELED)
+    }
+
     /// Whether the statement may have been carried out all the same: it was sent, and its answer did not come.
     pub fn is_ambiguous(&self) -> bool {
         match self {

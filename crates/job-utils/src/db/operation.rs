@@ -77,7 +77,10 @@ impl Operation {
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, DbError> {
         let Ok(result) = tokio::time::timeout(self.limit, work).await else {
-            self.db.suspect();
+            // What is pressing ends early; that says nothing of other connections.
+            if self.limit >= self.db.statement_timeout() {
+                self.db.suspect();
+            }
             return Err(DbError::Timeout { operation, limit: self.limit });
         };
         let result = result.map_err(DbError::query(operation));

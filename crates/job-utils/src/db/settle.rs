@@ -176,7 +176,7 @@ async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError>
     let epochs: Vec<Option<i64>> = items.iter().map(|item| item.epoch).collect();
     let failures = failures(items);
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-    let mut said = false;
+    let (mut said, mut again) = (false, false);
     loop {
         let result = if failures.messages.is_empty() {
             db.complete(&ids, &workers, &epochs).await
@@ -184,6 +184,10 @@ async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError>
             db.fail(&ids, &workers, &epochs, &failures).await
         };
         match result {
+            // A batch may take longer than a statement may, where each row costs much: then each item is tried alone.
+            Err(error) if error.took_too_long() && items.len() > 1 && std::mem::replace(&mut again, true) => {
+                return Err(error);
+            }
             Err(error) if error.is_transient() && !error.is_blocked() => {
                 if !said {
                     tracing::warn!(jobs = items.len(), "outcomes wait for Postgres: {}", chain(&error));
