@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client};
 use uuid::Uuid;
 
@@ -254,6 +255,10 @@ impl Task {
                     if !std::mem::replace(&mut said, true) {
                         tracing::warn!("cannot listen, polling meanwhile: {}", chain(&error));
                     }
+                    // Idle connections of the pool may be what is in the way. It makes new ones when it needs them.
+                    if error.is_full() {
+                        self.db.drop_idle();
+                    }
                     if self.db.listens_elsewhere() {
                         self.go_deaf(&mut identified);
                     }
@@ -361,6 +366,13 @@ enum Deaf {
     /// No connection, or a statement failed.
     #[error("the listening connection failed")]
     Sql(#[from] tokio_postgres::Error),
+}
+
+impl Deaf {
+    /// Whether the server, the database or our role has no connection left.
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Sql(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS))
+    }
 }
 
 /// A session that listens and goes by the name.

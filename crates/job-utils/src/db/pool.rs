@@ -121,8 +121,13 @@ impl Db {
 
     /// A connection has turned out to lead nowhere, or to the wrong server. So may all that are idle: they are given up.
     pub(crate) fn suspect(&self) {
-        self.inner.pool.retain(|_, _| false);
+        self.drop_idle();
         self.inner.suspicions.raise();
+    }
+
+    /// Closes the connections that nobody uses at this moment.
+    pub(crate) fn drop_idle(&self) {
+        self.inner.pool.retain(|_, _| false);
     }
 
     /// Tells of suspicions from now on.
