@@ -10,33 +10,29 @@ use crate::{extension, setup, tidy};
 /// How many sessions a database has behind PgBouncer: fewer than a service has connections, so that it cannot keep one.
 const POOLED_SESSIONS: usize = 4;
 
-/// Once more behind PgBouncer: the way of a job and of a schedule, and all that is tested of a worker.
+/// Once more behind PgBouncer: the way of a job and of a schedule, and what is tested of a worker's jobs. What is tested of its
+/// identity, its wake-ups and its network needs a session of its own.
 const BEHIND_PGBOUNCER: &[(&str, &[&str])] = &[
     (
         "the way of a job and of a schedule behind PgBouncer",
         &["-p", "job-service", "--test", "way_of_a_job", "--test", "way_of_a_schedule"],
     ),
-    ("a worker behind PgBouncer", &["-p", "job-worker", "--test", "it"]),
-];
-
-/// What cannot be the same there, by the beginnings of the tests' names.
-const NOT_BEHIND_PGBOUNCER: &[&str] = &[
-    // The pooler's own user is used for everybody.
-    "it::start::a_user_that_postgres_refuses",
-    "it::start::a_worker_whose_role_sees_one_tenant_only",
-    // They go to the database by a way of their own.
-    "it::network",
-    // Who else has the worker's id is not known.
-    "it::stop::the_jobs_of_a_killed_worker_are_taken_back_although_a_twin",
-    "it::stop::a_second_live_worker",
-    "it::stop::after_kill_9",
-    // Nothing wakes, so the worker polls.
-    "it::wakes::an_idle_worker_hardly_asks",
-    "it::wakes::on_demand_a_busy_worker",
-    "it::wakes::on_demand_a_job_that_was_written_before",
-    // Whether a worker claims ahead depends on how long a statement takes beside a job.
-    "it::buffer::a_stop_gives_back_what_is_ahead",
-    "it::buffer::quick_jobs_are_claimed_ahead",
+    (
+        "a worker's jobs behind PgBouncer",
+        &[
+            "-p",
+            "job-worker",
+            "--test",
+            "it",
+            "--",
+            "it::endings",
+            "it::failures",
+            "it::handlers",
+            "it::places",
+            "it::queues",
+            "it::requests",
+        ],
+    ),
 ];
 
 pub(crate) async fn run() -> Result<()> {
@@ -74,9 +70,7 @@ pub(crate) async fn run() -> Result<()> {
         let pooler = (env::JOBS_TEST_POOLER, format!("127.0.0.1:{}", bouncer.port()));
         let variables: Vec<_> = variables.into_iter().chain([pooler]).collect();
         for (what, arguments) in BEHIND_PGBOUNCER {
-            let mut arguments: Vec<&str> = ["test", "--no-fail-fast"].iter().chain(*arguments).copied().collect();
-            arguments.push("--");
-            arguments.extend(NOT_BEHIND_PGBOUNCER.iter().flat_map(|test| ["--skip", test]));
+            let arguments: Vec<&str> = ["test", "--no-fail-fast"].iter().chain(*arguments).copied().collect();
             steps.step(what, cargo(&arguments, &variables)).await?;
         }
     }
