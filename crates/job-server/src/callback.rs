@@ -109,7 +109,7 @@ async fn settle(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Respo
 async fn extend_claim(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Response, CallbackError> {
     let body = arrived(body).await?;
     let attempt = attempt_of(head, callbacks.secrets.as_ref())?.ok_or(CallbackError::NoJobId)?;
-    let asked = read_extension(&head.headers, &body).map_err(Malformed::from)?;
+    let asked = read_extension(&body).map_err(Malformed::from)?;
     let extension = asked.unwrap_or(callbacks.callback_timeout);
     let extended = callbacks.db.extend(attempt.worker_id, attempt.id, attempt.claim.epoch, extension);
     match tokio::time::timeout(callbacks.store_timeout, extended).await {

@@ -12,7 +12,7 @@ pub mod scheduler;
 pub mod server;
 pub mod worker;
 
-pub use crate::http_url::{HttpUrl, parse_http_url};
+pub use crate::http_url::{HttpUrl, parse_http_url, shown};
 pub use gateway::Gateway;
 pub use listen::Listen;
 pub use postgres::{PostgresConfig, SchemaName, SslMode};

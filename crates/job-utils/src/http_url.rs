@@ -34,10 +34,14 @@ impl FromStr for HttpUrl {
 
 impl fmt::Debug for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let port = self.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let text = format!("{}://{}{port}{}", self.scheme(), self.host_str().unwrap_or_default(), self.path());
-        f.debug_tuple("HttpUrl").field(&text).finish()
+        f.debug_tuple("HttpUrl").field(&shown(self)).finish()
     }
+}
+
+/// A URL for messages: without user, password, query and fragment, which may hold secrets.
+pub fn shown(url: &Url) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
 /// Parses an absolute http or https URL with a host; the error says what to write, and shows neither password nor query.
@@ -69,6 +73,13 @@ fn without_secrets(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        let url: Url = "http://user:secret@host:8080/task?token=secret#secret".parse().unwrap();
+        assert_eq!(shown(&url), "http://host:8080/task");
+        assert_eq!(format!("{:?}", HttpUrl(url)), r#"HttpUrl("http://host:8080/task")"#);
+    }
 
     #[test]
     fn a_refused_url_shows_no_secret() {

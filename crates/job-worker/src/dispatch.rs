@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use http::header::{DATE, HeaderName, RETRY_AFTER};
-use job_utils::config::WorkerConfig;
+use job_utils::config::{WorkerConfig, shown};
 use job_utils::db::Job;
 use job_utils::wire::callback::storable;
 use job_utils::wire::dispatch::{Answer, Received, read_answer, retry_after};
@@ -19,7 +19,6 @@ use job_utils::wire::headers::X_JOB_ERROR;
 
 use crate::dispatch::body::AnswerBody;
 use crate::dispatch::failure::{Failure, Progress};
-pub(crate) use crate::dispatch::secrets::shown;
 use crate::dispatch::target::{Callback, Target, Targets};
 
 /// Sends jobs to functions.

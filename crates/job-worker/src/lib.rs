@@ -13,7 +13,7 @@ mod wake;
 
 use std::sync::Arc;
 
-use job_utils::config::{WorkerConfig, in_words};
+use job_utils::config::{WorkerConfig, in_words, shown};
 pub use job_utils::db::Job;
 use job_utils::db::{Db, DbError, Identity, Instance, Listener, WorkerDb};
 use job_utils::health;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::attempt::Runner;
 use crate::claim::Claimer;
-use crate::dispatch::{Dispatcher, shown};
+use crate::dispatch::Dispatcher;
 pub use crate::handlers::Handlers;
 use crate::heartbeat::register;
 use crate::lane::lanes;

@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/job-worker/src/accept.rs", "the moment in which a function may call back at no cost, and back-off"),
     ("crates/job-worker/src/claim.rs", "the patience of a stop with a claim that hangs"),
     ("crates/job-worker/src/drain.rs", "between two looks for callbacks during a stop"),
-    ("crates/job-worker/src/heartbeat.rs", "back-off while the database is away"),
+    ("crates/job-worker/src/heartbeat.rs", "what an earlier session may take to connect anew, and back-off"),
     ("crates/job-worker/src/wake.rs", "between two looks for what was written before the worker waited"),
 ];
 

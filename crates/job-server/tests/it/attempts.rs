@@ -134,8 +134,9 @@ async fn a_function_can_have_its_deadline_extended() {
         bench.sql.query_one(left, &[&id]).await.unwrap().get(0)
     };
     let extend = |body: &str| {
+        // As curl sends it: whatever is there must be JSON.
         let request = to(&bench, &format!("/callback/extend?epoch={live}"), id);
-        request.header("Content-Type", "application/json").body(body.to_owned())
+        request.header("Content-Type", "application/x-www-form-urlencoded").body(body.to_owned())
     };
     let (status, body) = send(extend(r#"{"seconds": 600}"#)).await;
     assert_eq!(status, 200);

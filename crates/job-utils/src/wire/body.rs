@@ -25,10 +25,24 @@ impl Body {
     pub(crate) fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
         // Texts that are passed over are not looked into, so the whole body must be UTF-8.
         let text = std::str::from_utf8(body).map_err(serde_json::Error::custom)?;
+        let mut read = Self::default();
         if text.trim_ascii_start().starts_with('{') {
-            return serde_json::from_str(text);
+            let mut json = serde_json::Deserializer::from_str(text);
+            json.deserialize_map(Fields(&mut read))?;
+            json.end()?;
+        } else {
+            serde_json::from_str::<IgnoredAny>(text)?;
         }
-        serde_json::from_str::<IgnoredAny>(text).map(|_| Self::default())
+        Ok(read)
+    }
+
+    /// Reads the beginning of a body: what it says up to where it is cut, which may be within a character.
+    pub(crate) fn beginning(body: &[u8]) -> Self {
+        let text = body.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        let mut read = Self::default();
+        // It ends with an error where the body is cut.
+        let _ = serde_json::Deserializer::from_str(text).deserialize_map(Fields(&mut read));
+        read
     }
 
     /// What went wrong: `error`, else `message`. A value that is not a string is its JSON text, an empty string or null
@@ -49,23 +63,18 @@ fn said(value: &RawValue) -> Option<String> {
     Some(storable(&text))
 }
 
-impl<'de> Deserialize<'de> for Body {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Fields)
-    }
-}
+/// Fills a body from an object.
+struct Fields<'a>(&'a mut Body);
 
-struct Fields;
-
-impl<'de> Visitor<'de> for Fields {
-    type Value = Body;
+impl<'de> Visitor<'de> for Fields<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body, A::Error> {
-        let mut body = Body::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let body = self.0;
         // Of a field that is there twice the last counts, as everywhere.
         while let Some(field) = map.next_key()? {
             match field {
@@ -75,7 +84,7 @@ impl<'de> Visitor<'de> for Fields {
                 Field::Other => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(body)
+        Ok(())
     }
 }
 

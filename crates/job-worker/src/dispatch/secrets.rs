@@ -13,12 +13,6 @@ const SHORTEST: usize = 4;
 /// What a signature follows in the query of a callback URL.
 const SIGNATURE: &str = "signature=";
 
-/// A URL for messages: without user, password and query, which may hold secrets.
-pub(crate) fn shown(url: &Url) -> String {
-    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
-}
-
 /// User and password of a URL, as a header of basic authentication has them after the word Basic.
 pub(crate) fn credentials(url: &Url) -> Option<String> {
     if url.username().is_empty() && url.password().is_none() {
@@ -74,12 +68,6 @@ fn without_signatures(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_show_no_secret_of_a_url() {
-        let url: Url = "http://user:secret@host:8080/task?token=secret".parse().unwrap();
-        assert_eq!(shown(&url), "http://host:8080/task");
-    }
 
     #[test]
     fn what_a_function_repeats_of_a_urls_secrets_is_hidden() {

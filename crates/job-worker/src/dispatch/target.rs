@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
-use job_utils::config::{Gateway, WorkerConfig};
+use job_utils::config::{Gateway, WorkerConfig, shown};
 use job_utils::db::Job;
 use job_utils::wire::dispatch::function_url;
 use job_utils::wire::headers;
@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::dispatch::connect::{Connector, Payload, Place, authority};
 use crate::dispatch::origin::Origin;
-use crate::dispatch::secrets::{Secrets, credentials, shown};
+use crate::dispatch::secrets::{Secrets, credentials};
 
 const X_WORKER_ID: HeaderName = HeaderName::from_static(headers::X_WORKER_ID);
 const X_JOB_ID: HeaderName = HeaderName::from_static(headers::X_JOB_ID);
