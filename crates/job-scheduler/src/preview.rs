@@ -15,13 +15,13 @@ const COUNT: u64 = 5;
 #[command(group(clap::ArgGroup::new("schedule").required(true).args(["rule", "json", "batch"])))]
 pub struct Preview {
     /// A cron rule, a date, or a recurrence object as JSON.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     rule: Option<String>,
     /// A full schedule_info as JSON.
     #[arg(long, value_name = "SCHEDULE_INFO", conflicts_with_all = ["tz", "start", "end"])]
     json: Option<String>,
     /// Read JSON lines {"rule" | "schedule_info", "tz", "from", "count"} from standard input, and answer each with a line
-    /// {"next": […]} or {"error": …}.
+    /// {"next": […]} or {"error": …}, and "warnings" when there are any.
     #[arg(long, conflicts_with_all = ["tz", "start", "end"])]
     batch: bool,
     /// The rule's IANA zone [default: TZ, else UTC].
@@ -42,7 +42,8 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// Answers on `output`. `zone` is for rules that name none; `now` is the default of `--from`.
+    /// Answers on `output`; what has no effect in the schedule is told on standard error. `zone` is for rules that name none;
+    /// `now` is the default of `--from`.
     ///
     /// # Errors
     /// A schedule or date that cannot be used, with its bad part marked.
@@ -60,24 +61,31 @@ impl Preview {
         if self.batch {
             return written(self.answer_lines(zone, from, input, &mut output));
         }
-        let timetable = self.timetable(zone).map_err(usage)?;
+        let (timetable, warnings) = self.timetable(zone).map_err(usage)?;
+        for warning in warnings {
+            // Whoever has closed standard error wants no warnings.
+            let _ = writeln!(std::io::stderr(), "warning: {warning}");
+        }
         written(fires(&timetable, from, self.count).try_for_each(|at| writeln!(output, "{at}")))
     }
 
-    fn timetable(&self, zone: &TimeZone) -> Result<Timetable, RuleError> {
+    fn timetable(&self, zone: &TimeZone) -> Result<(Timetable, Vec<String>), RuleError> {
         if let Some(text) = &self.json {
-            return Timetable::from_json(text, zone);
+            return Timetable::from_json_with_warnings(text, zone);
         }
         let mut schedule = Map::new();
-        let given = [("rule", &self.rule), ("tz", &self.tz), ("start", &self.start), ("end", &self.end)];
-        for (key, value) in given {
+        if let Some(text) = &self.rule {
+            schedule.insert("rule".to_owned(), rule_value(text)?);
+        }
+        for (key, value) in [("tz", &self.tz), ("start", &self.start), ("end", &self.end)] {
             if let Some(text) = value {
-                schedule.insert(key.to_owned(), if key == "rule" { rule_value(text) } else { json!(text) });
+                schedule.insert(key.to_owned(), json!(text));
             }
         }
-        Timetable::parse(&Value::Object(schedule), zone)
+        Timetable::parse_with_warnings(&Value::Object(schedule), zone)
     }
 
+    /// One line for each, whatever is in it: who asks counts on it.
     fn answer_lines(
         &self,
         zone: &TimeZone,
@@ -85,13 +93,10 @@ impl Preview {
         input: impl BufRead,
         output: &mut impl Write,
     ) -> std::io::Result<()> {
-        for line in input.lines() {
-            let line = line?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            let answer = match self.answer(&line, zone, from) {
-                Ok(next) => json!({ "next": next }),
+        for line in input.split(b'\n') {
+            let answer = match self.answer(&line?, zone, from) {
+                Ok((next, warnings)) if warnings.is_empty() => json!({ "next": next }),
+                Ok((next, warnings)) => json!({ "next": next, "warnings": warnings }),
                 Err(error) => json!({ "error": error.to_string() }),
             };
             writeln!(output, "{answer}")?;
@@ -99,28 +104,33 @@ impl Preview {
         Ok(())
     }
 
-    fn answer(&self, line: &str, zone: &TimeZone, from: Timestamp) -> Result<Vec<String>, RuleError> {
-        let question: Map<String, Value> = serde_json::from_str(line)
+    /// The fires that a line asks for, and the warnings. Null is as good as absent in it.
+    fn answer(&self, line: &[u8], zone: &TimeZone, from: Timestamp) -> Result<(Vec<String>, Vec<String>), RuleError> {
+        let question: Map<String, Value> = serde_json::from_slice(line)
             .map_err(|error| RuleError::new("", format!("the line is not a JSON object: {error}")))?;
-        let zone = match question.get("tz") {
-            None | Some(Value::Null) => zone.clone(),
+        let given = |key: &str| question.get(key).filter(|value| !value.is_null());
+        let tz = given("tz").filter(|tz| *tz != "");
+        let default_zone = match tz {
+            None => zone.clone(),
             Some(Value::String(name)) => timetable::zone(name, "tz")?,
             Some(_) => return Err(RuleError::new("tz", "is not the name of a time zone")),
         };
-        let from = match question.get("from") {
-            None | Some(Value::Null) => from,
-            Some(value) => timetable::date(value, &zone, "from")?,
+        let from = match given("from") {
+            None => from,
+            Some(value) => timetable::date(value, &default_zone, "from")?,
         };
-        let count = match question.get("count") {
-            None | Some(Value::Null) => self.count,
+        let count = match given("count") {
+            None => self.count,
             Some(count) => count.as_u64().ok_or_else(|| RuleError::new("count", "is not a whole number"))?,
         };
-        let timetable = match (question.get("schedule_info"), question.get("rule")) {
-            (Some(schedule), None) => Timetable::parse(schedule, &zone)?,
-            (None, Some(rule)) => Timetable::parse(&json!({ "rule": rule }), &zone)?,
+        let (timetable, warnings) = match (given("schedule_info"), given("rule")) {
+            // Its own tz wins.
+            (Some(schedule), None) => Timetable::parse_with_warnings(schedule, &default_zone)?,
+            // As --rule and --tz.
+            (None, Some(rule)) => Timetable::parse_with_warnings(&json!({ "rule": rule, "tz": tz }), zone)?,
             _ => return Err(RuleError::new("", "the line needs either rule or schedule_info")),
         };
-        Ok(fires(&timetable, from, count).map(|at| at.to_string()).collect())
+        Ok((fires(&timetable, from, count).map(|at| at.to_string()).collect(), warnings))
     }
 }
 
@@ -130,11 +140,14 @@ fn fires(timetable: &Timetable, from: Timestamp, count: u64) -> impl Iterator<It
 }
 
 /// A rule from the command line: JSON when it is an object or epoch milliseconds, text otherwise (also `2030`, a year).
-fn rule_value(text: &str) -> Value {
+fn rule_value(text: &str) -> Result<Value, RuleError> {
     match serde_json::from_str(text) {
-        Ok(value @ Value::Object(_)) => value,
-        Ok(value @ Value::Number(_)) if text.len() > 4 => value,
-        _ => json!(text),
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(value @ Value::Number(_)) if text.len() > 4 => Ok(value),
+        Err(error) if text.trim_start().starts_with('{') => {
+            Err(RuleError::new("rule", format!("is JSON that cannot be read: {error}")))
+        }
+        _ => Ok(json!(text)),
     }
 }
 

@@ -8,6 +8,7 @@ mod date;
 mod days;
 mod error;
 mod fields;
+mod options;
 mod recurrence;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 
 pub use self::error::RuleError;
 use self::fields::Fields;
+pub use self::options::{Missed, Overlap};
 
 /// A parsed schedule.
 ///
@@ -36,6 +38,8 @@ pub struct Timetable {
     zone: TimeZone,
     start: Option<Timestamp>,
     end: Option<Timestamp>,
+    missed: Missed,
+    overlap: Overlap,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -50,35 +54,68 @@ impl Timetable {
     /// Parses a schedule_info.
     ///
     /// `default_zone` is the zone of a rule without `tz`, and of dates that have a time but no offset (whatever the
-    /// rule's own `tz`, as in JavaScript). Keys that mean nothing are ignored. A rule that can never fire is an error.
+    /// rule's own `tz`, as in JavaScript). A rule that can never fire is an error. Keys that mean nothing, and values of
+    /// `missed` and `overlap` that do not, are none: [`Self::parse_with_warnings`] tells of them.
     pub fn parse(schedule_info: &Value, default_zone: &TimeZone) -> Result<Self, RuleError> {
-        let (fires, zone, start, end) = match schedule_info {
+        Self::parse_with_warnings(schedule_info, default_zone).map(|(timetable, _)| timetable)
+    }
+
+    /// Parses a schedule_info, and says what in it has no effect: a sentence each, with the key in front. They are not kept
+    /// in the timetable, so that the many without any need no room for them.
+    ///
+    /// ```
+    /// use job_scheduler::timetable::{Missed, TimeZone, Timetable};
+    /// let schedule = serde_json::json!({"rule": "@daily", "timezone": "Europe/Berlin", "missed": "once"});
+    /// let (timetable, warnings) = Timetable::parse_with_warnings(&schedule, &TimeZone::UTC).unwrap();
+    /// assert_eq!(timetable.missed(), Missed::Once);
+    /// assert_eq!(warnings, [r#""timezone": is no key of a schedule, and has no effect"#]);
+    /// ```
+    pub fn parse_with_warnings(
+        schedule_info: &Value,
+        default_zone: &TimeZone,
+    ) -> Result<(Self, Vec<String>), RuleError> {
+        let mut warnings = Vec::new();
+        let timetable = match schedule_info {
             Value::Object(object) => {
                 let zone = zone_of(object, default_zone)?;
                 let start = bound(object, "start", default_zone)?;
                 let end = bound(object, "end", default_zone)?;
-                match object.get("rule") {
-                    None | Some(Value::Null) => (Fires::Rule(recurrence::parse(object, "")?), zone, start, end),
+                let (fires, zone) = match object.get("rule") {
+                    None | Some(Value::Null) => (Fires::Rule(recurrence::parse(object, "")?), zone),
                     Some(Value::Object(rule)) => {
                         // The outer zone wins, as in the original.
                         let zone = if has_zone(object) { zone } else { zone_of(rule, default_zone)? };
-                        (Fires::Rule(recurrence::parse(rule, "rule")?), zone, start, end)
+                        (Fires::Rule(recurrence::parse(rule, "rule")?), zone)
                     }
-                    Some(rule) => (scalar(rule, default_zone, "rule")?, zone, start, end),
-                }
+                    Some(rule) => (scalar(rule, default_zone, "rule")?, zone),
+                };
+                let (missed, overlap, told) = options::read(object);
+                warnings = told;
+                Self { fires, zone, start, end, missed, overlap }
             }
-            other => (scalar(other, default_zone, "schedule_info")?, default_zone.clone(), None, None),
+            other => Self {
+                fires: scalar(other, default_zone, "schedule_info")?,
+                zone: default_zone.clone(),
+                start: None,
+                end: None,
+                missed: Missed::default(),
+                overlap: Overlap::default(),
+            },
         };
-        let timetable = Self { fires, zone, start, end };
         timetable.must_fire()?;
-        Ok(timetable)
+        Ok((timetable, warnings))
     }
 
     /// Parses a schedule_info from its JSON text: what Postgres stores as `json` need not be JSON that can be read here.
     pub fn from_json(text: &str, default_zone: &TimeZone) -> Result<Self, RuleError> {
+        Self::from_json_with_warnings(text, default_zone).map(|(timetable, _)| timetable)
+    }
+
+    /// [`Self::parse_with_warnings`] from JSON text.
+    pub fn from_json_with_warnings(text: &str, default_zone: &TimeZone) -> Result<(Self, Vec<String>), RuleError> {
         let value = serde_json::from_str(text)
             .map_err(|error| RuleError::new("schedule_info", format!("is JSON that cannot be read: {error}")))?;
-        Self::parse(&value, default_zone)
+        Self::parse_with_warnings(&value, default_zone)
     }
 
     /// The first fire strictly after `after` (strictly after `start`, when that is later), None when there is none.
@@ -98,6 +135,16 @@ impl Timetable {
     /// Whether the schedule has a single fire.
     pub fn is_one_off(&self) -> bool {
         matches!(self.fires, Fires::Once(_))
+    }
+
+    /// What becomes of fires that were missed.
+    pub fn missed(&self) -> Missed {
+        self.missed
+    }
+
+    /// What becomes of a fire while the previous one's job waits or runs.
+    pub fn overlap(&self) -> Overlap {
+        self.overlap
     }
 
     fn must_fire(&self) -> Result<(), RuleError> {

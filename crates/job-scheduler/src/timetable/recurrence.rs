@@ -6,6 +6,9 @@ use super::days::{Days, Join};
 use super::error::{RuleError, shown};
 use super::fields::{ALL_HOURS, ALL_MONTHS, ALL_SIXTY, Fields, LAST_YEAR, Years};
 
+/// The fields there are; `tz` may stand beside them.
+pub(super) const FIELDS: [&str; 7] = ["year", "month", "date", "dayOfWeek", "hour", "minute", "second"];
+
 /// Parses a recurrence object. Every field must match; one that is absent or null matches any value, except that an
 /// absent second is 0. Months count from 0. Other keys are ignored.
 pub(super) fn parse(object: &Map<String, Value>, place: &str) -> Result<Fields, RuleError> {

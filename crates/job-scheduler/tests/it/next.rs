@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-fn next(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
+fn next(arguments: &[&str], environment: &[(&str, &str)], input: impl AsRef<[u8]>) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_job-scheduler"))
         .arg("next")
         .args(arguments)
@@ -14,7 +14,7 @@ fn next(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(input.as_ref()).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -54,6 +54,34 @@ fn next_takes_a_full_schedule_info() {
 }
 
 #[test]
+fn an_epoch_and_a_zone_without_a_name_are_taken_and_no_count_is_five() {
+    assert_eq!(answer(&["--rule", "1768472431000", FROM[0], FROM[1]], &[]), "2026-01-15T10:20:31Z\n");
+    assert_eq!(answer(&["--rule", "* * * * *", FROM[0], FROM[1]], &[]).lines().count(), 5);
+    assert_eq!(answer(&["--rule", "* * * * *", "--count", "0"], &[]), "");
+    // Strictly after --from, whose default is now.
+    assert_eq!(answer(&["--rule", "@daily", "--from", "2026-01-15", "--count", "1"], &[]), "2026-01-16T00:00:00Z\n");
+    let now: jiff::Timestamp = answer(&["--rule", "* * * * * *", "--count", "1"], &[]).trim().parse().unwrap();
+    assert!(now > jiff::Timestamp::now() - jiff::SignedDuration::from_mins(1), "{now}");
+}
+
+#[test]
+fn what_has_no_effect_is_told_on_standard_error() {
+    let schedule = r#"{"rule": "0 9 * * *", "timezone": "Asia/Kolkata", "missed": "never", "overlap": "allow"}"#;
+    let output = next(&["--json", schedule, FROM[0], FROM[1], "--count", "1"], &[], "");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "2026-01-16T09:00:00Z\n");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "warning: missed: \"never\" is not one of skip, once, all; skip counts\n\
+         warning: \"timezone\": is no key of a schedule, and has no effect\n"
+    );
+    let output = next(&["--rule", r#"{"hours": 9}"#, FROM[0], FROM[1]], &[], "");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("\"hours\" in rule"));
+    let output = next(&["--json", r#"{"rule": "@daily", "missed": "all", "overlap": "skip"}"#], &[], "");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
 fn a_bad_rule_exits_with_64_and_the_bad_part_is_marked() {
     let message = refusal(&["--rule", "0 25 * * *"]);
     assert!(message.contains("rule, hour: 25 is not within 0-23"), "{message}");
@@ -63,6 +91,10 @@ fn a_bad_rule_exits_with_64_and_the_bad_part_is_marked() {
         (vec!["--rule", "* * * * *", "--start", "soon"], "start: "),
         (vec!["--rule", "* * * * *", "--from", "soon"], "--from: "),
         (vec!["--json", "{"], "schedule_info: "),
+        (vec!["--rule", r#"{"hour": }"#], "rule: is JSON that cannot be read: expected value at line 1 column 10"),
+        (vec!["--rule", r#"{"hour": [1, 24]}"#], "rule.hour[1]: 24 is not"),
+        (vec!["--rule", "-1 * * * *"], "\n  -1 * * * *\n  ^\n"),
+        (vec!["--rule", "* * * * *", "--end", "soon"], "end: "),
         (vec!["--json", r#"{"hour": 24}"#], "hour: "),
         (vec!["--rule", "0 0 30 2 *"], "never fire"),
         (vec![], "--rule"),
@@ -84,8 +116,20 @@ fn a_batch_answers_each_line_with_a_line() {
         "nonsense",
         r#"{"count": 1}"#,
         r#"{"rule": "2020-01-01"}"#,
+        "",
+        r#""text""#,
+        r#"{"rule": "0 0 * * *", "schedule_info": "0 0 * * *"}"#,
+        r#"{"rule": null, "tz": null, "from": null, "count": null}"#,
+        r#"{"rule": "0 0 * * *", "count": -1}"#,
+        r#"{"rule": "0 0 * * *", "tz": "Mars/Phobos"}"#,
+        r#"{"rule": "0 0 * * *", "from": "soon"}"#,
+        r#"{"rule": {"hour": 0, "minute": 0, "minutes": 1}, "from": "2026-01-15T10:20:30Z", "count": 1}"#,
+        // The line's tz is the rule's, as --tz is, but only the default of a schedule_info.
+        r#"{"rule": {"hour": 0, "tz": "Asia/Kolkata"}, "tz": "America/New_York", "from": "2026-01-15T10:20:30Z", "count": 1}"#,
+        r#"{"schedule_info": {"rule": "0 0 * * *", "tz": "Asia/Kolkata"}, "tz": "America/New_York", "from": 1768472430000, "count": 1}"#,
+        r#"{"schedule_info": "0 0 * * *", "tz": "America/New_York", "from": "2026-01-15T10:20:30Z", "count": 1}"#,
     ];
-    let output = next(&["--batch"], &[], &lines.join("\n"));
+    let output = next(&["--batch"], &[], lines.join("\n"));
     assert!(output.status.success());
     let answers = String::from_utf8(output.stdout).unwrap();
     let answers: Vec<&str> = answers.lines().collect();
@@ -96,5 +140,35 @@ fn a_batch_answers_each_line_with_a_line() {
     assert!(answers[4].starts_with(r#"{"error":"the line is not a JSON object"#), "{}", answers[4]);
     assert!(answers[5].starts_with(r#"{"error":"the line needs"#), "{}", answers[5]);
     assert_eq!(answers[6], r#"{"next":[]}"#);
+    assert!(answers[7].starts_with(r#"{"error":"the line is not a JSON object"#), "{}", answers[7]);
+    assert!(answers[8].starts_with(r#"{"error":"the line is not a JSON object"#), "{}", answers[8]);
+    assert!(answers[9].starts_with(r#"{"error":"the line needs"#), "{}", answers[9]);
+    assert!(answers[10].starts_with(r#"{"error":"the line needs"#), "{}", answers[10]);
+    assert!(answers[11].starts_with(r#"{"error":"count: "#), "{}", answers[11]);
+    assert!(answers[12].starts_with(r#"{"error":"tz: "#), "{}", answers[12]);
+    assert!(answers[13].starts_with(r#"{"error":"from: "#), "{}", answers[13]);
+    assert_eq!(
+        answers[14],
+        r#"{"next":["2026-01-16T00:00:00Z"],"warnings":["\"minutes\" in rule: is no field of a recurrence, and has no effect"]}"#
+    );
+    assert_eq!(
+        answers[15],
+        r#"{"next":["2026-01-16T05:00:00Z"],"warnings":["rule.tz: has no effect, since the schedule's own tz counts"]}"#
+    );
+    assert_eq!(answers[16], r#"{"next":["2026-01-15T18:30:00Z"]}"#);
+    assert_eq!(answers[17], r#"{"next":["2026-01-16T05:00:00Z"]}"#);
     assert_eq!(answers.len(), lines.len());
+}
+
+#[test]
+fn a_batch_answers_lines_that_are_no_text_and_goes_on() {
+    let output =
+        next(&["--batch", FROM[0], FROM[1], "--count", "1"], &[], b"\xff\xfe\r\n\r\n{\"rule\": \"@daily\"}\r\n");
+    assert!(output.status.success());
+    let answers = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<&str> = answers.lines().collect();
+    assert!(answers[..2].iter().all(|answer| answer.starts_with(r#"{"error":"#)), "{answers:?}");
+    assert_eq!(answers[2..], [r#"{"next":["2026-01-16T00:00:00Z"]}"#]);
+    // Nothing asked, nothing answered.
+    assert!(next(&["--batch"], &[], "").stdout.is_empty());
 }
