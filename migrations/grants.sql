@@ -22,13 +22,15 @@ BEGIN
 
         IF role_name = 'administrator' THEN
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.job_queues, @extschema@.scheduled_jobs,
-                @extschema@.settings, @extschema@.workers TO administrator;
+                @extschema@.settings, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
             GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
         ELSIF role_name = 'jobs_runtime' THEN
             -- INSERT into jobs: a schedule makes one. job_queues: UPDATE is what locking a row takes; rows come and go by
             -- triggers. Schedules are watched and marked, never made or removed.
-            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.workers TO jobs_runtime;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.workers, @extschema@.schedulers TO jobs_runtime;
             GRANT SELECT, UPDATE ON @extschema@.job_queues, @extschema@.scheduled_jobs TO jobs_runtime;
+            -- UPDATE is what locking a row takes.
+            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.schedule_fires TO jobs_runtime;
             GRANT SELECT ON @extschema@.settings TO jobs_runtime;
         END IF;
         IF role_name <> 'jobs_producer' THEN

@@ -1,22 +1,19 @@
 //! What a scheduler keeps in memory: the schedules it holds, and which of them fires next. No clock, no I/O.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
-use job_utils::db::{Block, Digest};
+use job_utils::db::{Block, Digest, Fire, Mark, ScheduledJob};
 
-use crate::timetable::{RuleError, TimeZone, Timetable};
+use crate::timetable::{Missed, Overlap, TimeZone, Timetable};
 
-/// A fire that could not be made for so long is missed. Long enough for a restart of Postgres to delay a fire rather
-/// than to lose it, short enough for a late fire not to surprise.
+/// A fire that could not be made for so long because the database was away is late; after that it is missed.
 const LATEST: SignedDuration = SignedDuration::from_secs(60);
 
-/// A schedule's fire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fire {
-    pub(crate) schedule: i64,
-    pub(crate) at: Timestamp,
-}
+/// How many of a schedule's missed fires are made up for with `"missed": "all"`: the latest.
+const MOST_MADE_UP: usize = 1000;
+
+const INSTANT: SignedDuration = SignedDuration::from_nanos(1);
 
 /// What looking at a schedule's row brought.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +23,7 @@ pub(crate) enum Looked {
     /// Nothing is new.
     Known,
     /// The rule cannot be used. Told once, until it changes.
-    Invalid(RuleError),
+    Invalid(String),
 }
 
 /// The schedules a scheduler holds.
@@ -37,47 +34,118 @@ pub(crate) struct Agenda {
     queue: BTreeSet<(Timestamp, i64)>,
     /// The digests of what is held, to compare with the table's.
     blocks: HashMap<Block, Digest>,
+    /// What is to be written into the rows.
+    marks: HashMap<i64, Mark>,
     missed: u64,
+    steady_since: Timestamp,
 }
 
 struct Schedule {
-    /// Of its schedule_info: the text itself is not kept.
+    /// Of its task and schedule_info: the texts themselves are not kept.
     digest: i64,
     /// None for a rule that cannot be used. Boxed: hash tables keep room for many more entries than they hold.
     timetable: Option<Box<Timetable>>,
     next: Option<Timestamp>,
-    /// The latest fire that was settled: nothing at or before it fires again, whatever the clock does.
-    settled: Option<Timestamp>,
+    /// Nothing at or before it fires, whatever the clock does.
+    fired_until: Timestamp,
+    /// What is wrong with schedule_info. Seldom there, so that it may cost an allocation.
+    error: Option<Box<str>>,
+}
+
+impl Schedule {
+    fn mark(&self, id: i64) -> Mark {
+        let error = self.error.as_deref().map(str::to_owned);
+        Mark { schedule: id, digest: self.digest, error, ended: false, missed: None }
+    }
+}
+
+/// Where a schedule goes on.
+struct Resumed {
+    fired_until: Timestamp,
+    /// The last of the fires that are not made up for, and the first.
+    missed: Option<(Timestamp, Timestamp)>,
 }
 
 impl Agenda {
     /// An empty agenda; `default_zone` is for rules that name none.
     pub(crate) fn new(default_zone: TimeZone) -> Self {
-        Self { default_zone, schedules: HashMap::new(), queue: BTreeSet::new(), blocks: HashMap::new(), missed: 0 }
+        Self {
+            default_zone,
+            schedules: HashMap::new(),
+            queue: BTreeSet::new(),
+            blocks: HashMap::new(),
+            marks: HashMap::new(),
+            missed: 0,
+            steady_since: Timestamp::MIN,
+        }
     }
 
-    /// Takes in a schedule's schedule_info, and the digest that stands for it, as they are now. Its fires at or before `now`
-    /// are over.
-    pub(crate) fn look_at(&mut self, id: i64, info: &str, digest: i64, now: Timestamp) -> Looked {
-        let known = self.schedules.get(&id);
-        if known.is_some_and(|known| known.digest == digest) {
+    /// Takes in a schedule's row as it is now.
+    pub(crate) fn look_at(&mut self, row: &ScheduledJob) -> Looked {
+        let known = self.schedules.get_mut(&row.id);
+        if let Some(known) = known.filter(|known| known.digest == row.digest) {
+            let gone_on = known.fired_until < row.fired_until;
+            known.fired_until = known.fired_until.max(row.fired_until);
+            if gone_on {
+                self.advance(row.id);
+            }
             return Looked::Known;
         }
-        let settled = known.and_then(|known| known.settled);
-        self.forget(id);
-        let (timetable, looked) = match Timetable::from_json(info, &self.default_zone) {
-            Ok(timetable) => (Some(Box::new(timetable)), Looked::Taken),
-            Err(error) => (None, Looked::Invalid(error)),
+        self.forget(row.id);
+        let (timetable, error) = match Timetable::from_json_with_warnings(&row.schedule_info, &self.default_zone) {
+            Ok((timetable, warnings)) => {
+                (Some(Box::new(timetable)), (!warnings.is_empty()).then(|| warnings.join("; ")))
+            }
+            Err(error) => (None, Some(error.to_string())),
         };
-        self.schedules.insert(id, Schedule { digest, timetable, next: None, settled });
-        let block = self.blocks.entry(Block::of(id)).or_default();
+        let resumed = timetable.as_deref().map(|timetable| resume(timetable, row.fired_until, row.owed_since, 0));
+        let mut missed = None;
+        let fired_until = resumed.map_or(row.fired_until, |resumed| {
+            missed = resumed.missed;
+            resumed.fired_until
+        });
+        let looked = match (&timetable, &error) {
+            (None, Some(error)) => Looked::Invalid(error.clone()),
+            _ => Looked::Taken,
+        };
+        let news = error != row.last_error || missed.is_some();
+        self.missed += u64::from(missed.is_some());
+        let error = error.map(String::into_boxed_str);
+        let schedule = Schedule { digest: row.digest, timetable, next: None, fired_until, error };
+        if news {
+            self.marks.insert(row.id, Mark { missed: missed.map(in_words), ..schedule.mark(row.id) });
+        }
+        self.schedules.insert(row.id, schedule);
+        let block = self.blocks.entry(Block::of(row.id)).or_default();
         block.count += 1;
-        block.xor ^= digest;
-        self.advance(id, now);
+        block.xor ^= row.digest;
+        self.advance(row.id);
         looked
     }
 
+    /// Since when heartbeats have come without a gap. What was due during a gap is missed, except that a schedule's latest fire
+    /// is still made when it is not a minute late.
+    pub(crate) fn steady_since(&mut self, steady_since: Timestamp) {
+        if steady_since <= self.steady_since {
+            return;
+        }
+        self.steady_since = steady_since;
+        let due: Vec<i64> = self.queue.range(..(steady_since, i64::MIN)).map(|(_, id)| *id).collect();
+        for id in due {
+            let Some(schedule) = self.schedules.get_mut(&id) else { continue };
+            let Some(timetable) = &schedule.timetable else { continue };
+            let resumed = resume(timetable, schedule.fired_until, steady_since, 1);
+            schedule.fired_until = resumed.fired_until;
+            if let Some(missed) = resumed.missed {
+                self.missed += 1;
+                self.marks.entry(id).or_insert_with(|| schedule.mark(id)).missed = Some(in_words(missed));
+            }
+            self.advance(id);
+        }
+    }
+
     /// Whether the schedule is held.
+    #[cfg(test)]
     pub(crate) fn holds(&self, id: i64) -> bool {
         self.schedules.contains_key(&id)
     }
@@ -99,6 +167,7 @@ impl Agenda {
 
     /// Forgets a schedule.
     pub(crate) fn forget(&mut self, id: i64) {
+        self.marks.remove(&id);
         let Some(schedule) = self.schedules.remove(&id) else { return };
         if let Some(next) = schedule.next {
             self.queue.remove(&(next, id));
@@ -118,77 +187,137 @@ impl Agenda {
         self.queue.first().map(|(at, _)| *at)
     }
 
-    /// The fires due at `now`, at most one a schedule: of several the latest, the others are missed, and so is one that
-    /// is too late. Each stays due until it is settled.
-    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<Fire> {
-        let due: Vec<(Timestamp, i64)> = self.queue.range(..=(now, i64::MAX)).copied().collect();
-        due.into_iter()
-            .filter_map(|(at, schedule)| match self.latest(schedule, at, now) {
-                Some(latest) => {
-                    self.set_next(schedule, Some(latest));
-                    Some(Fire { schedule, at: latest })
-                }
-                None => {
-                    self.advance(schedule, now);
-                    None
-                }
-            })
-            .collect()
-    }
-
-    /// The latest fire of a schedule from `at` to `now` that is not too late; those before it are missed.
-    fn latest(&mut self, schedule: i64, at: Timestamp, now: Timestamp) -> Option<Timestamp> {
-        let timetable = self.schedules.get(&schedule)?.timetable.as_ref()?;
-        let earliest = now.checked_sub(LATEST).unwrap_or(Timestamp::MIN);
-        let mut latest = (at >= earliest).then_some(at);
-        while let Some(next) = timetable.next_after(latest.unwrap_or(earliest)).filter(|next| *next <= now) {
-            latest = Some(next);
+    /// Up to `limit` fires due at `now`, soonest first, but none of the schedules in `without`. Each stays due until it is
+    /// settled.
+    pub(crate) fn due(&self, now: Timestamp, limit: usize, without: &HashSet<i64>) -> Vec<Fire> {
+        let due = self.queue.range(..=(now, i64::MAX)).filter(|(_, id)| !without.contains(id));
+        let mut due: BTreeSet<(Timestamp, i64)> = due.take(limit).copied().collect();
+        let mut fires = Vec::new();
+        while fires.len() < limit
+            && let Some((at, id)) = due.pop_first()
+        {
+            let Some((schedule, timetable)) =
+                self.schedules.get(&id).and_then(|schedule| Some((schedule, schedule.timetable.as_deref()?)))
+            else {
+                continue;
+            };
+            let overlap = timetable.overlap() == Overlap::Allow;
+            fires.push(Fire { schedule: id, digest: schedule.digest, at, overlap });
+            if let Some(next) = timetable.next_after(at).filter(|next| *next <= now) {
+                due.insert((next, id));
+            }
         }
-        self.missed += u64::from(latest != Some(at));
-        latest
+        fires
     }
 
-    /// Notes that a fire had its one chance, and moves on to the first one after it and after `now`.
-    pub(crate) fn settle(&mut self, fire: Fire, now: Timestamp) {
-        if let Some(schedule) = self.schedules.get_mut(&fire.schedule) {
-            schedule.settled = schedule.settled.max(Some(fire.at));
-            self.advance(fire.schedule, now);
+    /// Notes that a fire is dealt with, and moves on to the one after it.
+    pub(crate) fn settle(&mut self, fire: Fire) {
+        if let Some(schedule) = self.schedules.get_mut(&fire.schedule).filter(|known| known.digest == fire.digest) {
+            schedule.fired_until = schedule.fired_until.max(fire.at);
+            self.advance(fire.schedule);
         }
     }
 
-    /// How often a schedule missed a fire, or several in a row, since the last call.
+    /// How many schedules missed fires since the last call.
     pub(crate) fn take_missed(&mut self) -> u64 {
         std::mem::take(&mut self.missed)
     }
 
-    /// Notes that a schedule missed a fire.
-    pub(crate) fn miss(&mut self) {
-        self.missed += 1;
+    /// Up to `limit` marks that are to be written.
+    pub(crate) fn marks(&self, limit: usize) -> Vec<Mark> {
+        self.marks.values().take(limit).cloned().collect()
     }
 
-    /// The ids of all schedules held.
-    pub(crate) fn ids(&self) -> Vec<i64> {
-        self.schedules.keys().copied().collect()
+    /// Whether there are marks to be written.
+    pub(crate) fn has_marks(&self) -> bool {
+        !self.marks.is_empty()
     }
 
-    fn advance(&mut self, id: i64, now: Timestamp) {
-        let next = self.schedules.get(&id).and_then(|schedule| {
-            let after = schedule.settled.map_or(now, |settled| settled.max(now));
-            schedule.timetable.as_ref()?.next_after(after)
-        });
-        self.set_next(id, next);
+    /// Notes that a mark is written. A schedule that has ended is held no longer.
+    pub(crate) fn marked(&mut self, mark: &Mark) {
+        if self.marks.get(&mark.schedule) == Some(mark) {
+            self.marks.remove(&mark.schedule);
+            if mark.ended {
+                self.forget(mark.schedule);
+            }
+        }
     }
 
-    fn set_next(&mut self, id: i64, next: Option<Timestamp>) {
+    /// How many schedules are held.
+    pub(crate) fn len(&self) -> usize {
+        self.schedules.len()
+    }
+
+    /// Sets the schedule's next fire; one that has none left is to be marked so.
+    fn advance(&mut self, id: i64) {
         let Some(schedule) = self.schedules.get_mut(&id) else { return };
-        if let Some(before) = schedule.next {
+        if let Some(before) = schedule.next.take() {
             self.queue.remove(&(before, id));
         }
-        schedule.next = next;
-        if let Some(next) = next {
-            self.queue.insert((next, id));
+        let Some(timetable) = &schedule.timetable else { return };
+        schedule.next = timetable.next_after(schedule.fired_until);
+        match schedule.next {
+            Some(next) => drop(self.queue.insert((next, id))),
+            None => self.marks.entry(id).or_insert_with(|| schedule.mark(id)).ended = true,
         }
     }
+}
+
+/// From where a schedule goes on whose fires up to `fired_until` are dealt with and whose fires from `owed_since` on are to be
+/// made, whatever it says. Of those in between, which were missed, it decides itself; but the `late` latest that are not a
+/// minute late are made in any case.
+fn resume(timetable: &Timetable, fired_until: Timestamp, owed_since: Timestamp, late: usize) -> Resumed {
+    let first = timetable.next_after(fired_until).filter(|first| *first < owed_since);
+    let Some(first) = first else { return Resumed { fired_until, missed: None } };
+    let made_up = match timetable.missed() {
+        Missed::Skip => late,
+        Missed::Once => 1,
+        Missed::All => MOST_MADE_UP,
+    };
+    let mut latest = latest(timetable, fired_until, owed_since, made_up + 1);
+    let mut kept =
+        if latest.len() > made_up { latest.split_off(latest.len() - made_up) } else { std::mem::take(&mut latest) };
+    if timetable.missed() == Missed::Skip {
+        let earliest = owed_since.checked_sub(LATEST).unwrap_or(Timestamp::MIN);
+        let too_late = kept.iter().take_while(|at| **at < earliest).count();
+        latest.extend(kept.drain(..too_late));
+    }
+    Resumed {
+        fired_until: kept
+            .front()
+            .map_or(owed_since, |kept| *kept)
+            .checked_sub(INSTANT)
+            .unwrap_or(Timestamp::MIN)
+            .max(fired_until),
+        missed: latest.back().map(|last| (*last, first)),
+    }
+}
+
+/// The `count` latest fires after `after` and before `before`, in order.
+fn latest(timetable: &Timetable, after: Timestamp, before: Timestamp, count: usize) -> VecDeque<Timestamp> {
+    // There is no way back in a timetable: it is asked for what comes after ever earlier instants.
+    let mut back = SignedDuration::from_secs(1);
+    loop {
+        let from = before.checked_sub(back).unwrap_or(Timestamp::MIN).max(after);
+        let mut fires = VecDeque::new();
+        let mut next = timetable.next_after(from);
+        while let Some(at) = next.filter(|at| *at < before) {
+            if fires.len() == count {
+                fires.pop_front();
+            }
+            fires.push_back(at);
+            next = timetable.next_after(at);
+        }
+        if fires.len() == count || from == after {
+            return fires;
+        }
+        back *= 2;
+    }
+}
+
+fn in_words((last, first): (Timestamp, Timestamp)) -> (Timestamp, String) {
+    let others = if first == last { String::new() } else { format!(", and so are those before it since {first}") };
+    (last, format!("no scheduler watched, or there was no database: it is not made up for{others}"))
 }
 
 #[cfg(test)]

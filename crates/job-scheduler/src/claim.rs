@@ -1,8 +1,10 @@
 //! Claim: take schedules that nobody watches, and see what became of those already taken.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use job_utils::db::{DbError, ScheduledJob, SchedulerDb};
+use job_utils::config::Tasks;
+use job_utils::db::{Block, DbError, Digest, LookFor, ScheduledJob, SchedulerDb};
 
 use crate::agenda::{Agenda, Looked};
 use crate::clock::Clock;
@@ -11,65 +13,92 @@ use crate::clock::Clock;
 /// made in between and for memory to stay small.
 const BATCH: i32 = 2000;
 
+/// How many marks one statement writes: their rows stay locked meanwhile.
+const MARKS: usize = 500;
+
 /// What a look brought.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claimed {
     /// Schedules that are new or have a new rule.
     pub(crate) taken: usize,
-    /// Schedules that were deleted or taken away.
+    /// Schedules that were deleted, paused or taken away.
     pub(crate) gone: usize,
-    /// Schedules that are held under this id, and not by this process.
-    pub(crate) strange: usize,
+    /// There may be more to claim.
+    pub(crate) more: bool,
+    /// Until the next lease of another scheduler ends.
+    pub(crate) expires_in: Option<Duration>,
 }
 
-/// Claims a batch of what is free. When there is nothing left, takes in what has changed among the rows held, and returns
-/// what the whole look brought, which is added up in `so_far`.
-///
-/// `adopt` takes in also rows held under this id that are not known here: those of a claim whose answer was lost.
-/// Otherwise they are another process's with the same id, and its own business.
+/// A heartbeat that claims a batch of what is free. When there is nothing and `compare` is set, takes in what has changed among
+/// the rows held. `alone`: as in [`LookFor`].
 pub(crate) async fn run_once(
     db: &SchedulerDb,
-    tasks: Option<&[String]>,
+    tasks: &Tasks,
     agenda: &mut Agenda,
     clock: &mut Clock,
-    adopt: bool,
-    so_far: &mut Claimed,
-) -> Result<Option<Claimed>, DbError> {
-    let look = db.look(tasks, BATCH).await?;
+    alone: bool,
+    compare: bool,
+) -> Result<Claimed, DbError> {
+    let look = db.look(LookFor { tasks: tasks.as_filter(), limit: BATCH, alone, compare }).await?;
     clock.learn(look.now);
-    if !look.claimed.is_empty() {
-        for row in look.claimed {
-            so_far.look_at(agenda, row, clock);
-        }
-        return Ok(None);
+    agenda.steady_since(look.steady_since);
+    let mut claimed = Claimed { more: !look.claimed.is_empty(), expires_in: look.expires_in, ..Claimed::default() };
+    for row in &look.claimed {
+        claimed.look_at(agenda, row);
     }
-    let differing = agenda.differing(&look.held);
-    if !differing.is_empty() {
-        let blocks: Vec<_> = differing.iter().copied().collect();
-        let rows = db.held(&blocks).await?;
-        let held: HashSet<i64> = rows.iter().map(|row| row.id).collect();
-        for row in rows {
-            if adopt || agenda.holds(row.id) {
-                so_far.look_at(agenda, row, clock);
-            } else {
-                so_far.strange += 1;
-            }
-        }
-        so_far.gone += agenda.retain(&differing, &held);
+    if let Some(held) = &look.held {
+        take_changes(db, tasks, agenda, held, &mut claimed).await?;
     }
-    Ok(Some(std::mem::take(so_far)))
+    Ok(claimed)
+}
+
+/// Takes in what differs from what is known.
+async fn take_changes(
+    db: &SchedulerDb,
+    tasks: &Tasks,
+    agenda: &mut Agenda,
+    held: &[(Block, Digest)],
+    claimed: &mut Claimed,
+) -> Result<(), DbError> {
+    let differing = agenda.differing(held);
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let blocks: Vec<_> = differing.iter().copied().collect();
+    let (ours, others): (Vec<_>, Vec<_>) =
+        db.held(&blocks).await?.into_iter().partition(|row| tasks.include(&row.task_identifier));
+    let ids: HashSet<i64> = ours.iter().map(|row| row.id).collect();
+    for row in &ours {
+        claimed.look_at(agenda, row);
+    }
+    claimed.gone += agenda.retain(&differing, &ids);
+    if !others.is_empty() {
+        // Its task was changed to one that is not for this scheduler.
+        let others: Vec<i64> = others.iter().map(|row| row.id).collect();
+        db.release_scheduled(&others).await?;
+    }
+    Ok(())
+}
+
+/// Writes a batch of what is to be marked. Returns whether there is more.
+pub(crate) async fn mark(db: &SchedulerDb, agenda: &mut Agenda) -> Result<bool, DbError> {
+    let marks = agenda.marks(MARKS);
+    if !marks.is_empty() {
+        db.mark(&marks).await?;
+        marks.iter().for_each(|mark| agenda.marked(mark));
+    }
+    Ok(agenda.has_marks())
 }
 
 impl Claimed {
-    fn look_at(&mut self, agenda: &mut Agenda, row: ScheduledJob, clock: &Clock) {
-        let (id, task) = (row.id, row.task_identifier);
-        match agenda.look_at(id, &row.schedule_info, row.digest, clock.now()) {
+    fn look_at(&mut self, agenda: &mut Agenda, row: &ScheduledJob) {
+        match agenda.look_at(row) {
             Looked::Known => {}
             Looked::Taken => self.taken += 1,
             Looked::Invalid(error) => {
                 tracing::warn!(
-                    schedule.id = id,
-                    job.task = task,
+                    schedule.id = row.id,
+                    job.task = row.task_identifier,
                     "a schedule cannot be used until it is changed: {error}"
                 );
             }

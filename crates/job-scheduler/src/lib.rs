@@ -10,9 +10,10 @@ mod scheduler;
 pub mod timetable;
 
 use job_utils::config::SchedulerConfig;
-use job_utils::db::{Db, DbError, Identity, Listener, SchedulerDb};
+use job_utils::db::{Db, DbError, Identity, Listener, SchedulerDb, SchedulerInstance};
 use job_utils::health;
 use job_utils::shutdown::Shutdown;
+use uuid::Uuid;
 
 use crate::scheduler::Scheduler;
 
@@ -25,7 +26,8 @@ const CHANNELS: &[&str] = &["scheduled_jobs:insert", "scheduled_jobs:change"];
 pub struct Stopped {
     /// Schedules given back for another scheduler.
     pub released: usize,
-    /// Schedules that could not be given back, because Postgres was away: they wait for a scheduler with the same id.
+    /// Schedules that could not be given back, because Postgres was away: others take them when the lease has passed, and the
+    /// next process with the same id at once.
     pub orphaned: usize,
 }
 
@@ -65,12 +67,12 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
     }
-    let scheduler_db = SchedulerDb::new(db.clone(), &config.scheduler_id);
     // The listener outlives the signal: it holds the id until the schedules are given back.
     let listening = Shutdown::new();
+    let instance = Uuid::new_v4();
     let listener = tokio::select! {
         () = shutdown.triggered() => None,
-        listener = Listener::start(&db, CHANNELS, "scheduler", &config.scheduler_id, None, &listening) => listener,
+        listener = Listener::start(&db, CHANNELS, "scheduler", &config.scheduler_id, Some(instance), &listening) => listener,
     };
     let Some(listener) = listener else {
         listening.trigger();
@@ -83,9 +85,11 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
         );
     }
     tracing::info!(scheduler.id = config.scheduler_id, "scheduler looks for schedules");
+    let instance = SchedulerInstance { id: instance, lease: config.lease, listens: !listener.is_deaf() };
+    let scheduler_db = SchedulerDb::new(db, &config.scheduler_id, instance);
     let grace = config.shutdown_grace / 2;
-    let agenda = Scheduler::new(config, scheduler_db.clone(), listener.clone()).run(&shutdown).await;
-    let stopped = drain::drain(&scheduler_db, &agenda, &listener, grace).await;
+    let held = Scheduler::new(config, scheduler_db.clone(), listener).run(&shutdown).await;
+    let stopped = drain::drain(&scheduler_db, held, grace).await;
     listening.trigger();
     Ok(stopped)
 }

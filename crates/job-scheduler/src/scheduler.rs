@@ -1,4 +1,5 @@
-//! The loop: look for schedules when woken or once in a while, and fire those that are due in between.
+//! The loop: show that this scheduler lives, look for schedules when woken or once in a while, and fire those that are due in
+//! between.
 
 use std::time::Duration;
 
@@ -9,67 +10,78 @@ use job_utils::shutdown::Shutdown;
 use tokio::time::Instant;
 
 use crate::agenda::Agenda;
-use crate::claim::Claimed;
 use crate::clock::Clock;
 use crate::{claim, materialise};
 
 /// How long to wait before trying again while Postgres is away.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Without notifications: the time to the next look after one that has found a change, and it doubles from look to look.
+/// Heartbeats in a lease.
+const BEATS: u32 = 3;
+
+/// After the lease of another scheduler has ended: a heartbeat of this one finds it ended, and not just about to.
+const AFTER_EXPIRY: Duration = Duration::from_millis(20);
+
+/// Without notifications: the time to the next comparison after one that has found a change, and it doubles from one to the
+/// next.
 const SHORTEST_POLL: Duration = Duration::from_millis(100);
 
 /// Then, a pause is so many times as long as the look before it took: with many schedules it takes long.
 const POLL_PAUSE: u32 = 20;
 
+/// How often the ledger's old rows are removed, and how many at once.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
+const PRUNED: i32 = 10_000;
+
 pub(crate) struct Scheduler {
     config: SchedulerConfig,
     db: SchedulerDb,
     listener: Listener,
-    /// Schedules that an earlier process with this id left locked are still to be freed.
-    take_back: bool,
-    /// A claim failed, and Postgres may have carried it out all the same.
-    adopt: bool,
     agenda: Agenda,
-    /// What the look under way has brought so far.
-    claimed: Claimed,
-    clock: Option<Clock>,
-    /// When to look for schedules at the latest.
-    look_at: Instant,
-    /// How long to pause before the next look, where nothing wakes.
+    clock: Clock,
+    /// What an unregistered scheduler with this id left locked is still to be taken.
+    alone: bool,
+    /// When the last heartbeat that got through was sent.
+    heard: Option<Instant>,
+    /// When to send a heartbeat at the latest.
+    beat_at: Instant,
+    /// When to compare what is held at the latest.
+    compare_at: Instant,
+    /// How long to pause before the next comparison, where nothing wakes.
     poll: Duration,
+    /// When to remove old rows of the ledger.
+    prune_at: Instant,
     /// Postgres did not answer the last time, and that has been said.
     away: bool,
     /// A fire waits for a row that another transaction holds, and that has been said.
     waiting: bool,
-    /// There are schedules that perhaps nobody watches, and that has been said.
-    strangers: bool,
 }
 
 impl Scheduler {
     pub(crate) fn new(config: SchedulerConfig, db: SchedulerDb, listener: Listener) -> Self {
+        let now = Instant::now();
         Self {
             agenda: Agenda::new(config.time_zone.clone()),
             config,
             db,
-            take_back: listener.identity == Identity::Sole,
+            alone: listener.identity == Identity::Sole,
             listener,
-            adopt: false,
-            claimed: Claimed::default(),
-            clock: None,
-            look_at: Instant::now(),
+            clock: Clock::default(),
+            heard: None,
+            beat_at: now,
+            compare_at: now,
             poll: SHORTEST_POLL,
+            prune_at: now + PRUNE_INTERVAL / 10,
             away: false,
             waiting: false,
-            strangers: false,
         }
     }
 
-    /// Runs until told to stop; returns what is held then.
-    pub(crate) async fn run(mut self, shutdown: &Shutdown) -> Agenda {
+    /// Runs until told to stop; returns how many schedules are held then.
+    pub(crate) async fn run(mut self, shutdown: &Shutdown) -> usize {
         while !shutdown.is_triggered() {
-            // A stop lets the statement under way end, so that what it claimed is known; but one that hangs cannot hold up
-            // the stop.
+            // A stop lets the statement under way end, so that nothing is claimed after the schedules are given back; but one
+            // that hangs cannot hold up the stop.
             let patience = self.config.shutdown_grace / 2;
             let hanging = async {
                 shutdown.triggered().await;
@@ -81,43 +93,54 @@ impl Scheduler {
             };
             tokio::select! {
                 () = shutdown.triggered() => break,
-                () = self.listener.wake.woken() => self.look_at = Instant::now(),
+                () = self.listener.wake.woken() => self.compare_at = Instant::now(),
                 () = tokio::time::sleep_until(wait_until) => {}
             }
         }
-        self.agenda
+        self.agenda.len()
     }
 
-    /// Looks when it is time to, fires what is due, and returns when to come back without a wake-up.
+    /// Does what it is time for, and returns when to come back without a wake-up.
     async fn run_once(&mut self) -> Instant {
-        match self.look_and_fire().await {
+        match self.fire_and_look().await {
             Ok(()) => {
                 self.is_back();
                 let next = if self.waiting { Some(Instant::now() + RETRY) } else { self.next_at() };
-                next.unwrap_or(self.look_at).min(self.look_at)
+                let look_at = self.beat_at.min(self.compare_at);
+                next.unwrap_or(look_at).min(look_at)
             }
             Err(error) => {
                 self.is_away(&error);
-                self.look_at = Instant::now() + RETRY;
-                self.look_at
+                self.beat_at = Instant::now();
+                Instant::now() + RETRY
             }
         }
     }
 
-    async fn look_and_fire(&mut self) -> Result<(), DbError> {
-        let clock = match &mut self.clock {
-            Some(clock) => {
-                // A look brings the time along: asked for only by a fire that cannot wait for it.
-                let due = self.agenda.next().is_some_and(|next| next <= clock.now());
-                if self.away || due && clock.is_old() {
-                    clock.follow(&self.db).await?;
-                }
-                clock
-            }
-            none => none.insert(Clock::start(&self.db).await?),
-        };
-        // Fires first: a fire is due at a time, a look is not.
-        let fired = materialise::run_once(&self.db, &mut self.agenda, clock).await?;
+    async fn fire_and_look(&mut self) -> Result<(), DbError> {
+        // Fires first: a fire is due at a time, a look is not. But who has been silent for long asks first what is still
+        // its own to make.
+        if self.heard.is_none_or(|heard| heard.elapsed() >= self.config.lease) {
+            self.look(false).await?;
+        }
+        self.fire().await?;
+        let now = Instant::now();
+        let compare = now >= self.compare_at;
+        if compare || now >= self.beat_at {
+            self.look(compare).await?;
+        }
+        if self.agenda.has_marks() && claim::mark(&self.db, &mut self.agenda).await? {
+            self.beat_at = Instant::now();
+        }
+        if Instant::now() >= self.prune_at {
+            let pruned = self.db.prune_fires(self.config.fires_retention, PRUNED).await?;
+            self.prune_at = Instant::now() + if pruned < PRUNED { PRUNE_INTERVAL } else { RETRY };
+        }
+        Ok(())
+    }
+
+    async fn fire(&mut self) -> Result<(), DbError> {
+        let fired = materialise::run_once(&self.db, &mut self.agenda, &mut self.clock).await?;
         if let (Some(schedule), false) = (fired.waiting, self.waiting) {
             tracing::warn!(
                 schedule.id = schedule,
@@ -125,38 +148,37 @@ impl Scheduler {
             );
         }
         self.waiting = fired.waiting.is_some();
-        if Instant::now() < self.look_at {
-            return Ok(());
+        if fired.lost {
+            self.compare_at = Instant::now();
         }
-        if self.take_back {
-            self.db.release_scheduled(None).await?;
-            self.take_back = false;
-        }
-        // Only who is alone under its id may take what is locked under it.
-        let adopt = self.adopt && self.listener.identity().await == Identity::Sole;
-        let tasks = self.config.tasks.as_filter();
-        let began = Instant::now();
-        match claim::run_once(&self.db, tasks, &mut self.agenda, clock, adopt, &mut self.claimed).await {
-            // There is more to claim: at once, but not before the fires that are due.
-            Ok(None) => Ok(()),
-            Ok(Some(Claimed { taken, gone, strange })) => {
-                self.tell_of_strangers(strange);
-                if taken + gone > 0 {
-                    self.poll = SHORTEST_POLL;
-                    tracing::info!(taken, gone, "schedules changed");
-                }
-                self.adopt &= !adopt;
-                self.look_at = Instant::now() + self.pause(began.elapsed());
-                Ok(())
-            }
-            Err(error) => {
-                self.adopt = true;
-                Err(error)
-            }
-        }
+        Ok(())
     }
 
-    /// How long to pause after a look that took so long.
+    /// A heartbeat, and what comes with it.
+    async fn look(&mut self, compare: bool) -> Result<(), DbError> {
+        let began = Instant::now();
+        let (tasks, alone) = (&self.config.tasks, self.alone);
+        let claimed = claim::run_once(&self.db, tasks, &mut self.agenda, &mut self.clock, alone, compare).await?;
+        if claimed.taken + claimed.gone > 0 {
+            self.poll = SHORTEST_POLL;
+            tracing::info!(taken = claimed.taken, gone = claimed.gone, held = self.agenda.len(), "schedules changed");
+        }
+        self.heard = Some(began);
+        let interval = self.config.lease / BEATS;
+        self.beat_at = began + claimed.expires_in.map_or(interval, |expiry| interval.min(expiry + AFTER_EXPIRY));
+        if claimed.more {
+            // There is more to claim: at once, but not before the fires that are due.
+            self.beat_at = began;
+        } else {
+            self.alone = false;
+            if compare {
+                self.compare_at = Instant::now() + self.pause(began.elapsed());
+            }
+        }
+        Ok(())
+    }
+
+    /// How long to pause after a comparison that took so long.
     fn pause(&mut self, took: Duration) -> Duration {
         let longest = self.config.poll_interval;
         if !self.listener.is_deaf() {
@@ -169,22 +191,8 @@ impl Scheduler {
 
     /// The next fire on this host's clock.
     fn next_at(&self) -> Option<Instant> {
-        let clock = self.clock.as_ref()?;
-        let wait = self.agenda.next()?.duration_since(clock.now());
+        let wait = self.agenda.next()?.duration_since(self.clock.now());
         Some(Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO))
-    }
-
-    /// What a killed predecessor held is taken back by who is alone under its id; who cannot know that says what to do.
-    fn tell_of_strangers(&mut self, schedules: usize) {
-        if schedules > 0 && self.listener.is_deaf() && !std::mem::replace(&mut self.strangers, true) {
-            tracing::warn!(
-                schedules,
-                scheduler.id = self.config.scheduler_id,
-                "schedules are locked under this id, and not by this process. Behind a pooler it cannot be seen whether \
-                 another one watches them: if there is none, free them with release_scheduled_jobs, or set JOBS_LISTEN_URL"
-            );
-        }
-        self.strangers &= schedules > 0;
     }
 
     fn is_away(&mut self, error: &DbError) {
@@ -196,9 +204,10 @@ impl Scheduler {
     fn is_back(&mut self) {
         let missed = self.agenda.take_missed();
         if std::mem::take(&mut self.away) {
-            tracing::info!(schedules_with_missed_fires = missed, "the scheduler can use its database again");
-        } else if missed > 0 {
-            tracing::warn!(schedules_with_missed_fires = missed, "this process was held up");
+            tracing::info!("the scheduler can use its database again");
+        }
+        if missed > 0 {
+            tracing::warn!(schedules = missed, "schedules have missed fires: schedule_fires tells which");
         }
     }
 }

@@ -5,10 +5,14 @@
 mod it {
     mod changes;
     mod fires;
+    mod high_availability;
     mod idle;
+    mod ledger;
+    mod missed;
     mod network;
     mod next;
     mod outage;
     mod stop;
     mod support;
+    mod take_over;
 }

@@ -20,6 +20,7 @@ mod sql {
     mod enqueue;
     mod epochs;
     mod extension;
+    mod fires;
     mod forms;
     mod isolation;
     mod keys;

@@ -68,7 +68,7 @@ async fn a_fire_is_skipped_while_the_previous_job_waits() {
 }
 
 #[tokio::test]
-async fn a_date_fires_once_and_its_schedule_stays() {
+async fn a_date_fires_once_and_its_schedule_is_kept() {
     let db = database().await;
     let client = db.connect().await;
     collect_fires(&client).await;
@@ -82,7 +82,9 @@ async fn a_date_fires_once_and_its_schedule_stays() {
     fires(&client, "tick", 2).await;
     assert_eq!(fired(&client, "once").await.0, 1);
     assert_eq!(fired(&client, "past").await.0, 0);
-    assert_eq!(scheduler.stop().await.released, 3);
+    assert_eq!(scheduler.stop().await.released, 1, "nobody holds what has ended");
+    let kept = "SELECT count(*) FROM app_jobs.scheduled_jobs WHERE ended_at IS NOT NULL";
+    assert_eq!(client.query_one(kept, &[]).await.unwrap().get::<_, i64>(0), 2);
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use job_scheduler::{SchedulerError, Stopped};
-use job_testkit::{TestDb, eventually};
+use job_testkit::process::Program;
+use job_testkit::{Process, TestDb, eventually};
 use job_utils::config::SchedulerConfig;
 use job_utils::db::Db;
 use job_utils::db::migrate::migrate;
@@ -106,4 +107,39 @@ pub(crate) fn fires(client: &Client, task: &str, jobs: i64) -> impl Future<Outpu
 pub(crate) async fn held(client: &Client, scheduler: &str, count: i64) {
     let sql = "SELECT count(*) FROM app_jobs.scheduled_jobs WHERE locked_by = $1 AND locked_at IS NOT NULL";
     eventually(LIMIT, async || client.query_one(sql, &[&scheduler]).await.unwrap().get::<_, i64>(0) == count).await;
+}
+
+/// Schedules `task` and pins from when on its fires count: `age` ago, as if it had been added then.
+pub(crate) async fn schedule_since(client: &Client, task: &str, info: &str, age: &str) -> i64 {
+    let id = schedule(client, task, info).await;
+    let sql = "UPDATE app_jobs.scheduled_jobs SET fired_until = clock_timestamp() - ($2::text)::interval WHERE id = $1";
+    client.execute(sql, &[&id, &age]).await.unwrap();
+    id
+}
+
+/// The binary, on a database, as `scheduler`.
+pub(crate) fn process(url: &str, scheduler: &str, more: &[(&str, &str)]) -> Process {
+    let program = Program::at(env!("CARGO_BIN_EXE_job-scheduler")).env("DATABASE_URL", url).env("HOSTNAME", scheduler);
+    program.env("JOBS_POLL_INTERVAL", "1h").envs(more.iter().copied()).spawn()
+}
+
+/// A number.
+pub(crate) async fn number(client: &Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// How many fires of a schedule the ledger has.
+pub(crate) async fn ledger(client: &Client, schedule: i64) -> i64 {
+    number(client, &format!("SELECT count(*) FROM app_jobs.schedule_fires WHERE schedule_id = {schedule}")).await
+}
+
+/// How many fires of schedules that fire every second are missing in the ledger between their first and their last, and those
+/// that made a job although another did for the same instant.
+pub(crate) async fn gaps_and_doubles(client: &Client) -> (i64, i64) {
+    let gaps = "SELECT coalesce(sum(extract(epoch FROM f.last - f.first)::bigint + 1 - f.fires), 0)::bigint
+                  FROM (SELECT min(fire_at) AS first, max(fire_at) AS last, count(*) AS fires
+                          FROM app_jobs.schedule_fires WHERE outcome <> 'missed' GROUP BY schedule_id) f";
+    let doubles =
+        "SELECT (count(*) - count(DISTINCT job_id))::bigint FROM app_jobs.schedule_fires WHERE outcome = 'made'";
+    (number(client, gaps).await, number(client, doubles).await)
 }

@@ -3,14 +3,32 @@
 use std::time::Duration;
 
 use crate::config::worker::{JOBS_POLL_INTERVAL, JOBS_SHUTDOWN_GRACE, Tasks, read_health_port, read_id};
-use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var};
+use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var, in_words};
+
+/// The scheduler shows itself every third of it, and a statement has to get through in between.
+const LEAST_LEASE: Duration = Duration::from_secs(1);
 
 /// Default zone.
 pub const TZ: Var =
     Var { name: "TZ", default: "UTC", used_by: "scheduler, service", about: "IANA zone of schedules that name none." };
 
+/// Lease.
+pub const JOBS_SCHEDULER_LEASE: Var = Var {
+    name: "JOBS_SCHEDULER_LEASE",
+    default: "8s",
+    used_by: "scheduler, service",
+    about: "How long a scheduler may be silent before others take over its schedules. It shows itself every third of that.",
+};
+/// Age of the ledger.
+pub const JOBS_FIRES_RETENTION: Var = Var {
+    name: "JOBS_FIRES_RETENTION",
+    default: "168h",
+    used_by: "scheduler, service",
+    about: "How long schedule_fires tells what became of a fire.",
+};
+
 /// Every variable of this file.
-pub const VARS: &[&Var] = &[&TZ];
+pub const VARS: &[&Var] = &[&TZ, &JOBS_SCHEDULER_LEASE, &JOBS_FIRES_RETENTION];
 
 /// The scheduler's settings.
 #[derive(Debug, Clone)]
@@ -27,6 +45,10 @@ pub struct SchedulerConfig {
     pub shutdown_grace: Duration,
     /// Zone of schedules that name none.
     pub time_zone: jiff::tz::TimeZone,
+    /// How long it may be silent before others take over.
+    pub lease: Duration,
+    /// How long the ledger keeps a fire.
+    pub fires_retention: Duration,
     /// Port for health checks when the scheduler runs alone.
     pub health_port: Option<u16>,
 }
@@ -43,6 +65,10 @@ impl SchedulerConfig {
     /// Reads with a given reader, so that several parts report their faults together. JOBS_HEALTH_PORT is not read: only
     /// a scheduler alone has one.
     pub fn read(reader: &mut Reader<'_>) -> Self {
+        let lease = reader.duration(&JOBS_SCHEDULER_LEASE);
+        if lease < LEAST_LEASE {
+            reader.fault(&JOBS_SCHEDULER_LEASE, format!("must be at least {}", in_words(LEAST_LEASE)));
+        }
         Self {
             postgres: PostgresConfig::read(reader),
             scheduler_id: read_id(reader, "scheduler-0"),
@@ -50,6 +76,8 @@ impl SchedulerConfig {
             poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             time_zone: read_time_zone(reader),
+            lease,
+            fires_retention: reader.positive_duration(&JOBS_FIRES_RETENTION),
             health_port: None,
         }
     }

@@ -160,6 +160,14 @@ impl Tasks {
         }
     }
 
+    /// Whether the task is among them.
+    pub fn include(&self, task: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(tasks) => tasks.iter().any(|only| only == task),
+        }
+    }
+
     /// Says so when the settings leave nothing to take.
     pub fn warn_when_empty(&self) {
         if matches!(self, Self::Only(tasks) if tasks.is_empty()) {

@@ -1,66 +1,86 @@
-//! Materialise: make the jobs of schedules that fire.
+//! Materialise: make the jobs of schedules that fire, and write down what became of each fire.
 
+use jiff::Timestamp;
 use postgres_types::Type;
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 
-use crate::db::error::is_transient_state;
+use crate::db::statement::Parameters;
 use crate::db::{DbError, SchedulerDb};
 
-const SQL: &str = "SELECT job_id, sql_state, message FROM @extschema@.materialise_scheduled_jobs($1)";
+const SQL: &str = "SELECT outcome, job_id, sql_state, message FROM @extschema@.fire_schedules($1, $2, $3, $4, $5, $6)";
 const OPERATION: &str = "materialise";
 
-/// SQLSTATE of run_scheduled_job's ALREADY_SCHEDULED.
-const ALREADY_SCHEDULED: &str = "JB002";
+/// A fire of a schedule that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fire {
+    /// The schedule's id.
+    pub schedule: i64,
+    /// As in [`ScheduledJob::digest`](crate::db::ScheduledJob::digest).
+    pub digest: i64,
+    /// When the rule says.
+    pub at: Timestamp,
+    /// Whether a job is made while the previous one waits or runs.
+    pub overlap: bool,
+}
 
-/// What a fire made.
+/// What became of a fire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Materialised {
-    /// A job with this id.
+    /// It made a job with this id.
     Job(i64),
-    /// Nothing: the previous job still waits or runs.
+    /// It made none: the previous job still waits or runs.
     AlreadyScheduled,
-    /// Nothing: the schedule no longer exists.
-    Gone,
-    /// Nothing: another transaction holds a row that is needed.
-    Blocked,
-    /// Nothing: Postgres refuses.
-    Refused {
-        /// Whether the same call may succeed a little later.
-        transient: bool,
-        /// SQLSTATE.
-        state: String,
-        /// Why.
-        message: String,
-    },
+    /// It had been dealt with before.
+    Known,
+    /// Nothing: this instance does not hold the schedule, or not as it knows it.
+    Lost,
+    /// Nothing: by the database's clock it is not due yet.
+    Early,
+    /// Nothing: another transaction holds a row that is needed, or the server is short of something. It may succeed later.
+    Blocked(String),
+    /// It made none: Postgres refuses for good.
+    Refused(String),
 }
 
 impl Materialised {
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        let (job, state): (Option<i64>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(match (job, state) {
-            (Some(job), _) => Self::Job(job),
-            (None, None) => Self::Gone,
-            (None, Some(state)) if state == ALREADY_SCHEDULED => Self::AlreadyScheduled,
-            (None, Some(state)) if state == SqlState::LOCK_NOT_AVAILABLE.code() => Self::Blocked,
-            (None, Some(state)) => {
-                let transient = is_transient_state(&SqlState::from_code(&state));
-                Self::Refused { transient, state, message: row.try_get::<_, Option<String>>(2)?.unwrap_or_default() }
-            }
+        let text = |index| row.try_get::<_, Option<String>>(index).map(Option::unwrap_or_default);
+        let outcome: &str = row.try_get(0)?;
+        Ok(match (outcome, row.try_get(1)?) {
+            ("made", Some(job)) => Self::Job(job),
+            ("skipped", _) => Self::AlreadyScheduled,
+            ("known", _) => Self::Known,
+            ("early", _) => Self::Early,
+            ("blocked", _) => Self::Blocked(format!("{} ({})", text(3)?, text(2)?)),
+            ("failed", _) => Self::Refused(format!("{} ({})", text(3)?, text(2)?)),
+            _ => Self::Lost,
         })
     }
 }
 
 impl SchedulerDb {
-    /// Makes a job from each schedule, in one transaction. What one makes does not depend on the others, but the first
-    /// that is blocked is the last that is tried: the answer has, in the order given, those that were.
+    /// Makes a job for each fire, in one transaction. What one makes does not depend on the others, but the first that is
+    /// blocked is the last that is tried: the answer has, in the order given, those that were. Fires of one schedule have to
+    /// come in the order of their times.
     ///
     /// # Errors
-    /// With Postgres's own answer, or without a connection, no job was made; when the connection broke, perhaps all.
-    pub async fn materialise(&self, schedules: &[i64]) -> Result<Vec<Materialised>, DbError> {
+    /// Postgres is away or refuses. Fires may have been made all the same: tried again, they are known.
+    pub async fn materialise(&self, fires: &[Fire]) -> Result<Vec<Materialised>, DbError> {
+        let schedules: Vec<i64> = fires.iter().map(|fire| fire.schedule).collect();
+        let digests: Vec<i64> = fires.iter().map(|fire| fire.digest).collect();
+        let ats: Vec<Timestamp> = fires.iter().map(|fire| fire.at).collect();
+        let overlaps: Vec<bool> = fires.iter().map(|fire| fire.overlap).collect();
         let client = self.db.operation().await?;
         let result = async {
-            let rows = self.db.rows(&client, SQL, &[(&schedules, Type::INT8_ARRAY)]).await?;
+            let parameters: Parameters<'_> = &[
+                (&self.scheduler_id, Type::TEXT),
+                (&self.instance.id, Type::UUID),
+                (&schedules, Type::INT8_ARRAY),
+                (&digests, Type::INT8_ARRAY),
+                (&ats, Type::TIMESTAMPTZ_ARRAY),
+                (&overlaps, Type::BOOL_ARRAY),
+            ];
+            let rows = self.db.rows(&client, SQL, parameters).await?;
             rows.iter().map(Materialised::from_row).collect::<Result<Vec<_>, _>>()
         };
         client.run(OPERATION, result).await

@@ -23,6 +23,8 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V11__epochs_and_deadlines", include_str!("../../migrations/V11__epochs_and_deadlines.sql")),
     ("V12__leases", include_str!("../../migrations/V12__leases.sql")),
     ("V13__roles_and_tenants", include_str!("../../migrations/V13__roles_and_tenants.sql")),
+    ("V14__scheduler_leases", include_str!("../../migrations/V14__scheduler_leases.sql")),
+    ("V15__fires", include_str!("../../migrations/V15__fires.sql")),
 ];
 
 /// Run after the migrations, every time.

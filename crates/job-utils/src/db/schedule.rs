@@ -1,31 +1,53 @@
-//! The scheduler's handle: look for schedules, release. Jobs are made by [`materialise`](super::materialise).
+//! The scheduler's handle: look for schedules, mark them, leave. Fires are made by [`materialise`](super::materialise).
+//!
+//! ```text
+//!                       ┌── paused_at set by hand ──▶ paused ── set to NULL ──┐
+//!                       │                                                     ▼
+//!   add_scheduled_job ─▶ free ── claim ─▶ held by an instance ── leave ─▶ free
+//!                        ▲                 │            └── no fire left ──▶ ended ── rule changed ──▶ free
+//!                        └─ lease passed ──┘ (another instance claims it)
+//! ```
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use postgres_types::Type;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
 use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
-/// One statement a look: it claims, or, when there was nothing to claim, says in digests what is held; and last, so that
-/// it is fresh, the time. Rows of three kinds: (id, task, info, digest), (block, digest, count), (time).
-const LOOK: &str = "WITH claimed AS MATERIALIZED (\
-                    SELECT id, task_identifier, schedule_info::text AS info, \
-                    hashtextextended(schedule_info::text, id) AS digest \
-                    FROM @extschema@.claim_scheduled_jobs($1, $2, $3)) \
-                    SELECT id, task_identifier, info, digest, NULL::bigint, NULL::timestamptz FROM claimed UNION ALL \
-                    SELECT id >> $4, NULL, NULL, bit_xor(hashtextextended(schedule_info::text, id)), count(*), NULL \
-                    FROM @extschema@.scheduled_jobs WHERE locked_by = $1 AND NOT EXISTS (SELECT FROM claimed) \
+/// One statement a look: a heartbeat; it claims, or, when there was nothing to claim and it is wanted, says in digests what is
+/// held; and last, so that it is fresh, the time. Rows of three kinds: a schedule, (block, digest, count), (time, since,
+/// expiry). What it writes is lost in a crash of the server without harm, so it waits for no disk.
+const LOOK: &str = "WITH beat AS MATERIALIZED (\
+                    SELECT b.steady_since, b.expires_in \
+                    FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
+                    @extschema@.scheduler_heartbeat($1, $2, make_interval(secs => $3), $4) b), \
+                    claimed AS MATERIALIZED (\
+                    SELECT c.id, c.task_identifier, c.schedule_info::text AS info, @extschema@.schedule_digest(c) AS digest, \
+                    c.fired_until, c.owed_since, c.last_error \
+                    FROM beat, @extschema@.claim_schedules($1, $2, $5, $6, $7) c) \
+                    SELECT id, task_identifier, info, digest, fired_until, owed_since, last_error, \
+                    NULL::bigint, NULL::timestamptz, NULL::float8 FROM claimed UNION ALL \
+                    SELECT s.id >> $8, NULL, NULL, bit_xor(@extschema@.schedule_digest(s)), NULL, NULL, NULL, count(*), NULL, NULL \
+                    FROM @extschema@.scheduled_jobs s WHERE $9 AND s.instance = $2 AND NOT EXISTS (SELECT FROM claimed) \
                     GROUP BY 1 UNION ALL \
-                    SELECT NULL, NULL, NULL, NULL, NULL, clock_timestamp()";
-const HELD: &str = "SELECT id, task_identifier, schedule_info::text, hashtextextended(schedule_info::text, id) \
-                    FROM @extschema@.scheduled_jobs WHERE locked_by = $1 AND id >> $3 = ANY ($2)";
+                    SELECT NULL, NULL, NULL, NULL, NULL, steady_since, NULL, NULL, clock_timestamp(), \
+                    extract(epoch FROM expires_in)::float8 FROM beat";
+const HELD: &str = "SELECT s.id, s.task_identifier, s.schedule_info::text, @extschema@.schedule_digest(s), s.fired_until, \
+                    coalesce(s.owed_since, s.fired_until), s.last_error \
+                    FROM @extschema@.scheduled_jobs s WHERE s.instance = $1 AND s.id >> $3 = ANY ($2)";
 const LOOKING: &str = "look for schedules";
 const LOOKING_AT_HELD: &str = "look at held schedules";
+const MARK: &str = "SELECT @extschema@.mark_schedules($1, $2, $3, $4, $5, $6, $7, $8)";
 const RELEASE: &str = "SELECT @extschema@.release_scheduled_jobs($1, $2)";
+const LEAVE: &str = "SELECT @extschema@.leave_scheduler($1)";
+const PRUNE: &str = "SELECT @extschema@.prune_schedule_fires(make_interval(secs => $1), $2)";
 const NOW: &str = "SELECT clock_timestamp()";
 
-/// A schedule that a scheduler watches.
+/// A schedule that a scheduler holds.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ScheduledJob {
@@ -36,19 +58,55 @@ pub struct ScheduledJob {
     /// When to fire, in any of the accepted forms: the JSON as it was written. Not parsed here, because Postgres takes
     /// JSON that a parser refuses (1e999, a lone surrogate), and one such row must not hide the others.
     pub schedule_info: String,
-    /// Stands for the id and schedule_info: 8 bytes to keep instead of the text.
+    /// Stands for the id, task and schedule_info: 8 bytes to keep instead of the text.
     pub digest: i64,
+    /// Its fires up to this instant are dealt with.
+    pub fired_until: Timestamp,
+    /// Every fire from this instant on is to be made; what was missed before is as schedule_info says.
+    pub owed_since: Timestamp,
+    /// What the row says is wrong with schedule_info.
+    pub last_error: Option<String>,
 }
 
 impl ScheduledJob {
+    /// One as it stands in the table, with nothing wrong.
+    pub fn held(
+        id: i64,
+        task_identifier: String,
+        schedule_info: String,
+        digest: i64,
+        fired_until: Timestamp,
+        owed_since: Timestamp,
+    ) -> Self {
+        Self { id, task_identifier, schedule_info, digest, fired_until, owed_since, last_error: None }
+    }
+
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             id: row.try_get(0)?,
             task_identifier: row.try_get(1)?,
             schedule_info: row.try_get(2)?,
             digest: row.try_get(3)?,
+            fired_until: row.try_get(4)?,
+            owed_since: row.try_get(5)?,
+            last_error: row.try_get(6)?,
         })
     }
+}
+
+/// What a scheduler has found out about a schedule, to be written into its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The schedule's id.
+    pub schedule: i64,
+    /// As in [`ScheduledJob::digest`]: nothing is written when it is another one by now.
+    pub digest: i64,
+    /// What is wrong with schedule_info; None clears what was written before.
+    pub error: Option<String>,
+    /// It has no fire left.
+    pub ended: bool,
+    /// The last of the fires that were missed, and a text that tells of those before it.
+    pub missed: Option<(Timestamp, String)>,
 }
 
 /// Neighbouring ids, 1024 to a block: what is compared with one number, and read again when that differs.
@@ -74,73 +132,172 @@ pub struct Digest {
     pub xor: i64,
 }
 
+/// A scheduler process, as its heartbeat tells it.
+#[derive(Debug, Clone)]
+pub struct SchedulerInstance {
+    /// Unlike the scheduler's id, never that of another process.
+    pub id: Uuid,
+    /// Without a heartbeat for so long, others take over what it holds.
+    pub lease: Duration,
+    /// Whether a session of its holds the instance's lock, so that its end shows at once.
+    pub listens: bool,
+}
+
+/// What to look for.
+#[derive(Debug, Clone, Copy)]
+pub struct LookFor<'a> {
+    /// Schedules of these tasks; None: any.
+    pub tasks: Option<&'a [String]>,
+    /// How many at most.
+    pub limit: i32,
+    /// No other process has the id: also what an unregistered scheduler with the same id left locked.
+    pub alone: bool,
+    /// When there is nothing to claim, compare what is held.
+    pub compare: bool,
+}
+
 /// What a look at the schedules found.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Look {
     /// The database's clock, which decides when schedules fire: hosts may disagree.
     pub now: Timestamp,
+    /// Since when this instance's heartbeats have come without a gap of a lease.
+    pub steady_since: Timestamp,
+    /// Until the next lease of another scheduler ends, should no heartbeat come.
+    pub expires_in: Option<Duration>,
     /// The schedules claimed; there may be more.
     pub claimed: Vec<ScheduledJob>,
-    /// When nothing was claimed: what this scheduler holds.
-    pub held: Vec<(Block, Digest)>,
+    /// When nothing was claimed and it was asked for: what this instance holds.
+    pub held: Option<Vec<(Block, Digest)>>,
 }
 
 /// What a scheduler may do in the database, under its id.
 #[derive(Clone)]
 pub struct SchedulerDb {
     pub(crate) db: Db,
-    scheduler_id: String,
+    pub(crate) scheduler_id: String,
+    pub(crate) instance: SchedulerInstance,
 }
 
 impl SchedulerDb {
-    /// A handle for the scheduler `scheduler_id`.
-    pub fn new(db: Db, scheduler_id: impl Into<String>) -> Self {
-        Self { db, scheduler_id: scheduler_id.into() }
+    /// A handle for a process of the scheduler `scheduler_id`.
+    pub fn new(db: Db, scheduler_id: impl Into<String>, instance: SchedulerInstance) -> Self {
+        Self { db, scheduler_id: scheduler_id.into(), instance }
     }
 
-    /// The scheduler's id.
-    pub fn scheduler_id(&self) -> &str {
-        &self.scheduler_id
-    }
-
-    /// Claims up to `limit` schedules of `tasks` (None: any) that nobody watches, or says what is held.
+    /// Sends a heartbeat, which registers the instance; claims schedules, or says what is held.
     ///
     /// # Errors
     /// Postgres is away or refuses; then schedules may have been claimed all the same.
-    pub async fn look(&self, tasks: Option<&[String]>, limit: i32) -> Result<Look, DbError> {
+    pub async fn look(&self, what: LookFor<'_>) -> Result<Look, DbError> {
+        let lease = self.instance.lease.as_secs_f64();
         let parameters: Parameters<'_> = &[
             (&self.scheduler_id, Type::TEXT),
-            (&tasks, Type::TEXT_ARRAY),
-            (&limit, Type::INT4),
+            (&self.instance.id, Type::UUID),
+            (&lease, Type::FLOAT8),
+            (&self.instance.listens, Type::BOOL),
+            (&what.tasks, Type::TEXT_ARRAY),
+            (&what.limit, Type::INT4),
+            (&what.alone, Type::BOOL),
             (&Block::SHIFT, Type::INT4),
+            (&what.compare, Type::BOOL),
         ];
         let rows = self.rows(LOOKING, LOOK, parameters).await?;
         let read = || -> Result<Look, tokio_postgres::Error> {
-            let mut look = Look { now: Timestamp::UNIX_EPOCH, claimed: Vec::new(), held: Vec::new() };
+            let (mut now, mut steady_since, mut expires_in) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, None);
+            let (mut claimed, mut held) = (Vec::new(), Vec::new());
             for row in &rows {
-                if let Some(now) = row.try_get(5)? {
-                    look.now = now;
-                } else if let Some(count) = row.try_get(4)? {
-                    look.held.push((Block(row.try_get(0)?), Digest { count, xor: row.try_get(3)? }));
+                if let Some(time) = row.try_get(8)? {
+                    now = time;
+                    steady_since = row.try_get(5)?;
+                    expires_in = row.try_get::<_, Option<f64>>(9)?;
+                } else if let Some(count) = row.try_get(7)? {
+                    held.push((Block(row.try_get(0)?), Digest { count, xor: row.try_get(3)? }));
                 } else {
-                    look.claimed.push(ScheduledJob::from_row(row)?);
+                    claimed.push(ScheduledJob::from_row(row)?);
                 }
             }
-            Ok(look)
+            let held = (what.compare && claimed.is_empty()).then_some(held);
+            let expires_in = expires_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO));
+            Ok(Look { now, steady_since, expires_in, claimed, held })
         };
         read().map_err(DbError::query(LOOKING))
     }
 
-    /// The schedules of these blocks that this scheduler holds now, as they stand in the table.
+    /// The schedules of these blocks that this instance holds now, as they stand in the table.
     ///
     /// # Errors
     /// Postgres is away or refuses.
     pub async fn held(&self, blocks: &[Block]) -> Result<Vec<ScheduledJob>, DbError> {
         let blocks: Vec<i64> = blocks.iter().map(|block| block.0).collect();
         let parameters: Parameters<'_> =
-            &[(&self.scheduler_id, Type::TEXT), (&blocks, Type::INT8_ARRAY), (&Block::SHIFT, Type::INT4)];
+            &[(&self.instance.id, Type::UUID), (&blocks, Type::INT8_ARRAY), (&Block::SHIFT, Type::INT4)];
         let rows = self.rows(LOOKING_AT_HELD, HELD, parameters).await?;
         rows.iter().map(ScheduledJob::from_row).collect::<Result<_, _>>().map_err(DbError::query(LOOKING_AT_HELD))
+    }
+
+    /// Writes marks into the rows of schedules held.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses; writing them again does no harm.
+    pub async fn mark(&self, marks: &[Mark]) -> Result<(), DbError> {
+        let ids: Vec<i64> = marks.iter().map(|mark| mark.schedule).collect();
+        let digests: Vec<i64> = marks.iter().map(|mark| mark.digest).collect();
+        let errors: Vec<Option<&str>> = marks.iter().map(|mark| mark.error.as_deref()).collect();
+        let ended: Vec<bool> = marks.iter().map(|mark| mark.ended).collect();
+        let missed_ats: Vec<Option<Timestamp>> =
+            marks.iter().map(|mark| mark.missed.as_ref().map(|(at, _)| *at)).collect();
+        let reasons: Vec<Option<&str>> =
+            marks.iter().map(|mark| mark.missed.as_ref().map(|(_, reason)| reason.as_str())).collect();
+        let parameters: Parameters<'_> = &[
+            (&self.scheduler_id, Type::TEXT),
+            (&self.instance.id, Type::UUID),
+            (&ids, Type::INT8_ARRAY),
+            (&digests, Type::INT8_ARRAY),
+            (&errors, Type::TEXT_ARRAY),
+            (&ended, Type::BOOL_ARRAY),
+            (&missed_ats, Type::TIMESTAMPTZ_ARRAY),
+            (&reasons, Type::TEXT_ARRAY),
+        ];
+        self.rows("mark schedules", MARK, parameters).await.map(drop)
+    }
+
+    /// Gives up the listed schedules.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses.
+    pub async fn release_scheduled(&self, ids: &[i64]) -> Result<(), DbError> {
+        let parameters: Parameters<'_> = &[(&self.scheduler_id, Type::TEXT), (&ids, Type::INT8_ARRAY)];
+        self.seldom("release schedules", RELEASE, parameters).await.map(drop)
+    }
+
+    /// Gives up all that this instance holds, and ends its registration. Returns how many it held.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses.
+    pub async fn leave(&self) -> Result<i32, DbError> {
+        let row = self.seldom("leave", LEAVE, &[(&self.instance.id, Type::UUID)]).await?;
+        row.try_get(0).map_err(DbError::query("leave"))
+    }
+
+    /// Removes up to `limit` rows of the ledger that are older than `age`; returns how many.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses.
+    pub async fn prune_fires(&self, age: Duration, limit: i32) -> Result<i32, DbError> {
+        let age = age.as_secs_f64();
+        let row = self.seldom("prune fires", PRUNE, &[(&age, Type::FLOAT8), (&limit, Type::INT4)]).await?;
+        row.try_get(0).map_err(DbError::query("prune fires"))
+    }
+
+    /// The database's clock, as in [`Look::now`].
+    ///
+    /// # Errors
+    /// Postgres is away or refuses.
+    pub async fn now(&self) -> Result<Timestamp, DbError> {
+        let row = self.seldom("read the clock", NOW, &[]).await?;
+        row.try_get(0).map_err(DbError::query("read the clock"))
     }
 
     async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
@@ -148,19 +305,10 @@ impl SchedulerDb {
         client.run(operation, self.db.rows(&client, sql, parameters)).await
     }
 
-    /// Gives up the listed schedules, or with None all this scheduler holds.
-    pub async fn release_scheduled(&self, ids: Option<&[i64]>) -> Result<(), DbError> {
+    /// A statement that is not worth preparing.
+    async fn seldom(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Row, DbError> {
         let client = self.db.operation().await?;
-        let sql = self.db.sql(RELEASE);
-        let parameters: Parameters<'_> = &[(&self.scheduler_id, Type::TEXT), (&ids, Type::INT8_ARRAY)];
-        client.run("release schedules", client.query_typed(&sql, parameters)).await?;
-        Ok(())
-    }
-
-    /// The database's clock, as in [`Look::now`].
-    pub async fn now(&self) -> Result<Timestamp, DbError> {
-        let client = self.db.operation().await?;
-        let row = client.run("read the clock", client.query_typed_one(NOW, &[])).await?;
-        Ok(row.get(0))
+        let sql = self.db.sql(sql);
+        client.run(operation, client.query_typed_one(&sql, parameters)).await
     }
 }

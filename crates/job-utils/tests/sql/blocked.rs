@@ -1,8 +1,11 @@
 //! A forgotten transaction of a producer holds up what needs its rows, and nothing else.
 
-use job_utils::db::{CallbackDb, Materialised, SchedulerDb, Settled};
+use std::time::Duration;
+
+use job_utils::db::{CallbackDb, Fire, LookFor, Materialised, ScheduledJob, SchedulerDb, SchedulerInstance, Settled};
 use job_utils::wire::callback::Outcome;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::sql::support::{LIMIT, Session, database, handle};
 
@@ -46,13 +49,22 @@ async fn a_fire_that_must_wait_for_a_row_gives_up_soon_and_is_made_later() {
     let producer = Session::open(&db).await;
     producer.run("BEGIN; SELECT app_jobs.add_job('y', queue_name := 'q')").await;
 
-    let scheduler = SchedulerDb::new(handle(db.url(), "app_jobs"), "scheduler");
-    let free = s.number("SELECT id FROM app_jobs.add_scheduled_job('free', schedule_info := '{}')").await;
-    let made = timeout(LIMIT, scheduler.materialise(&[free, schedule, 99])).await.unwrap().unwrap();
-    assert!(matches!(made[..], [Materialised::Job(_), Materialised::Blocked]), "the last is not tried: {made:?}");
+    let instance = SchedulerInstance { id: Uuid::new_v4(), lease: Duration::from_secs(8), listens: false };
+    let scheduler = SchedulerDb::new(handle(db.url(), "app_jobs"), "scheduler", instance);
+    s.run("SELECT app_jobs.add_scheduled_job('free', schedule_info := '{}')").await;
+    let what = LookFor { tasks: None, limit: 10, alone: false, compare: false };
+    let claimed = scheduler.look(what).await.unwrap().claimed;
+    let at = scheduler.now().await.unwrap();
+    let fire = |row: &ScheduledJob| Fire { schedule: row.id, digest: row.digest, at, overlap: false };
+    let [waits, free] = &claimed[..] else { panic!("{claimed:?}") };
+    assert_eq!(waits.id, schedule);
+    let fires = [fire(free), fire(waits), Fire { schedule: 99, ..fire(free) }];
+    let made = timeout(LIMIT, scheduler.materialise(&fires)).await.unwrap().unwrap();
+    assert!(matches!(made[..], [Materialised::Job(_), Materialised::Blocked(_)]), "the last is not tried: {made:?}");
     producer.run("ROLLBACK").await;
-    let made = scheduler.materialise(&[schedule, 99]).await.unwrap();
-    assert!(matches!(made[..], [Materialised::Job(_), Materialised::Gone]), "{made:?}");
+    let made = scheduler.materialise(&fires).await.unwrap();
+    let expected = matches!(made[..], [Materialised::Known, Materialised::Job(_), Materialised::Lost]);
+    assert!(expected, "what was made is not made again: {made:?}");
 }
 
 #[tokio::test]

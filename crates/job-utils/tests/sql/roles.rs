@@ -297,7 +297,8 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
     let rights = table_rights(&place.admin, &role.name).await;
     assert_eq!(
         rights,
-        "job_queues|SELECT UPDATE\njobs|SELECT INSERT UPDATE DELETE\nscheduled_jobs|SELECT UPDATE\nsettings|SELECT\n\
+        "job_queues|SELECT UPDATE\njobs|SELECT INSERT UPDATE DELETE\nschedule_fires|SELECT INSERT UPDATE DELETE\n\
+         scheduled_jobs|SELECT UPDATE\nschedulers|SELECT INSERT UPDATE DELETE\nsettings|SELECT\n\
          workers|SELECT INSERT UPDATE DELETE"
     );
     let as_owner = place

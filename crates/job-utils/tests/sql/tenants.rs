@@ -175,8 +175,9 @@ async fn migrated_before(s: &Session) {
 }
 
 async fn migrated_now(s: &Session) {
-    let (_, sql) = MIGRATIONS.iter().find(|(name, _)| name.ends_with("__roles_and_tenants")).unwrap();
-    s.run(&format!("BEGIN; {} COMMIT", sql.replace("@extschema@", "app_jobs"))).await;
+    for (_, sql) in MIGRATIONS.iter().skip_while(|(name, _)| !name.ends_with("__roles_and_tenants")) {
+        s.run(&format!("BEGIN; {} COMMIT", sql.replace("@extschema@", "app_jobs"))).await;
+    }
     s.run(&GRANTS.replace("@extschema@", "app_jobs")).await;
 }
 

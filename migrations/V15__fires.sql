@@ -1,0 +1,171 @@
+-- Fires: each is written down in the transaction that makes its job, so it is made once, whoever tries and however often.
+
+-- The ledger.
+CREATE TABLE @extschema@.schedule_fires (
+    schedule_id bigint NOT NULL,
+    -- When the rule says.
+    fire_at timestamptz NOT NULL,
+    outcome text NOT NULL,
+    job_id bigint,
+    reason text,
+    -- Who made it.
+    scheduler_id text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT schedule_fires_pkey PRIMARY KEY (schedule_id, fire_at),
+    CONSTRAINT schedule_fires_outcome CHECK (outcome IN ('made', 'skipped', 'missed', 'failed')),
+    CONSTRAINT schedule_fires_made CHECK ((outcome = 'made') = (job_id IS NOT NULL))
+);
+CREATE INDEX schedule_fires_age_idx ON @extschema@.schedule_fires (fire_at);
+COMMENT ON TABLE @extschema@.schedule_fires IS
+    'What became of each fire of a schedule: made a job; skipped, since the previous one waits or runs; missed; failed. Removed by age.';
+COMMENT ON COLUMN @extschema@.schedule_fires.outcome IS
+    'made: job_id is its job. skipped, failed: reason says why. missed: there was no scheduler or no database; the row stands for the earlier ones that reason tells of, too.';
+
+DROP FUNCTION @extschema@.materialise_scheduled_job(bigint);
+
+-- The outcome of one fire: made, skipped and failed are written down, together with its job. Otherwise nothing is done:
+-- known (it was dealt with before), lost (the schedule is not this instance's, or not the one it knows), early (by the
+-- database's clock it is not due).
+CREATE TYPE @extschema@.fire_outcome AS (outcome text, job_id bigint, sql_state text, message text);
+
+CREATE FUNCTION @extschema@.fire_schedule(
+    scheduler_id text, instance uuid, schedule_id bigint, digest bigint, fire_at timestamptz, overlap boolean
+) RETURNS @extschema@.fire_outcome
+LANGUAGE plpgsql AS $$
+DECLARE
+    schedule @extschema@.scheduled_jobs;
+    job @extschema@.jobs;
+    result @extschema@.fire_outcome;
+BEGIN
+    -- All fires of a schedule take turns here.
+    SELECT * INTO schedule FROM @extschema@.scheduled_jobs s WHERE s.id = schedule_id FOR UPDATE;
+    result.outcome := CASE
+        WHEN schedule.id IS NULL OR schedule.locked_at IS NULL OR schedule.paused_at IS NOT NULL
+             OR schedule.instance IS DISTINCT FROM fire_schedule.instance
+             OR schedule.locked_by IS DISTINCT FROM fire_schedule.scheduler_id
+             OR @extschema@.schedule_digest(schedule) <> digest THEN 'lost'
+        WHEN fire_at > clock_timestamp() THEN 'early'
+        WHEN fire_at <= schedule.fired_until
+             OR EXISTS (SELECT FROM @extschema@.schedule_fires f
+                         WHERE f.schedule_id = fire_schedule.schedule_id AND f.fire_at = fire_schedule.fire_at) THEN 'known'
+        -- As in run_scheduled_job.
+        WHEN NOT overlap AND EXISTS (
+            SELECT FROM @extschema@.jobs j
+             WHERE j.id = schedule.last_scheduled_id
+               AND CASE WHEN j.locked_at IS NULL THEN j.attempts < j.max_attempts
+                        ELSE j.locked_at >= now() - interval '1 hour' END) THEN 'skipped'
+        ELSE 'made' END;
+    IF result.outcome = 'made' THEN
+        job := @extschema@.enqueue_job(
+            schedule.database_id, schedule.actor_id, schedule.task_identifier, schedule.payload, schedule.key,
+            schedule.queue_name, now(), schedule.max_attempts, schedule.priority);
+        result.job_id := job.id;
+        UPDATE @extschema@.scheduled_jobs s
+           SET last_scheduled = now(), last_scheduled_id = job.id, fired_until = fire_schedule.fire_at
+         WHERE s.id = schedule_id;
+    ELSIF result.outcome = 'skipped' THEN
+        result.message := format('ALREADY_SCHEDULED: job %s still waits or runs', schedule.last_scheduled_id);
+        UPDATE @extschema@.scheduled_jobs s SET fired_until = fire_schedule.fire_at WHERE s.id = schedule_id;
+    ELSE
+        RETURN result;
+    END IF;
+    INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, job_id, reason, scheduler_id)
+    VALUES (schedule_id, fire_at, result.outcome, result.job_id, result.message, scheduler_id);
+    RETURN result;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.fire_schedule(text, uuid, bigint, bigint, timestamptz, boolean) FROM PUBLIC;
+
+-- The scheduler's own call: fires that are due, in one transaction, with what became of each, in the order given.
+--
+-- All together first, which costs no subtransactions; when one raises an error, one by one, so that it harms no other.
+-- What PostgreSQL may take a little later (a row that somebody holds, a deadlock, no room) has outcome blocked and is not
+-- written down. The call ends with the first of those, because the rows of the fires before it are locked meanwhile: what was
+-- not tried has no row in the answer.
+CREATE FUNCTION @extschema@.fire_schedules(
+    scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], fire_ats timestamptz[], overlapping boolean[]
+) RETURNS SETOF @extschema@.fire_outcome
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '250ms' AS $$
+DECLARE
+    results @extschema@.fire_outcome[] := '{}';
+    result @extschema@.fire_outcome;
+BEGIN
+    BEGIN
+        FOR i IN 1 .. coalesce(cardinality(schedule_ids), 0) LOOP
+            results[i] := @extschema@.fire_schedule(
+                scheduler_id, instance, schedule_ids[i], digests[i], fire_ats[i], overlapping[i]);
+        END LOOP;
+        RETURN QUERY SELECT r.* FROM unnest(results) AS r;
+        RETURN;
+    EXCEPTION WHEN OTHERS THEN
+        NULL;
+    END;
+    FOR i IN 1 .. cardinality(schedule_ids) LOOP
+        BEGIN
+            result := @extschema@.fire_schedule(
+                scheduler_id, instance, schedule_ids[i], digests[i], fire_ats[i], overlapping[i]);
+        EXCEPTION WHEN OTHERS THEN
+            result := (CASE WHEN left(SQLSTATE, 2) IN ('08', '40', '53', '55', '57', '58') THEN 'blocked' ELSE 'failed' END,
+                       NULL, SQLSTATE, SQLERRM);
+        END;
+        IF result.outcome = 'failed' THEN
+            UPDATE @extschema@.scheduled_jobs s SET fired_until = fire_ats[i] WHERE s.id = schedule_ids[i];
+            INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, reason, scheduler_id)
+            VALUES (schedule_ids[i], fire_ats[i], 'failed', format('%s (%s)', result.message, result.sql_state), scheduler_id)
+            ON CONFLICT ON CONSTRAINT schedule_fires_pkey DO NOTHING;
+        END IF;
+        RETURN NEXT result;
+        EXIT WHEN result.outcome = 'blocked';
+    END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[]) FROM PUBLIC;
+
+-- Writes down what a scheduler has found out about schedules that it holds: what is wrong with the rule (NULL: nothing), that it
+-- has no fire left, and which fire was the last of those that were missed (NULL: none). Schedules that are no longer those
+-- it knows are left alone.
+CREATE FUNCTION @extschema@.mark_schedules(
+    scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], errors text[], ended boolean[],
+    missed_ats timestamptz[], missed_reasons text[]
+) RETURNS void
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+DECLARE
+    schedule @extschema@.scheduled_jobs;
+BEGIN
+    FOR i IN 1 .. coalesce(cardinality(schedule_ids), 0) LOOP
+        SELECT * INTO schedule FROM @extschema@.scheduled_jobs s
+         WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance FOR UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND OR @extschema@.schedule_digest(schedule) <> digests[i];
+        UPDATE @extschema@.scheduled_jobs s
+           SET last_error = errors[i], fired_until = greatest(s.fired_until, missed_ats[i]),
+               ended_at = CASE WHEN ended[i] THEN clock_timestamp() END,
+               locked_by = CASE WHEN NOT ended[i] THEN s.locked_by END,
+               locked_at = CASE WHEN NOT ended[i] THEN s.locked_at END,
+               instance = CASE WHEN NOT ended[i] THEN s.instance END
+         WHERE s.id = schedule.id;
+        IF missed_ats[i] IS NOT NULL THEN
+            INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, reason, scheduler_id)
+            VALUES (schedule.id, missed_ats[i], 'missed', missed_reasons[i], mark_schedules.scheduler_id)
+            ON CONFLICT ON CONSTRAINT schedule_fires_pkey DO NOTHING;
+        END IF;
+    END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.mark_schedules(
+    text, uuid, bigint[], bigint[], text[], boolean[], timestamptz[], text[]) FROM PUBLIC;
+
+-- Removes rows of the ledger by age, the oldest first; returns how many. A fire is not made again for that: fired_until tells.
+CREATE FUNCTION @extschema@.prune_schedule_fires(older_than interval, max_rows int) RETURNS int
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    removed int;
+BEGIN
+    DELETE FROM @extschema@.schedule_fires f
+     WHERE f.ctid = ANY (ARRAY(
+        SELECT o.ctid FROM @extschema@.schedule_fires o WHERE o.fire_at < now() - older_than
+         ORDER BY o.fire_at LIMIT max_rows FOR UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN removed;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.prune_schedule_fires(interval, int) FROM PUBLIC;
