@@ -70,6 +70,9 @@ pub(crate) struct ScheduledJob {
     schedule_info: Json,
     last_scheduled: Option<Datetime>,
     last_scheduled_id: Option<BigInt>,
+    paused_at: Option<Datetime>,
+    ended_at: Option<Datetime>,
+    last_error: Option<String>,
 }
 
 impl From<AdminSchedule> for ScheduledJob {
@@ -89,6 +92,9 @@ impl From<AdminSchedule> for ScheduledJob {
             schedule_info: Json(schedule.schedule_info),
             last_scheduled: schedule.last_scheduled.map(Datetime),
             last_scheduled_id: schedule.last_scheduled_id.map(BigInt),
+            paused_at: schedule.paused_at.map(Datetime),
+            ended_at: schedule.ended_at.map(Datetime),
+            last_error: schedule.last_error,
         }
     }
 }

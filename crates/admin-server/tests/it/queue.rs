@@ -201,16 +201,22 @@ async fn schedules_are_listed() {
     client.batch_execute(rows).await.unwrap();
     let query = "query($where: ScheduledJobFilter) { scheduledJobs(where: $where) { nodes {
                  id taskIdentifier queueName payload priority maxAttempts key lockedAt lockedBy scheduleInfo
-                 lastScheduled lastScheduledId databaseId actorId } } }";
+                 lastScheduled lastScheduledId databaseId actorId pausedAt endedAt lastError } } }";
     let data = server.data(query, json!({ "where": { "taskIdentifier": { "equalTo": "a" } } })).await;
     let expected = json!({
         "id": "1", "taskIdentifier": "a", "queueName": null, "payload": { "n": 1 }, "priority": 0, "maxAttempts": 25,
         "key": "k", "lockedAt": null, "lockedBy": null, "scheduleInfo": { "rule": "*/5 * * * *" },
-        "lastScheduled": null, "lastScheduledId": null, "databaseId": null, "actorId": null
+        "lastScheduled": null, "lastScheduledId": null, "databaseId": null, "actorId": null,
+        "pausedAt": null, "endedAt": null, "lastError": null
     });
     assert_eq!(data["scheduledJobs"]["nodes"], json!([expected]));
     let data = server.data(query, json!({})).await;
     assert_eq!(data["scheduledJobs"]["nodes"][1]["scheduleInfo"], "* * * * *");
+    let told = "UPDATE app_jobs.scheduled_jobs SET last_error = 'no', paused_at = '2030-01-01Z', ended_at = '2030-01-02Z' WHERE id = 2";
+    client.batch_execute(told).await.unwrap();
+    let told = &server.data(query, json!({})).await["scheduledJobs"]["nodes"][1];
+    assert_eq!((&told["lastError"], &told["pausedAt"]), (&json!("no"), &json!("2030-01-01T00:00:00Z")));
+    assert_eq!(told["endedAt"], "2030-01-02T00:00:00Z");
 }
 
 #[tokio::test]

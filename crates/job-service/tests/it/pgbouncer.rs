@@ -19,7 +19,7 @@ const LOCKED: &str = "SELECT (SELECT count(*) FROM app_jobs.jobs WHERE locked_at
                       + (SELECT count(*) FROM app_jobs.scheduled_jobs WHERE locked_at IS NOT NULL) \
                       + (SELECT count(*) FROM app_jobs.job_queues WHERE locked_at IS NOT NULL)";
 
-/// The names that listening sessions hold: a worker's and a scheduler's.
+/// What listening sessions hold: the name and the instance of the worker, and of the scheduler.
 const NAMES: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
@@ -194,23 +194,22 @@ async fn a_service_outlives_its_pooler() {
 }
 
 #[tokio::test]
-async fn what_a_killed_service_held_is_told_and_a_schedule_fires_again_once_it_is_freed() {
-    if !pgbouncer::installed("what_a_killed_service_held_is_told_and_a_schedule_fires_again_once_it_is_freed") {
+async fn a_killed_services_schedules_fire_again_after_the_schedulers_lease() {
+    if !pgbouncer::installed("a_killed_services_schedules_fire_again_after_the_schedulers_lease") {
         return;
     }
     let behind = Behind::new().await;
     let function = FakeFunction::answering(Answer::complete()).await;
-    let mut service = behind.service(&function, "behind-1", &[]);
+    let lease = [("JOBS_SCHEDULER_LEASE", "2s")];
+    let mut service = behind.service(&function, "behind-1", &lease);
     let add = "SELECT app_jobs.add_scheduled_job('tick', '{}', '{\"rule\": \"* * * * * *\"}'::json)";
     behind.bench.sql.batch_execute(add).await.unwrap();
     function.wait_for(1, LIMIT).await;
     service.signal(Signal::Kill);
     service.exit(LIMIT).await;
-    let mut service = behind.service(&function, "behind-1", &[]);
-    service.wait_for_line("release_scheduled_jobs", LIMIT).await;
+    let mut service = behind.service(&function, "behind-1", &lease);
     let before = function.requests().len();
-    behind.bench.sql.batch_execute("SELECT app_jobs.release_scheduled_jobs('behind-1')").await.unwrap();
-    function.wait_for(before + 1, LIMIT).await;
+    function.wait_for(before + 2, LIMIT).await;
     service.signal(Signal::Term);
     assert_eq!(service.exit_code(LIMIT).await, 0);
 }
@@ -241,7 +240,7 @@ async fn a_pooler_in_session_mode_is_listened_through_when_it_is_named_one() {
     let session = [("JOBS_LISTEN", "on"), ("JOBS_POLL_INTERVAL", "1h")];
     let mut service = behind.service(&function, "behind-1", &session);
     service.wait_for_line("worker looks for jobs", LIMIT).await;
-    eventually(LIMIT, async || behind.count(NAMES).await == 3).await;
+    eventually(LIMIT, async || behind.count(NAMES).await == 4).await;
     for task in ["first", "second"] {
         behind.idle().await;
         behind.bench.add(task).await;
@@ -264,7 +263,7 @@ async fn a_connection_past_the_pooler_listens_and_holds_the_id() {
     let mut service = behind.service(&function, "behind-1", &past);
     service.wait_for_line("a pooler is in between", LIMIT).await;
     service.wait_for_line("worker looks for jobs", LIMIT).await;
-    eventually(LIMIT, async || behind.count(NAMES).await == 3).await;
+    eventually(LIMIT, async || behind.count(NAMES).await == 4).await;
     for task in ["first", "second"] {
         behind.idle().await;
         behind.bench.add(task).await;

@@ -30,7 +30,7 @@ const JOBS: &str = concat!("SELECT ", job_columns!(), " FROM @extschema@.jobs", 
 
 const SCHEDULES: &str = concat!(
     "SELECT id, database_id, actor_id, queue_name, task_identifier, payload::text, priority, max_attempts, key, \
-     locked_at, locked_by, schedule_info::text, last_scheduled, last_scheduled_id FROM @extschema@.scheduled_jobs",
+     locked_at, locked_by, schedule_info::text, last_scheduled, last_scheduled_id, paused_at, ended_at, last_error FROM @extschema@.scheduled_jobs",
     filtered!()
 );
 
@@ -81,6 +81,10 @@ pub struct AdminSchedule {
     pub schedule_info: String,
     pub last_scheduled: Option<Timestamp>,
     pub last_scheduled_id: Option<i64>,
+    pub paused_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    /// What is wrong with schedule_info.
+    pub last_error: Option<String>,
 }
 
 /// A job that was not enqueued.
@@ -210,5 +214,8 @@ fn schedule(row: &Row) -> Result<AdminSchedule, Error> {
         schedule_info: row.try_get(11)?,
         last_scheduled: row.try_get::<_, Option<Instant>>(12)?.map(|instant| instant.0),
         last_scheduled_id: row.try_get(13)?,
+        paused_at: row.try_get::<_, Option<Instant>>(14)?.map(|instant| instant.0),
+        ended_at: row.try_get::<_, Option<Instant>>(15)?.map(|instant| instant.0),
+        last_error: row.try_get(16)?,
     })
 }

@@ -37,7 +37,8 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure(\
                      '@extschema@.claim_instance_jobs(uuid, text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
                      AND to_regprocedure('@extschema@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
-                     AND to_regprocedure('@extschema@.materialise_scheduled_jobs(bigint[])') IS NOT NULL \
+                     AND to_regprocedure(\
+                     '@extschema@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
                      AND to_regclass('@extschema@.settings') IS NOT NULL";
 
 const ACCEPTED: &str = "SELECT count(*) FROM @extschema@.jobs \
