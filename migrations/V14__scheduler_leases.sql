@@ -30,6 +30,8 @@ DROP INDEX @extschema@.scheduled_jobs_claim_idx;
 CREATE INDEX scheduled_jobs_claim_idx ON @extschema@.scheduled_jobs (priority, id)
     WHERE locked_at IS NULL AND paused_at IS NULL AND ended_at IS NULL;
 CREATE INDEX scheduled_jobs_instance_idx ON @extschema@.scheduled_jobs (instance) WHERE instance IS NOT NULL;
+CREATE INDEX scheduled_jobs_unregistered_idx ON @extschema@.scheduled_jobs (locked_by)
+    WHERE locked_at IS NOT NULL AND instance IS NULL;
 
 -- Scheduler processes and when they were last heard of, by the database's clock.
 CREATE TABLE @extschema@.schedulers (
@@ -50,12 +52,18 @@ CREATE TABLE @extschema@.schedulers (
 );
 COMMENT ON TABLE @extschema@.schedulers IS 'Scheduler processes and their heartbeats. Schedulers write it; nobody else needs to.';
 
--- A schedule whose rule is changed, or which goes on after a pause, begins anew: nothing from before is made up for. One that is
--- paused is free, so that nobody fires it; an unregistered holder (the original's scheduler) watches its own timers and keeps it.
+-- A schedule whose rule is changed, or which goes on after a pause, begins anew: nothing from before is made up for, also when
+-- the clock was set back since. One that is paused is free, so that nobody fires it; an unregistered holder (the original's
+-- scheduler) watches its own timers and keeps it. Whoever locks or unlocks a row by hand is an unregistered holder, too.
 CREATE FUNCTION @extschema@.tg_scheduled_jobs_renewed() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.fired_until := greatest(NEW.fired_until, clock_timestamp());
+    IF NEW.schedule_info::text IS NOT DISTINCT FROM OLD.schedule_info::text
+       AND (NEW.paused_at IS NULL) = (OLD.paused_at IS NULL) THEN
+        NEW.instance := NULL;
+        RETURN NEW;
+    END IF;
+    NEW.fired_until := clock_timestamp();
     IF NEW.schedule_info::text IS DISTINCT FROM OLD.schedule_info::text THEN
         NEW.ended_at := NULL;
         NEW.last_error := NULL;
@@ -71,7 +79,9 @@ $$;
 REVOKE ALL ON FUNCTION @extschema@.tg_scheduled_jobs_renewed() FROM PUBLIC;
 CREATE TRIGGER scheduled_jobs_renewed BEFORE UPDATE ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (NEW.schedule_info::text IS DISTINCT FROM OLD.schedule_info::text
-          OR (NEW.paused_at IS NULL) <> (OLD.paused_at IS NULL))
+          OR (NEW.paused_at IS NULL) <> (OLD.paused_at IS NULL)
+          OR NEW.instance = OLD.instance AND (NEW.locked_by IS DISTINCT FROM OLD.locked_by
+                                              OR (NEW.locked_at IS NULL) <> (OLD.locked_at IS NULL)))
     EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_renewed();
 
 -- The notifications of an update. What a scheduler writes (claims, fires, marks) meets neither condition, and costs no call;
@@ -132,10 +142,12 @@ BEGIN
 END
 $$;
 
+-- An unregistered holder has dealt with its fires until now: nobody knows better.
 CREATE OR REPLACE FUNCTION @extschema@.release_scheduled_jobs(worker_id text, ids bigint[] DEFAULT NULL) RETURNS void
 LANGUAGE sql AS $$
     UPDATE @extschema@.scheduled_jobs s
-       SET locked_by = NULL, locked_at = NULL, instance = NULL, released_at = clock_timestamp()
+       SET locked_by = NULL, locked_at = NULL, instance = NULL, released_at = clock_timestamp(),
+           fired_until = CASE WHEN s.instance IS NULL THEN clock_timestamp() ELSE s.fired_until END
      WHERE s.locked_by = worker_id AND (release_scheduled_jobs.ids IS NULL OR s.id = ANY (release_scheduled_jobs.ids))
 $$;
 
@@ -190,7 +202,7 @@ CREATE FUNCTION @extschema@.scheduler_heartbeat(
     scheduler_id text, instance uuid, lease interval, listens boolean,
     OUT steady_since timestamptz, OUT expires_in interval
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET lock_timeout = '50ms' AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET lock_timeout = '50ms' AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
     own @extschema@.schedulers;
@@ -198,7 +210,7 @@ DECLARE
 BEGIN
     PERFORM @extschema@.require_worker_id(scheduler_id);
     SELECT * INTO own FROM @extschema@.schedulers s WHERE s.instance = scheduler_heartbeat.instance;
-    IF own.heartbeat_at >= moment - own.lease THEN
+    IF own.heartbeat_at BETWEEN moment - own.lease AND moment + own.lease THEN
         steady_since := own.steady_since;
     ELSE
         steady_since := CASE WHEN pg_postmaster_start_time() > own.heartbeat_at THEN pg_postmaster_start_time() ELSE moment END;
@@ -216,8 +228,8 @@ BEGIN
 
     -- Who claims holds its row's lock, so a row that is free and holds nothing stays so.
     FOR gone IN
-        SELECT s.instance FROM @extschema@.schedulers s WHERE s.heartbeat_at < moment - 2 * s.lease
-           FOR UPDATE SKIP LOCKED
+        SELECT s.instance FROM @extschema@.schedulers s
+         WHERE s.heartbeat_at NOT BETWEEN moment - 2 * s.lease AND moment + 2 * s.lease FOR UPDATE SKIP LOCKED
     LOOP
         DELETE FROM @extschema@.schedulers s
          WHERE s.instance = gone AND NOT EXISTS (SELECT FROM @extschema@.scheduled_jobs j WHERE j.instance = gone);
@@ -230,12 +242,13 @@ REVOKE ALL ON FUNCTION @extschema@.scheduler_heartbeat(text, uuid, interval, boo
 
 -- Claims up to max_schedules schedules for a registered scheduler: free ones, and those of holders that are gone. A holder is
 -- gone when its lease has passed and the server, if it was restarted, has been there for half as long: leases end in an outage.
+-- One that was last heard of in the future was so before the clock was set back, and loses no more than its schedules.
 -- One with the same id is gone when its session has ended. alone: no other process has this id, so what an unregistered
 -- scheduler with the same id (the original's, a version before this) left locked is taken too.
 --
--- From when on fires are owed: since the last that was dealt with, where a scheduler was there all along and the last holder
--- left just now; otherwise only what this one was there for. Not for long after the holder left, because the others may not
--- be for that task.
+-- From when on fires are owed: since the last that was dealt with, where the last holder left no longer than a lease ago, or a
+-- scheduler was there all along; otherwise only what this one was there for. Not for long after the holder left, because the
+-- others may not be for that task.
 CREATE FUNCTION @extschema@.claim_schedules(
     scheduler_id text, instance uuid, task_identifiers text[], max_schedules int, alone boolean
 ) RETURNS SETOF @extschema@.scheduled_jobs
@@ -262,7 +275,8 @@ BEGIN
         UPDATE @extschema@.scheduled_jobs s
            SET locked_by = claim_schedules.scheduler_id, locked_at = now(), instance = claim_schedules.instance,
                owed_since = CASE
-                   WHEN greatest(s.released_at, s.fired_until) >= greatest(own.covered_since, moment - 4 * own.lease)
+                   WHEN greatest(s.released_at, s.fired_until)
+                        >= least(greatest(own.covered_since, moment - 4 * own.lease), moment - own.lease)
                    THEN s.fired_until ELSE greatest(s.fired_until, own.steady_since) END
          WHERE s.id = ANY (claimed)
         RETURNING s.*;
@@ -281,6 +295,7 @@ BEGIN
          WHERE h.instance <> claim_schedules.instance
            AND CASE
                WHEN r.instance IS NULL THEN true
+               WHEN r.heartbeat_at > moment + r.lease THEN true
                WHEN r.heartbeat_at < moment - r.lease AND pg_postmaster_start_time() < moment - r.lease / 2 THEN true
                WHEN r.scheduler_id = claim_schedules.scheduler_id AND r.listens
                THEN pg_try_advisory_xact_lock(@extschema@.instance_lock(r.instance))
@@ -317,20 +332,86 @@ END
 $$;
 REVOKE ALL ON FUNCTION @extschema@.claim_schedules(text, uuid, text[], int, boolean) FROM PUBLIC;
 
--- A scheduler ends: it gives its schedules back and is forgotten. Returns how many it held.
-CREATE FUNCTION @extschema@.leave_scheduler(instance uuid) RETURNS int
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+-- Gives schedules back: those listed, or all that an instance holds. What another transaction has locked is left out. Returns
+-- how many were given back.
+CREATE FUNCTION @extschema@.release_schedules(instance uuid, ids bigint[] DEFAULT NULL) RETURNS int
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     released int;
 BEGIN
     UPDATE @extschema@.scheduled_jobs s
        SET locked_by = NULL, locked_at = NULL, instance = NULL, released_at = clock_timestamp()
-     WHERE s.instance = leave_scheduler.instance;
+     WHERE s.id = ANY (ARRAY(
+        SELECT h.id FROM @extschema@.scheduled_jobs h
+         WHERE h.instance = release_schedules.instance AND (ids IS NULL OR h.id = ANY (ids)) FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS released = ROW_COUNT;
+    RETURN released;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.release_schedules(uuid, bigint[]) FROM PUBLIC;
+
+-- A scheduler ends: it gives its schedules back and is forgotten. What it could not give back, others take as soon as they can.
+CREATE FUNCTION @extschema@.leave_scheduler(instance uuid) RETURNS int
+LANGUAGE plpgsql AS $$
+DECLARE
+    released int := @extschema@.release_schedules(leave_scheduler.instance);
+BEGIN
     DELETE FROM @extschema@.schedulers s WHERE s.instance = leave_scheduler.instance;
     RETURN released;
 END
 $$;
 REVOKE ALL ON FUNCTION @extschema@.leave_scheduler(uuid) FROM PUBLIC;
+
+-- As in V4, but a schedule that is removed because a scheduler watches it hands on what is known of its jobs; and of its fires,
+-- when it is the same one again: applications add their schedules at each start.
+CREATE OR REPLACE FUNCTION @extschema@.enqueue_scheduled_job(
+    new_database_id uuid, new_actor_id uuid, identifier text, new_payload json, new_schedule_info json, job_key text,
+    new_queue_name text, new_max_attempts int, new_priority int
+) RETURNS @extschema@.scheduled_jobs
+LANGUAGE plpgsql AS $$
+DECLARE
+    schedule @extschema@.scheduled_jobs;
+    holder @extschema@.scheduled_jobs;
+    removed @extschema@.scheduled_jobs;
+BEGIN
+    IF coalesce(identifier, '') = '' THEN
+        RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Name the task: add_scheduled_job(identifier := ''some-task'', …).';
+    END IF;
+    -- Without a key the conflict clause never applies. Each turn either writes the row or makes room for it.
+    LOOP
+        INSERT INTO @extschema@.scheduled_jobs AS s
+            (database_id, actor_id, task_identifier, payload, schedule_info, queue_name, max_attempts, priority, key,
+             last_scheduled, last_scheduled_id, fired_until)
+        VALUES
+            (new_database_id, new_actor_id, identifier, coalesce(new_payload, '{}'), coalesce(new_schedule_info, '{}'),
+             new_queue_name, coalesce(new_max_attempts, 25), coalesce(new_priority, 0), job_key,
+             removed.last_scheduled, removed.last_scheduled_id,
+             CASE WHEN removed.task_identifier = identifier
+                       AND removed.schedule_info::text = coalesce(new_schedule_info, '{}')::text
+                  THEN removed.fired_until ELSE clock_timestamp() END)
+        ON CONFLICT (key) WHERE key IS NOT NULL DO UPDATE SET
+            actor_id = excluded.actor_id, task_identifier = excluded.task_identifier, payload = excluded.payload,
+            schedule_info = excluded.schedule_info, queue_name = excluded.queue_name,
+            max_attempts = excluded.max_attempts, priority = excluded.priority
+        WHERE s.locked_at IS NULL AND s.database_id IS NOT DISTINCT FROM excluded.database_id
+        RETURNING * INTO schedule;
+        IF FOUND THEN
+            RETURN schedule;
+        END IF;
+        SELECT * INTO holder FROM @extschema@.scheduled_jobs s WHERE s.key = job_key FOR UPDATE;
+        CONTINUE WHEN NOT FOUND;
+        IF holder.database_id IS DISTINCT FROM new_database_id THEN
+            RAISE EXCEPTION 'the schedule key % is in use under another database_id', quote_literal(job_key)
+                USING ERRCODE = 'unique_violation', HINT = 'Keys are shared by all tenants: put the tenant into the key.';
+        END IF;
+        -- A scheduler watches the row: a new one makes it take up the change.
+        DELETE FROM @extschema@.scheduled_jobs s WHERE s.id = holder.id AND s.locked_at IS NOT NULL;
+        IF FOUND THEN
+            removed := holder;
+        END IF;
+    END LOOP;
+END
+$$;
 
 SET LOCAL lock_timeout = DEFAULT;

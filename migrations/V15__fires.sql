@@ -25,7 +25,7 @@ DROP FUNCTION @extschema@.materialise_scheduled_job(bigint);
 
 -- The outcome of one fire: made, skipped and failed are written down, together with its job. Otherwise nothing is done:
 -- known (it was dealt with before), lost (the schedule is not this instance's, or not the one it knows), early (by the
--- database's clock it is not due).
+-- database's clock it is not due), blocked (another transaction holds a row that it needs; it is not waited for).
 CREATE TYPE @extschema@.fire_outcome AS (outcome text, job_id bigint, sql_state text, message text);
 
 CREATE FUNCTION @extschema@.fire_schedule(
@@ -38,8 +38,9 @@ DECLARE
     result @extschema@.fire_outcome;
 BEGIN
     -- All fires of a schedule take turns here.
-    SELECT * INTO schedule FROM @extschema@.scheduled_jobs s WHERE s.id = schedule_id FOR UPDATE;
+    SELECT * INTO schedule FROM @extschema@.scheduled_jobs s WHERE s.id = schedule_id FOR UPDATE SKIP LOCKED;
     result.outcome := CASE
+        WHEN schedule.id IS NULL AND EXISTS (SELECT FROM @extschema@.scheduled_jobs s WHERE s.id = schedule_id) THEN 'blocked'
         WHEN schedule.id IS NULL OR schedule.locked_at IS NULL OR schedule.paused_at IS NOT NULL
              OR schedule.instance IS DISTINCT FROM fire_schedule.instance
              OR schedule.locked_by IS DISTINCT FROM fire_schedule.scheduler_id
@@ -54,6 +55,7 @@ BEGIN
              WHERE j.id = schedule.last_scheduled_id
                AND CASE WHEN j.locked_at IS NULL THEN j.attempts < j.max_attempts
                         ELSE j.locked_at >= now() - interval '1 hour' END) THEN 'skipped'
+        WHEN NOT @extschema@.lock_queue(schedule.queue_name) THEN 'blocked'
         ELSE 'made' END;
     IF result.outcome = 'made' THEN
         job := @extschema@.enqueue_job(
@@ -67,6 +69,9 @@ BEGIN
         result.message := format('ALREADY_SCHEDULED: job %s still waits or runs', schedule.last_scheduled_id);
         UPDATE @extschema@.scheduled_jobs s SET fired_until = fire_schedule.fire_at WHERE s.id = schedule_id;
     ELSE
+        result.message := CASE WHEN result.outcome <> 'blocked' THEN NULL
+                               WHEN schedule.id IS NULL THEN 'another transaction holds the schedule'
+                               ELSE format('another transaction holds the queue %L', schedule.queue_name) END;
         RETURN result;
     END IF;
     INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, job_id, reason, scheduler_id)
@@ -79,9 +84,9 @@ REVOKE ALL ON FUNCTION @extschema@.fire_schedule(text, uuid, bigint, bigint, tim
 -- The scheduler's own call: fires that are due, in one transaction, with what became of each, in the order given.
 --
 -- All together first, which costs no subtransactions; when one raises an error, one by one, so that it harms no other.
--- What PostgreSQL may take a little later (a row that somebody holds, a deadlock, no room) has outcome blocked and is not
--- written down. The call ends with the first of those, because the rows of the fires before it are locked meanwhile: what was
--- not tried has no row in the answer.
+-- What PostgreSQL may take a little later (a lock that was waited for in vain, a deadlock, no room) has outcome blocked, too. The
+-- call ends with the first of those, because the rows of the fires before it are locked meanwhile: what was not tried has no
+-- row in the answer.
 CREATE FUNCTION @extschema@.fire_schedules(
     scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], fire_ats timestamptz[], overlapping boolean[]
 ) RETURNS SETOF @extschema@.fire_outcome
@@ -89,33 +94,55 @@ LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET lock
 DECLARE
     results @extschema@.fire_outcome[] := '{}';
     result @extschema@.fire_outcome;
+    -- Schedules with a fire that is blocked: a later one must not overtake it.
+    stuck bigint[] := '{}';
 BEGIN
     BEGIN
         FOR i IN 1 .. coalesce(cardinality(schedule_ids), 0) LOOP
-            results[i] := @extschema@.fire_schedule(
-                scheduler_id, instance, schedule_ids[i], digests[i], fire_ats[i], overlapping[i]);
+            IF schedule_ids[i] = ANY (stuck) THEN
+                result := ('blocked', NULL, NULL, 'a fire before it is blocked');
+            ELSE
+                result := @extschema@.fire_schedule(
+                    scheduler_id, instance, schedule_ids[i], digests[i], fire_ats[i], overlapping[i]);
+            END IF;
+            IF result.outcome = 'blocked' THEN
+                stuck := stuck || schedule_ids[i];
+            END IF;
+            results[i] := result;
         END LOOP;
         RETURN QUERY SELECT r.* FROM unnest(results) AS r;
         RETURN;
     EXCEPTION WHEN OTHERS THEN
         NULL;
     END;
+    stuck := '{}';
     FOR i IN 1 .. cardinality(schedule_ids) LOOP
+        IF schedule_ids[i] = ANY (stuck) THEN
+            RETURN NEXT ('blocked', NULL, NULL, 'a fire before it is blocked')::@extschema@.fire_outcome;
+            CONTINUE;
+        END IF;
         BEGIN
             result := @extschema@.fire_schedule(
                 scheduler_id, instance, schedule_ids[i], digests[i], fire_ats[i], overlapping[i]);
         EXCEPTION WHEN OTHERS THEN
-            result := (CASE WHEN left(SQLSTATE, 2) IN ('08', '40', '53', '55', '57', '58') THEN 'blocked' ELSE 'failed' END,
+            result := (CASE WHEN SQLSTATE ~ '^(08|40|53|57P)' OR SQLSTATE IN ('55P03', '55006') THEN 'blocked' ELSE 'failed' END,
                        NULL, SQLSTATE, SQLERRM);
         END;
         IF result.outcome = 'failed' THEN
-            UPDATE @extschema@.scheduled_jobs s SET fired_until = fire_ats[i] WHERE s.id = schedule_ids[i];
-            INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, reason, scheduler_id)
-            VALUES (schedule_ids[i], fire_ats[i], 'failed', format('%s (%s)', result.message, result.sql_state), scheduler_id)
-            ON CONFLICT ON CONSTRAINT schedule_fires_pkey DO NOTHING;
+            BEGIN
+                UPDATE @extschema@.scheduled_jobs s SET fired_until = fire_ats[i] WHERE s.id = schedule_ids[i];
+                INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, reason, scheduler_id)
+                VALUES (schedule_ids[i], fire_ats[i], 'failed', format('%s (%s)', result.message, result.sql_state), scheduler_id)
+                ON CONFLICT ON CONSTRAINT schedule_fires_pkey DO NOTHING;
+            EXCEPTION WHEN lock_not_available THEN
+                result := ('blocked', NULL, SQLSTATE, SQLERRM);
+            END;
         END IF;
         RETURN NEXT result;
-        EXIT WHEN result.outcome = 'blocked';
+        IF result.outcome = 'blocked' THEN
+            stuck := stuck || schedule_ids[i];
+        END IF;
+        EXIT WHEN result.outcome = 'blocked' AND result.sql_state IS NOT NULL;
     END LOOP;
 END
 $$;
@@ -123,11 +150,11 @@ REVOKE ALL ON FUNCTION @extschema@.fire_schedules(text, uuid, bigint[], bigint[]
 
 -- Writes down what a scheduler has found out about schedules that it holds: what is wrong with the rule (NULL: nothing), that it
 -- has no fire left, and which fire was the last of those that were missed (NULL: none). Schedules that are no longer those
--- it knows are left alone.
+-- it knows are left alone. Returns those that another transaction has locked: they are to be marked later.
 CREATE FUNCTION @extschema@.mark_schedules(
     scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], errors text[], ended boolean[],
     missed_ats timestamptz[], missed_reasons text[]
-) RETURNS void
+) RETURNS SETOF bigint
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
     schedule @extschema@.scheduled_jobs;
@@ -135,7 +162,11 @@ BEGIN
     FOR i IN 1 .. coalesce(cardinality(schedule_ids), 0) LOOP
         SELECT * INTO schedule FROM @extschema@.scheduled_jobs s
          WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance FOR UPDATE SKIP LOCKED;
-        CONTINUE WHEN NOT FOUND OR @extschema@.schedule_digest(schedule) <> digests[i];
+        IF NOT FOUND AND EXISTS (SELECT FROM @extschema@.scheduled_jobs s
+                                  WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance) THEN
+            RETURN NEXT schedule_ids[i];
+        END IF;
+        CONTINUE WHEN schedule.id IS NULL OR @extschema@.schedule_digest(schedule) <> digests[i];
         UPDATE @extschema@.scheduled_jobs s
            SET last_error = errors[i], fired_until = greatest(s.fired_until, missed_ats[i]),
                ended_at = CASE WHEN ended[i] THEN clock_timestamp() END,
@@ -156,7 +187,7 @@ REVOKE ALL ON FUNCTION @extschema@.mark_schedules(
 
 -- Removes rows of the ledger by age, the oldest first; returns how many. A fire is not made again for that: fired_until tells.
 CREATE FUNCTION @extschema@.prune_schedule_fires(older_than interval, max_rows int) RETURNS int
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     removed int;
 BEGIN

@@ -37,7 +37,9 @@ pub(crate) struct Agenda {
     /// What is to be written into the rows.
     marks: HashMap<i64, Mark>,
     missed: u64,
+    /// Since when heartbeats have come without a gap, and since when at first.
     steady_since: Timestamp,
+    steady_at_first: Option<Timestamp>,
 }
 
 struct Schedule {
@@ -77,6 +79,7 @@ impl Agenda {
             marks: HashMap::new(),
             missed: 0,
             steady_since: Timestamp::MIN,
+            steady_at_first: None,
         }
     }
 
@@ -91,6 +94,10 @@ impl Agenda {
             }
             return Looked::Known;
         }
+        // A gap since it was claimed counts as well.
+        let owed_since =
+            if self.schedules.contains_key(&row.id) { row.owed_since.max(self.steady_since) } else { row.owed_since };
+        let late = usize::from(self.has_lived_through(owed_since));
         self.forget(row.id);
         let (timetable, error) = match Timetable::from_json_with_warnings(&row.schedule_info, &self.default_zone) {
             Ok((timetable, warnings)) => {
@@ -98,7 +105,7 @@ impl Agenda {
             }
             Err(error) => (None, Some(error.to_string())),
         };
-        let resumed = timetable.as_deref().map(|timetable| resume(timetable, row.fired_until, row.owed_since, 0));
+        let resumed = timetable.as_deref().map(|timetable| resume(timetable, row.fired_until, owed_since, late));
         let mut missed = None;
         let fired_until = resumed.map_or(row.fired_until, |resumed| {
             missed = resumed.missed;
@@ -130,6 +137,7 @@ impl Agenda {
             return;
         }
         self.steady_since = steady_since;
+        self.steady_at_first.get_or_insert(steady_since);
         let due: Vec<i64> = self.queue.range(..(steady_since, i64::MIN)).map(|(_, id)| *id).collect();
         for id in due {
             let Some(schedule) = self.schedules.get_mut(&id) else { continue };
@@ -142,6 +150,11 @@ impl Agenda {
             }
             self.advance(id);
         }
+    }
+
+    /// Whether this process was there before a gap that ended then: what it would have made, it makes late.
+    fn has_lived_through(&self, gap_until: Timestamp) -> bool {
+        self.steady_at_first.is_some_and(|first| first < gap_until)
     }
 
     /// Whether the schedule is held.
@@ -182,9 +195,9 @@ impl Agenda {
         }
     }
 
-    /// When the next fire is due.
-    pub(crate) fn next(&self) -> Option<Timestamp> {
-        self.queue.first().map(|(at, _)| *at)
+    /// When the next fire is due, of the schedules that are not in `without`.
+    pub(crate) fn next(&self, without: &HashSet<i64>) -> Option<Timestamp> {
+        self.queue.iter().find(|(_, id)| !without.contains(id)).map(|(at, _)| *at)
     }
 
     /// Up to `limit` fires due at `now`, soonest first, but none of the schedules in `without`. Each stays due until it is

@@ -1,13 +1,11 @@
 //! Claim: take schedules that nobody watches, and see what became of those already taken.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use job_utils::config::Tasks;
-use job_utils::db::{Block, DbError, Digest, LookFor, ScheduledJob, SchedulerDb};
+use job_utils::db::{DbError, Look, LookFor, ScheduledJob, SchedulerDb};
 
 use crate::agenda::{Agenda, Looked};
-use crate::clock::Clock;
 
 /// How many schedules one statement claims: enough for a start with many of them to be quick, few enough for fires to be
 /// made in between and for memory to stay small.
@@ -23,46 +21,28 @@ pub(crate) struct Claimed {
     pub(crate) taken: usize,
     /// Schedules that were deleted, paused or taken away.
     pub(crate) gone: usize,
-    /// There may be more to claim.
-    pub(crate) more: bool,
-    /// Until the next lease of another scheduler ends.
-    pub(crate) expires_in: Option<Duration>,
 }
 
-/// A heartbeat that claims a batch of what is free. When there is nothing and `compare` is set, takes in what has changed among
-/// the rows held. `alone`: as in [`LookFor`].
-pub(crate) async fn run_once(
+/// A heartbeat that claims a batch of what is free, or says in digests what is held, when there is nothing and `compare` is
+/// set. `alone`: as in [`LookFor`].
+pub(crate) async fn look(db: &SchedulerDb, tasks: &Tasks, alone: bool, compare: bool) -> Result<Look, DbError> {
+    db.look(LookFor { tasks: tasks.as_filter(), limit: BATCH, alone, compare }).await
+}
+
+/// Takes in what was claimed, or what has changed among the rows held.
+pub(crate) async fn take(
     db: &SchedulerDb,
     tasks: &Tasks,
     agenda: &mut Agenda,
-    clock: &mut Clock,
-    alone: bool,
-    compare: bool,
+    look: &Look,
 ) -> Result<Claimed, DbError> {
-    let look = db.look(LookFor { tasks: tasks.as_filter(), limit: BATCH, alone, compare }).await?;
-    clock.learn(look.now);
-    agenda.steady_since(look.steady_since);
-    let mut claimed = Claimed { more: !look.claimed.is_empty(), expires_in: look.expires_in, ..Claimed::default() };
+    let mut claimed = Claimed::default();
     for row in &look.claimed {
         claimed.look_at(agenda, row);
     }
-    if let Some(held) = &look.held {
-        take_changes(db, tasks, agenda, held, &mut claimed).await?;
-    }
-    Ok(claimed)
-}
-
-/// Takes in what differs from what is known.
-async fn take_changes(
-    db: &SchedulerDb,
-    tasks: &Tasks,
-    agenda: &mut Agenda,
-    held: &[(Block, Digest)],
-    claimed: &mut Claimed,
-) -> Result<(), DbError> {
-    let differing = agenda.differing(held);
+    let differing = look.held.as_ref().map(|held| agenda.differing(held)).unwrap_or_default();
     if differing.is_empty() {
-        return Ok(());
+        return Ok(claimed);
     }
     let blocks: Vec<_> = differing.iter().copied().collect();
     let (ours, others): (Vec<_>, Vec<_>) =
@@ -75,19 +55,17 @@ async fn take_changes(
     if !others.is_empty() {
         // Its task was changed to one that is not for this scheduler.
         let others: Vec<i64> = others.iter().map(|row| row.id).collect();
-        db.release_scheduled(&others).await?;
+        db.release_schedules(&others).await?;
     }
-    Ok(())
+    Ok(claimed)
 }
 
-/// Writes a batch of what is to be marked. Returns whether there is more.
-pub(crate) async fn mark(db: &SchedulerDb, agenda: &mut Agenda) -> Result<bool, DbError> {
+/// Writes a batch of what is to be marked. Marks of rows that another transaction holds are kept for the next time.
+pub(crate) async fn mark(db: &SchedulerDb, agenda: &mut Agenda) -> Result<(), DbError> {
     let marks = agenda.marks(MARKS);
-    if !marks.is_empty() {
-        db.mark(&marks).await?;
-        marks.iter().for_each(|mark| agenda.marked(mark));
-    }
-    Ok(agenda.has_marks())
+    let locked = db.mark(&marks).await?;
+    marks.iter().filter(|mark| !locked.contains(&mark.schedule)).for_each(|mark| agenda.marked(mark));
+    Ok(())
 }
 
 impl Claimed {

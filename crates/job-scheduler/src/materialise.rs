@@ -1,8 +1,10 @@
 //! Materialise: make the jobs of the schedules that fire now.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use job_utils::db::{DbError, Fire, Materialised, SchedulerDb};
+use tokio::time::Instant;
 
 use crate::agenda::Agenda;
 use crate::clock::Clock;
@@ -11,77 +13,124 @@ use crate::clock::Clock;
 /// soon.
 const BATCH: usize = 200;
 
-/// Batches until heartbeats and new schedules get their turn.
-const ROUNDS: usize = 20;
+/// When a blocked fire is tried again; the pause doubles from time to time.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What one round of fires made.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fired {
-    /// Jobs made.
-    pub(crate) jobs: usize,
-    /// A schedule whose fire stays due, because another transaction holds a row that it needs or Postgres is short of
-    /// something.
-    pub(crate) waiting: Option<i64>,
-    /// Schedules are held no longer, or are not what they were: look.
-    pub(crate) lost: bool,
+/// What keeps fires from being made, from one round to the next.
+pub(crate) struct Obstacles {
+    /// Schedules whose fire another transaction blocks: when to try again, and the pause after that.
+    blocked: HashMap<i64, (Instant, Duration)>,
+    /// Fires in a batch: fewer after one that took too long.
+    batch: usize,
+    /// That fires wait has been said.
+    said: bool,
 }
 
-/// Makes a job for each fire that is due, for a while: with very many, others get a turn. With an error, which is always one of
-/// reaching Postgres, fires stay due; those that were made all the same are known next time.
-pub(crate) async fn run_once(db: &SchedulerDb, agenda: &mut Agenda, clock: &mut Clock) -> Result<Fired, DbError> {
-    let mut fired = Fired::default();
-    let mut blocked = HashSet::new();
-    for _ in 0..ROUNDS {
-        let fires = agenda.due(clock.now(), BATCH, &blocked);
+impl Default for Obstacles {
+    fn default() -> Self {
+        Self { blocked: HashMap::new(), batch: BATCH, said: false }
+    }
+}
+
+/// Makes a job for each fire that is due, until `until`: then others get a turn. Returns whether schedules are held no longer or are
+/// not what they were. With an error, which is always one of reaching Postgres, fires stay due; those that were made all
+/// the same are known next time.
+pub(crate) async fn run_once(
+    db: &SchedulerDb,
+    agenda: &mut Agenda,
+    clock: &mut Clock,
+    obstacles: &mut Obstacles,
+    until: Instant,
+) -> Result<bool, DbError> {
+    let mut lost = false;
+    while Instant::now() < until {
+        let fires = agenda.due(clock.now(), obstacles.batch, &obstacles.now());
         if fires.is_empty() {
             break;
         }
-        let made = db.materialise(&fires).await?;
-        if made.is_empty() {
-            break;
-        }
-        let mut early = false;
-        for (fire, made) in fires.into_iter().zip(made) {
-            early |= made == Materialised::Early;
-            fired.take(fire, made, agenda, &mut blocked);
-        }
-        if early {
-            clock.follow(db).await?;
-            break;
+        match db.materialise(&fires).await {
+            Ok(made) => {
+                obstacles.batch = (obstacles.batch * 2).min(BATCH);
+                let mut early = made.is_empty();
+                for (fire, made) in fires.into_iter().zip(made) {
+                    early |= made == Materialised::Early;
+                    lost |= made == Materialised::Lost;
+                    take(fire, made, agenda, obstacles);
+                }
+                if early {
+                    clock.follow(db).await?;
+                    break;
+                }
+            }
+            // Jobs that are slow to make: by fewer at once it gets through, and a single one that does not is left for later.
+            Err(error) if error.took_too_long() => match fires[..] {
+                [fire] => obstacles.block(fire, "it takes too long"),
+                _ => obstacles.batch = (fires.len() / 2).max(1),
+            },
+            Err(error) => return Err(error),
         }
     }
-    Ok(fired)
+    Ok(lost)
 }
 
-impl Fired {
-    fn take(&mut self, fire: Fire, made: Materialised, agenda: &mut Agenda, blocked: &mut HashSet<i64>) {
-        let Fire { schedule, at, .. } = fire;
-        match made {
-            Materialised::Early => return,
-            Materialised::Blocked(reason) => {
-                tracing::debug!(schedule.id = schedule, %at, "a fire waits: {reason}");
-                blocked.insert(schedule);
-                self.waiting = Some(schedule);
-                return;
-            }
-            Materialised::Lost => {
-                tracing::debug!(schedule.id = schedule, "a schedule is held no longer, or has changed");
-                agenda.forget(schedule);
-                self.lost = true;
-                return;
-            }
-            Materialised::Job(job) => {
-                self.jobs += 1;
-                tracing::debug!(schedule.id = schedule, job.id = job, %at, "a schedule fired");
-            }
-            Materialised::AlreadyScheduled => {
-                tracing::debug!(schedule.id = schedule, %at, "a fire is skipped: the previous job still waits or runs");
-            }
-            Materialised::Known => tracing::debug!(schedule.id = schedule, %at, "a fire had been dealt with"),
-            Materialised::Refused(message) => {
-                tracing::error!(schedule.id = schedule, %at, "a fire made no job: {message}");
-            }
+fn take(fire: Fire, made: Materialised, agenda: &mut Agenda, obstacles: &mut Obstacles) {
+    let Fire { schedule, at, .. } = fire;
+    match made {
+        Materialised::Early => return,
+        Materialised::Blocked(reason) => return obstacles.block(fire, &reason),
+        Materialised::Lost => {
+            tracing::debug!(schedule.id = schedule, "a schedule is held no longer, or has changed");
+            obstacles.clear(schedule);
+            return agenda.forget(schedule);
         }
-        agenda.settle(fire);
+        Materialised::Job(job) => tracing::debug!(schedule.id = schedule, job.id = job, %at, "a schedule fired"),
+        Materialised::AlreadyScheduled => {
+            tracing::debug!(schedule.id = schedule, %at, "a fire is skipped: the previous job still waits or runs");
+        }
+        Materialised::Known => tracing::debug!(schedule.id = schedule, %at, "a fire had been dealt with"),
+        Materialised::Refused(message) => {
+            tracing::error!(schedule.id = schedule, %at, "a fire made no job: {message}");
+        }
+    }
+    obstacles.clear(schedule);
+    agenda.settle(fire);
+}
+
+impl Obstacles {
+    /// The schedules that are not to be tried now.
+    fn now(&self) -> HashSet<i64> {
+        let now = Instant::now();
+        self.blocked.iter().filter(|(_, (at, _))| *at > now).map(|(id, _)| *id).collect()
+    }
+
+    /// When there is something to do: at the next fire that is not blocked, or when to try a blocked one.
+    pub(crate) fn next(&self, agenda: &Agenda, clock: &Clock) -> Option<Instant> {
+        let blocked = self.blocked.keys().copied().collect();
+        let due = agenda.next(&blocked).map(|next| {
+            let wait = next.duration_since(clock.now());
+            Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
+        });
+        let retry = self.blocked.values().map(|(at, _)| *at).min();
+        due.into_iter().chain(retry).min()
+    }
+
+    fn block(&mut self, Fire { schedule, at, .. }: Fire, reason: &str) {
+        let now = Instant::now();
+        let (retry_at, pause) = self.blocked.entry(schedule).or_insert((now, SHORTEST_PAUSE));
+        // Several fires of one schedule are blocked together.
+        if *retry_at <= now {
+            *retry_at = now + *pause;
+            *pause = (*pause * 2).min(LONGEST_PAUSE);
+        }
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(schedule.id = schedule, %at, "a fire waits, and others may: {reason}; it is tried again");
+        }
+    }
+
+    fn clear(&mut self, schedule: i64) {
+        if self.blocked.remove(&schedule).is_some() && self.blocked.is_empty() {
+            self.said = false;
+        }
     }
 }

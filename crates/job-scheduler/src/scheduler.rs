@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::agenda::Agenda;
 use crate::clock::Clock;
+use crate::materialise::Obstacles;
 use crate::{claim, materialise};
 
 /// How long to wait before trying again while Postgres is away.
@@ -32,8 +33,13 @@ const POLL_PAUSE: u32 = 20;
 /// The same for a comparison that a notification asks for: one change takes effect at once, many do not keep it busy.
 const WAKE_PAUSE: u32 = 4;
 
-/// How often the ledger's old rows are removed, and how many at once.
-const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
+/// Between batches of marks.
+const MARK_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often to tidy up.
+const TIDY_INTERVAL: Duration = Duration::from_secs(600);
+
+/// How many of the ledger's old rows are removed at once.
 const PRUNED: i32 = 10_000;
 
 pub(crate) struct Scheduler {
@@ -42,6 +48,7 @@ pub(crate) struct Scheduler {
     listener: Listener,
     agenda: Agenda,
     clock: Clock,
+    obstacles: Obstacles,
     /// What an unregistered scheduler with this id left locked is still to be taken.
     alone: bool,
     /// When the last heartbeat that got through was sent.
@@ -56,12 +63,14 @@ pub(crate) struct Scheduler {
     changes: (usize, usize),
     /// How long to pause before the next comparison, where nothing wakes.
     poll: Duration,
-    /// When to remove old rows of the ledger.
-    prune_at: Instant,
+    /// When to write the next batch of marks.
+    mark_at: Instant,
+    /// When to tidy up.
+    tidy_at: Instant,
+    /// Holders of schedules that have not registered, as far as that has been said.
+    unregistered: Vec<(String, i64)>,
     /// Postgres did not answer the last time, and that has been said.
     away: bool,
-    /// A fire waits for a row that another transaction holds, and that has been said.
-    waiting: bool,
 }
 
 impl Scheduler {
@@ -69,7 +78,7 @@ impl Scheduler {
         let now = Instant::now();
         Self {
             agenda: Agenda::new(config.time_zone.clone()),
-            config,
+            obstacles: Obstacles::default(),
             db,
             alone: listener.identity == Identity::Sole,
             listener,
@@ -80,9 +89,11 @@ impl Scheduler {
             compare_from: now,
             changes: (0, 0),
             poll: SHORTEST_POLL,
-            prune_at: now + PRUNE_INTERVAL / 10,
+            mark_at: now,
+            tidy_at: now + config.lease * 2,
+            unregistered: Vec::new(),
             away: false,
-            waiting: false,
+            config,
         }
     }
 
@@ -114,12 +125,15 @@ impl Scheduler {
         match self.fire_and_look().await {
             Ok(()) => {
                 self.is_back();
-                let next = if self.waiting { Some(Instant::now() + RETRY) } else { self.next_at() };
                 let look_at = self.beat_at.min(self.compare_at);
-                next.unwrap_or(look_at).min(look_at)
+                let mark_at = self.agenda.has_marks().then_some(self.mark_at);
+                let next = self.obstacles.next(&self.agenda, &self.clock);
+                next.into_iter().chain(mark_at).fold(look_at, Instant::min)
             }
             Err(error) => {
                 self.is_away(&error);
+                // What was claimed, and whether, is not known.
+                self.compare_soon();
                 self.beat_at = Instant::now();
                 Instant::now() + RETRY
             }
@@ -132,33 +146,51 @@ impl Scheduler {
         if self.heard.is_none_or(|heard| heard.elapsed() >= self.config.lease) {
             self.look(false).await?;
         }
-        self.fire().await?;
+        // Fires that fail must not keep heartbeats from coming.
+        let fired = self.fire().await;
         let now = Instant::now();
         let compare = now >= self.compare_at;
         if compare || now >= self.beat_at {
             self.look(compare).await?;
         }
-        if self.agenda.has_marks() && claim::mark(&self.db, &mut self.agenda).await? {
-            self.beat_at = Instant::now();
+        fired?;
+        if self.agenda.has_marks() && Instant::now() >= self.mark_at {
+            self.mark_at = Instant::now() + MARK_PAUSE;
+            claim::mark(&self.db, &mut self.agenda).await?;
         }
-        if Instant::now() >= self.prune_at {
-            let pruned = self.db.prune_fires(self.config.fires_retention, PRUNED).await?;
-            self.prune_at = Instant::now() + if pruned < PRUNED { PRUNE_INTERVAL } else { RETRY };
+        if Instant::now() >= self.tidy_at {
+            self.tidy_at = Instant::now() + TIDY_INTERVAL;
+            self.tidy().await?;
         }
         Ok(())
     }
 
     async fn fire(&mut self) -> Result<(), DbError> {
-        let fired = materialise::run_once(&self.db, &mut self.agenda, &mut self.clock).await?;
-        if let (Some(schedule), false) = (fired.waiting, self.waiting) {
-            tracing::warn!(
-                schedule.id = schedule,
-                "a fire waits, for a row that another transaction holds or for Postgres to have room: it is tried again"
-            );
-        }
-        self.waiting = fired.waiting.is_some();
-        if fired.lost {
+        let until = Instant::now() + self.config.lease / BEATS;
+        let (agenda, obstacles) = (&mut self.agenda, &mut self.obstacles);
+        if materialise::run_once(&self.db, agenda, &mut self.clock, obstacles, until).await? {
             self.compare_soon();
+        }
+        Ok(())
+    }
+
+    /// Removes old rows of the ledger, and tells who else holds schedules.
+    async fn tidy(&mut self) -> Result<(), DbError> {
+        if self.db.prune_fires(self.config.fires_retention, PRUNED).await? == PRUNED {
+            self.tidy_at = Instant::now() + RETRY;
+        }
+        let unregistered = self.db.unregistered().await?;
+        let names = |holders: &[(String, i64)]| holders.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        if names(&unregistered) != names(&self.unregistered) {
+            for (name, schedules) in &unregistered {
+                tracing::warn!(
+                    schedules,
+                    locked_by = name,
+                    "schedules are locked by a scheduler without a lease (the original's, an older version's). If it runs no \
+                     longer, free them: SELECT release_scheduled_jobs('{name}')"
+                );
+            }
+            self.unregistered = unregistered;
         }
         Ok(())
     }
@@ -166,14 +198,17 @@ impl Scheduler {
     /// A heartbeat, and what comes with it.
     async fn look(&mut self, compare: bool) -> Result<(), DbError> {
         let began = Instant::now();
-        let (tasks, alone) = (&self.config.tasks, self.alone);
-        let claimed = claim::run_once(&self.db, tasks, &mut self.agenda, &mut self.clock, alone, compare).await?;
+        let tasks = &self.config.tasks;
+        let look = claim::look(&self.db, tasks, self.alone, compare).await?;
+        self.clock.learn(look.now);
+        self.agenda.steady_since(look.steady_since);
         self.heard = Some(began);
         let interval = self.config.lease / BEATS;
-        self.beat_at = began + claimed.expires_in.map_or(interval, |expiry| interval.min(expiry + AFTER_EXPIRY));
+        self.beat_at = began + look.expires_in.map_or(interval, |expiry| interval.min(expiry + AFTER_EXPIRY));
+        let claimed = claim::take(&self.db, tasks, &mut self.agenda, &look).await?;
         let (taken, gone) = (self.changes.0 + claimed.taken, self.changes.1 + claimed.gone);
         self.changes = (taken, gone);
-        if claimed.more {
+        if !look.claimed.is_empty() {
             // There is more to claim: at once, but not before the fires that are due.
             self.beat_at = began;
             return Ok(());
@@ -206,12 +241,6 @@ impl Scheduler {
         let pause = self.poll.min(longest).max(least);
         self.poll = (self.poll * 2).min(longest);
         pause
-    }
-
-    /// The next fire on this host's clock.
-    fn next_at(&self) -> Option<Instant> {
-        let wait = self.agenda.next()?.duration_since(self.clock.now());
-        Some(Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO))
     }
 
     fn is_away(&mut self, error: &DbError) {

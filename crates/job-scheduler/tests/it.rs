@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test fails its test")]
 
 mod it {
+    mod blocked;
     mod changes;
     mod fires;
     mod high_availability;

@@ -6,8 +6,8 @@ use job_testkit::process::Signal;
 use job_testkit::{eventually, throughout};
 
 use super::support::{
-    EVERY_SECOND, ID, LIMIT, Running, collect_fires, database, fires, gaps_and_doubles, held, ledger, number, process,
-    schedule,
+    EVERY_SECOND, ID, LIMIT, Running, collect_fires, database, fired, fires, gaps_and_doubles, held, ledger, number,
+    process, schedule,
 };
 
 #[tokio::test]
@@ -16,7 +16,7 @@ async fn a_killed_schedulers_schedules_fire_elsewhere_after_its_lease_and_the_ga
     let client = db.connect().await;
     collect_fires(&client).await;
     let id = schedule(&client, "tick", EVERY_SECOND).await;
-    let lease = [("JOBS_SCHEDULER_LEASE", "3s")];
+    let lease = [("JOBS_SCHEDULER_LEASE", "5s")];
     let mut first = process(db.url(), "sched-first", &lease);
     fires(&client, "tick", 2).await;
     let second = process(db.url(), "sched-second", &lease);
@@ -60,7 +60,7 @@ async fn a_halted_scheduler_that_goes_on_fires_nothing_that_another_one_holds() 
     let client = db.connect().await;
     collect_fires(&client).await;
     let id = schedule(&client, "tick", EVERY_SECOND).await;
-    let lease = [("JOBS_SCHEDULER_LEASE", "2s")];
+    let lease = [("JOBS_SCHEDULER_LEASE", "4s")];
     let halted = process(db.url(), "sched-halted", &lease);
     fires(&client, "tick", 2).await;
     let other = process(db.url(), "sched-other", &lease);
@@ -98,10 +98,13 @@ async fn a_scheduler_that_never_registered_keeps_what_it_locked() {
     .await;
     // Its own call works, and once it gives the schedule up another one takes it, from then on.
     client.execute("SELECT app_jobs.run_scheduled_job(1)", &[]).await.unwrap();
+    // However long it is since its last fire: what it did meanwhile is its own affair.
+    client.execute("UPDATE app_jobs.scheduled_jobs SET fired_until = now() - interval '1 day'", &[]).await.unwrap();
     client.execute("SELECT app_jobs.release_scheduled_jobs('original-1', NULL)", &[]).await.unwrap();
     fires(&client, "theirs", 1).await;
     scheduler.stop().await;
-    assert_eq!(gaps_and_doubles(&client).await, (0, 0));
+    // One was made by hand.
+    assert_eq!(gaps_and_doubles(&client).await, (0, 1));
 }
 
 #[tokio::test]
@@ -121,4 +124,83 @@ async fn a_fire_between_a_stop_and_the_next_holder_is_made_up() {
     }
     schedulers.remove(0).stop().await;
     assert_eq!(gaps_and_doubles(&client).await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_restart_of_the_only_scheduler_loses_no_fire_however_it_was_ended() {
+    for signal in [Signal::Term, Signal::Kill] {
+        let db = database().await;
+        let client = db.connect().await;
+        collect_fires(&client).await;
+        let id = schedule(&client, "tick", EVERY_SECOND).await;
+        // Longer than anything here takes on a busy machine.
+        let lease = [("JOBS_SCHEDULER_LEASE", "1m")];
+        let mut first = process(db.url(), ID, &lease);
+        fires(&client, "tick", 2).await;
+        first.signal(signal);
+        first.exit(LIMIT).await;
+        // A fire falls due that nobody makes.
+        let due = "SELECT clock_timestamp() > max(fire_at) + interval '2 s' FROM app_jobs.schedule_fires";
+        eventually(LIMIT, async || client.query_one(due, &[]).await.unwrap().get(0)).await;
+        let before = ledger(&client, id).await;
+        let second = Running::start(db.url(), &lease);
+        eventually(LIMIT, async || ledger(&client, id).await >= before + 3).await;
+        second.stop().await;
+        assert_eq!(gaps_and_doubles(&client).await, (0, 0), "{signal:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_hands_over_what_it_can_and_what_is_locked_follows() {
+    let db = database().await;
+    let client = db.connect().await;
+    collect_fires(&client).await;
+    let locked = schedule(&client, "locked", EVERY_SECOND).await;
+    schedule(&client, "free", EVERY_SECOND).await;
+    // The lease has no part in it.
+    let lease = [("JOBS_SCHEDULER_LEASE", "1h")];
+    let first = Running::start(db.url(), &[("HOSTNAME", "sched-first"), lease[0]]);
+    held(&client, "sched-first", 2).await;
+    let mut owner = db.connect().await;
+    let transaction = owner.transaction().await.unwrap();
+    transaction.execute("SELECT FROM app_jobs.scheduled_jobs WHERE id = $1 FOR UPDATE", &[&locked]).await.unwrap();
+    let second = Running::start(db.url(), &[("HOSTNAME", "sched-second"), lease[0]]);
+    assert_eq!(first.stop().await.released, 1);
+    held(&client, "sched-second", 1).await;
+    fires(&client, "free", 1).await;
+    transaction.rollback().await.unwrap();
+    // Nothing wakes the other one for it, but a change.
+    schedule(&client, "third", EVERY_SECOND).await;
+    held(&client, "sched-second", 3).await;
+    fires(&client, "locked", 1).await;
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn who_holds_schedules_without_a_lease_is_told_with_the_remedy() {
+    let db = database().await;
+    let client = db.connect().await;
+    schedule(&client, "theirs", EVERY_SECOND).await;
+    client.execute("SELECT app_jobs.get_scheduled_job('original-1', NULL)", &[]).await.unwrap();
+    let mut scheduler = process(db.url(), ID, &[("JOBS_SCHEDULER_LEASE", "1s")]);
+    let line = scheduler.wait_for_line("release_scheduled_jobs('original-1')", LIMIT).await;
+    assert!(line.contains("without a lease"), "{line}");
+}
+
+#[tokio::test]
+async fn a_schedule_locked_by_hand_is_left_alone_until_it_is_released() {
+    let db = database().await;
+    let client = db.connect().await;
+    collect_fires(&client).await;
+    let id = schedule(&client, "tick", EVERY_SECOND).await;
+    schedule(&client, "other", EVERY_SECOND).await;
+    let scheduler = Running::start(db.url(), &[]);
+    fires(&client, "tick", 1).await;
+    client.execute("UPDATE app_jobs.scheduled_jobs SET locked_by = 'by-hand' WHERE id = $1", &[&id]).await.unwrap();
+    let before = fired(&client, "tick").await;
+    fires(&client, "other", 3).await;
+    assert_eq!(fired(&client, "tick").await, before);
+    client.execute("SELECT app_jobs.release_scheduled_jobs('by-hand', NULL)", &[]).await.unwrap();
+    fires(&client, "tick", 2).await;
+    scheduler.stop().await;
 }

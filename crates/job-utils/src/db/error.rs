@@ -70,7 +70,7 @@ impl DbError {
     }
 
     /// Whether the statement took longer than we, or Postgres, let it.
-    pub(crate) fn took_too_long(&self) -> bool {
+    pub fn took_too_long(&self) -> bool {
         matches!(self, Self::Timeout { .. }) || self.sql_state() == Some(&SqlState::QUERY_CANCELED)
     }
 

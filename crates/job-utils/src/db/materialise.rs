@@ -1,5 +1,7 @@
 //! Materialise: make the jobs of schedules that fire, and write down what became of each fire.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use postgres_types::Type;
 use tokio_postgres::Row;
@@ -9,6 +11,9 @@ use crate::db::{DbError, SchedulerDb};
 
 const SQL: &str = "SELECT outcome, job_id, sql_state, message FROM @extschema@.fire_schedules($1, $2, $3, $4, $5, $6)";
 const OPERATION: &str = "materialise";
+
+/// More than a lock is waited for, twice.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A fire of a schedule that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +56,7 @@ impl Materialised {
             ("skipped", _) => Self::AlreadyScheduled,
             ("known", _) => Self::Known,
             ("early", _) => Self::Early,
-            ("blocked", _) => Self::Blocked(format!("{} ({})", text(3)?, text(2)?)),
+            ("blocked", _) => Self::Blocked(text(3)?),
             ("failed", _) => Self::Refused(format!("{} ({})", text(3)?, text(2)?)),
             _ => Self::Lost,
         })
@@ -59,18 +64,18 @@ impl Materialised {
 }
 
 impl SchedulerDb {
-    /// Makes a job for each fire, in one transaction. What one makes does not depend on the others, but the first that is
-    /// blocked is the last that is tried: the answer has, in the order given, those that were. Fires of one schedule have to
-    /// come in the order of their times.
+    /// Makes a job for each fire, in one transaction that takes no longer than a part of the lease. What one makes does not
+    /// depend on the others, but the first that waited for a lock in vain is the last that is tried: the answer has, in the order
+    /// given, those that were. Fires of one schedule have to come in the order of their times.
     ///
     /// # Errors
-    /// Postgres is away or refuses. Fires may have been made all the same: tried again, they are known.
+    /// Postgres is away or refuses, or it took too long. Fires may have been made all the same: tried again, they are known.
     pub async fn materialise(&self, fires: &[Fire]) -> Result<Vec<Materialised>, DbError> {
         let schedules: Vec<i64> = fires.iter().map(|fire| fire.schedule).collect();
         let digests: Vec<i64> = fires.iter().map(|fire| fire.digest).collect();
         let ats: Vec<Timestamp> = fires.iter().map(|fire| fire.at).collect();
         let overlaps: Vec<bool> = fires.iter().map(|fire| fire.overlap).collect();
-        let client = self.db.operation().await?;
+        let client = self.db.pressing(OPERATION, LEAST_PATIENCE.max(self.instance.lease / 3)).await?;
         let result = async {
             let parameters: Parameters<'_> = &[
                 (&self.scheduler_id, Type::TEXT),

@@ -42,8 +42,10 @@ const HELD: &str = "SELECT s.id, s.task_identifier, s.schedule_info::text, @exts
 const LOOKING: &str = "look for schedules";
 const LOOKING_AT_HELD: &str = "look at held schedules";
 const MARK: &str = "SELECT @extschema@.mark_schedules($1, $2, $3, $4, $5, $6, $7, $8)";
-const RELEASE: &str = "SELECT @extschema@.release_scheduled_jobs($1, $2)";
+const RELEASE: &str = "SELECT @extschema@.release_schedules($1, $2)";
 const LEAVE: &str = "SELECT @extschema@.leave_scheduler($1)";
+const UNREGISTERED: &str = "SELECT locked_by, count(*) FROM @extschema@.scheduled_jobs \
+                            WHERE locked_at IS NOT NULL AND instance IS NULL GROUP BY 1 ORDER BY 1 LIMIT 10";
 const PRUNE: &str = "SELECT @extschema@.prune_schedule_fires(make_interval(secs => $1), $2)";
 const NOW: &str = "SELECT clock_timestamp()";
 
@@ -237,11 +239,12 @@ impl SchedulerDb {
         rows.iter().map(ScheduledJob::from_row).collect::<Result<_, _>>().map_err(DbError::query(LOOKING_AT_HELD))
     }
 
-    /// Writes marks into the rows of schedules held.
+    /// Writes marks into the rows of schedules held. Returns the schedules that another transaction has locked: theirs are not
+    /// written.
     ///
     /// # Errors
     /// Postgres is away or refuses; writing them again does no harm.
-    pub async fn mark(&self, marks: &[Mark]) -> Result<(), DbError> {
+    pub async fn mark(&self, marks: &[Mark]) -> Result<Vec<i64>, DbError> {
         let ids: Vec<i64> = marks.iter().map(|mark| mark.schedule).collect();
         let digests: Vec<i64> = marks.iter().map(|mark| mark.digest).collect();
         let errors: Vec<Option<&str>> = marks.iter().map(|mark| mark.error.as_deref()).collect();
@@ -260,16 +263,27 @@ impl SchedulerDb {
             (&missed_ats, Type::TIMESTAMPTZ_ARRAY),
             (&reasons, Type::TEXT_ARRAY),
         ];
-        self.rows("mark schedules", MARK, parameters).await.map(drop)
+        let rows = self.rows("mark schedules", MARK, parameters).await?;
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(DbError::query("mark schedules"))
     }
 
-    /// Gives up the listed schedules.
+    /// Gives up the listed schedules, but those that another transaction has locked.
     ///
     /// # Errors
     /// Postgres is away or refuses.
-    pub async fn release_scheduled(&self, ids: &[i64]) -> Result<(), DbError> {
-        let parameters: Parameters<'_> = &[(&self.scheduler_id, Type::TEXT), (&ids, Type::INT8_ARRAY)];
+    pub async fn release_schedules(&self, ids: &[i64]) -> Result<(), DbError> {
+        let parameters: Parameters<'_> = &[(&self.instance.id, Type::UUID), (&ids, Type::INT8_ARRAY)];
         self.seldom("release schedules", RELEASE, parameters).await.map(drop)
+    }
+
+    /// Who has locked schedules without having registered, and how many: they have no lease. The first ten.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses.
+    pub async fn unregistered(&self) -> Result<Vec<(String, i64)>, DbError> {
+        let rows = self.rows("look for other holders", UNREGISTERED, &[]).await?;
+        let read = |row: &Row| Ok((row.try_get::<_, Option<String>>(0)?.unwrap_or_default(), row.try_get(1)?));
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(DbError::query("look for other holders"))
     }
 
     /// Gives up all that this instance holds, and ends its registration. Returns how many it held.

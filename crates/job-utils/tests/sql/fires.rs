@@ -108,10 +108,13 @@ async fn fires_are_owed_since_the_last_one_where_a_scheduler_was_there_all_along
     let again = format!("SELECT count(*) FROM app_jobs.claim_schedules('sched-b', '{B}', NULL, 10, false)");
     assert_eq!(s.number(&again).await, 1);
     assert_eq!(s.show(owed).await, "all");
-    // B leaves, and nobody is there; the next one is not in time.
-    s.run(&format!("SELECT app_jobs.leave_scheduler('{B}'); DELETE FROM app_jobs.schedulers")).await;
-    claim(&s, "sched-a", A).await;
-    assert_eq!(s.show(owed).await, "from now on");
+    // B leaves, and nobody is there until the next one comes: within a lease, or later.
+    for (ago, expected) in [("1 s", "all"), ("1 h", "from now on")] {
+        s.run(&format!("SELECT app_jobs.leave_scheduler('{B}'), app_jobs.leave_scheduler('{A}')")).await;
+        s.run(&format!("UPDATE app_jobs.scheduled_jobs SET released_at = clock_timestamp() - interval '{ago}'")).await;
+        claim(&s, "sched-a", A).await;
+        assert_eq!(s.show(owed).await, expected);
+    }
     // One that comes while another lives has what that one covers.
     s.run(&format!(
         "UPDATE app_jobs.schedulers SET covered_since = '2020-01-01', heartbeat_at = now() WHERE instance = '{A}'"
@@ -229,6 +232,53 @@ async fn a_mark_is_written_for_the_schedule_as_it_is_and_frees_one_that_has_ende
     s.run(&mark("app_jobs.schedule_digest(s)", true)).await;
     assert_eq!(s.show(state).await, "what is wrong|t|~|~");
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.schedule_fires").await, 1);
+}
+
+#[tokio::test]
+async fn a_fire_does_not_overtake_a_blocked_one_of_its_schedule() {
+    let db = database().await;
+    let s = session(&db).await;
+    let (blocked, free) = (add(&s, "blocked").await, add(&s, "free").await);
+    claim(&s, "sched-a", A).await;
+    s.run("UPDATE app_jobs.scheduled_jobs SET fired_until = now() - interval '1 min'").await;
+    let other = Session::open(&db).await;
+    other.run(&format!("BEGIN; SELECT FROM app_jobs.scheduled_jobs WHERE id = {blocked} FOR UPDATE")).await;
+    let (first, second) =
+        ("date_trunc('second', now()) - interval '2 s'", "date_trunc('second', now()) - interval '1 s'");
+    let fires = [(blocked, first), (free, first), (blocked, second)];
+    assert_eq!(fire(&s, "sched-a", A, &fires).await, "blocked made blocked");
+    other.run("ROLLBACK").await;
+    assert_eq!(fire(&s, "sched-a", A, &fires).await, "made known skipped");
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_neither_keeps_a_lease_nor_silences_a_changed_rule() {
+    let db = database().await;
+    let s = session(&db).await;
+    add(&s, "x").await;
+    claim(&s, "sched-a", A).await;
+    s.run("UPDATE app_jobs.schedulers SET heartbeat_at = now() + interval '1 hour'").await;
+    s.run("UPDATE app_jobs.scheduled_jobs SET fired_until = now() + interval '1 hour'").await;
+    assert_eq!(claim(&s, "sched-b", B).await, "1");
+    s.run("UPDATE app_jobs.scheduled_jobs SET schedule_info = '{\"hour\": 1}'").await;
+    assert!(s.is("SELECT fired_until <= clock_timestamp() FROM app_jobs.scheduled_jobs").await);
+}
+
+#[tokio::test]
+async fn who_locks_a_schedule_by_hand_is_an_unregistered_holder() {
+    let db = database().await;
+    let s = session(&db).await;
+    add(&s, "x").await;
+    claim(&s, "sched-a", A).await;
+    s.run("UPDATE app_jobs.scheduled_jobs SET locked_by = 'by-hand'").await;
+    assert_eq!(s.show("SELECT locked_by, instance FROM app_jobs.scheduled_jobs").await, "by-hand|~");
+    assert_eq!(claim(&s, "sched-a", A).await, "");
+    s.run("UPDATE app_jobs.scheduled_jobs SET locked_by = NULL, locked_at = NULL").await;
+    assert_eq!(claim(&s, "sched-a", A).await, "1");
+    // What it was given back after, it has dealt with.
+    s.run("UPDATE app_jobs.scheduled_jobs SET locked_by = 'by-hand', fired_until = '2020-01-01'").await;
+    s.run("SELECT app_jobs.release_scheduled_jobs('by-hand')").await;
+    assert!(s.is("SELECT fired_until > now() - interval '1 min' FROM app_jobs.scheduled_jobs").await);
 }
 
 #[tokio::test]
