@@ -4,13 +4,16 @@
 mod bars;
 mod http;
 mod machine;
+mod meter;
 mod plan;
 mod program;
 mod report;
 mod results;
 mod run;
+mod schedules;
 mod server;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -56,9 +59,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         return Ok(());
     }
     setup::postgres().await?;
-    let service = groups.iter().flat_map(|group| &group.scenarios).any(|scenario| scenario.work.needs_service());
-    let mut programs = Programs::prepare(service, options.peers).await?;
-    programs.keep(&options.programs);
+    let services: BTreeSet<_> =
+        groups.iter().flat_map(|group| &group.scenarios).filter_map(|scenario| scenario.work.service()).collect();
+    let programs = Programs::prepare(&services, options.peers, &options.programs).await?;
     // Two runs would measure each other, and the second would sweep away the first one's server.
     let lock = env::target_dir().join("bench.lock");
     let lock = File::create(&lock).with_context(|| format!("cannot open {}", lock.display()))?;

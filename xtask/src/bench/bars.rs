@@ -131,6 +131,22 @@ pub(super) fn bars(scale: &Scale, results: &Results, programs: &Programs) -> Vec
         "p50 below half of the original's",
         below(p50("http-latency"), original, 0.5),
     );
+    let held = format!("{} schedules", count(scale.schedules));
+    let spread = |figure| medians.ours("schedules", figure);
+    let together = |figure| medians.ours("schedules-together", figure);
+    bar(&held, "all held within 10 s of the start", at_most(spread("startup_s"), 10.0, "s"));
+    bar("", "resident memory below 100 MB, at the most", at_most(spread("peak_mb"), 100.0, "MB"));
+    // A heartbeat each third of the lease of 8 s is 22.5 a minute.
+    bar("", "at rest, below 30 statements a minute", at_most(spread("statements_per_min"), 30.0, "a minute"));
+    let due = scale.due;
+    bar(&format!("{due} fires a minute"), "p99 late by less than 1 s", at_most(spread("p99_ms"), 1_000.0, "ms"));
+    // In a quick run hardly two fires are due in the same second.
+    let statements = if scale.quick { None } else { spread("statements_per_fire") };
+    bar("", "at most one statement for 4 fires", at_most(statements, 0.25, "a fire"));
+    bar(&format!("{due} fires in one second"), "p99 late by less than 1 s", at_most(together("p99_ms"), 1_000.0, "ms"));
+    bar("", "at most one statement for 20 fires", at_most(together("statements_per_fire"), 0.05, "a fire"));
+    let original = medians.rival(ORIGINAL, "schedules-together", "p99_ms");
+    bar("", "p99 below the original's", below(together("p99_ms"), original, 1.0));
     let idle = |figure| medians.ours("idle", figure);
     bar("idle", "CPU below 0.1 %", at_most(idle("cpu_percent"), 0.1, "%"));
     bar("", "resident memory below 20 MB", at_most(idle("rss_mb"), 20.0, "MB"));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use job_testkit::cluster::free_port;
 use job_testkit::env;
 use job_testkit::process::{Process, Program as Child};
@@ -10,10 +10,12 @@ use job_testkit::wait::try_poll;
 use serde_json::json;
 use tokio::net::TcpStream;
 
+use super::meter::Meter;
 use super::plan::{self, Scenario, Work};
 use super::program::{Kind, ORIGINAL, Program, Programs};
 use super::results::{Figures, Outcome};
 use super::run::{Runner, copy, outcome, rate, spent};
+use super::schedules;
 use super::server::{process_cpu_seconds, process_rss_kb};
 
 /// How long a process may take to start or to stop.
@@ -32,6 +34,7 @@ const NEWEST: &str = "SELECT id FROM app_jobs.jobs ORDER BY id DESC LIMIT 1";
 pub(super) fn takes_part(scenario: &Scenario, program: &Program) -> bool {
     let function = match scenario.work {
         Work::HttpDrain { function } | Work::HttpLatency { function } => function,
+        Work::Schedules(wanted) => return schedules::takes_part(wanted, program),
         _ => return true,
     };
     match (function, program.name.as_str()) {
@@ -87,7 +90,7 @@ impl Function {
 /// job-service as it is shipped, for a database and a function.
 fn service(runner: &Runner<'_>, database: &str, function: &str) -> Result<(Child, u16)> {
     let port = free_port()?;
-    let mut service = Child::at(env::target_dir().join("release").join("job-service"))
+    let service = Child::at(env::target_dir().join("release").join("job-service"))
         .env("DATABASE_URL", runner.server.url(database))
         .env("HOSTNAME", "bench-worker")
         .env("RUST_LOG", "warn")
@@ -95,13 +98,13 @@ fn service(runner: &Runner<'_>, database: &str, function: &str) -> Result<(Child
         .env("KNATIVE_SERVICE_URL", function)
         .env("INTERNAL_JOBS_CALLBACK_PORT", port.to_string())
         .env("INTERNAL_JOBS_CALLBACK_URL", format!("http://127.0.0.1:{port}/callback"));
-    // Settings of our own go through, for trying others.
-    for var in job_utils::config::all().into_iter().filter(|var| var.name.starts_with("JOBS_")) {
-        if let Some(value) = env::var(var.name) {
-            service = service.env(var.name, value);
-        }
-    }
-    Ok((service, port))
+    Ok((settings_of_ours(service), port))
+}
+
+/// Settings of our own go through, for trying others.
+pub(super) fn settings_of_ours(service: Child) -> Child {
+    let names = job_utils::config::all().into_iter().map(|var| var.name).filter(|name| name.starts_with("JOBS_"));
+    service.envs(names.filter_map(|name| Some((name, env::var(name)?))))
 }
 
 /// Jobs in dispatch at once, for a function that answers in microseconds.
@@ -158,7 +161,7 @@ pub(super) async fn drain(
     Ok(Outcome::Measured { figures, settings: Some(format!("JOBS_CONCURRENCY={CONCURRENCY}, RUST_LOG=warn")) })
 }
 
-fn last_lines(process: &Process) -> String {
+pub(super) fn last_lines(process: &Process) -> String {
     let lines = process.lines();
     lines[lines.len().saturating_sub(3)..].join("; ")
 }
@@ -231,33 +234,20 @@ async fn ready(mut service: Process, port: u16) -> Result<Process> {
 
 /// What job-service costs when it has nothing to do.
 pub(super) async fn idle(runner: &Runner<'_>, database: &str, seconds: u64) -> Result<Outcome> {
-    // Each statement of this database once in the log, whatever protocol it comes by.
-    let admin = runner.server.connect(database).await?;
-    admin.batch_execute(&format!("ALTER DATABASE {database} SET log_statement = 'all'")).await?;
-    drop(admin);
+    runner.server.log_statements(database).await?;
     let (service, port) = service(runner, database, "http://127.0.0.1:9")?;
     let mut service = ready(service.try_spawn()?, port).await?;
     // The beginning is not idleness.
     pause(Duration::from_secs(5)).await;
-    let log = || std::fs::read_to_string(runner.server.log_file()).context("cannot read the server's log");
-    let (seen, server, cpu) = (log()?.len(), runner.server.cpu_seconds(), process_cpu_seconds(service.pid()));
-    let start = Instant::now();
+    let meter = Meter::start(runner.server, service.pid())?;
     pause(Duration::from_secs(seconds)).await;
-    let elapsed = start.elapsed().as_secs_f64();
-    let mut figures = Figures::new();
-    let percent = |cpu: Option<f64>| cpu.map(|cpu| 100.0 * cpu / elapsed);
-    figures.extend(percent(spent(cpu, process_cpu_seconds(service.pid()))).map(|value| ("cpu_percent", value)));
-    figures.extend(percent(spent(server, runner.server.cpu_seconds())).map(|value| ("pg_percent", value)));
+    let mut figures = meter.read(runner.server, service.pid())?.idle();
     figures.extend(process_rss_kb(service.pid()).map(|kilobytes| ("rss_mb", kilobytes / 1024.0)));
-    let log = log()?;
-    let statements =
-        log[seen..].lines().filter(|line| line.contains("LOG:  execute ") || line.contains("LOG:  statement: "));
-    figures.insert("statements_per_min", statements.count() as f64 * 60.0 / elapsed);
     service.stop(LIMIT).await;
     Ok(Outcome::Measured { figures, settings: None })
 }
 
 /// Lets time pass, which is what is measured.
-async fn pause(time: Duration) {
+pub(super) async fn pause(time: Duration) {
     job_testkit::wait::work_for(time).await;
 }

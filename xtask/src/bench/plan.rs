@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::program::Kind;
+use super::schedules::{Fires, Schedules};
 
 /// How large a run is.
 pub(super) struct Scale {
@@ -16,6 +17,11 @@ pub(super) struct Scale {
     pub(super) not_due: [u64; 2],
     pub(super) dead: [u64; 2],
     idle_seconds: u64,
+    pub(super) schedules: u64,
+    /// Of the schedules, due in a minute.
+    pub(super) due: u64,
+    /// How long a scheduler may take to start, how long it rests then, and how long its fires are looked at.
+    schedule_seconds: [u64; 3],
     /// After this time scenarios get one run each, and after 1.1 times as much none.
     pub(super) budget: Duration,
 }
@@ -33,6 +39,9 @@ impl Scale {
                 not_due: [100_000, 1_000_000],
                 dead: [100_000, 200_000],
                 idle_seconds: 15,
+                schedules: 10_000,
+                due: 100,
+                schedule_seconds: [10, 6, 20],
                 budget: Duration::from_secs(250),
             }
         } else {
@@ -46,7 +55,10 @@ impl Scale {
                 not_due: [1_000_000, 10_000_000],
                 dead: [200_000, 1_000_000],
                 idle_seconds: 60,
-                budget: Duration::from_secs(50 * 60),
+                schedules: 100_000,
+                due: 1_000,
+                schedule_seconds: [30, 20, 60],
+                budget: Duration::from_secs(75 * 60),
             }
         }
     }
@@ -92,14 +104,20 @@ pub(super) enum Work {
     HttpDrain { function: Function },
     /// The time from adding to done over HTTP.
     HttpLatency { function: Function },
+    /// A scheduler that holds so many schedules as there are jobs.
+    Schedules(Schedules),
     /// A job-service without work.
     Idle,
 }
 
 impl Work {
-    /// Whether job-service must be built.
-    pub(super) fn needs_service(self) -> bool {
-        matches!(self, Self::HttpDrain { .. } | Self::HttpLatency { .. } | Self::Idle)
+    /// The service of ours that must be built.
+    pub(super) fn service(self) -> Option<&'static str> {
+        match self {
+            Self::HttpDrain { .. } | Self::HttpLatency { .. } | Self::Idle => Some("job-service"),
+            Self::Schedules(_) => Some("job-scheduler"),
+            _ => None,
+        }
     }
 }
 
@@ -157,6 +175,9 @@ const LIMITS: &[Kind] = &[Kind::Limits];
 const OURS_RIVALS: &[Kind] = &[Kind::Ours, Kind::Rival];
 const ALL: &[Kind] = &[Kind::Limits, Kind::Ours, Kind::Rival];
 
+/// The original claims one schedule a statement, and looks through those it has.
+const RIVAL_SCHEDULES: u64 = 20;
+
 const DRAIN: Work = Work::Drain(Drain::PLAIN);
 const ONE_BY_ONE: Work = Work::Latency { rate: Rate::OneByOne };
 
@@ -187,6 +208,7 @@ pub(super) fn plan(scale: &Scale) -> Vec<Group> {
         not_due(scale),
         dead(scale),
         shapes(scale),
+        schedules(scale),
         Group {
             title: "Idle",
             note: "job-service (worker, callback server, scheduler) without work; statements are counted in the server's log.",
@@ -363,6 +385,35 @@ fn shapes(scale: &Scale) -> Group {
             drain("queues", "10,000 distinct queue names", scale.jobs, Drain { queues: 10_000, ..Drain::PLAIN }),
             drain("payload-1k", "payloads of 1 KiB", scale.jobs, Drain { payload: 1_024, ..Drain::PLAIN }),
             drain("payload-64k", "payloads of 64 KiB", scale.jobs / 20, Drain { payload: 65_536, ..Drain::PLAIN }),
+        ],
+    }
+}
+
+fn schedules(scale: &Scale) -> Group {
+    let [start, rest, seconds] = scale.schedule_seconds;
+    let (start, rest, due) = (Duration::from_secs(start), Duration::from_secs(rest), scale.due);
+    let holding = |name, title, fires, rest| {
+        let work = Work::Schedules(Schedules { fires, start, rest });
+        scale.scenario(name, title, OURS_RIVALS, scale.schedules, work).rivals(RIVAL_SCHEDULES).rivals_in_full(scale)
+    };
+    Group {
+        title: "Schedules",
+        note: "job-scheduler alone; the original's scheduler; and, for one second that is the first of a minute, the cron in a \
+               worker of graphile-worker. Rivals get a twentieth of the schedules, because the original looks through those \
+               it holds to find the next: the time of its start grows with their square. Start-up: from the start of the \
+               process until all are held. Lateness: from the instant of the rule until the last row of the transaction \
+               that makes the job is written; for the original until that transaction begins, which is what it writes \
+               down. Statements and CPU are those from 1 s before the first fire until all are made, or for a minute.",
+        scenarios: vec![
+            holding("schedules", format!("{due} due in each minute"), Fires::Spread { per_minute: due, seconds }, rest)
+                .seldom(),
+            holding(
+                "schedules-together",
+                format!("{due} due in the same second"),
+                Fires::Together { due },
+                Duration::ZERO,
+            )
+            .seldom(),
         ],
     }
 }

@@ -1,5 +1,6 @@
 //! The programs that are measured: found in bench/, built, and run one command at a time.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -92,12 +93,12 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Builds what is needed: job-service only with `service`, rivals only with `peers`. A rival that cannot be built is
-    /// named and left out.
-    pub(super) async fn prepare(service: bool, peers: bool) -> Result<Self> {
-        if service {
-            println!("building job-service");
-            let arguments = ["build", "--release", "-q", "-j", "2", "-p", "job-service", "--bin", "job-service"];
+    /// Builds what is needed: of our own services only these, rivals only with `peers`, and of these only those with
+    /// the names given, if any are. A rival that cannot be built is named and left out.
+    pub(super) async fn prepare(services: &BTreeSet<&str>, peers: bool, names: &[String]) -> Result<Self> {
+        for service in services {
+            println!("building {service}");
+            let arguments = ["build", "--release", "-q", "-j", "2", "-p", service, "--bin", service];
             steps::cargo(&arguments, &[]).await?;
         }
         let mut programs = Self {
@@ -109,17 +110,17 @@ impl Programs {
             absent: Vec::new(),
         };
         if peers {
-            programs.find_crates().await?;
-            programs.find_packages().await?;
+            programs.find_crates(names).await?;
+            programs.find_packages(names).await?;
         } else {
             programs.absent.push("rivals: not asked for (`--peers`)".to_owned());
         }
         Ok(programs)
     }
 
-    async fn find_crates(&mut self) -> Result<()> {
+    async fn find_crates(&mut self, names: &[String]) -> Result<()> {
         for name in directories_with(&bench(), "Cargo.toml")? {
-            if NO_RIVALS.contains(&name.as_str()) {
+            if NO_RIVALS.contains(&name.as_str()) || !is_wanted(&name, names) {
                 continue;
             }
             let manifest = std::fs::read_to_string(bench().join(&name).join("Cargo.toml"))?;
@@ -138,7 +139,7 @@ impl Programs {
         Ok(())
     }
 
-    async fn find_packages(&mut self) -> Result<()> {
+    async fn find_packages(&mut self, names: &[String]) -> Result<()> {
         let npm = bench().join("npm");
         if !npm.is_dir() {
             return Ok(());
@@ -158,6 +159,9 @@ impl Programs {
             }
         }
         for name in directories_with(&npm, "index.mjs")? {
+            if !is_wanted(&package_name(&name), names) {
+                continue;
+            }
             let package = if name == ORIGINAL { "@constructive-io/knative-job-worker" } else { &name };
             let manifest = npm.join("node_modules").join(package).join("package.json");
             let manifest = std::fs::read_to_string(manifest).unwrap_or_default();
@@ -171,11 +175,6 @@ impl Programs {
             self.rivals.push(Program { name: package_name(&name), label, kind: Kind::Rival, command });
         }
         Ok(())
-    }
-
-    /// Leaves out rivals that are not among these names; none given: all stay.
-    pub(super) fn keep(&mut self, names: &[String]) {
-        self.rivals.retain(|rival| names.is_empty() || names.contains(&rival.name));
     }
 
     /// The directory of the original's programs, when the original is there.
@@ -192,7 +191,13 @@ fn package_name(directory: &str) -> String {
     if directory == ORIGINAL { directory.to_owned() } else { format!("npm-{directory}") }
 }
 
-fn bench() -> PathBuf {
+/// Whether a name is among these; none given: all are.
+fn is_wanted(name: &str, names: &[String]) -> bool {
+    names.is_empty() || names.iter().any(|wanted| wanted == name)
+}
+
+/// The directory of all programs.
+pub(super) fn bench() -> PathBuf {
     env::workspace_dir().join("bench")
 }
 

@@ -4,6 +4,7 @@ use super::bars::{bars, best_rival};
 use super::plan::{Group, Scale, Scenario, Work};
 use super::program::{Kind, Program, Programs};
 use super::results::{Outcome, Results, Summary};
+use super::schedules::{Fires, Schedules};
 
 const INTRODUCTION: &str = "\
 # Benchmarks
@@ -65,11 +66,11 @@ impl Report<'_> {
 
     fn group(&self, group: &Group) -> String {
         let mut tables = String::new();
-        for shape in [Shape::Rate, Shape::Latency, Shape::Idle] {
+        for shape in [Shape::Rate, Shape::Latency, Shape::Held, Shape::Fires, Shape::Idle] {
             let rows: String = group
                 .scenarios
                 .iter()
-                .filter(|scenario| Shape::of(scenario) == shape)
+                .filter(|scenario| Shape::of(scenario).contains(&shape))
                 .map(|scenario| self.rows(scenario, shape))
                 .collect();
             if !rows.is_empty() {
@@ -109,6 +110,28 @@ impl Report<'_> {
             Shape::Idle => {
                 let cells = [("cpu_percent", 3), ("rss_mb", 1), ("statements_per_min", 1), ("pg_percent", 3)];
                 cells.map(|(figure, digits)| plain(figure, digits)).join(" | ")
+            }
+            Shape::Held => {
+                let best = best_rival(self.results, self.programs, scenario.name, "held_per_s");
+                let held = format!("{} | {}", plain("held", 0), plain("startup_s", 2));
+                let rate = format!("{} | {}", plain("held_per_s", 0), ratio(summary("held_per_s"), best));
+                let cells =
+                    [("rss_mb", 1), ("peak_mb", 1), ("cpu_percent", 3), ("statements_per_min", 1), ("pg_percent", 3)];
+                format!("{held} | {rate} | {}", cells.map(|(figure, digits)| plain(figure, digits)).join(" | "))
+            }
+            Shape::Fires => {
+                let best = best_rival(self.results, self.programs, scenario.name, "p99_ms");
+                let cells = [("p50_ms", 1), ("p99_ms", 1), ("max_ms", 1)];
+                let late = cells.map(|(figure, digits)| plain(figure, digits)).join(" | ");
+                let cpu = [("pg_us", "fire_pg_percent"), ("client_us", "fire_cpu_percent")]
+                    .map(|(fire, percent)| format!("{} ({} %)", plain(fire, 0), plain(percent, 1)));
+                let made = format!("{} of {}", plain("fires", 0), plain("due", 0));
+                format!(
+                    "{made} | {late} | {} | {} | {}",
+                    ratio(summary("p99_ms"), best),
+                    plain("fire_statements", 0),
+                    cpu.join(" / ")
+                )
             }
             Shape::Latency => {
                 let best = best_rival(self.results, self.programs, scenario.name, "p50_ms");
@@ -159,15 +182,21 @@ impl Report<'_> {
 enum Shape {
     Rate,
     Latency,
+    /// Schedules at rest.
+    Held,
+    /// Schedules that fire.
+    Fires,
     Idle,
 }
 
 impl Shape {
-    fn of(scenario: &Scenario) -> Self {
+    fn of(scenario: &Scenario) -> &'static [Self] {
         match scenario.work {
-            Work::Add { .. } | Work::Drain(_) | Work::Post { .. } | Work::HttpDrain { .. } => Self::Rate,
-            Work::Latency { .. } | Work::HttpLatency { .. } => Self::Latency,
-            Work::Idle => Self::Idle,
+            Work::Add { .. } | Work::Drain(_) | Work::Post { .. } | Work::HttpDrain { .. } => &[Self::Rate],
+            Work::Latency { .. } | Work::HttpLatency { .. } => &[Self::Latency],
+            Work::Schedules(Schedules { fires: Fires::Spread { .. }, .. }) => &[Self::Held, Self::Fires],
+            Work::Schedules(_) => &[Self::Fires],
+            Work::Idle => &[Self::Idle],
         }
     }
 
@@ -176,6 +205,8 @@ impl Shape {
         match self {
             Self::Rate => "per_s",
             Self::Latency => "p50_ms",
+            Self::Held => "held_per_s",
+            Self::Fires => "p50_ms",
             Self::Idle => "rss_mb",
         }
     }
@@ -187,6 +218,12 @@ impl Shape {
             }
             Self::Latency => {
                 "| | | p50 ms | p99 ms | after the commit, p50 ms | × the best rival's p50 |\n|---|---|---|---|---|---|"
+            }
+            Self::Held => {
+                "| | | held | start-up s | per second | × the best rival | resident MB | the most, MB | CPU % | statements a minute | CPU % of PostgreSQL |\n|---|---|---|---|---|---|---|---|---|---|---|"
+            }
+            Self::Fires => {
+                "| | | fires | late p50 ms | p99 ms | most ms | × the best rival's p99 | statements | CPU µs a fire: PostgreSQL / program |\n|---|---|---|---|---|---|---|---|---|"
             }
             Self::Idle => {
                 "| | | CPU % | resident MB | statements a minute | CPU % of PostgreSQL |\n|---|---|---|---|---|---|"

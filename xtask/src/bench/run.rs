@@ -11,6 +11,7 @@ use super::http;
 use super::plan::{Beside, Drain, Group, Rate, Scenario, Work};
 use super::program::{Kind, Program, Programs, Reply};
 use super::results::{Figures, Outcome, Results};
+use super::schedules;
 use super::server::Server;
 
 /// How long a rival's drain may take. What it has done by then counts.
@@ -176,6 +177,7 @@ impl<'a> Runner<'a> {
             }
             Work::HttpDrain { function } => http::drain(self, program, database, function, jobs).await,
             Work::HttpLatency { function } => http::latency(self, program, database, function, jobs).await,
+            Work::Schedules(one) => schedules::measure(self, program, database, one, jobs).await,
             Work::Idle => http::idle(self, database, scenario.jobs).await,
         }
     }

@@ -1,6 +1,7 @@
 //! The cluster that everybody is measured on: its own, with the same settings for all, a fresh database for each.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
@@ -77,8 +78,29 @@ impl Server {
         self.cluster.url(database)
     }
 
-    pub(super) fn log_file(&self) -> PathBuf {
-        self.cluster.log_file()
+    /// The PG* variables that lead to a database.
+    pub(super) fn env(&self, database: &str) -> Vec<(String, String)> {
+        self.cluster.env(database)
+    }
+
+    /// From now on each statement of new connections to this database is once in the log, whatever protocol it comes by.
+    pub(super) async fn log_statements(&self, database: &str) -> Result<()> {
+        Ok(self.admin.batch_execute(&format!("ALTER DATABASE {database} SET log_statement = 'all'")).await?)
+    }
+
+    pub(super) fn log_size(&self) -> Result<u64> {
+        Ok(std::fs::metadata(self.cluster.log_file()).context("cannot see the server's log")?.len())
+    }
+
+    /// Statements in the log since it was of this size.
+    pub(super) fn statements_since(&self, size: u64) -> Result<usize> {
+        let mut log = Vec::new();
+        let mut file = File::open(self.cluster.log_file()).context("cannot read the server's log")?;
+        file.seek(SeekFrom::Start(size))?;
+        file.read_to_end(&mut log)?;
+        let log = String::from_utf8_lossy(&log);
+        let statement = |line: &&str| line.contains("LOG:  execute ") || line.contains("LOG:  statement: ");
+        Ok(log.lines().filter(statement).count())
     }
 
     /// User and system time of all the server's processes so far, in seconds; None where there is no /proc.
@@ -154,7 +176,16 @@ pub(super) fn process_cpu_seconds(pid: u32) -> Option<f64> {
 
 /// Resident memory of a process in kilobytes.
 pub(super) fn process_rss_kb(pid: u32) -> Option<f64> {
+    status_kb(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process has had, in kilobytes.
+pub(super) fn process_peak_kb(pid: u32) -> Option<f64> {
+    status_kb(pid, "VmHWM:")
+}
+
+fn status_kb(pid: u32, name: &str) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
