@@ -1,6 +1,7 @@
 //! The sentences of the contract as tables: which schedules are valid, and when they fire.
 
 mod clocks;
+mod naive;
 mod options;
 mod properties;
 

@@ -82,6 +82,25 @@ fn what_has_no_effect_is_told_on_standard_error() {
 }
 
 #[test]
+fn the_commands_of_the_readme_print_what_it_says() {
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_job-scheduler"));
+    let readme = include_str!("../../README.md");
+    let block = readme.split("```").find(|block| block.starts_with("text\n$ job-scheduler next")).unwrap();
+    let commands: Vec<&str> = block.trim_start_matches("text\n$ ").split("\n$ ").collect();
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        let (command, printed) = command.split_once('\n').unwrap();
+        let shell = Command::new("/bin/sh")
+            .args(["-c", &format!("{command} 2>&1")])
+            .env_clear()
+            .env("PATH", binary.parent().unwrap())
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(shell.stdout).unwrap().trim_end(), printed.trim_end(), "{command}");
+    }
+}
+
+#[test]
 fn a_bad_rule_exits_with_64_and_the_bad_part_is_marked() {
     let message = refusal(&["--rule", "0 25 * * *"]);
     assert!(message.contains("rule, hour: 25 is not within 0-23"), "{message}");

@@ -1,6 +1,6 @@
 //! What happens to a rule when its zone changes the clocks.
 
-use super::{fires, json};
+use super::{Timestamp, fires, json};
 
 fn in_zone(rule: &str, tz: &str, from: &str, count: usize) -> Vec<String> {
     fires(&json!({ "rule": rule, "tz": tz }), from, count)
@@ -57,6 +57,46 @@ fn a_rule_that_names_no_hours_follows_elapsed_time() {
         in_zone("30 0-23 * * *", "America/New_York", "2026-11-01T05:00:00Z", 2),
         ["2026-11-01T05:30:00Z", "2026-11-01T06:30:00Z"]
     );
+}
+
+/// The hour and minute in Berlin of each fire within `hours` after `from`.
+fn berlin(rule: &str, from: &str, hours: i64) -> String {
+    let last = from.parse::<Timestamp>().unwrap() + jiff::SignedDuration::from_hours(hours);
+    let schedule = json!({ "rule": rule, "tz": "Europe/Berlin", "end": last.to_string() });
+    let zone = super::zone("Europe/Berlin");
+    let fires = fires(&schedule, from, 100).into_iter().map(|at| zone.to_datetime(at.parse().unwrap()));
+    fires.map(|at| at.strftime("%H:%M").to_string()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_rules_of_the_readme_fire_in_berlin_as_it_says() {
+    // From midnight to shortly before 04:00: three hours in spring, five in autumn.
+    let spring = |rule| berlin(rule, "2026-03-28T22:59:59Z", 3);
+    let autumn = |rule| berlin(rule, "2026-10-24T21:59:59Z", 5);
+    for (rule, in_spring, in_autumn) in [
+        ("30 2 * * *", "03:00", "02:30"),
+        ("30 1,2 * * *", "01:30 03:00", "01:30 02:30"),
+        (
+            "*/15 1-3 * * *",
+            "01:00 01:15 01:30 01:45 03:00 03:15 03:30 03:45",
+            "01:00 01:15 01:30 01:45 02:00 02:15 02:30 02:45 03:00 03:15 03:30 03:45",
+        ),
+        ("0 * * * *", "00:00 01:00 03:00", "00:00 01:00 02:00 02:00 03:00"),
+        ("@hourly", "00:00 01:00 03:00", "00:00 01:00 02:00 02:00 03:00"),
+        (
+            "*/15 * * * *",
+            "00:00 00:15 00:30 00:45 01:00 01:15 01:30 01:45 03:00 03:15 03:30 03:45",
+            "00:00 00:15 00:30 00:45 01:00 01:15 01:30 01:45 02:00 02:15 02:30 02:45 02:00 02:15 02:30 02:45 \
+             03:00 03:15 03:30 03:45",
+        ),
+    ] {
+        assert_eq!(spring(rule), in_spring, "{rule}");
+        assert_eq!(autumn(rule), in_autumn, "{rule}");
+    }
+    // The times that come twice fire the first time.
+    assert_eq!(in_zone("30 1,2 * * *", "Europe/Berlin", "2026-10-24T23:00:00Z", 2)[1], "2026-10-25T00:30:00Z");
+    let quarters = in_zone("*/15 1-3 * * *", "Europe/Berlin", "2026-10-25T00:30:00Z", 2);
+    assert_eq!(quarters, ["2026-10-25T00:45:00Z", "2026-10-25T02:00:00Z"]);
 }
 
 #[test]

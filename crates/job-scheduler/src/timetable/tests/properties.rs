@@ -1,193 +1,105 @@
-//! The search against a walk that looks at every single minute, second or day.
+//! The search against one that looks at every single minute, second or day: fires strictly increase, none that matches is left
+//! out, and nothing else fires.
 
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Span, ToSpan};
 use proptest::prelude::*;
 
+use super::naive::{Entry, Field, Rule, dates, field, time_rule, weekdays, zone_and_change};
 use super::*;
 
-/// An entry of a field's list.
-#[derive(Debug, Clone)]
-enum Entry {
-    One(u8),
-    Range(u8, u8),
-    Stepped(u8, u8, u8),
-    From(u8, u8),
-    Every(u8),
-}
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
-impl Entry {
-    fn text(&self) -> String {
-        match self {
-            Self::One(value) => value.to_string(),
-            Self::Range(first, last) => format!("{first}-{last}"),
-            Self::Stepped(first, last, step) => format!("{first}-{last}/{step}"),
-            Self::From(first, step) => format!("{first}/{step}"),
-            Self::Every(step) => format!("*/{step}"),
-        }
-    }
-
-    fn matches(&self, value: u8, min: u8) -> bool {
-        match *self {
-            Self::One(only) => value == only,
-            Self::Range(first, last) => (first..=last).contains(&value),
-            Self::Stepped(first, last, step) => (first..=last).contains(&value) && (value - first).is_multiple_of(step),
-            Self::From(first, step) => value >= first && (value - first).is_multiple_of(step),
-            Self::Every(step) => (value - min).is_multiple_of(step),
-        }
-    }
-}
-
-/// A field: None for `*`.
-type Field = Option<Vec<Entry>>;
-
-fn entry(min: u8, max: u8) -> impl Strategy<Value = Entry> {
-    let value = min..=max;
-    prop_oneof![
-        4 => value.clone().prop_map(Entry::One),
-        2 => (value.clone(), value.clone()).prop_map(|(a, b)| Entry::Range(a.min(b), a.max(b))),
-        1 => (value.clone(), value.clone(), 1..20_u8).prop_map(|(a, b, step)| Entry::Stepped(a.min(b), a.max(b), step)),
-        1 => (value, 1..20_u8).prop_map(|(first, step)| Entry::From(first, step)),
-        1 => (1..20_u8).prop_map(Entry::Every),
-    ]
-}
-
-/// A field that is `*` in `any` of ten rules.
-fn field(min: u8, max: u8, any: u32) -> impl Strategy<Value = Field> {
-    prop_oneof![
-        any => Just(None),
-        10 - any => proptest::collection::vec(entry(min, max), 1..3).prop_map(Some),
-    ]
-}
-
-fn text(field: &Field) -> String {
-    field.as_ref().map_or("*".to_owned(), |entries| entries.iter().map(Entry::text).collect::<Vec<_>>().join(","))
-}
-
-fn matches(field: &Field, value: i8, min: u8) -> bool {
-    field.as_ref().is_none_or(|entries| entries.iter().any(|entry| entry.matches(value as u8, min)))
-}
-
-#[derive(Debug, Clone)]
-struct Rule {
-    /// Second, minute, hour, day of month, month, day of week.
-    fields: [Field; 6],
-}
-
-impl Rule {
-    fn text(&self) -> String {
-        self.fields.each_ref().map(text).join(" ")
-    }
-
-    fn matches_date(&self, wall: DateTime) -> bool {
-        let [.., dates, months, weekdays] = &self.fields;
-        let date = matches(dates, wall.day(), 1);
-        let weekday = wall.weekday().to_sunday_zero_offset();
-        let weekday = matches(weekdays, weekday, 0) || weekday == 0 && matches(weekdays, 7, 0);
-        let day = if dates.is_some() && weekdays.is_some() { date || weekday } else { date && weekday };
-        day && matches(months, wall.month(), 1)
-    }
-
-    fn matches(&self, wall: DateTime) -> bool {
-        let [seconds, minutes, hours, ..] = &self.fields;
-        matches(seconds, wall.second(), 0)
-            && matches(minutes, wall.minute(), 0)
-            && matches(hours, wall.hour(), 0)
-            && self.matches_date(wall)
-    }
-
-    fn names_hours(&self) -> bool {
-        (0..24).any(|hour| !matches(&self.fields[2], hour, 0))
-    }
-}
-
-/// The first fire in `after .. horizon`, found by looking at each instant `step` apart.
-fn walk(rule: &Rule, zone: &TimeZone, after: Timestamp, horizon: Timestamp, step: SignedDuration) -> Option<Timestamp> {
-    // Some hours earlier, so that the walk knows which wall-clock times there have been. No clock goes back by more.
-    let mut at = after.checked_sub(3.hours()).unwrap();
-    let mut highest = zone.to_datetime(at);
-    while at < horizon {
-        at = at.checked_add(step).unwrap();
-        let wall = zone.to_datetime(at);
-        let fires = if rule.names_hours() {
-            let mut skipped = highest.checked_add(step).unwrap();
-            let mut any_skipped = false;
-            while skipped < wall {
-                any_skipped |= rule.matches(skipped);
-                skipped = skipped.checked_add(step).unwrap();
-            }
-            any_skipped || wall > highest && rule.matches(wall)
-        } else {
-            rule.matches(wall)
-        };
-        highest = highest.max(wall);
-        if fires && at > after {
-            return Some(at);
-        }
-    }
-    None
-}
-
-/// Zones, and an instant shortly before they change their clocks.
-fn zone_and_change() -> impl Strategy<Value = (&'static str, &'static str)> {
-    proptest::sample::select(vec![
-        ("UTC", "2026-03-01T00:00:00Z"),
-        ("Asia/Kolkata", "2026-03-01T00:00:00Z"),
-        ("Europe/Berlin", "2026-03-29T01:00:00Z"),
-        ("Europe/Berlin", "2026-10-25T01:00:00Z"),
-        ("America/New_York", "2026-03-08T07:00:00Z"),
-        ("America/New_York", "2026-11-01T06:00:00Z"),
-        ("Australia/Lord_Howe", "2026-04-04T15:00:00Z"),
-        ("Australia/Lord_Howe", "2026-10-03T15:30:00Z"),
-        ("America/St_Johns", "2008-11-02T02:31:00Z"),
-        ("America/Sao_Paulo", "2018-11-04T03:00:00Z"),
-        ("Africa/Casablanca", "2026-02-15T02:00:00Z"),
-        ("Antarctica/Troll", "2026-03-29T01:00:00Z"),
-        ("Antarctica/Troll", "2026-10-25T01:00:00Z"),
-        ("Pacific/Apia", "2011-12-30T10:00:00Z"),
-    ])
-}
-
-/// A rule for times of the day, on most or all days.
-fn time_rule(seconds: impl Strategy<Value = Field>) -> impl Strategy<Value = Rule> {
-    (seconds, field(0, 59, 2), field(0, 23, 5), field(1, 31, 8), field(1, 12, 9), field(0, 7, 8))
-        .prop_map(|(s, m, h, date, month, weekday)| Rule { fields: [s, m, h, date, month, weekday] })
-}
-
-fn parsed(rule: &Rule, zone: &TimeZone) -> Option<Timetable> {
-    match Timetable::parse(&json!(rule.text()), zone) {
+/// A schedule, None when it can never fire.
+fn parsed(schedule: &Value) -> Option<Timetable> {
+    match Timetable::parse(schedule, &TimeZone::UTC) {
         Ok(timetable) => Some(timetable),
         // 30 February; `a_rule_that_can_never_fire_is_an_error` has them.
         Err(error) if error.problem().contains("never") => None,
-        Err(error) => panic!("{}: {error}", rule.text()),
+        Err(error) => panic!("{schedule}: {error}"),
     }
 }
 
+/// Asks both for the next fires within `window`.
 fn agrees(
     rule: &Rule,
+    schedule: &Value,
     zone_name: &str,
     after: Timestamp,
     window: Span,
     step: SignedDuration,
 ) -> Result<(), TestCaseError> {
     let zone = zone(zone_name);
-    let Some(timetable) = parsed(rule, &zone) else { return Ok(()) };
+    let Some(timetable) = parsed(schedule) else { return Ok(()) };
     let horizon = after.checked_add(window).unwrap();
     let mut after = after;
     for _ in 0..3 {
         let next = timetable.next_after(after);
-        let expected = walk(rule, &zone, after, horizon, step);
-        prop_assert_eq!(next.filter(|at| *at <= horizon), expected, "{} in {} after {}", rule.text(), zone_name, after);
+        let expected = rule.next(&zone, after, horizon, step);
+        prop_assert_eq!(next.filter(|at| *at <= horizon), expected, "{} after {}", schedule, after);
         match next {
-            Some(at) if at <= horizon => after = at,
+            Some(at) if at <= horizon => {
+                // It comes next for whoever asks on the way to it.
+                let way = at.duration_since(after);
+                for earlier in [SignedDuration::from_nanos(1), way / 3, way / 2] {
+                    prop_assert_eq!(timetable.next_after(at.checked_sub(earlier).unwrap()), Some(at), "{}", schedule);
+                }
+                after = at;
+            }
             _ => break,
         }
     }
     Ok(())
 }
 
+fn cron(rule: &Rule, zone: &str) -> Value {
+    json!({ "rule": rule.text(), "tz": zone })
+}
+
+/// Values of one field of a recurrence object: None for any.
+fn values(min: u8, max: u8, any: u32) -> impl Strategy<Value = Option<Vec<u8>>> {
+    prop_oneof![any => Just(None), 10 - any => proptest::collection::vec(min..=max, 1..4).prop_map(Some)]
+}
+
+/// A recurrence object, and the same to be evaluated by looking.
+fn recurrence(seconds: u32) -> impl Strategy<Value = (Rule, Value)> {
+    let fields = (
+        values(0, 59, seconds),
+        values(0, 59, 2),
+        values(0, 23, 4),
+        values(1, 31, 7),
+        values(1, 12, 9),
+        values(0, 6, 7),
+    );
+    (fields, 0..3_u8).prop_map(|((second, minute, hour, date, month, weekday), form)| {
+        let mut object = Map::new();
+        let months_from_zero = month.as_ref().map(|months| months.iter().map(|month| month - 1).collect::<Vec<_>>());
+        for (name, values) in [
+            ("second", &second),
+            ("minute", &minute),
+            ("hour", &hour),
+            ("date", &date),
+            ("month", &months_from_zero),
+            ("dayOfWeek", &weekday),
+        ] {
+            // A second that is absent is 0.
+            let any = (name == "second" || form == 0).then_some(Value::Null);
+            let value = values.as_ref().map(|values| match (form, &values[..]) {
+                (0, [only]) => json!(only),
+                (1, values) => json!(values.iter().map(u8::to_string).collect::<Vec<_>>()),
+                (_, values) => json!(values),
+            });
+            object.extend(value.or(any).map(|value| (name.to_owned(), value)));
+        }
+        let field = |values: Option<Vec<u8>>| values.map(|values| values.into_iter().map(Entry::One).collect());
+        let fields: [Field; 6] = [second, minute, hour, date, month, weekday].map(field);
+        (Rule { fields, both: true }, Value::Object(object))
+    })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn fires_are_exactly_the_matching_minutes_around_clock_changes(
@@ -195,8 +107,8 @@ proptest! {
         (zone, change) in zone_and_change(),
         before in 0_i64..1440,
     ) {
-        let after = change.parse::<Timestamp>().unwrap().checked_sub(before.minutes()).unwrap();
-        agrees(&rule, zone, after, 36.hours(), SignedDuration::from_mins(1))?;
+        let after = change.checked_sub(before.minutes()).unwrap();
+        agrees(&rule, &cron(&rule, zone), zone, after, 36.hours(), MINUTE)?;
     }
 
     #[test]
@@ -206,49 +118,125 @@ proptest! {
         before in 0_i64..7000,
         fraction in 0_i64..1000,
     ) {
-        let after = change.parse::<Timestamp>().unwrap().checked_sub(before.seconds()).unwrap();
+        let after = change.checked_sub(before.seconds()).unwrap();
         // The walk's seconds are whole.
-        agrees(&rule, zone, after, 90.minutes(), SignedDuration::from_secs(1))?;
+        agrees(&rule, &cron(&rule, zone), zone, after, 90.minutes(), SECOND)?;
         // A fraction of a second in the reference changes nothing.
-        if let Some(timetable) = parsed(&rule, &super::zone(zone)) {
+        if let Some(timetable) = parsed(&cron(&rule, zone)) {
             let later = after.checked_add(fraction.milliseconds()).unwrap();
             prop_assert_eq!(timetable.next_after(after), timetable.next_after(later));
         }
     }
 
     #[test]
-    fn fires_are_exactly_the_matching_days_of_the_calendar(
-        dates in field(1, 31, 3),
-        months in field(1, 12, 3),
-        weekdays in field(0, 7, 3),
-        start in 0_i64..30_000,
+    fn recurrence_objects_fire_exactly_when_all_their_fields_match(
+        (rule, object) in recurrence(3),
+        (zone, change) in zone_and_change(),
+        before in 0_i64..7000,
     ) {
-        let midnight = || Some(vec![Entry::One(0)]);
-        let rule = Rule { fields: [midnight(), midnight(), midnight(), dates, months, weekdays] };
-        let Some(timetable) = parsed(&rule, &TimeZone::UTC) else { return Ok(()) };
-        let first = DateTime::constant(2000, 1, 1, 0, 0, 0, 0).checked_add(start.days()).unwrap();
-        let after = TimeZone::UTC.to_timestamp(first).unwrap();
-        // Nine years hold a 29 February even around 2100.
-        let expected = (1..9 * 366_i64)
-            .map(|days| first.checked_add(days.days()).unwrap())
-            .filter(|day| rule.matches_date(*day))
-            .map(|day| TimeZone::UTC.to_timestamp(day).unwrap());
-        let found = std::iter::successors(timetable.next_after(after), |at| timetable.next_after(*at));
-        for (found, expected) in found.zip(expected).take(40) {
-            prop_assert_eq!(found, expected, "{}", rule.text());
+        let after = change.checked_sub(before.seconds()).unwrap();
+        agrees(&rule, &json!({ "rule": object, "tz": zone }), zone, after, 90.minutes(), SECOND)?;
+    }
+
+    #[test]
+    fn recurrence_objects_fire_on_exactly_the_matching_minutes_of_a_day(
+        (mut rule, mut object) in recurrence(10),
+        (zone, change) in zone_and_change(),
+        before in 0_i64..1440,
+    ) {
+        object.as_object_mut().unwrap().remove("second");
+        rule.fields[0] = Some(vec![Entry::One(0)]);
+        object["tz"] = json!(zone);
+        let after = change.checked_sub(before.minutes()).unwrap();
+        agrees(&rule, &object, zone, after, 36.hours(), MINUTE)?;
+    }
+
+    #[test]
+    fn nothing_fires_outside_of_start_and_end_and_everything_within(
+        rule in time_rule(Just(Some(vec![Entry::One(0)]))),
+        (zone, change) in zone_and_change(),
+        before in 0_i64..1440,
+        start in -1440_i64..1440,
+        length in 0_i64..2880,
+        at_fires in any::<bool>(),
+    ) {
+        let after = change.checked_sub(before.minutes()).unwrap();
+        let mut start = change.checked_add(start.minutes()).unwrap();
+        let mut end = start.checked_add(length.minutes()).unwrap();
+        if at_fires {
+            // The bounds themselves: a fire at start is none, one at end is.
+            let fire = |from: Timestamp| {
+                let horizon = from.checked_add(24.hours()).unwrap();
+                rule.next(&super::zone(zone), from, horizon, MINUTE).unwrap_or(from)
+            };
+            (start, end) = (fire(start), fire(end));
+        }
+        let mut schedule = cron(&rule, zone);
+        schedule["start"] = json!(start.to_string());
+        schedule["end"] = json!(end.as_millisecond());
+        let zone = super::zone(zone);
+        let Some(timetable) = parsed(&schedule) else {
+            prop_assert_eq!(rule.next(&zone, start, end, MINUTE), None, "{} is said never to fire", schedule);
+            return Ok(());
+        };
+        let (mut found, mut expected) = (after, after.max(start));
+        for _ in 0..3 {
+            let fire = rule.next(&zone, expected, end, MINUTE);
+            prop_assert_eq!(timetable.next_after(found), fire, "{} after {}", schedule, found);
+            let Some(fire) = fire else { break };
+            (found, expected) = (fire, fire);
         }
     }
 
     #[test]
-    fn recurrence_objects_and_cron_rules_with_the_same_values_fire_together(
-        minute in 0_u8..60, hour in 0_u8..24, month in 1_u8..13, weekday in 0_u8..7,
-        (zone, change) in zone_and_change(),
+    fn fires_are_exactly_the_matching_days_of_the_calendar(
+        dates in dates(3),
+        months in field(1, 12, 3),
+        weekdays in weekdays(3),
+        start in 0_i64..30_000,
     ) {
-        let after = change.parse().unwrap();
-        let cron = Timetable::parse(&json!(format!("{minute} {hour} * {month} {weekday}")), &super::zone(zone)).unwrap();
-        let recurrence = json!({"minute": minute, "hour": [hour], "month": (month - 1).to_string(), "dayOfWeek": weekday});
-        let recurrence = Timetable::parse(&recurrence, &super::zone(zone)).unwrap();
-        prop_assert_eq!(cron.next_after(after), recurrence.next_after(after));
+        let midnight = || Some(vec![Entry::One(0)]);
+        let rule = Rule::cron([midnight(), midnight(), midnight(), dates, months, weekdays]);
+        let Some(timetable) = parsed(&json!(rule.text())) else { return Ok(()) };
+        let first = DateTime::constant(2000, 1, 1, 0, 0, 0, 0).checked_add(start.days()).unwrap();
+        let after = TimeZone::UTC.to_timestamp(first).unwrap();
+        // Nine years hold a 29 February even around 2100.
+        let expected: Vec<Timestamp> = (1..9 * 366_i64)
+            .map(|days| first.checked_add(days.days()).unwrap())
+            .filter(|day| rule.fires_on(*day))
+            .take(40)
+            .map(|day| TimeZone::UTC.to_timestamp(day).unwrap())
+            .collect();
+        let found = std::iter::successors(timetable.next_after(after), |at| timetable.next_after(*at));
+        prop_assert_eq!(found.take(expected.len()).collect::<Vec<_>>(), expected, "{}", rule.text());
+    }
+
+    #[test]
+    fn recurrence_objects_with_years_fire_on_exactly_the_matching_days(
+        first in 2000_i16..2200,
+        more in proptest::collection::vec(0_i16..12, 1..4),
+        month in values(1, 12, 3),
+        date in values(1, 31, 3),
+        weekday in values(0, 6, 3),
+    ) {
+        let years: Vec<i16> = more.iter().map(|more| first + more).collect();
+        let months_from_zero = month.as_ref().map(|months| months.iter().map(|month| month - 1).collect::<Vec<_>>());
+        let object = json!({
+            "year": years, "month": months_from_zero, "date": date, "dayOfWeek": weekday, "hour": 0, "minute": 0,
+        });
+        let field = |values: Option<Vec<u8>>| values.map(|values| values.into_iter().map(Entry::One).collect());
+        let rule = Rule { fields: [None, None, None, field(date), field(month), field(weekday)], both: true };
+        let eve = DateTime::constant(first - 1, 12, 31, 0, 0, 0, 0);
+        let expected: Vec<Timestamp> = (1..13 * 366_i64)
+            .map(|days| eve.checked_add(days.days()).unwrap())
+            .filter(|day| years.contains(&day.year()) && rule.fires_on(*day))
+            .map(|day| TimeZone::UTC.to_timestamp(day).unwrap())
+            .collect();
+        let after = TimeZone::UTC.to_timestamp(eve).unwrap();
+        let found: Vec<Timestamp> = parsed(&object)
+            .map(|timetable| std::iter::successors(timetable.next_after(after), |at| timetable.next_after(*at)).collect())
+            .unwrap_or_default();
+        prop_assert_eq!(found, expected, "{}", object);
     }
 
     #[test]
