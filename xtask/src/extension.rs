@@ -42,19 +42,7 @@ pub(crate) fn directory() -> Result<PathBuf> {
     Ok(locate::sharedir()?.join("extension"))
 }
 
-/// Writes every file of the extension, making the directory where there is none. A file that is there already with the same content is left alone.
+/// Writes the files of the extension there.
 pub(crate) fn install(directory: &Path) -> Result<()> {
-    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    for (name, content) in extension::files() {
-        let path = directory.join(name);
-        if std::fs::read_to_string(&path).is_ok_and(|there| there == content) {
-            continue;
-        }
-        // Written beside and moved, so that a server never reads half a file.
-        let half = path.with_extension("new");
-        std::fs::write(&half, content)
-            .and_then(|()| std::fs::rename(&half, &path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    extension::install(directory).with_context(|| format!("cannot write the extension to {}", directory.display()))
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use job_utils::config::{ConfigError, Env, PostgresConfig, Reader, Secret, Var};
+use job_utils::probe::Target;
 
 /// Port.
 pub const PORT: Var =
@@ -85,6 +86,17 @@ impl MigrateConfig {
     }
 }
 
+/// Where `admin-server health` asks: at the address that the server listens on.
+///
+/// # Errors
+/// ADMIN_HOST or PORT cannot be used.
+pub fn health_target(env: &dyn Env) -> Result<Target, ConfigError> {
+    let mut reader = Reader::new(env);
+    let (host, port) = (read_host(&mut reader), reader.number(&PORT));
+    let local = Target::local(port, "/readyz");
+    reader.finish(if host.is_unspecified() { local } else { Target { hosts: vec![host], ..local } })
+}
+
 fn read_host(reader: &mut Reader<'_>) -> IpAddr {
     let text = reader.text(&ADMIN_HOST);
     text.trim().parse().unwrap_or_else(|_| {
@@ -114,6 +126,18 @@ mod tests {
         let error = read(&env).unwrap_err();
         let names: Vec<_> = error.faults.iter().map(|fault| fault.name).collect();
         assert_eq!(names, ["JOBS_SCHEMA", "ADMIN_HOST", "PORT", "API_IS_PUBLIC"]);
+    }
+
+    #[test]
+    fn health_is_asked_where_the_server_listens() {
+        let hosts =
+            |env: &[(&str, &str)]| health_target(&env.iter().copied().collect::<BTreeMap<_, _>>()).unwrap().hosts;
+        assert_eq!(hosts(&[]), [Ipv4Addr::LOCALHOST]);
+        assert_eq!(hosts(&[("ADMIN_HOST", "0.0.0.0")]), Target::local(3000, "/readyz").hosts);
+        assert_eq!(
+            hosts(&[("ADMIN_HOST", "192.0.2.1"), ("JOBS_SCHEMA", "a b")]),
+            ["192.0.2.1".parse::<IpAddr>().unwrap()]
+        );
     }
 
     #[test]

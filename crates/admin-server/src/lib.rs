@@ -17,7 +17,7 @@ use job_utils::db::{Db, DbError};
 use job_utils::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
-pub use config::{ADMIN_HOST, ADMIN_TOKEN, API_IS_PUBLIC, Config, MigrateConfig, PORT, VARS};
+pub use config::{ADMIN_HOST, ADMIN_TOKEN, API_IS_PUBLIC, Config, MigrateConfig, PORT, VARS, health_target};
 pub use migrate::{MigrateError, migrate};
 
 /// How long a stop waits for requests in flight.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use admin_server::{Config, MigrateConfig};
 use clap::{Parser, Subcommand};
 use job_utils::config::ProcessEnv;
-use job_utils::service::ExitError;
+use job_utils::service::{self, ExitError};
 
 /// A development stand-in for constructive-admin-server. Settings come from the environment (see the README).
 #[derive(Parser)]
@@ -19,18 +19,20 @@ struct Arguments {
 enum Command {
     /// Makes the tables of databases, users and sites where they are missing, and fills them when they are empty.
     Migrate,
+    /// Ask the server that runs here whether it works: exit code 0, or 70 and the reason.
+    Health,
 }
 
 fn main() -> ExitCode {
-    let arguments: Arguments = job_utils::service::arguments();
-    job_utils::service::main(|shutdown| async move {
-        match arguments.command {
-            None => admin_server::run(Config::from_env(&ProcessEnv)?, shutdown).await.map_err(ExitError::from_error)?,
-            Some(Command::Migrate) => {
-                let config = MigrateConfig::from_env(&ProcessEnv)?;
-                admin_server::migrate(&config, &shutdown).await.map_err(ExitError::from_error)?;
-            }
-        }
-        Ok(())
-    })
+    let Arguments { command } = service::arguments();
+    match command {
+        Some(Command::Health) => service::health(admin_server::health_target),
+        Some(Command::Migrate) => service::main(|shutdown| async move {
+            let config = MigrateConfig::from_env(&ProcessEnv)?;
+            admin_server::migrate(&config, &shutdown).await.map_err(ExitError::from_error)
+        }),
+        None => service::main(|shutdown| async move {
+            admin_server::run(Config::from_env(&ProcessEnv)?, shutdown).await.map_err(ExitError::from_error)
+        }),
+    }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::serve::ListenerExt;
-use job_utils::config::{ProcessEnv, Reader, Var};
+use job_utils::config::{ConfigError, Env, ProcessEnv, Reader, Var};
+use job_utils::probe::Target;
 use job_utils::service::{self, ExitError};
 use job_utils::shutdown::Shutdown;
 use serde::Serialize;
@@ -47,6 +48,16 @@ impl Config {
     pub fn read(reader: &mut Reader<'_>) -> Self {
         Self { port: reader.number(&PORT) }
     }
+}
+
+/// Where a function is asked whether it works (`health`).
+///
+/// # Errors
+/// PORT is not a port.
+pub fn health_target(env: &dyn Env) -> Result<Target, ConfigError> {
+    let mut reader = Reader::new(env);
+    let port = Config::read(&mut reader).port;
+    reader.finish(Target::local(port, "/healthz"))
 }
 
 /// How a function stopped.
@@ -139,7 +150,8 @@ impl App {
     }
 }
 
-/// A whole function program: logging, `PORT`, signals, `handler`, exit code.
+/// A whole function program: logging, `PORT`, signals, `handler`, exit code. With the argument `health` it asks the
+/// function that runs here whether it works, for the health check of a container.
 pub fn main<H, P, F, R, E>(handler: H) -> ExitCode
 where
     H: Fn(Context, P) -> F + Send + Sync + 'static,
@@ -148,6 +160,9 @@ where
     R: Serialize,
     E: Into<FunctionError>,
 {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "health") {
+        return service::health(health_target);
+    }
     service::main(|shutdown| async move {
         let mut reader = Reader::new(&ProcessEnv);
         let config = Config::read(&mut reader);

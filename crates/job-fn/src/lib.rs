@@ -7,7 +7,7 @@ mod error;
 mod extend;
 mod handler;
 
-pub use app::{App, Config, PORT, Stopped, VARS, main};
+pub use app::{App, Config, PORT, Stopped, VARS, health_target, main};
 pub use context::Context;
 pub use error::FunctionError;
 pub use extend::{ExtendError, Extended, HeartbeatGuard};

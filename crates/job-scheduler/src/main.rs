@@ -8,6 +8,7 @@ use job_scheduler::preview::Preview;
 use job_scheduler::timetable::TimeZone;
 use job_utils::config::scheduler::read_time_zone;
 use job_utils::config::{ConfigError, Env, Reader, SchedulerConfig};
+use job_utils::probe::Target;
 use job_utils::service::{self, ExitError};
 use job_utils::shutdown::Shutdown;
 
@@ -23,12 +24,15 @@ struct Arguments {
 enum Command {
     /// Prints when a schedule would fire.
     Next(Preview),
+    /// Ask the scheduler that runs here whether it works: exit code 0, or 70 and the reason.
+    Health,
 }
 
 fn main() -> ExitCode {
     let arguments: Arguments = service::arguments();
     match arguments.command {
         None => service::configured(SchedulerConfig::from_env, run),
+        Some(Command::Health) => service::health(Target::alone),
         Some(Command::Next(preview)) => service::configured(zone, |zone, _| async move {
             preview.run(&zone, jiff::Timestamp::now(), io::stdin().lock(), io::stdout().lock())
         }),

@@ -4,16 +4,23 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use job_utils::config::{ProcessEnv, ServerConfig};
-use job_utils::service::ExitError;
+use job_utils::probe::Target;
+use job_utils::service::{self, Command, ExitError};
 
 /// The callback server: functions report here how a job ended. Settings come from the environment (see the README).
 #[derive(Parser)]
 #[command(version)]
-struct Arguments {}
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
 
 fn main() -> ExitCode {
-    let Arguments {} = job_utils::service::arguments();
-    job_utils::service::main(|shutdown| async {
+    let Arguments { command } = service::arguments();
+    if let Some(Command::Health) = command {
+        return service::health(Target::callback_server);
+    }
+    service::main(|shutdown| async {
         let config = ServerConfig::from_env(&ProcessEnv)?;
         job_server::run(config, shutdown).await.map_err(ExitError::from_error)?;
         Ok(())

@@ -1,12 +1,14 @@
 //! The service as a program: worker, callback server and scheduler in one process; and the migration.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use job_service::ServiceConfig;
 use job_utils::config::{ConfigError, Env, PostgresConfig, Reader};
-use job_utils::db::Db;
 use job_utils::db::migrate::{Migrated, migrate};
+use job_utils::db::{Db, create_database, extension};
+use job_utils::probe::Target;
 use job_utils::service::{self, ExitError};
 use job_utils::shutdown::Shutdown;
 
@@ -21,19 +23,41 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Make the jobs schema, or bring it up to date. Safe to run at every start.
-    Migrate,
+    Migrate {
+        /// Create the database first where there is none; its user needs the right to
+        #[arg(long)]
+        create_database: bool,
+    },
+    /// Ask the service that runs here whether it works: exit code 0, or 70 and the reason.
+    Health,
+    /// Write the files of the extension "pgpm-database-jobs" into a directory: `pg_config --sharedir`/extension.
+    Extension {
+        /// The directory; made where there is none
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     let Arguments { command } = service::arguments();
     match command {
-        Some(Command::Migrate) => service::configured(postgres, run_migrate),
+        Some(Command::Migrate { create_database }) => {
+            service::configured(postgres, move |config, shutdown| run_migrate(config, create_database, shutdown))
+        }
+        Some(Command::Health) => service::health(Target::callback_server),
+        Some(Command::Extension { directory }) => service::main(|_| async move { write_extension(&directory) }),
         None => service::configured(ServiceConfig::from_env, run),
     }
 }
 
 async fn run(config: ServiceConfig, shutdown: Shutdown) -> Result<(), ExitError> {
     job_service::run(config, shutdown).await.map_err(ExitError::from_error)?;
+    Ok(())
+}
+
+fn write_extension(directory: &Path) -> Result<(), ExitError> {
+    extension::install(directory)
+        .map_err(|error| ExitError::Failure(anyhow::Error::new(error).context(directory.display().to_string())))?;
+    tracing::info!("extension {} is in {}", extension::NAME, directory.display());
     Ok(())
 }
 
@@ -44,7 +68,10 @@ fn postgres(env: &dyn Env) -> Result<PostgresConfig, ConfigError> {
     reader.finish(postgres)
 }
 
-async fn run_migrate(postgres: PostgresConfig, shutdown: Shutdown) -> Result<(), ExitError> {
+async fn run_migrate(postgres: PostgresConfig, create: bool, shutdown: Shutdown) -> Result<(), ExitError> {
+    if create && create_database(&postgres, &shutdown).await.map_err(ExitError::from_error)? {
+        tracing::info!("the database has been created");
+    }
     let schema = postgres.schema.clone();
     let db = Db::new(&postgres).map_err(ExitError::from_error)?;
     // A stack that starts all at once migrates before its database is up.

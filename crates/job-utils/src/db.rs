@@ -20,6 +20,7 @@ mod claim;
 mod columns;
 mod complete;
 mod connect;
+mod create_database;
 mod enqueue;
 mod error;
 pub mod extension;
@@ -42,6 +43,7 @@ mod worker;
 
 pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule};
 pub use callback::CallbackDb;
+pub use create_database::{CreateDatabaseError, create_database};
 pub use enqueue::{EnqueueClient, NewJob, enqueue, enqueue_many};
 pub use error::DbError;
 pub use inspect::NotReady;

@@ -8,6 +8,7 @@ pub mod error;
 #[cfg(feature = "health")]
 pub mod health;
 pub mod http_url;
+pub mod probe;
 pub mod service;
 pub mod shutdown;
 pub mod telemetry;

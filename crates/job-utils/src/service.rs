@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::{ConfigError, Env, ProcessEnv};
+use crate::probe::{self, Target};
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
@@ -39,6 +40,13 @@ impl ExitError {
     }
 }
 
+/// What a program can be told that otherwise only runs.
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+pub enum Command {
+    /// Ask the service that runs here whether it works: exit code 0, or 70 and the reason.
+    Health,
+}
+
 /// Reads a program's arguments. Help and version exit with 0, anything that cannot be understood with 64.
 pub fn arguments<A: clap::Parser>() -> A {
     A::try_parse().unwrap_or_else(|error| {
@@ -67,6 +75,13 @@ where
     Fut: Future<Output = Result<(), ExitError>>,
 {
     exit(start(|_| Ok(()), |(), shutdown| program(shutdown)))
+}
+
+/// The command `health`: asks the running service where its own configuration says that it listens. Without logging and
+/// runtime, since it runs every few seconds.
+pub fn health(target: impl FnOnce(&dyn Env) -> Result<Target, ConfigError>) -> ExitCode {
+    let asked = target(&ProcessEnv).map_err(ExitError::from);
+    exit(asked.and_then(|target| probe::ask(&target).map_err(ExitError::from_error)))
 }
 
 fn exit(result: Result<(), ExitError>) -> ExitCode {

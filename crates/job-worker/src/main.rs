@@ -4,16 +4,23 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use job_utils::config::{ProcessEnv, WorkerConfig};
-use job_utils::service::ExitError;
+use job_utils::probe::Target;
+use job_utils::service::{self, Command, ExitError};
 
 /// Claims due jobs and dispatches them to functions over HTTP. Settings come from the environment (see the README).
 #[derive(Parser)]
 #[command(version)]
-struct Arguments {}
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
 
 fn main() -> ExitCode {
-    let Arguments {} = job_utils::service::arguments();
-    job_utils::service::main(|shutdown| async {
+    let Arguments { command } = service::arguments();
+    if let Some(Command::Health) = command {
+        return service::health(Target::alone);
+    }
+    service::main(|shutdown| async {
         let config = WorkerConfig::from_env(&ProcessEnv)?;
         job_worker::run(config, shutdown).await.map_err(ExitError::from_error)?;
         Ok(())

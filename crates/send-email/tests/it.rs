@@ -124,3 +124,15 @@ async fn a_bad_configuration_exits_with_64() {
     assert_eq!(process.exit_code(SOON).await, 64);
     assert!(process.output().contains("SEND_EMAIL_DRY_RUN: \"perhaps\" is neither true"), "{}", process.output());
 }
+
+#[tokio::test]
+async fn the_command_health_asks_the_function_that_runs_here() {
+    let running = Running::start(&[("SEND_EMAIL_DRY_RUN", "true")]).await;
+    let port = running.url.split([':', '/']).nth(4).unwrap().to_owned();
+    let health = || Program::at(env!("CARGO_BIN_EXE_send-email")).arg("health").env("PORT", &port).spawn();
+    let mut asked = health();
+    assert_eq!(asked.exit_code(SOON).await, 0, "{}", asked.output());
+    drop(running);
+    let mut asked = health();
+    assert_eq!(asked.exit_code(SOON).await, 70, "{}", asked.output());
+}

@@ -4,16 +4,22 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use job_utils::config::ProcessEnv;
-use job_utils::service;
+use job_utils::service::{self, Command};
 use send_verification_link::{Config, run};
 
 /// Sends invitation, password-reset and verification e-mails for jobs. Configured by the environment alone.
 #[derive(Parser)]
 #[command(version)]
-struct Arguments {}
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
 
 fn main() -> ExitCode {
-    let Arguments {} = service::arguments();
+    let Arguments { command } = service::arguments();
+    if let Some(Command::Health) = command {
+        return service::health(job_fn::health_target);
+    }
     service::main(|shutdown| async move {
         run(Config::from_env(&ProcessEnv)?, shutdown).await?;
         Ok(())

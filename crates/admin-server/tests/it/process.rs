@@ -111,3 +111,17 @@ async fn postgres_may_come_late_and_go_away() {
     assert_eq!(username.await, "ada");
     assert_eq!(health("readyz").await, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn the_command_health_asks_the_server_that_runs_here() {
+    let db = migrated().await;
+    let mut process = program().envs(db.env()).env("PORT", "0").env("NO_COLOR", "1").spawn();
+    let line = process.wait_for_line("admin-server listens", LIMIT).await;
+    let port = address(&line).rsplit(':').next().unwrap().to_owned();
+    let mut asked = program().arg("health").env("PORT", &port).spawn();
+    assert_eq!(asked.exit_code(LIMIT).await, 0, "{}", asked.output());
+    process.signal(Signal::Term);
+    assert_eq!(process.exit_code(LIMIT).await, 0);
+    let mut asked = program().arg("health").env("PORT", &port).spawn();
+    assert_eq!(asked.exit_code(LIMIT).await, 70, "{}", asked.output());
+}

@@ -125,3 +125,16 @@ async fn the_binary_refuses_unknown_arguments_with_code_64_and_tells_its_version
     assert_eq!(run("--nonsense").await.0, 64);
     assert_eq!(run("--version").await, (0, concat!("job-scheduler ", env!("CARGO_PKG_VERSION")).to_owned()));
 }
+
+#[tokio::test]
+async fn the_command_health_asks_the_scheduler_that_runs_here() {
+    let db = database().await;
+    let port = job_testkit::cluster::free_port().unwrap().to_string();
+    let program = || Program::at(env!("CARGO_BIN_EXE_job-scheduler")).env("JOBS_HEALTH_PORT", &port);
+    let mut nobody = program().arg("health").spawn();
+    assert_eq!(nobody.exit_code(LIMIT).await, 70, "{}", nobody.output());
+    let mut scheduler = program().envs(db.env()).env("HOSTNAME", ID).spawn();
+    scheduler.wait_for_line("scheduler looks for schedules", LIMIT).await;
+    let mut asked = program().arg("health").spawn();
+    assert_eq!(asked.exit_code(LIMIT).await, 0, "{}", asked.output());
+}

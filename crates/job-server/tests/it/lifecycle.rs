@@ -157,3 +157,14 @@ async fn neither_payload_nor_address_of_a_caller_is_logged() {
     let output = bench.server.output();
     assert!(!output.contains("secret-token") && !output.contains("payload-4711"), "{output}");
 }
+
+#[tokio::test]
+async fn the_command_health_asks_the_server_that_runs_here() {
+    let bench = Bench::new().await;
+    let health = || Program::at(env!("CARGO_BIN_EXE_job-server")).arg("health").env("PGPORT", "x");
+    let mut asked = health().env("INTERNAL_JOBS_CALLBACK_PORT", bench.port.to_string()).spawn();
+    assert_eq!(asked.exit_code(LIMIT).await, 0, "{}", asked.output());
+    let nobody = job_testkit::cluster::free_port().unwrap();
+    let mut asked = health().env("INTERNAL_JOBS_CALLBACK_PORT", nobody.to_string()).spawn();
+    assert_eq!(asked.exit_code(LIMIT).await, 70, "{}", asked.output());
+}

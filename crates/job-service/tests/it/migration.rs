@@ -64,3 +64,42 @@ async fn a_migration_that_cannot_be_made_is_a_failure_with_70_and_says_why() {
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'app_jobs'";
     assert_eq!(sql.query_one(tables, &[]).await.unwrap().get::<_, i64>(0), 1, "nothing was changed");
 }
+
+#[tokio::test]
+async fn the_command_extension_writes_the_files_that_create_extension_needs() {
+    let directory = std::env::temp_dir().join(format!("jobs-extension-{}", std::process::id()));
+    let mut process = program().arg("extension").arg(&directory).spawn();
+    assert_eq!(process.exit_code(LIMIT).await, 0, "{}", process.output());
+    let written = job_utils::db::extension::files();
+    assert!(written.iter().any(|(name, _)| name == "pgpm-database-jobs.control"));
+    for (name, content) in &written {
+        assert_eq!(&std::fs::read_to_string(directory.join(name)).unwrap(), content, "{name}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    let mut process = program().arg("extension").arg("/dev/null/there").spawn();
+    assert_eq!(process.exit_code(LIMIT).await, 70, "{}", process.output());
+}
+
+#[tokio::test]
+async fn told_to_migrate_creates_the_database_too_once_and_by_two_processes_at_once() {
+    let db = TestDb::empty().await;
+    let missing = format!("{}-made \"here\"", db.name());
+    let create = || {
+        migrate(&db)
+            .arg("--create-database")
+            .env("DATABASE_URL", "")
+            .env("PGDATABASE", &missing)
+            .env("RUST_LOG", "info")
+    };
+    let mut both = [create().spawn(), create().spawn()];
+    for process in &mut both {
+        assert_eq!(process.exit_code(LIMIT).await, 0, "{}", process.output());
+    }
+    let made = both.iter().filter(|process| process.output().contains("the database has been created")).count();
+    assert_eq!(made, 1);
+    let mut again = create().spawn();
+    assert_eq!(again.exit_code(LIMIT).await, 0, "{}", again.output());
+    assert!(again.output().contains("up to date") && !again.output().contains("created"), "{}", again.output());
+    let sql = db.connect().await;
+    sql.batch_execute(&format!("DROP DATABASE \"{}\" WITH (FORCE)", missing.replace('"', "\"\""))).await.unwrap();
+}

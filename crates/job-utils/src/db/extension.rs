@@ -1,5 +1,7 @@
 //! The extension `pgpm-database-jobs`, made from the embedded migrations: the same SQL, another way in.
 
+use std::path::Path;
+
 use crate::db::migrate::{GRANTS, MIGRATIONS};
 
 /// The extension's name; SQL needs it in double quotes.
@@ -45,6 +47,26 @@ pub fn files() -> Vec<(String, String)> {
         files.push((format!("{NAME}--{}--{to}.sql", to - 1), step + &last));
     }
     files
+}
+
+/// Writes every file into a directory, which is made where there is none. A file that is there already with the same content
+/// is left alone.
+///
+/// # Errors
+/// The directory or a file cannot be written.
+pub fn install(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    for (name, content) in files() {
+        let path = directory.join(name);
+        if std::fs::read_to_string(&path).is_ok_and(|there| there == content) {
+            continue;
+        }
+        // Written beside and moved, so that a server never reads half a file.
+        let half = path.with_extension("new");
+        std::fs::write(&half, content)?;
+        std::fs::rename(&half, &path)?;
+    }
+    Ok(())
 }
 
 /// What keeps psql from running an extension script by hand.

@@ -60,7 +60,18 @@ impl Db {
     /// # Errors
     /// Settings that cannot be used: a malformed DATABASE_URL, an unreadable root certificate.
     pub fn new(config: &PostgresConfig) -> Result<Self, DbError> {
-        let (client, connector) = connector(config, config.listen)?;
+        Self::connecting(config, connector(config, config.listen)?)
+    }
+
+    /// A pool on the database `postgres` of the same server, and the name of the database that the settings mean.
+    pub(crate) fn maintenance(config: &PostgresConfig) -> Result<(Self, String), DbError> {
+        let mut client = client_config(config)?;
+        let meant = client.get_dbname().unwrap_or_default().to_owned();
+        client.dbname("postgres");
+        Ok((Self::connecting(config, connector_of(config, client, config.listen)?)?, meant))
+    }
+
+    fn connecting(config: &PostgresConfig, (client, connector): (Config, Connector)) -> Result<Self, DbError> {
         let listening = match (&config.listen_at, config.listen) {
             // A pooler there, too, would be found.
             (Some(endpoint), _) => Some(self::connector(&config.at(endpoint), Listen::Auto)?.1),
@@ -245,7 +256,10 @@ fn is_missing(error: &DbError) -> bool {
 }
 
 fn connector(config: &PostgresConfig, listen: Listen) -> Result<(Config, Connector), DbError> {
-    let client = client_config(config)?;
+    connector_of(config, client_config(config)?, listen)
+}
+
+fn connector_of(config: &PostgresConfig, client: Config, listen: Listen) -> Result<(Config, Connector), DbError> {
     let limit = client.get_connect_timeout().copied().unwrap_or(config.connect_timeout);
     let connector = Connector::new(&client, tls::connector(config)?, limit, listen);
     Ok((client, connector))

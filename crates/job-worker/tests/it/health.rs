@@ -69,3 +69,28 @@ async fn a_connection_that_says_nothing_does_not_hold_up_a_stop() {
     worker.signal(Signal::Term);
     assert_eq!(worker.exit_code(Duration::from_secs(8)).await, 0);
 }
+
+#[tokio::test]
+async fn the_command_health_asks_the_worker_that_runs_here() {
+    let db = TestDb::empty().await;
+    let port = free_port().unwrap();
+    // Of the whole configuration it reads the port alone.
+    let health = || program().arg("health").env("JOBS_HEALTH_PORT", port.to_string()).env("PGPORT", "x").spawn();
+    let mut nobody = health();
+    assert_eq!(nobody.exit_code(LIMIT).await, 70);
+    assert!(nobody.output().contains(&format!("no answer from port {port}")), "{}", nobody.output());
+
+    let _worker = program().envs(db.env()).env("JOBS_HEALTH_PORT", port.to_string()).spawn();
+    eventually(LIMIT, async || get(port, "/healthz").await.is_some()).await;
+    let mut waiting = health();
+    assert_eq!(waiting.exit_code(LIMIT).await, 70);
+    assert!(waiting.output().contains("job-service migrate"), "{}", waiting.output());
+    migrated(db.url().to_owned()).await.unwrap();
+    let mut ready = health();
+    assert_eq!(ready.exit_code(LIMIT).await, 0, "{}", ready.output());
+    assert_eq!(ready.output().trim(), "");
+
+    let mut unset = program().arg("health").spawn();
+    assert_eq!(unset.exit_code(LIMIT).await, 64);
+    assert!(unset.output().contains("JOBS_HEALTH_PORT: is not set"), "{}", unset.output());
+}
