@@ -3,9 +3,9 @@
 
 use anyhow::{Result, bail};
 
-use crate::chaos;
 use crate::steps::{Steps, cargo, cargo_output};
 use crate::tidy::workspace::Workspace;
+use crate::{chaos, deploy_check};
 
 /// Crates that must not link a database client.
 const NO_POSTGRES: &[&str] = &["job-fn", "mailer", "send-email", "send-verification-link", "job-utils"];
@@ -29,6 +29,7 @@ pub(crate) async fn run() -> Result<()> {
     } else {
         steps.skip("licences and advisories", "cargo-deny is not installed");
     }
+    steps.step("deploy-check", deploy_check::run()).await?;
     steps.step("chaos, 20 s of it", chaos::run(chaos::Options::short(CHAOS_SEED))).await?;
     steps.finish();
     Ok(())

@@ -1,10 +1,13 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `fuzz`, `tidy`, `bench`, `chaos`, `extension`.
+//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `fuzz`, `tidy`, `bench`, `chaos`,
+//! `deploy-check`, `compose-test`, `extension`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 mod bench;
 mod chaos;
 mod ci;
+mod compose_test;
 mod demo;
+mod deploy_check;
 mod extension;
 mod fuzz;
 mod minder;
@@ -55,6 +58,10 @@ enum Command {
     /// A function instance of a chaos run
     #[command(hide = true)]
     ChaosFunction(chaos::function::Options),
+    /// Check the Dockerfiles and compose files, and render and validate the manifests in deploy/kubernetes
+    DeployCheck,
+    /// Build the images and run the specification's examples against the compose stack; needs a Docker engine
+    ComposeTest(compose_test::Options),
     /// The PostgreSQL extension pgpm-database-jobs
     Extension {
         #[command(subcommand)]
@@ -85,6 +92,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Bench(options) => Box::pin(bench::run(options)),
         Command::Chaos(options) => Box::pin(chaos::run(options)),
         Command::ChaosFunction(options) => Box::pin(chaos::function::run(options)),
+        Command::DeployCheck => Box::pin(deploy_check::run()),
+        Command::ComposeTest(options) => Box::pin(compose_test::run(options)),
         Command::Tidy { fix } => return tidy::run(fix),
         Command::Extension { action } => return extension::run(action),
     };

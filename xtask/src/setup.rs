@@ -30,6 +30,15 @@ pub(crate) async fn pgbouncer() -> Result<PathBuf> {
     .await
 }
 
+/// debootstrap's program, in the same way.
+pub(crate) async fn debootstrap() -> Result<PathBuf> {
+    let find = || {
+        let places = ["/usr/sbin/debootstrap", "/usr/bin/debootstrap"].map(PathBuf::from);
+        places.into_iter().find(|place| place.is_file()).context("no debootstrap found")
+    };
+    found_or_installed(find, "", "debootstrap", "run this as root on Debian or Ubuntu (apt install debootstrap)").await
+}
+
 async fn found_or_installed(
     find: fn() -> Result<PathBuf>,
     chosen: &str,

@@ -76,10 +76,25 @@ pub(crate) async fn cargo_output(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// The cargo that runs this.
+pub(crate) fn cargo_program() -> String {
+    env::var("CARGO").unwrap_or_else(|| "cargo".to_owned())
+}
+
+/// What a command prints to standard output; its complaint is the error.
+pub(crate) async fn output_of(mut command: Command) -> Result<String> {
+    command.kill_on_drop(true);
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    let output = command.output().await.with_context(|| format!("cannot run {program}"))?;
+    if !output.status.success() {
+        bail!("{program} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// A cargo command at the top of the workspace, not yet started.
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
-    let mut command = Command::new(cargo);
+    let mut command = Command::new(cargo_program());
     command.args(arguments).current_dir(env::workspace_dir()).stdin(Stdio::null()).kill_on_drop(true);
     command
 }

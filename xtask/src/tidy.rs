@@ -1,7 +1,7 @@
 //! The rules of this workspace that neither rustc, clippy nor rustfmt checks. A rule without a check will be broken.
 
 mod arrows;
-mod env_table;
+pub(crate) mod env_table;
 mod files;
 mod guarantees;
 mod migrations;

@@ -54,6 +54,11 @@ fn vars() -> Vec<Var> {
     vars
 }
 
+/// The name of every variable there is.
+pub(crate) fn names() -> Vec<&'static str> {
+    vars().iter().map(|var| var.name).collect()
+}
+
 /// The table. A variable that programs share is listed once; one that means another thing elsewhere (PORT) again.
 fn table() -> String {
     let mut table = "| Variable | Default | Used by | |\n|---|---|---|---|\n".to_owned();

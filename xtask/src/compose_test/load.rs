@@ -1,0 +1,142 @@
+//! Jobs in numbers: what the containers hold meanwhile, a killed service, and workers beside it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use job_testkit::wait::try_poll;
+
+use super::engine::{Engine, docker, logs, psql};
+use super::specification::done;
+use super::stack::{self, LIMIT};
+use crate::deploy_check::compose::FILES;
+
+/// Enqueues password resets whose tokens are `<name>-1` to `<name>-<count>`, in one statement.
+async fn enqueue(name: &str, count: usize) -> Result<()> {
+    let sql = format!(
+        "SELECT set_config('jwt.claims.database_id', (SELECT id::text FROM metaschema_public.database LIMIT 1), false);
+         SELECT count(app_jobs.add_job('email:send_verification_link', json_build_object('email_type', 'forgot_password',
+             'email', 'user@example.com', 'user_id', (SELECT id FROM roles_public.users LIMIT 1),
+             'reset_token', '{name}-' || number)))
+         FROM generate_series(1, {count}) AS number"
+    );
+    psql(&sql).await.map(drop)
+}
+
+/// How often the function got each of a name's jobs, by their tokens.
+async fn sent(name: &str) -> Result<BTreeMap<String, usize>> {
+    let mut sent = BTreeMap::new();
+    let opening = format!("reset_token={name}-");
+    for line in logs("send-verification-link").await?.lines() {
+        if let Some((_, rest)) = line.split_once(&opening) {
+            let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            *sent.entry(number).or_default() += 1;
+        }
+    }
+    Ok(sent)
+}
+
+/// Every job of a name was sent; how many more than once.
+async fn all_sent(name: &str, count: usize) -> Result<usize> {
+    let sent = sent(name).await?;
+    if sent.len() != count {
+        bail!("the function got {} of {count} jobs", sent.len());
+    }
+    Ok(sent.values().filter(|times| **times > 1).count())
+}
+
+/// What the containers hold at most while jobs run.
+pub(super) async fn measure(count: usize) -> Result<()> {
+    let start = Instant::now();
+    enqueue("measure", count).await?;
+    let enqueued = start.elapsed();
+    let mut most = stack::held().await?;
+    let mut looks = 1;
+    while psql("SELECT count(*) FROM app_jobs.jobs").await?.trim() != "0" {
+        if start.elapsed() > LIMIT {
+            bail!("{count} jobs take longer than {} s", LIMIT.as_secs());
+        }
+        for (container, held) in stack::held().await? {
+            let most = most.entry(container).or_default();
+            *most = most.max(held);
+        }
+        looks += 1;
+    }
+    done(LIMIT).await?;
+    println!(
+        "    {count} jobs: enqueued after {:.1} s, seen to be done after {:.1} s; {looks} looks at memory",
+        enqueued.as_secs_f64(),
+        start.elapsed().as_secs_f64()
+    );
+    for (container, held) in most {
+        println!("    at most: {container} {held:.1} MiB");
+    }
+    match all_sent("measure", count).await? {
+        0 => Ok(()),
+        twice => bail!("{twice} of {count} jobs were sent twice"),
+    }
+}
+
+/// The service is killed in the midst of jobs, and started again.
+pub(super) async fn killed(count: usize) -> Result<()> {
+    enqueue("killed", count).await?;
+    let begun = async || (sent("killed").await.ok()?.len() > count / 20).then_some(());
+    try_poll(LIMIT, begun).await.ok().context("no job was sent")?;
+    docker(&["kill", "-s", "KILL", "knative-job-service"]).await?;
+    let left =
+        psql("SELECT count(*) || ' left, ' || count(locked_at) || ' of them running' FROM app_jobs.jobs").await?;
+    println!("    docker kill -s KILL knative-job-service: {}", left.trim());
+    if left.starts_with("0 ") {
+        bail!("every job was done before the service was killed: this shows nothing");
+    }
+    let start = Instant::now();
+    docker(&["start", "knative-job-service"]).await?;
+    done(LIMIT).await?;
+    let twice = all_sent("killed", count).await?;
+    println!(
+        "    docker start: all of {count} jobs done {:.1} s later; {twice} were under way at the kill and sent again",
+        start.elapsed().as_secs_f64()
+    );
+    stack::healthy("knative-job-service").await
+}
+
+/// Three workers beside the service: each does a part, and nobody what another did.
+pub(super) async fn scaled(engine: &Engine, count: usize) -> Result<()> {
+    let [_, file] = FILES;
+    engine.compose(file, &["up", "-d", "--no-build", "--no-recreate", "--scale", "job-worker=3", "job-worker"]).await?;
+    let workers =
+        docker(&["ps", "--filter", "label=com.docker.compose.service=job-worker", "--format", "{{.Names}}"]).await?;
+    let mut workers: Vec<&str> = workers.lines().collect();
+    if workers.len() != 3 {
+        bail!("there are {} workers", workers.len());
+    }
+    for worker in &workers {
+        stack::healthy(worker).await?;
+    }
+    workers.push("knative-job-service");
+    let completions = async |name: &str| {
+        let logs = logs(name).await?;
+        anyhow::Ok(logs.lines().filter(|line| line.contains("job completed")).count())
+    };
+    let mut before = Vec::new();
+    for worker in &workers {
+        before.push(completions(worker).await?);
+    }
+    enqueue("scaled", count).await?;
+    done(LIMIT).await?;
+    let mut all = 0;
+    for (worker, before) in workers.iter().zip(before) {
+        let share = completions(worker).await? - before;
+        println!("    {worker}: {share} jobs");
+        if share == 0 {
+            bail!("{worker} did no job");
+        }
+        all += share;
+    }
+    let twice = all_sent("scaled", count).await?;
+    println!("    {count} jobs, {all} completions, {twice} sent twice");
+    if twice != 0 || all != count {
+        bail!("jobs were done twice");
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! `cargo xtask deploy-check`: what is in deploy/ and the compose files, as far as it can be checked without a cluster.
+
+pub(crate) mod compose;
+mod images;
+mod manifests;
+mod tools;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use job_testkit::env;
+
+use crate::steps::Steps;
+use tools::Tools;
+
+/// Where the overlays are, from the top of the repository.
+const OVERLAYS: &str = "deploy/kubernetes/overlays";
+
+pub(crate) async fn run() -> Result<()> {
+    let mut steps = Steps::new("cargo xtask deploy-check");
+    let root = env::workspace_dir();
+    steps.step("the Dockerfiles", async { images::check(&root) }).await?;
+    match compose::program().await {
+        Some(program) => steps.step("the compose files", compose::check(&program, &root)).await?,
+        None => steps.skip("the compose files", "neither docker-compose nor docker compose is there"),
+    }
+    match steps.step("kubectl and kubernetes-validate", async { Ok(tools::find(&root).await) }).await? {
+        Err(error) => steps.skip("rendering and validating deploy/kubernetes", &format!("{error:#}")),
+        Ok(tools) => {
+            for overlay in overlays(&root)? {
+                let said = steps.step(&format!("overlay {overlay}"), check(&tools, &root, &overlay)).await?;
+                println!("    {said}");
+            }
+        }
+    }
+    steps.finish();
+    Ok(())
+}
+
+fn overlays(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root.join(OVERLAYS))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    if names.is_empty() {
+        bail!("{OVERLAYS} has no overlay: this check sees nothing");
+    }
+    Ok(names)
+}
+
+/// Renders an overlay, validates every object against a schema, and checks what no schema says. What was checked how.
+async fn check(tools: &Tools, root: &Path, overlay: &str) -> Result<String> {
+    let rendered = tools.render(&root.join(OVERLAYS).join(overlay)).await?;
+    let objects = manifests::read(&rendered)?;
+    let directory = env::target_dir().join("deploy-check").join(overlay);
+    let written = manifests::write(&objects, &directory)?;
+    tools.validate(&written.kubernetes).await?;
+    let schemas = root.join("deploy/kubernetes/schemas");
+    let mut uncovered = Vec::new();
+    let mut custom = 0;
+    for (definition, file) in &written.custom {
+        let schema = schemas.join(format!("{definition}.json"));
+        if schema.is_file() {
+            tools.validate_custom(file, &schema).await?;
+            custom += 1;
+        } else {
+            uncovered.push(definition.as_str());
+        }
+    }
+    let problems = manifests::problems(&objects, &images::targets(root)?);
+    if !problems.is_empty() {
+        bail!("{}", problems.join("\n"));
+    }
+    let mut said = format!(
+        "{} objects valid for Kubernetes {}, {custom} custom ones for schemas of ours (the fields in use, not the whole definition)",
+        written.kubernetes.len(),
+        tools::KUBERNETES
+    );
+    if !uncovered.is_empty() {
+        said.push_str(&format!("; NOT COVERED: {}", uncovered.join(", ")));
+    }
+    Ok(said)
+}
