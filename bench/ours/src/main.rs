@@ -1,4 +1,4 @@
-//! This project: `job_worker::run_with` with a handler that counts, and `enqueue` and `enqueue_many`.
+//! This project: a `job_worker::Worker` with a typed handler that counts, and `enqueue` and `enqueue_many`.
 //!
 //! Beside the common commands (bench/README.md) there are
 //! - `busy`: a worker whose only slot is held by a job for good; prints `busy` when it is. A producer's NOTIFY on demand
@@ -19,9 +19,10 @@ use job_utils::config::{Env, ProcessEnv, WorkerConfig};
 use job_utils::db::Db;
 use job_utils::db::migrate::migrate;
 use job_utils::shutdown::Shutdown;
-use job_worker::{Handlers, Job, Stopped, WorkerError};
+use job_worker::{Context, Stopped, Task, TaskOptions, Worker, WorkerError};
 use producer::Producer;
 use rivalkit::{Args, Probe, Profile, Rival, Spec, percentile};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
@@ -48,24 +49,30 @@ impl Env for Settings {
     }
 }
 
-struct Prepared {
-    config: WorkerConfig,
-    handlers: Handlers,
-    db: Db,
+#[derive(Serialize, Deserialize)]
+struct Noop {
+    n: u64,
+    pad: String,
 }
 
-impl Prepared {
-    fn new(settings: &Settings, handlers: Handlers) -> Result<Prepared> {
-        let config = WorkerConfig::from_env(settings)?;
-        let db = Db::new(&config.postgres)?;
-        Ok(Prepared { config, handlers, db })
-    }
+impl Task for Noop {
+    const IDENTIFIER: &'static str = "noop";
+}
 
-    fn start(self) -> Running {
-        let shutdown = Shutdown::new();
-        let worker = tokio::spawn(job_worker::run_with(self.config, self.handlers, self.db, shutdown.clone()));
-        Running { worker, shutdown }
-    }
+async fn noop(job: Noop, context: Context<Arc<Probe>>) {
+    context.state().hit(job.n);
+}
+
+/// What a worker is made of.
+fn parts(settings: &Settings) -> Result<(WorkerConfig, Db)> {
+    let config = WorkerConfig::from_env(settings)?;
+    let db = Db::new(&config.postgres)?;
+    Ok((config, db))
+}
+
+fn start(worker: Worker) -> Running {
+    let shutdown = Shutdown::new();
+    Running { worker: tokio::spawn(worker.run(shutdown.clone())), shutdown }
 }
 
 struct Running {
@@ -97,7 +104,7 @@ impl Ours {
 }
 
 impl Rival for Ours {
-    type Prepared = Prepared;
+    type Prepared = Worker;
     type Running = Running;
 
     const BULK: u64 = 10_000;
@@ -141,21 +148,14 @@ impl Rival for Ours {
         left
     }
 
-    async fn prepare(url: &str, profile: Profile, index: u64, probe: Arc<Probe>) -> Result<Prepared> {
-        let handlers = Handlers::new().add("noop", move |job: Job| {
-            let probe = probe.clone();
-            async move {
-                let payload: Value = serde_json::from_str(&job.payload).map_err(|error| error.to_string())?;
-                probe.hit(payload["n"].as_u64().unwrap_or_default());
-                Ok(())
-            }
-        });
+    async fn prepare(url: &str, profile: Profile, index: u64, probe: Arc<Probe>) -> Result<Worker> {
         let values = if profile == Profile::Throughput { THROUGHPUT } else { LATENCY };
-        Prepared::new(&Settings::new(url, &format!("worker-{index}"), values), handlers)
+        let (config, db) = parts(&Settings::new(url, &format!("worker-{index}"), values))?;
+        Ok(Worker::builder(db).config(config).state(probe).task(noop).build()?)
     }
 
-    async fn start(prepared: Prepared) -> Result<Running> {
-        Ok(prepared.start())
+    async fn start(worker: Worker) -> Result<Running> {
+        Ok(start(worker))
     }
 
     async fn stop(running: Running) -> Result<()> {
@@ -173,12 +173,13 @@ impl Rival for Ours {
 
 /// A worker whose one slot is taken for good, until this process is ended.
 async fn busy(url: &str) -> Result<()> {
-    let handlers = Handlers::new().add("hold", |_| async {
-        println!("busy");
-        std::future::pending().await
-    });
     let settings = Settings::new(url, "worker-busy", &[("JOBS_CONCURRENCY", "1"), ("JOBS_PREFETCH", "0")]);
-    let running = Prepared::new(&settings, handlers)?.start();
+    let (config, db) = parts(&settings)?;
+    let worker = Worker::builder(db).config(config).raw_task("hold", TaskOptions::new(), |_| async {
+        println!("busy");
+        std::future::pending::<()>().await
+    });
+    let running = start(worker.build()?);
     Producer::connect(url).await?.add_hold().await?;
     running.worker.await??;
     Ok(())

@@ -33,21 +33,19 @@ impl Producer {
 
     /// Adds one job.
     pub async fn add_one(&self, job: u64, spec: &Spec) -> Result<()> {
-        enqueue(&self.client, &self.schema, &new_job(job, spec)).await?;
+        enqueue(&self.client, new_job(job, spec)).await?;
         Ok(())
     }
 
     /// Adds many jobs.
     pub async fn add_many(&self, first: u64, count: u64, spec: &Spec) -> Result<()> {
-        let jobs: Vec<NewJob> = (first..first + count).map(|job| new_job(job, spec)).collect();
-        enqueue_many(&self.client, &self.schema, &jobs).await?;
+        enqueue_many(&self.client, (first..first + count).map(|job| new_job(job, spec))).await?;
         Ok(())
     }
 
     /// Adds the job that keeps a worker busy.
     pub async fn add_hold(&self) -> Result<()> {
-        let job = NewJob { task_identifier: "hold".to_owned(), ..NewJob::default() };
-        enqueue(&self.client, &self.schema, &job).await?;
+        enqueue(&self.client, NewJob::raw("hold", "")).await?;
         Ok(())
     }
 
@@ -64,11 +62,12 @@ impl Producer {
 }
 
 fn new_job(job: u64, spec: &Spec) -> NewJob {
-    NewJob {
-        task_identifier: "noop".to_owned(),
-        payload: format!(r#"{{"n":{job},"pad":"{}"}}"#, spec.pad()),
-        queue_name: spec.queue(job),
-        run_at: spec.due_in(job).map(|seconds| Timestamp::now() + SignedDuration::from_secs(seconds as i64)),
-        ..NewJob::default()
+    let mut new = NewJob::raw("noop", format!(r#"{{"n":{job},"pad":"{}"}}"#, spec.pad()));
+    if let Some(queue) = spec.queue(job) {
+        new = new.queue(queue);
     }
+    if let Some(seconds) = spec.due_in(job) {
+        new = new.run_at(Timestamp::now() + SignedDuration::from_secs(seconds as i64));
+    }
+    new
 }

@@ -173,16 +173,25 @@ pub(crate) async fn scheduled_jobs(
 
 /// Enqueues a job.
 pub(crate) async fn add_job(ctx: &Context<'_>, input: AddJobInput) -> Result<AddJobPayload> {
-    let job = NewJob {
-        database_id: input.db_id,
-        task_identifier: input.identifier,
-        payload: input.payload.map(|payload| payload.0).unwrap_or_default(),
-        key: input.job_key,
-        queue_name: input.queue_name,
-        run_at: input.run_at.map(|run_at| run_at.0),
-        max_attempts: input.max_attempts,
-        priority: input.priority,
-    };
+    let mut job = NewJob::raw(input.identifier, input.payload.map(|payload| payload.0).unwrap_or_default());
+    if let Some(tenant) = input.db_id {
+        job = job.tenant(tenant);
+    }
+    if let Some(key) = input.job_key {
+        job = job.key(key);
+    }
+    if let Some(queue) = input.queue_name {
+        job = job.queue(queue);
+    }
+    if let Some(run_at) = input.run_at {
+        job = job.run_at(run_at.0);
+    }
+    if let Some(attempts) = input.max_attempts {
+        job = job.max_attempts(attempts);
+    }
+    if let Some(priority) = input.priority {
+        job = job.priority(priority);
+    }
     let added = ctx.data::<AdminDb>()?.add_job(&job).await.map_err(|error| match error {
         AddJobError::Refused(reason) => bad_input(reason),
         AddJobError::Db(error) => told(&error),

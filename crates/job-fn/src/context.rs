@@ -1,7 +1,8 @@
 //! What a handler is told about its job besides the payload.
 
 use axum::http::HeaderMap;
-use job_utils::wire::headers::{X_ACTOR_ID, X_DATABASE_ID, X_JOB_ID, X_WORKER_ID};
+use job_utils::config::Secret;
+use job_utils::wire::headers::{X_ACTOR_ID, X_DATABASE_ID, X_JOB_ID, X_JOB_TOKEN, X_WORKER_ID};
 
 use crate::extend::Extension;
 
@@ -18,6 +19,8 @@ pub struct Context {
     pub database_id: Option<String>,
     /// Who caused the job, a uuid.
     pub actor_id: Option<String>,
+    /// Names this attempt for the SQL function `complete_in_transaction`, for a function that shares the database.
+    pub token: Option<Secret>,
     /// How to ask for more time.
     pub(crate) extension: Option<Extension>,
 }
@@ -29,6 +32,7 @@ impl Context {
             job_id: text(headers, X_JOB_ID),
             database_id: text(headers, X_DATABASE_ID),
             actor_id: text(headers, X_ACTOR_ID),
+            token: text(headers, X_JOB_TOKEN).map(Secret::new),
             extension: None,
         }
     }

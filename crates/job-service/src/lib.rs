@@ -1,12 +1,20 @@
 #![doc = include_str!("../README.md")]
 
+mod service;
 mod supervise;
 
-use job_utils::config::{ConfigError, Env, Reader, SchedulerConfig, ServerConfig, WorkerConfig};
-use job_utils::db::{Db, DbError};
-use job_utils::shutdown::Shutdown;
+use job_utils::config::{ConfigError, Env, Reader};
+use job_utils::db::migrate::MigrateError;
 
+pub use service::{Service, ServiceBuilder};
 pub use supervise::Stopped;
+// What an application needs beside the service, so that one dependency is enough.
+pub use job_utils::config::{SchedulerConfig, ServerConfig, WorkerConfig};
+pub use job_worker::{
+    BoxError, BuildError, Cancelled, CompleteError, Context, Db, DbError, EnqueueError, Enqueued, HandlerResult, Hook,
+    IntoOutcome, Job, JobError, KeyMode, NewJob, Next, Outcome, Retry, Shutdown, Task, TaskOptions, Transaction,
+    Worker, WorkerBuilder, WorkerError, enqueue, enqueue_many, migrate, testing,
+};
 
 /// The settings of all three parts, read together.
 #[derive(Debug, Clone)]
@@ -34,7 +42,11 @@ impl ServiceConfig {
 
 /// Why the service cannot go on. The other parts have been stopped in order.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServiceError {
+    /// The jobs schema cannot be made.
+    #[error("the jobs schema cannot be made")]
+    Migrate(#[from] MigrateError),
     /// The database settings cannot be used.
     #[error("the database settings cannot be used")]
     Db(#[from] DbError),
@@ -57,8 +69,11 @@ pub async fn run(config: ServiceConfig, shutdown: Shutdown) -> Result<Stopped, S
     // Worker and scheduler have the same tasks.
     config.worker.tasks.warn_when_empty();
     let db = Db::new(&config.worker.postgres)?;
+    // Before anything else: a port that is taken is no reason to claim jobs.
     let listener = job_server::bind(config.server.port).await?;
-    supervise::supervise(config, db, listener, shutdown).await
+    let worker = Worker::builder(db.clone()).config(config.worker).dispatch_as_configured();
+    let service = Service::builder(db).worker(worker.build().map_err(WorkerError::from)?);
+    service.server_on(config.server, listener).scheduler(config.scheduler).build().run(shutdown).await
 }
 
 /// The workspace's README: its Rust examples are compiled.

@@ -1,18 +1,20 @@
-//! Supervise: start the three parts, stop them in order.
+//! Supervise: start the parts, stop them in order.
 
 use std::time::Duration;
 
+use job_utils::config::{SchedulerConfig, ServerConfig};
 use job_utils::db::Db;
 use job_utils::shutdown::Shutdown;
+use job_worker::{Worker, WorkerError};
 use tokio::net::TcpListener;
 
-use crate::{ServiceConfig, ServiceError};
+use crate::ServiceError;
 
 /// How long the callback server goes on after the worker has ended. Functions have had the worker's grace to report; a
 /// second one would not fit into the time that Docker and Kubernetes give.
 const SERVER_GRACE: Duration = Duration::from_millis(1500);
 
-/// What the parts left behind.
+/// What the parts left behind; nothing, where there is no such part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
@@ -22,30 +24,35 @@ pub struct Stopped {
     pub scheduler: job_scheduler::Stopped,
 }
 
-pub(crate) async fn supervise(
-    config: ServiceConfig,
-    db: Db,
-    listener: TcpListener,
-    shutdown: Shutdown,
-) -> Result<Stopped, ServiceError> {
+/// The parts of a service.
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) worker: Option<Worker>,
+    pub(crate) server: Option<(ServerConfig, TcpListener)>,
+    pub(crate) scheduler: Option<SchedulerConfig>,
+}
+
+pub(crate) async fn supervise(parts: Parts, shutdown: Shutdown) -> Result<Stopped, ServiceError> {
+    let Parts { db, worker, server, scheduler } = parts;
     // Triggered by the caller, or when a part fails: the others must not go on half.
     let stop_working = shutdown.child();
     let stop_serving = Shutdown::new();
 
     let server = {
         let (db, stop, failed) = (db.clone(), stop_serving.clone(), stop_working.clone());
-        let mut config = config.server;
-        config.shutdown_grace = config.shutdown_grace.min(SERVER_GRACE);
         async move {
+            let Some((mut config, listener)) = server else { return Ok(()) };
+            config.shutdown_grace = config.shutdown_grace.min(SERVER_GRACE);
             let result = job_server::run_with(config, db, listener, stop).await;
             failed.trigger();
             result
         }
     };
     let worker = {
-        let (db, stop) = (db.clone(), stop_working.clone());
+        let stop = stop_working.clone();
         async move {
-            let result = job_worker::run_with(config.worker, job_worker::Handlers::new(), db, stop.clone()).await;
+            let Some(worker) = worker else { return Ok(job_worker::Stopped::default()) };
+            let result: Result<_, WorkerError> = worker.run(stop.clone()).await;
             stop.trigger();
             result
         }
@@ -53,17 +60,18 @@ pub(crate) async fn supervise(
     let scheduler = {
         let stop = stop_working.clone();
         async move {
-            let result = job_scheduler::run_with(config.scheduler, db, stop.clone()).await;
+            let Some(config) = scheduler else { return Ok(job_scheduler::Stopped::default()) };
+            let result = job_scheduler::run_with(config, db, stop.clone()).await;
             stop.trigger();
             result
         }
     };
     let working = async {
-        let results = tokio::join!(worker, scheduler);
+        let results = tokio::join!(worker, scheduler, stop_working.triggered());
         stop_serving.trigger();
         results
     };
-    let (server, (worker, scheduler)) = tokio::join!(server, working);
+    let (server, (worker, scheduler, ())) = tokio::join!(server, working);
     let stopped = Stopped { worker: worker?, scheduler: scheduler? };
     server?;
     Ok(stopped)

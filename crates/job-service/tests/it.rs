@@ -4,6 +4,7 @@
 
 mod it {
     mod configuration;
+    mod embedded;
     mod failover;
     mod migration;
     mod outages;

@@ -11,5 +11,6 @@ pub mod http_url;
 pub mod probe;
 pub mod service;
 pub mod shutdown;
+pub mod task;
 pub mod telemetry;
 pub mod wire;

@@ -25,6 +25,7 @@ mod sql {
     mod isolation;
     mod keys;
     mod leases;
+    mod library;
     mod many;
     mod materialise;
     mod migrate;
@@ -37,6 +38,7 @@ mod sql {
     mod settle;
     mod support;
     mod tenants;
+    mod transactional;
     mod triggers;
     mod waiters;
 }

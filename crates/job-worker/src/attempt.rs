@@ -7,22 +7,27 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use job_utils::config::in_words;
 use job_utils::db::{Db, Job, Results, SettleError, Settled, Settlement, Settler};
+use job_utils::shutdown::Shutdown;
 use job_utils::wire::callback::Outcome;
 use job_utils::wire::dispatch::Answer;
 
+use crate::context::Context;
 use crate::dispatch::Dispatcher;
-use crate::handlers::Handlers;
+use crate::handler::{Registered, Registry};
+use crate::outcome;
 use crate::slots::Slots;
 
 /// Runs jobs. One for all slots.
 pub(crate) struct Runner {
-    handlers: Handlers,
-    dispatcher: Dispatcher,
+    registry: Arc<Registry>,
+    /// For what has no handler.
+    dispatcher: Option<Dispatcher>,
+    db: Db,
     settler: Settler<Attempt>,
     slots: Arc<Slots>,
     worker_id: Arc<str>,
-    /// How long a handler may take.
-    timeout: Duration,
+    /// Tells handlers of a stop.
+    stopping: Shutdown,
 }
 
 /// What is left of an attempt when its outcome is on its way.
@@ -36,13 +41,13 @@ impl Runner {
     pub(crate) fn new(
         db: Db,
         worker_id: Arc<str>,
-        handlers: Handlers,
-        dispatcher: Dispatcher,
+        registry: Arc<Registry>,
+        dispatcher: Option<Dispatcher>,
         slots: Arc<Slots>,
-        timeout: Duration,
+        stopping: Shutdown,
     ) -> Self {
         let of_settler = slots.clone();
-        let settler = Settler::spawn(db, move |results: Results<Attempt>| {
+        let settler = Settler::spawn(db.clone(), move |results: Results<Attempt>| {
             for (settlement, result) in &results {
                 tell(settlement, result);
                 if result.is_err() {
@@ -54,7 +59,7 @@ impl Runner {
                 (attempt.lane, claim_of(&attempt.job), attempt.job.queue_name)
             }));
         });
-        Self { handlers, dispatcher, settler, slots, worker_id, timeout }
+        Self { registry, dispatcher, db, settler, slots, worker_id, stopping }
     }
 
     /// A slot: runs a job, then whatever else is waiting, and ends when nothing is.
@@ -71,24 +76,68 @@ impl Runner {
         }
     }
 
-    async fn run(&self, lane: usize, mut job: Job) {
+    async fn run(&self, lane: usize, job: Job) {
+        match (self.registry.by_task.get(&job.task_identifier), &self.dispatcher) {
+            (Some(task), _) => self.run_here(lane, job, task).await,
+            (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher).await,
+            // Not claimed as a rule.
+            (None, None) => {
+                let outcome = Outcome::Fail("the worker has no handler for the task".to_owned());
+                self.settle(outcome, Attempt { lane, job, duration: Duration::ZERO }).await;
+            }
+        }
+    }
+
+    async fn run_here(&self, lane: usize, job: Job, task: &Registered) {
         let started = Instant::now();
-        let outcome = match self.handlers.run(&mut job, self.timeout).await {
-            Some(outcome) => outcome,
-            None => match self.dispatcher.dispatch(&mut job).await {
-                Answer::Complete => Outcome::Complete,
-                Answer::Fail(message) => Outcome::Fail(message),
-                Answer::Postpone { message, after, counts } => Outcome::Postpone { message, after, counts },
-                Answer::Accept => {
-                    let duration_ms = started.elapsed().as_millis();
-                    tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job accepted");
-                    self.slots.accepted(claim_of(&job));
-                    return;
-                }
-            },
+        // The attempt's own record keeps everything but the payload, which can be large.
+        let record = job.clone_without_payload();
+        let context = Context::new(job, self.db.clone(), self.stopping.clone());
+        let outcome = self.registry.run(task, &context).await;
+        let attempt = Attempt { lane, job: record, duration: started.elapsed() };
+        if context.is_completed() {
+            self.completed(outcome, attempt);
+        } else {
+            let outcome = task.stored(&attempt.job, outcome);
+            self.settle(outcome, attempt).await;
+        }
+    }
+
+    /// The handler's own transaction has completed the job.
+    fn completed(&self, outcome: outcome::Outcome, attempt: Attempt) {
+        let Attempt { lane, job, duration } = attempt;
+        let duration_ms = duration.as_millis();
+        tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job completed");
+        if outcome != outcome::Outcome::Done {
+            let error = outcome.error();
+            tracing::warn!(
+                job.id = job.id,
+                job.task = job.task_identifier,
+                error,
+                "the handler's transaction has completed the job: what it returned afterwards does nothing"
+            );
+        }
+        self.slots.settled([(lane, claim_of(&job), job.queue_name)]);
+    }
+
+    async fn dispatch(&self, lane: usize, mut job: Job, dispatcher: &Dispatcher) {
+        let started = Instant::now();
+        let outcome = match dispatcher.dispatch(&mut job).await {
+            Answer::Complete => Outcome::Complete,
+            Answer::Fail(message) => Outcome::Fail(message),
+            Answer::Postpone { message, after, counts } => Outcome::Postpone { message, after, counts },
+            Answer::Accept => {
+                let duration_ms = started.elapsed().as_millis();
+                tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job accepted");
+                self.slots.accepted(claim_of(&job));
+                return;
+            }
         };
-        let (job_id, epoch) = claim_of(&job);
-        let ticket = Attempt { lane, job, duration: started.elapsed() };
+        self.settle(outcome, Attempt { lane, job, duration: started.elapsed() }).await;
+    }
+
+    async fn settle(&self, outcome: Outcome, ticket: Attempt) {
+        let (job_id, epoch) = claim_of(&ticket.job);
         let settlement = Settlement { worker_id: self.worker_id.clone(), job_id, epoch: Some(epoch), outcome, ticket };
         // The settler lives as long as the runner.
         if let Err(error) = self.settler.settle(settlement).await {
@@ -109,9 +158,13 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
         (Ok(Settled::Done), Outcome::Complete) => {
             tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job completed");
         }
-        (Ok(Settled::Done), Outcome::Fail(error) | Outcome::Postpone { message: error, counts: true, .. })
-            if job.attempts >= job.max_attempts =>
-        {
+        (
+            Ok(Settled::Done),
+            Outcome::FailForGood(error)
+            | Outcome::Fail(error)
+            | Outcome::Retry { message: error, .. }
+            | Outcome::Postpone { message: error, counts: true, .. },
+        ) if job.attempts >= job.max_attempts || matches!(settlement.outcome, Outcome::FailForGood(_)) => {
             tracing::error!(
                 job.id = job.id,
                 job.task = job.task_identifier,
@@ -129,7 +182,20 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
             error,
             "job postponed"
         ),
-        (Ok(Settled::Done), Outcome::Fail(error) | Outcome::Postpone { message: error, .. }) => tracing::warn!(
+        (Ok(Settled::Done), Outcome::Snooze(after)) => tracing::info!(
+            job.id = job.id,
+            job.task = job.task_identifier,
+            duration_ms,
+            after = in_words(*after),
+            "job snoozed"
+        ),
+        (
+            Ok(Settled::Done),
+            Outcome::Fail(error)
+            | Outcome::FailForGood(error)
+            | Outcome::Retry { message: error, .. }
+            | Outcome::Postpone { message: error, .. },
+        ) => tracing::warn!(
             job.id = job.id,
             job.task = job.task_identifier,
             job.attempts = job.attempts,

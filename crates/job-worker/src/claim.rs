@@ -19,8 +19,9 @@ use job_utils::config::WorkerConfig;
 use job_utils::db::{Claim, Claimed, DbError, Found, Listener, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::Stopped;
 use crate::accept::store_deadlines;
@@ -59,7 +60,7 @@ pub(crate) struct Claimer {
     callback_timeout: Duration,
     pulse: Pulse,
     /// Stores deadlines of accepted jobs.
-    accepting: JoinHandle<()>,
+    accepting: AbortOnDropHandle<()>,
     /// How many looks for unknown jobs are due, when the next one is, and the one under way.
     doubts: usize,
     next_doubt: Instant,
@@ -95,7 +96,11 @@ impl Claimer {
         Self {
             vigil: Vigil::new(db.clone(), listener.clone()),
             pulse: Pulse::new(config, db.clone(), listener.clone()),
-            accepting: tokio::spawn(store_deadlines(db.clone(), slots.clone(), config.callback_timeout)),
+            accepting: AbortOnDropHandle::new(tokio::spawn(store_deadlines(
+                db.clone(),
+                slots.clone(),
+                config.callback_timeout,
+            ))),
             db,
             grace: config.shutdown_grace,
             listener,
@@ -149,7 +154,7 @@ impl Claimer {
         }
         self.end_claims().await;
         let stopped = *self.stopped.get_or_insert_with(Instant::now);
-        let heartbeat = tokio::spawn(self.pulse.go_on());
+        let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.pulse.go_on()));
         let Self { db, slots, running, grace, accepting, callback_timeout, .. } = self;
         drain(Draining { db, slots, running, grace, accepting, callback_timeout, heartbeat, stopped }).await
     }

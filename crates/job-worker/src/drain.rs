@@ -8,8 +8,9 @@ use std::time::Duration;
 use job_utils::config::in_words;
 use job_utils::db::{DbError, WorkerDb};
 use job_utils::error::chain;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::Stopped;
 use crate::accept::store;
@@ -34,11 +35,11 @@ pub(crate) struct Draining {
     pub(crate) running: JoinSet<()>,
     pub(crate) grace: Duration,
     /// Stores deadlines of accepted jobs.
-    pub(crate) accepting: JoinHandle<()>,
+    pub(crate) accepting: AbortOnDropHandle<()>,
     /// For those that are left.
     pub(crate) callback_timeout: Duration,
     /// Shows that the worker lives, until it has given back what it holds.
-    pub(crate) heartbeat: JoinHandle<()>,
+    pub(crate) heartbeat: AbortOnDropHandle<()>,
     /// When the stop began.
     pub(crate) stopped: Instant,
 }

@@ -3,30 +3,47 @@
 mod accept;
 mod attempt;
 mod claim;
+mod context;
 mod dispatch;
 mod drain;
-mod handlers;
+mod handler;
 mod heartbeat;
+mod hook;
 mod lane;
+mod outcome;
+mod retry;
 mod slots;
+pub mod testing;
 mod wake;
+mod worker;
 
 use std::sync::Arc;
 
 use job_utils::config::{WorkerConfig, in_words, shown};
-pub use job_utils::db::Job;
-use job_utils::db::{Db, DbError, Identity, Instance, Listener, WorkerDb};
+use job_utils::db::{Identity, Instance, Listener, WorkerDb};
 use job_utils::health;
-use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
 use crate::attempt::Runner;
 use crate::claim::Claimer;
 use crate::dispatch::Dispatcher;
-pub use crate::handlers::Handlers;
 use crate::heartbeat::register;
 use crate::lane::lanes;
 use crate::slots::Slots;
+
+pub use crate::context::{Cancelled, Context};
+pub use crate::handler::TaskOptions;
+pub use crate::hook::{Hook, Next};
+pub use crate::outcome::{BoxError, HandlerResult, IntoOutcome, JobError, Outcome};
+pub use crate::retry::Retry;
+pub use crate::worker::{BuildError, Fault, Worker, WorkerBuilder};
+// What an application needs beside the worker, so that one dependency is enough.
+pub use job_utils::db::migrate::migrate;
+pub use job_utils::db::{
+    CompleteError, Db, DbError, EnqueueError, Enqueued, Job, KeyMode, NewJob, Transaction, enqueue, enqueue_many,
+};
+pub use job_utils::shutdown::Shutdown;
+pub use job_utils::task::Task;
 
 /// Notifications that there may be something to claim.
 const CHANNELS: &[&str] = &["jobs:insert"];
@@ -48,7 +65,11 @@ pub struct Stopped {
 
 /// Why a worker cannot run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WorkerError {
+    /// It cannot be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// The database settings are wrong or Postgres refuses them.
     #[error("the worker cannot use the database")]
     Db(#[from] DbError),
@@ -66,7 +87,7 @@ pub enum WorkerError {
     },
 }
 
-/// Runs a worker alone, with health checks when a port is configured, until told to stop.
+/// Runs a worker alone, all of whose tasks are dispatched, with health checks when a port is configured, until told to stop.
 pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
     config.tasks.warn_when_empty();
     let db = Db::new(&config.postgres)?;
@@ -75,32 +96,36 @@ pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, Wo
         let db = probed.clone();
         async move { db.ready().await }
     };
+    let worker = Worker::builder(db).config(config).dispatch_as_configured().build()?;
     // Health checks go on while the worker drains.
-    let result = health::beside(port, ready, run_with(config, Handlers::new(), db, shutdown)).await;
+    let result = health::beside(port, ready, worker.run(shutdown)).await;
     result.map_err(|source| WorkerError::Health { port: port.unwrap_or_default(), source })?
 }
 
-/// Runs a worker on a given pool until told to stop; then drains. Tasks with a handler run in this process, all others are
-/// dispatched over HTTP.
-pub async fn run_with(
-    config: WorkerConfig,
-    handlers: Handlers,
-    db: Db,
-    shutdown: Shutdown,
-) -> Result<Stopped, WorkerError> {
-    let dispatcher = Dispatcher::new(&config).map_err(WorkerError::Http)?;
+/// Ends what listens when the worker ends, in whatever way.
+struct Listening(Shutdown);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.trigger();
+    }
+}
+
+/// Runs a worker until told to stop; then drains.
+async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
+    let Worker { config, db, registry, dispatches } = worker;
+    let dispatcher = if dispatches { Some(Dispatcher::new(&config).map_err(WorkerError::Http)?) } else { None };
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
     }
     let instance = Uuid::new_v4();
     // The listener outlives the signal: it holds the id while jobs are drained.
-    let listening = Shutdown::new();
+    let listening = Listening(Shutdown::new());
     let listener = tokio::select! {
         () = shutdown.triggered() => None,
-        listener = Listener::start(&db, CHANNELS, "worker", &config.worker_id, Some(instance), &listening) => listener,
+        listener = Listener::start(&db, CHANNELS, "worker", &config.worker_id, Some(instance), &listening.0) => listener,
     };
     let Some(listener) = listener else {
-        listening.trigger();
         return Ok(Stopped::default());
     };
     let instance = Instance {
@@ -125,16 +150,15 @@ pub async fn run_with(
         worker.id = config.worker_id,
         concurrency = config.concurrency,
         database = db.place(),
-        functions = shown(&config.gateway.base),
-        callback = shown(&config.callback_url),
+        handlers = registry.by_task.len(),
+        functions = dispatches.then(|| shown(&config.gateway.base)),
+        callback = dispatches.then(|| shown(&config.callback_url)),
         "worker looks for jobs"
     );
     let limits = lanes(&config).into_iter().map(|(limit, _)| limit);
     let slots = Arc::new(Slots::new(config.concurrency, config.prefetch, limits));
-    let runner =
-        Runner::new(db, worker_db.worker_id().clone(), handlers, dispatcher, slots.clone(), config.dispatch_timeout);
+    let stopping = shutdown.clone();
+    let runner = Runner::new(db, worker_db.worker_id().clone(), registry, dispatcher, slots.clone(), stopping);
     let claimer = Claimer::new(&config, worker_db, Arc::new(runner), slots, listener);
-    let stopped = claimer.run(&shutdown).await;
-    listening.trigger();
-    Ok(stopped)
+    Ok(claimer.run(&shutdown).await)
 }

@@ -11,6 +11,7 @@ mod it {
     mod handlers;
     mod health;
     mod leases;
+    mod library;
     mod messages;
     mod misbehaviour;
     mod network;
@@ -22,6 +23,8 @@ mod it {
     mod start;
     mod stop;
     mod support;
+    mod testing;
     mod tls;
+    mod transactions;
     mod wakes;
 }

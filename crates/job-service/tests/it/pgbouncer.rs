@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use job_testkit::{Answer, FakeFunction, PgBouncer, Process, Signal, TestDb, eventually, eventually_some, pgbouncer};
-use job_utils::config::SchemaName;
 use job_utils::db::{NewJob, enqueue, enqueue_many};
 use serde_json::json;
 
@@ -89,15 +88,13 @@ async fn jobs_go_their_way_behind_a_pooler_and_so_does_a_stop_and_a_restart() {
 
     // Enqueued through the pooler as well, by the client's own connection and in a transaction.
     let mut producer = job_testkit::postgres::connect(&behind.bouncer.url(behind.bench.db.name())).await;
-    let schema = SchemaName::default();
     let transaction = producer.transaction().await.unwrap();
-    enqueue(&transaction, &schema, &NewJob::new("answer", &json!({}))).await.unwrap();
-    let accepted = enqueue(&transaction, &schema, &NewJob::new("accept", &json!({}))).await.unwrap();
+    enqueue(&transaction, NewJob::new("answer", &json!({}))).await.unwrap();
+    let accepted = enqueue(&transaction, NewJob::new("accept", &json!({}))).await.unwrap().id;
     transaction.commit().await.unwrap();
-    let broken = enqueue(&producer, &schema, &NewJob::new("fail", &json!({"broken": true}))).await.unwrap();
-    let line = |n: i32| NewJob { queue_name: Some("line".into()), ..NewJob::new("line", &json!(n)) };
-    let jobs: Vec<NewJob> = (0..20).map(line).collect();
-    enqueue_many(&producer, &schema, &jobs).await.unwrap();
+    let broken = enqueue(&producer, NewJob::new("fail", &json!({"broken": true}))).await.unwrap().id;
+    let jobs = (0..20).map(|n| NewJob::new("line", &json!(n)).queue("line"));
+    enqueue_many(&producer, jobs).await.unwrap();
 
     // The answer completes, the callback completes, a failure is kept and tried again, a queue keeps its order.
     let seen =
@@ -139,7 +136,7 @@ async fn jobs_go_their_way_behind_a_pooler_and_so_does_a_stop_and_a_restart() {
     assert_quiet(&service);
 
     // What comes meanwhile is done by the next service, and the schedule goes on.
-    enqueue(&producer, &schema, &NewJob::new("meanwhile", &json!({}))).await.unwrap();
+    enqueue(&producer, NewJob::new("meanwhile", &json!({}))).await.unwrap();
     let ticks = seen("/tick").len();
     let mut service = behind.service(&function, "behind-1", &[]);
     eventually(LIMIT, async || seen("/meanwhile").len() == 1 && seen("/tick").len() > ticks).await;

@@ -1,12 +1,13 @@
 //! How to reach Postgres: `DATABASE_URL`, or libpq's `PG*` variables, and the jobs schema.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::connection::{UrlParts, with_port};
 use crate::config::listen::{Endpoint, JOBS_LISTEN, JOBS_LISTEN_URL, JOBS_MIGRATE_URL, Listen};
-use crate::config::{Reader, Secret, Var, in_words};
+use crate::config::{ConfigError, Reader, Secret, Var, in_words};
 
 /// A connection URL.
 pub const DATABASE_URL: Var = Var {
@@ -230,6 +231,23 @@ pub struct PostgresConfig {
 }
 
 impl PostgresConfig {
+    /// The settings of a connection URL, `postgres://user:password@host:port/database`; nothing is read from the environment.
+    ///
+    /// ```
+    /// let mut config = job_utils::config::PostgresConfig::from_url("postgres://app@localhost/shop").unwrap();
+    /// config.pool_size = 10;
+    /// assert_eq!(config.schema.as_str(), "app_jobs");
+    /// ```
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_url(url: &str) -> Result<Self, ConfigError> {
+        let env = BTreeMap::from([(DATABASE_URL.name, url)]);
+        let mut reader = Reader::new(&env);
+        let config = Self::read(&mut reader);
+        reader.finish(config)
+    }
+
     /// Reads the variables of this file.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let url = reader.optional(&DATABASE_URL).map(|url| UrlParts::split(&url));

@@ -1,5 +1,6 @@
 //! The scheduler's settings.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::worker::{JOBS_POLL_INTERVAL, JOBS_SHUTDOWN_GRACE, Tasks, read_health_port, read_id};
@@ -51,6 +52,13 @@ pub struct SchedulerConfig {
     pub fires_retention: Duration,
     /// Port for health checks when the scheduler runs alone.
     pub health_port: Option<u16>,
+}
+
+/// The settings of an empty environment. What reaches Postgres is of no use where a `Db` is given.
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self::read(&mut Reader::new(&BTreeMap::new()))
+    }
 }
 
 impl SchedulerConfig {

@@ -1,5 +1,6 @@
 //! The callback server's settings, and the address that functions are told.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::worker::JOBS_SHUTDOWN_GRACE;
@@ -98,6 +99,13 @@ pub struct ServerConfig {
     pub secrets: Option<CallbackSecrets>,
     /// How much time a function gets that asks for more and does not say how much.
     pub callback_timeout: Duration,
+}
+
+/// The settings of an empty environment. What reaches Postgres is of no use where a `Db` is given.
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self::read(&mut Reader::new(&BTreeMap::new()))
+    }
 }
 
 impl ServerConfig {

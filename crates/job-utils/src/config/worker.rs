@@ -260,6 +260,13 @@ pub struct WorkerConfig {
     pub health_port: Option<u16>,
 }
 
+/// The settings of an empty environment. What reaches Postgres is of no use where a `Db` is given.
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self::read(&mut Reader::new(&BTreeMap::new()))
+    }
+}
+
 impl WorkerConfig {
     /// Reads and checks every variable the worker uses.
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {

@@ -7,9 +7,9 @@ use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
 use crate::db::columns::Instant;
-use crate::db::enqueue::{NewJob, add_job_call};
+use crate::db::enqueue::{add_job_call, fault, parameters};
 use crate::db::statement::Parameters;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, NewJob};
 
 /// The columns that [`job`] reads.
 macro_rules! job_columns {
@@ -34,7 +34,7 @@ const SCHEDULES: &str = concat!(
     filtered!()
 );
 
-const ADD: &str = concat!("SELECT ", job_columns!(), " FROM ", add_job_call!());
+const ADD: &str = concat!("SELECT ", job_columns!(), " FROM ", add_job_call!(at));
 
 /// A job as it stands in its table.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,8 +131,13 @@ impl AdminDb {
     /// # Errors
     /// [`AddJobError::Refused`] when a rule of the schema is broken: an empty or too long name, a key of another tenant.
     pub async fn add_job(&self, new: &NewJob) -> Result<AdminJob, AddJobError> {
+        if new.delay.is_some() || new.has_options_of_enqueue() {
+            return Err(AddJobError::Refused(
+                "the administration knows neither delays, key modes nor actors".to_owned(),
+            ));
+        }
         let client = self.db.operation().await?;
-        let result = async { job(&client.query_typed_one(&self.db.sql(ADD), &new.parameters()).await?) };
+        let result = async { job(&client.query_typed_one(&self.db.sql(ADD), &parameters(new)).await?) };
         client.run("add a job", result).await.map_err(|error| match &error {
             DbError::Query { source, .. } => match refusal(source) {
                 Some(reason) => AddJobError::Refused(reason),
@@ -161,20 +166,10 @@ impl AdminDb {
 /// Why the schema's rules refuse a job, when that is what the error says.
 fn refusal(error: &Error) -> Option<String> {
     let error = error.as_db_error()?;
-    let state = error.code();
-    let rule = match error.constraint() {
-        Some("jobs_task_identifier_length") => "the task identifier has more than 126 characters",
-        Some("jobs_queue_name_length") => "the queue name has more than 126 characters",
-        Some("jobs_key_length") => "the job key has more than 512 characters",
-        Some("jobs_max_attempts_positive") => "max_attempts is not greater than 0",
-        Some(_) => return None,
-        None if *state == SqlState::CHARACTER_NOT_IN_REPERTOIRE => "a text holds a NUL character",
-        None if *state == SqlState::DATETIME_FIELD_OVERFLOW => "run_at is out of range",
-        // What the schema's own functions raise is written for the caller.
-        None if *state == SqlState::INVALID_PARAMETER_VALUE || *state == SqlState::UNIQUE_VIOLATION => error.message(),
-        None => return None,
-    };
-    Some(rule.to_owned())
+    if *error.code() == SqlState::CHARACTER_NOT_IN_REPERTOIRE {
+        return Some("a text holds a NUL character".to_owned());
+    }
+    fault(error, error.message()).map(|(_, message)| message)
 }
 
 fn job(row: &Row) -> Result<AdminJob, Error> {

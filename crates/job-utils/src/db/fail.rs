@@ -1,21 +1,25 @@
-//! Fail: end attempts that went wrong, many in one statement.
+//! Fail: end attempts that went wrong, or were put off, many in one statement.
 
 use postgres_types::Type;
 
 use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
-const SQL: &str = "SELECT @extschema@.fail_held_jobs($1, $2, $3, $4, $5, $6)";
+const SQL: &str = "SELECT @extschema@.end_held_jobs($1, $2, $3, $4, $5, $6, $7, $8)";
 
 /// How failed attempts are stored: one element of each for every attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Failures<'a> {
-    /// For `last_error`.
-    pub(crate) messages: Vec<&'a str>,
+    /// For `last_error`; None leaves it.
+    pub(crate) messages: Vec<Option<&'a str>>,
     /// Seconds until the next attempt; None: the usual ones.
     pub(crate) delays: Vec<Option<f64>>,
     /// Whether the attempt counts as one.
     pub(crate) counted: Vec<bool>,
+    /// Whether the wait is exactly the given one, and not the usual one if that is longer.
+    pub(crate) exact: Vec<bool>,
+    /// Whether no attempt follows.
+    pub(crate) last: Vec<bool>,
 }
 
 impl Db {
@@ -29,7 +33,7 @@ impl Db {
         failures: &Failures<'_>,
     ) -> Result<Vec<i32>, DbError> {
         let client = self.operation().await?;
-        let Failures { messages, delays, counted } = failures;
+        let Failures { messages, delays, counted, exact, last } = failures;
         let result = async {
             let parameters: Parameters<'_> = &[
                 (&ids, Type::INT8_ARRAY),
@@ -38,6 +42,8 @@ impl Db {
                 (messages, Type::TEXT_ARRAY),
                 (delays, Type::FLOAT8_ARRAY),
                 (counted, Type::BOOL_ARRAY),
+                (exact, Type::BOOL_ARRAY),
+                (last, Type::BOOL_ARRAY),
             ];
             self.row(&client, SQL, parameters).await?.try_get(0)
         };

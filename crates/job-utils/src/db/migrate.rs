@@ -25,6 +25,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V13__roles_and_tenants", include_str!("../../migrations/V13__roles_and_tenants.sql")),
     ("V14__scheduler_leases", include_str!("../../migrations/V14__scheduler_leases.sql")),
     ("V15__fires", include_str!("../../migrations/V15__fires.sql")),
+    ("V16__library", include_str!("../../migrations/V16__library.sql")),
 ];
 
 /// Run after the migrations, every time.

@@ -102,6 +102,14 @@ impl Db {
         })
     }
 
+    /// [`Db::new`] with a connection URL and all else as it is by default: schema `app_jobs`, 5 connections.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_url(url: &str) -> Result<Self, DbError> {
+        Self::new(&PostgresConfig::from_url(url)?)
+    }
+
     /// The jobs schema.
     pub fn schema(&self) -> &SchemaName {
         &self.inner.schema

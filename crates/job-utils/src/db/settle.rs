@@ -26,6 +26,9 @@ const BATCH: usize = 500;
 /// How long blocked outcomes rest after each of them has been tried.
 const BLOCKED_REST: Duration = Duration::from_millis(100);
 
+/// The longest wait: beyond it lies the end of PostgreSQL's time.
+const LONGEST_WAIT: Duration = Duration::from_secs(1000 * 366 * 24 * 3600);
+
 /// What became of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
@@ -204,14 +207,19 @@ async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError>
 fn failures<T>(items: &[Settlement<T>]) -> Failures<'_> {
     let mut failures = Failures::default();
     for item in items {
-        let (message, delay, counted) = match &item.outcome {
+        let (delay, counted, exact, last) = match &item.outcome {
             Outcome::Complete => continue,
-            Outcome::Fail(message) => (message, None, true),
-            Outcome::Postpone { message, after, counts } => (message, Some(after.as_secs_f64()), *counts),
+            Outcome::Fail(_) => (None, true, false, false),
+            Outcome::Postpone { after, counts, .. } => (Some(*after), *counts, false, false),
+            Outcome::Retry { after, .. } => (Some(*after), true, true, false),
+            Outcome::FailForGood(_) => (None, true, false, true),
+            Outcome::Snooze(after) => (Some(*after), false, true, false),
         };
-        failures.messages.push(message);
-        failures.delays.push(delay);
+        failures.messages.push(item.outcome.message());
+        failures.delays.push(delay.map(|delay| delay.min(LONGEST_WAIT).as_secs_f64()));
         failures.counted.push(counted);
+        failures.exact.push(exact);
+        failures.last.push(last);
     }
     failures
 }

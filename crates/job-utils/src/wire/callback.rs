@@ -59,14 +59,28 @@ pub enum Outcome {
         /// Whether the attempt is used up. It is given back otherwise.
         counts: bool,
     },
+    /// The attempt failed, and the next one follows after exactly this wait.
+    Retry {
+        /// For `last_error`.
+        message: String,
+        /// How long from now until the next attempt.
+        after: Duration,
+    },
+    /// The attempt failed, and no other follows.
+    FailForGood(String),
+    /// The job is not to be done yet: it waits, and no attempt is used up.
+    Snooze(Duration),
 }
 
 impl Outcome {
-    /// What `last_error` will be; None when the job is done.
+    /// What `last_error` will be; None when the attempt did not fail.
     pub fn message(&self) -> Option<&str> {
         match self {
-            Self::Complete => None,
-            Self::Fail(message) | Self::Postpone { message, .. } => Some(message),
+            Self::Complete | Self::Snooze(_) => None,
+            Self::Fail(message)
+            | Self::FailForGood(message)
+            | Self::Postpone { message, .. }
+            | Self::Retry { message, .. } => Some(message),
         }
     }
 }

@@ -10,5 +10,7 @@ pub const X_DATABASE_ID: &str = "x-database-id";
 pub const X_ACTOR_ID: &str = "x-actor-id";
 /// Where the function reports how the job ended. Its query string comes back unchanged.
 pub const X_CALLBACK_URL: &str = "x-callback-url";
+/// Names the attempt for the SQL function `complete_in_transaction`.
+pub const X_JOB_TOKEN: &str = "x-job-token";
 /// `true` on a function's answer or on a callback: the attempt failed.
 pub const X_JOB_ERROR: &str = "x-job-error";

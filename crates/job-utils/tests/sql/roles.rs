@@ -2,8 +2,7 @@
 //! applications. Each tries what it must not be able to do, and does what it is for.
 
 use job_testkit::TestDb;
-use job_utils::config::SchemaName;
-use job_utils::db::{NewJob, enqueue, enqueue_many};
+use job_utils::db::{Field, NewJob, enqueue, enqueue_many};
 
 use crate::sql::support::{Role, Session, database, migrate_schema};
 
@@ -84,7 +83,11 @@ async fn a_producer_may_call_the_functions_that_enqueue_and_nothing_else() {
             role.name
         ))
         .await;
-    assert_eq!(callable, "add_job|4\nadd_jobs|2\nadd_jobs_for_own_tenant|1\nadd_scheduled_job|4");
+    assert_eq!(
+        callable,
+        "add_job|4\nadd_jobs|2\nadd_jobs_for_own_tenant|1\nadd_scheduled_job|4\nenqueue|1\nenqueue_all|1\n\
+         enqueue_for_own_tenant|1\nown_uuid|1"
+    );
     assert_eq!(table_rights(&place.admin, &role.name).await, "");
     place.admin.run("SELECT app_jobs.add_job('x', '{}', 'k')").await;
     place.admin.run(&format!("GRANT TEMPORARY ON DATABASE {} TO {}", place.db.name(), role.name)).await;
@@ -202,26 +205,38 @@ async fn the_crate_enqueues_as_a_producer() {
     let role = place.member("jobs_producer").await;
     let s = role.session().await;
     s.run(&format!("SELECT set_config('jwt.claims.database_id', '{OWN}', false)")).await;
-    let job = |tenant: Option<&str>| NewJob {
-        database_id: tenant.map(|tenant| tenant.parse().unwrap()),
-        ..NewJob::new("x", &serde_json::json!({}))
+    s.run(&format!("SELECT set_config('jwt.claims.user_id', '{OWN}', false)")).await;
+    let job = |tenant: Option<&str>| {
+        let job = NewJob::raw("x", "");
+        if let Some(tenant) = tenant { job.tenant(tenant.parse().unwrap()) } else { job }
     };
-    let schema = SchemaName::default();
-    for own in [job(None), job(Some(OWN))] {
-        let _ = enqueue(&s.client, &schema, &own).await.unwrap();
-        let _ = enqueue_many(&s.client, &schema, &[own, job(None)]).await.unwrap();
+    let actor = |actor: &str| job(None).actor(actor.parse().unwrap());
+    for own in [job(None), job(Some(OWN)), actor(OWN)] {
+        enqueue(&s.client, own.clone()).await.unwrap();
+        enqueue_many(&s.client, [own, job(None)]).await.unwrap();
     }
-    let other = job(Some(OTHER));
-    let errors = [
-        enqueue(&s.client, &schema, &other).await.unwrap_err(),
-        enqueue_many(&s.client, &schema, &[job(None), other]).await.unwrap_err(),
-    ];
-    for error in errors {
-        assert_eq!(error.sql_state().map(|state| state.code()), Some("42501"), "{error:?}");
+    for other in [job(Some(OTHER)), actor(OTHER)] {
+        for error in [
+            enqueue(&s.client, other.clone()).await.unwrap_err(),
+            enqueue_many(&s.client, [job(None), other]).await.unwrap_err(),
+        ] {
+            assert_eq!(error.field(), Some(Field::Tenant), "{error:?}");
+            assert_eq!(error.sql_state().map(|state| state.code()), Some("42501"), "{error:?}");
+        }
+    }
+    // Neither can the parts be called past the choice, nor jobs be completed.
+    for call in [
+        format!(
+            "SELECT app_jobs.enqueue_for_any_tenant('{OTHER}', NULL, 'x', '{{}}', NULL, NULL, NULL, NULL, NULL, NULL)"
+        ),
+        "SELECT app_jobs.enqueue_keyed_job(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL, NULL)".to_owned(),
+        "SELECT app_jobs.complete_in_transaction('1.1')".to_owned(),
+    ] {
+        assert_eq!(s.error(&call).await.code().code(), "42501", "{call}");
     }
     assert_eq!(
         place.admin.show("SELECT database_id, count(*) FROM app_jobs.jobs GROUP BY 1").await,
-        format!("{OWN}|6")
+        format!("{OWN}|9")
     );
     drop(s);
     place.end(vec![role]).await;
@@ -310,7 +325,11 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
             role.name
         ))
         .await;
-    assert_eq!(as_owner, "add_job\nadd_job_for_any_tenant\nadd_jobs_for_any_tenant\nadd_jobs_for_own_tenant");
+    assert_eq!(
+        as_owner,
+        "add_job\nadd_job_for_any_tenant\nadd_jobs_for_any_tenant\nadd_jobs_for_own_tenant\ncomplete_in_transaction\n\
+         enqueue_for_any_tenant\nenqueue_for_own_tenant"
+    );
     place.admin.run("SELECT app_jobs.add_scheduled_job('x', '{}', '{}', 'k')").await;
     let s = role.session().await;
     all_denied(

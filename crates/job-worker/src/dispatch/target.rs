@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use job_utils::config::{Gateway, WorkerConfig, shown};
-use job_utils::db::Job;
+use job_utils::db::{Job, attempt_token};
 use job_utils::wire::dispatch::function_url;
 use job_utils::wire::headers;
 use job_utils::wire::signature::CallbackUrls;
@@ -81,6 +81,10 @@ impl Target {
             // It may be signed: whoever has it can end the attempt.
             url.set_sensitive(true);
             headers.insert(X_CALLBACK_URL, url);
+        }
+        if let Ok(mut token) = HeaderValue::try_from(attempt_token(job.id, job.epoch)) {
+            token.set_sensitive(true);
+            headers.insert(headers::X_JOB_TOKEN, token);
         }
         for (name, id) in [(X_DATABASE_ID, job.database_id), (X_ACTOR_ID, job.actor_id)] {
             // A uuid's text is always a header's.

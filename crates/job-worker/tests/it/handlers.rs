@@ -1,27 +1,31 @@
 //! Tasks that run in the worker's own process.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use job_testkit::{Answer, FakeFunction, eventually};
 use job_utils::config::WorkerConfig;
-use job_utils::db::Db;
-use job_utils::shutdown::Shutdown;
-use job_worker::{Handlers, Job, Stopped};
+use job_worker::{Context, Db, Shutdown, Stopped, TaskOptions, Worker, WorkerBuilder};
 use tokio::task::JoinHandle;
 
 use super::support::{Bench, LIMIT};
 
 /// A worker in this process, with a function for what has no handler.
-async fn embedded(bench: &Bench, id: &str, handlers: Handlers, url: &str, shutdown: &Shutdown) -> JoinHandle<Stopped> {
-    let env = BTreeMap::from([
+fn embedded(bench: &Bench, id: &str, url: &str, more: &[(&'static str, &'static str)]) -> WorkerBuilder {
+    let mut env = BTreeMap::from([
         ("DATABASE_URL", bench.db.url()),
         ("HOSTNAME", id),
         ("KNATIVE_SERVICE_URL", url),
         ("JOBS_POLL_INTERVAL", "1h"),
     ]);
+    env.extend(more.iter().copied());
     let config = WorkerConfig::from_env(&env).unwrap();
     let db = Db::new(&config.postgres).unwrap();
-    let running = job_worker::run_with(config, handlers, db, shutdown.clone());
+    Worker::builder(db).config(config).dispatch_as_configured()
+}
+
+fn start(worker: WorkerBuilder, shutdown: &Shutdown) -> JoinHandle<Stopped> {
+    let running = worker.build().unwrap().run(shutdown.clone());
     tokio::spawn(async move { running.await.unwrap() })
 }
 
@@ -30,18 +34,25 @@ async fn a_task_with_a_handler_runs_here_and_others_are_dispatched() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::complete()).await;
     let (seen, mut payloads) = tokio::sync::mpsc::unbounded_channel();
-    let handlers = Handlers::new()
-        .add("here", move |job: Job| {
-            let seen = seen.clone();
-            async move { seen.send((job.payload, job.attempts)).map_err(|error| error.to_string()) }
+    let plain = TaskOptions::new;
+    let worker = embedded(&bench, "embedded", &function.url(), &[])
+        .state(seen)
+        .raw_task("here", plain(), |context: Context<_>| async move {
+            context.state().send((context.job().payload.clone(), context.job().attempts))
         })
-        .add("long", |_| async { Err("ü".repeat(1 << 20)) })
-        .add("fails", |_| async { Err("not\0today".to_owned()) })
-        .add("panics", |job: Job| async move {
-            if job.attempts == 1 { panic!("attempt {}", job.attempts) } else { Ok(()) }
+        .raw_task("long", plain(), |_| async { Err::<(), _>("ü".repeat(1 << 20)) })
+        .raw_task("fails", plain(), |_| async { Err::<(), _>("not\0today") })
+        .raw_task("panics", plain(), |context: Context<_>| async move {
+            let attempt = context.job().attempts;
+            if attempt == 1 {
+                panic!("attempt {attempt}")
+            }
         });
     let shutdown = Shutdown::new();
-    let worker = embedded(&bench, "embedded", handlers, &function.url(), &shutdown).await;
+    let worker = {
+        let running = worker.build().unwrap().run(shutdown.clone());
+        tokio::spawn(async move { running.await.unwrap() })
+    };
 
     let here = bench.add_with("here", r#"{"big": 12345678901234567890}"#, "").await;
     assert_eq!(payloads.recv().await.unwrap(), (r#"{"big": 12345678901234567890}"#.to_owned(), 1));
@@ -72,15 +83,14 @@ async fn a_task_with_a_handler_runs_here_and_others_are_dispatched() {
 async fn thousands_of_jobs_end_each_once() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::complete()).await;
-    let ran = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let log = ran.clone();
-    let handlers = Handlers::new().add("many", move |job: Job| {
-        let log = log.clone();
-        async move {
-            log.lock().unwrap().push(job.id);
-            Ok(())
-        }
-    });
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let worker = |id: &str| {
+        let log = ran.clone();
+        embedded(&bench, id, &function.url(), &[]).raw_task("many", TaskOptions::new(), move |context| {
+            let log = log.clone();
+            async move { log.lock().unwrap().push(context.job().id) }
+        })
+    };
     bench
         .run(
             "SELECT app_jobs.add_job('many', '{}'::json, priority := n % 3, \
@@ -88,10 +98,7 @@ async fn thousands_of_jobs_end_each_once() {
         )
         .await;
     let (first, second) = (Shutdown::new(), Shutdown::new());
-    let workers = (
-        embedded(&bench, "embedded-1", handlers.clone(), &function.url(), &first).await,
-        embedded(&bench, "embedded-2", handlers, &function.url(), &second).await,
-    );
+    let workers = (start(worker("embedded-1"), &first), start(worker("embedded-2"), &second));
     eventually(LIMIT, async || bench.count("true").await == 0).await;
     first.trigger();
     second.trigger();
@@ -111,22 +118,14 @@ async fn a_pool_that_is_used_up_costs_no_lease() {
     let function = FakeFunction::answering(Answer::complete()).await;
     let mut other = bench.worker(&function.url()).env("HOSTNAME", "other-worker").env("JOBS_LEASE", "3s");
     other = other.env("JOBS_SUPPORT_ANY", "false").env("JOBS_SUPPORTED", "hog");
-    let env = BTreeMap::from([
-        ("DATABASE_URL", bench.db.url()),
-        ("HOSTNAME", "embedded"),
-        ("JOBS_POLL_INTERVAL", "1h"),
-        ("JOBS_POOL_SIZE", "2"),
-        ("JOBS_LEASE", "3s"),
-    ]);
-    let config = WorkerConfig::from_env(&env).unwrap();
-    let db = Db::new(&config.postgres).unwrap();
-    let pool = db.clone();
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
-    let handlers = Handlers::new().add("hog", move |_| {
-        let (pool, started) = (pool.clone(), started.clone());
+    let small = [("JOBS_POOL_SIZE", "2"), ("JOBS_LEASE", "3s")];
+    let worker = embedded(&bench, "embedded", &function.url(), &small);
+    let worker = worker.raw_task("hog", TaskOptions::new(), move |context| {
+        let started = started.clone();
         async move {
             let hog = async || {
-                let client = pool.connection().await.map_err(|error| error.to_string())?;
+                let client = context.db().connection().await.map_err(|error| error.to_string())?;
                 client.batch_execute("SELECT pg_sleep(8)").await.map_err(|error| error.to_string())
             };
             started.send(()).map_err(|error| error.to_string())?;
@@ -134,7 +133,7 @@ async fn a_pool_that_is_used_up_costs_no_lease() {
         }
     });
     let shutdown = Shutdown::new();
-    let worker = tokio::spawn(job_worker::run_with(config, handlers, db, shutdown.clone()));
+    let worker = start(worker, &shutdown);
     let id = bench.add("hog").await;
     starts.recv().await.unwrap();
     // It would take the job over, once it has been there for a lease itself.
@@ -144,5 +143,5 @@ async fn a_pool_that_is_used_up_costs_no_lease() {
     assert!(starts.try_recv().is_err(), "it was started once");
     assert_eq!(function.requests().len(), 0, "{}", other.output());
     shutdown.trigger();
-    worker.await.unwrap().unwrap();
+    worker.await.unwrap();
 }

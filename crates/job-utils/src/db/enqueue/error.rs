@@ -1,0 +1,164 @@
+//! Why a job was not enqueued: which of its fields is refused, and why.
+
+use tokio_postgres::error::{DbError as Answer, SqlState};
+
+use crate::db::DbError;
+
+/// A field of a job, by the name that it has in `NewJob`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Field {
+    /// The task identifier.
+    Task,
+    /// The payload.
+    Payload,
+    /// The key.
+    Key,
+    /// The named queue.
+    Queue,
+    /// When to run, as an instant or a delay.
+    RunAt,
+    /// How many attempts there are.
+    MaxAttempts,
+    /// The tenant, given or from the setting `jwt.claims.database_id`.
+    Tenant,
+    /// The actor, given or from the setting `jwt.claims.user_id`.
+    Actor,
+}
+
+impl std::fmt::Display for Field {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Task => "task",
+            Self::Payload => "payload",
+            Self::Key => "key",
+            Self::Queue => "queue",
+            Self::RunAt => "run_at",
+            Self::MaxAttempts => "max_attempts",
+            Self::Tenant => "tenant",
+            Self::Actor => "actor",
+        })
+    }
+}
+
+/// A job that was not enqueued.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnqueueError {
+    /// The rules of the schema refuse a field.
+    #[error("{}{field}: {message}", place(*position))]
+    Refused {
+        /// Which of many jobs, counted from 0; None for a single one.
+        position: Option<usize>,
+        /// Which of its fields.
+        field: Field,
+        /// Why.
+        message: String,
+        /// What Postgres answered, when it was asked.
+        #[source]
+        source: Option<DbError>,
+    },
+    /// The database did not do it.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+fn place(position: Option<usize>) -> String {
+    position.map(|position| format!("jobs[{position}].")).unwrap_or_default()
+}
+
+impl EnqueueError {
+    pub(crate) fn refused(field: Field, message: String) -> Self {
+        Self::Refused { position: None, field, message, source: None }
+    }
+
+    /// It is one of many.
+    pub(crate) fn at(self, index: usize) -> Self {
+        match self {
+            Self::Refused { field, message, source, .. } => {
+                Self::Refused { position: Some(index), field, message, source }
+            }
+            Self::Db(_) => self,
+        }
+    }
+
+    /// Reads Postgres's answer.
+    pub(crate) fn read(error: DbError) -> Self {
+        let DbError::Query { source, .. } = &error else { return Self::Db(error) };
+        let Some(answer) = source.as_db_error() else { return Self::Db(error) };
+        let (position, said) = split(answer.message());
+        let Some((field, message)) = fault(answer, said) else { return Self::Db(error) };
+        Self::Refused { position, field, message, source: Some(error) }
+    }
+
+    /// Which field is refused; None when the database did not do it.
+    pub fn field(&self) -> Option<Field> {
+        match self {
+            Self::Refused { field, .. } => Some(*field),
+            Self::Db(_) => None,
+        }
+    }
+
+    /// Whether the same call may succeed a little later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Db(error) if error.is_transient())
+    }
+
+    /// The SQLSTATE, when Postgres answered with an error.
+    pub fn sql_state(&self) -> Option<&SqlState> {
+        match self {
+            Self::Refused { source, .. } => source.as_ref()?.sql_state(),
+            Self::Db(error) => error.sql_state(),
+        }
+    }
+}
+
+/// `job 17: …` as the place, counted from 0, and the rest.
+fn split(message: &str) -> (Option<usize>, &str) {
+    let read = || {
+        let (number, rest) = message.strip_prefix("job ")?.split_once(": ")?;
+        Some((number.parse::<usize>().ok()?.checked_sub(1)?, rest))
+    };
+    read().map_or((None, message), |(position, rest)| (Some(position), rest))
+}
+
+/// Which field of a job an answer is about, and why it is refused.
+pub(crate) fn fault(answer: &Answer, message: &str) -> Option<(Field, String)> {
+    let state = answer.code();
+    let (field, message) = match answer.constraint().filter(|name| !name.is_empty()) {
+        Some("jobs_task_identifier_length") => (Field::Task, "the task identifier has more than 126 characters"),
+        Some("jobs_queue_name_length") => (Field::Queue, "the queue name has more than 126 characters"),
+        Some("jobs_key_length") => (Field::Key, "the job key has more than 512 characters"),
+        Some("jobs_max_attempts_positive") => (Field::MaxAttempts, "max_attempts is not greater than 0"),
+        Some(_) => return None,
+        None if *state == SqlState::DATETIME_FIELD_OVERFLOW => (Field::RunAt, "run_at is out of range"),
+        None if message.contains("jwt.claims.user_id") => (Field::Actor, message),
+        None if message.contains("jwt.claims.database_id") => (Field::Tenant, message),
+        // The cast of a payload's text: its answer quotes nothing of it.
+        None if *state == SqlState::INVALID_TEXT_REPRESENTATION && message.contains("json") => {
+            (Field::Payload, message)
+        }
+        // What the schema's own functions raise is written for the caller.
+        None if *state == SqlState::UNIQUE_VIOLATION => (Field::Key, message),
+        None if *state == SqlState::INVALID_PARAMETER_VALUE => (Field::Task, message),
+        None if *state == SqlState::INSUFFICIENT_PRIVILEGE && message.contains("_for_any_tenant") => {
+            (Field::Tenant, "a tenant or an actor other than the transaction's own needs a right (docs/roles.md)")
+        }
+        None => return None,
+    };
+    Some((field, message.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_is_read_from_the_message() {
+        assert_eq!(split("job 17: no"), (Some(16), "no"));
+        assert_eq!(split("job 0: no"), (None, "job 0: no"));
+        assert_eq!(split("job x"), (None, "job x"));
+        let error = EnqueueError::refused(Field::Queue, "no".into()).at(16);
+        assert_eq!(error.to_string(), "jobs[16].queue: no");
+    }
+}

@@ -1,0 +1,180 @@
+//! Context: what a handler is told and given besides the payload.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use job_utils::db::{CompleteError, Db, EnqueueClient, Job, Transaction, attempt_token, complete_in_transaction};
+use job_utils::shutdown::Shutdown;
+use tracing::Span;
+
+/// Why a handler is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cancelled {
+    /// The worker stops. It waits for its grace; what has not ended then is given back and starts anew elsewhere.
+    Stopping,
+    /// The task's time is up. A handler that has looked has a second more to say how the attempt ends.
+    TimedOut,
+}
+
+/// What a handler is told and given besides the payload: its job, the worker's state `S`, the pool, and when to end. Cheap to
+/// clone.
+pub struct Context<S = ()> {
+    attempt: Arc<Attempt>,
+    state: Arc<S>,
+}
+
+/// What is the same for all clones.
+struct Attempt {
+    job: Job,
+    db: Db,
+    stopping: Shutdown,
+    timed_out: Shutdown,
+    /// The handler has asked when to end.
+    watched: AtomicBool,
+    /// The job has been completed in a transaction.
+    completed: AtomicBool,
+    span: Span,
+}
+
+impl<S> Clone for Context<S> {
+    fn clone(&self) -> Self {
+        Self { attempt: self.attempt.clone(), state: self.state.clone() }
+    }
+}
+
+impl Context {
+    pub(crate) fn new(job: Job, db: Db, stopping: Shutdown) -> Self {
+        let span = tracing::info_span!(
+            "job.run",
+            job.id = job.id,
+            job.task = job.task_identifier,
+            job.attempts = job.attempts
+        );
+        let (watched, completed) = Default::default();
+        let attempt = Attempt { job, db, stopping, timed_out: Shutdown::new(), watched, completed, span };
+        Self { attempt: Arc::new(attempt), state: Arc::new(()) }
+    }
+}
+
+impl<S> Context<S> {
+    /// The same attempt with another state.
+    pub(crate) fn with_state<T>(self, state: Arc<T>) -> Context<T> {
+        Context { attempt: self.attempt, state }
+    }
+
+    /// The job: id, attempt, tenant, actor, and the payload as it was written.
+    pub fn job(&self) -> &Job {
+        &self.attempt.job
+    }
+
+    /// The application's own state, as the worker's builder got it.
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// The worker's pool. The worker itself needs some of its connections: handlers that hold them for long want a larger pool
+    /// (JOBS_POOL_SIZE), or one of their own.
+    pub fn db(&self) -> &Db {
+        &self.attempt.db
+    }
+
+    /// The span in which the handler runs, for what it spawns.
+    pub fn span(&self) -> &Span {
+        &self.attempt.span
+    }
+
+    /// Names this attempt for the SQL function `complete_in_transaction`, where [`Context::complete_in`] is of no use: in another
+    /// client's transaction, such as sqlx's. Whoever has it can end the attempt.
+    pub fn token(&self) -> String {
+        attempt_token(self.attempt.job.id, self.attempt.job.epoch)
+    }
+
+    /// Waits until the handler is to end, because the worker stops or its time is up. Nobody ends it before the grace of the stop
+    /// is over, or a second after its time is.
+    pub async fn cancelled(&self) -> Cancelled {
+        let Attempt { stopping, timed_out, watched, .. } = &*self.attempt;
+        watched.store(true, Ordering::Relaxed);
+        tokio::select! {
+            biased;
+            () = timed_out.triggered() => Cancelled::TimedOut,
+            () = stopping.triggered() => Cancelled::Stopping,
+        }
+    }
+
+    /// Whether the handler is to end, and why: for those that go round in a loop.
+    pub fn is_cancelled(&self) -> Option<Cancelled> {
+        let Attempt { stopping, timed_out, watched, .. } = &*self.attempt;
+        watched.store(true, Ordering::Relaxed);
+        if timed_out.is_triggered() {
+            return Some(Cancelled::TimedOut);
+        }
+        stopping.is_triggered().then_some(Cancelled::Stopping)
+    }
+
+    /// Does the job's work in a transaction that completes the job as well: both are committed or neither is. When the job has been
+    /// taken over by another worker meanwhile, or started again, nothing is committed, and this is an error.
+    ///
+    /// The transaction acts for the job's tenant and actor: `jwt.claims.database_id` and `jwt.claims.user_id` are set where the job
+    /// has them, so row level security by them holds, and jobs that are enqueued in it inherit both.
+    ///
+    /// ```no_run
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { order: i64, cents: i64 }
+    /// use job_worker::{Context, HandlerResult};
+    ///
+    /// async fn charge(job: Charge, context: Context) -> HandlerResult {
+    ///     context
+    ///         .transaction(async |transaction| {
+    ///             let sql = "INSERT INTO charges (order_id, cents) VALUES ($1, $2)";
+    ///             transaction.execute(sql, &[&job.order, &job.cents]).await?;
+    ///             Ok(())
+    ///         })
+    ///         .await
+    /// }
+    /// ```
+    ///
+    /// What the handler returns afterwards no longer matters to the job.
+    ///
+    /// # Errors
+    /// What `work` returns, and everything is rolled back; [`CompleteError`] when the job could not be completed. When the
+    /// connection is lost during the commit it is not known whether it was committed; then the outcome that the handler returns
+    /// counts if it was not, and does nothing if it was.
+    pub async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E>
+    where
+        E: From<CompleteError>,
+    {
+        let Attempt { job, db, completed, .. } = &*self.attempt;
+        let value = db.complete_with(job, work).await?;
+        completed.store(true, Ordering::Relaxed);
+        Ok(value)
+    }
+
+    /// Completes the job in a transaction that the handler has begun itself, on any connection to the database of the jobs: it is the
+    /// last statement before the commit. The handler returns that it is done.
+    ///
+    /// # Errors
+    /// The attempt is no longer live, or the database did not do it: roll back.
+    pub async fn complete_in<C: EnqueueClient>(&self, transaction: &C) -> Result<(), CompleteError> {
+        let Attempt { job, db, .. } = &*self.attempt;
+        complete_in_transaction(transaction, db.schema(), job).await
+    }
+
+    /// Whether the job has been completed by [`Context::transaction`].
+    pub(crate) fn is_completed(&self) -> bool {
+        self.attempt.completed.load(Ordering::Relaxed)
+    }
+
+    /// The handler's time is up. Returns whether it has asked for it.
+    pub(crate) fn time_out(&self) -> bool {
+        self.attempt.timed_out.trigger();
+        self.attempt.watched.load(Ordering::Relaxed)
+    }
+}
+
+impl<S> std::fmt::Debug for Context<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Neither payload nor epoch.
+        let Job { id, task_identifier, attempts, .. } = self.job();
+        f.debug_struct("Context").field("id", id).field("task", task_identifier).field("attempts", attempts).finish()
+    }
+}

@@ -1,0 +1,177 @@
+//! Handler: run a task in this process, to an outcome in any case.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use job_utils::config::in_words;
+use job_utils::db::Job;
+use job_utils::task::Task;
+use job_utils::wire::callback::{self, storable};
+use tracing::Instrument;
+
+use crate::context::Context;
+use crate::hook::{DynHook, Next};
+use crate::outcome::{IntoOutcome, Outcome};
+use crate::retry::Retry;
+
+/// How long a handler that looks when to end has for that, once its time is up.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A handler whose payload's type and state are its own business.
+pub(crate) type Run = dyn Fn(Context) -> BoxFuture<'static, Outcome> + Send + Sync;
+
+/// How a task is run, as far as it differs from what the worker does for all.
+///
+/// ```
+/// use std::time::Duration;
+/// use job_worker::{Retry, TaskOptions};
+/// let options = TaskOptions::new().concurrency(4).timeout(Duration::from_secs(30)).retry(Retry::never());
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct TaskOptions {
+    pub(crate) concurrency: Option<usize>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: Retry,
+}
+
+impl TaskOptions {
+    /// Nothing differs.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// No more of the task's jobs at once than this, within what the worker runs.
+    pub fn concurrency(mut self, jobs: usize) -> Self {
+        self.concurrency = Some(jobs);
+        self
+    }
+
+    /// How long the handler may take. Then [`Context::cancelled`] fires, and the attempt fails.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How failed attempts are tried again.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+}
+
+/// A task and how to run it.
+pub(crate) struct Registered {
+    run: Box<Run>,
+    pub(crate) options: TaskOptions,
+}
+
+/// The tasks that run here, by identifier, and the hooks around all of them.
+#[derive(Default)]
+pub(crate) struct Registry {
+    pub(crate) by_task: HashMap<String, Registered>,
+    pub(crate) hooks: Vec<Box<dyn DynHook>>,
+}
+
+/// A handler as an object. What happens in it is an outcome: an error, a panic, and the end of its time.
+pub(crate) fn registered<S, F, Fut>(options: TaskOptions, timeout: Duration, state: &Arc<S>, handler: F) -> Registered
+where
+    S: Send + Sync + 'static,
+    F: Fn(Context<S>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Outcome> + Send + 'static,
+{
+    let (state, handler) = (state.clone(), Arc::new(handler));
+    let run = move |context: Context| -> BoxFuture<'static, Outcome> {
+        let (state, handler) = (state.clone(), handler.clone());
+        Box::pin(async move {
+            let given = context.clone().with_state(state);
+            // The handler is called within the future: what it does before its first await may panic as well.
+            let running = AssertUnwindSafe(async move { handler(given).await }).catch_unwind();
+            limited(&context, timeout, running.instrument(context.span().clone())).await
+        })
+    };
+    Registered { run: Box::new(run), options }
+}
+
+/// Waits for a handler as long as it has time, and a little longer when it is about to end.
+async fn limited(
+    context: &Context,
+    timeout: Duration,
+    running: impl Future<Output = std::thread::Result<Outcome>>,
+) -> Outcome {
+    let mut running = std::pin::pin!(running);
+    let ended = match tokio::time::timeout(timeout, &mut running).await {
+        Ok(ended) => Some(ended),
+        Err(_) if context.time_out() => tokio::time::timeout(LAST_WORDS, running).await.ok(),
+        Err(_) => None,
+    };
+    match ended {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(panic)) => Outcome::Retry { error: panicked(&*panic), after: None },
+        None => Outcome::Retry { error: format!("not done within {}", in_words(timeout)), after: None },
+    }
+}
+
+/// What a handler of a type does: it reads the payload first.
+pub(crate) fn typed<T, S, F, Fut, R>(handler: F) -> impl Fn(Context<S>) -> BoxFuture<'static, Outcome> + Send + Sync
+where
+    T: Task,
+    S: Send + Sync + 'static,
+    F: Fn(T, Context<S>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = R> + Send + 'static,
+    R: IntoOutcome + 'static,
+{
+    let handler = Arc::new(handler);
+    move |context| {
+        let handler = handler.clone();
+        Box::pin(async move {
+            match serde_json::from_str(&context.job().payload) {
+                Ok(payload) => handler(payload, context).await.into_outcome(),
+                // Tried again: a newer worker may be able to read it.
+                Err(error) => Outcome::Retry { error: storable(&format!("payload: {error}")), after: None },
+            }
+        })
+    }
+}
+
+impl Registry {
+    /// Runs a job's handler within the hooks.
+    pub(crate) async fn run(&self, task: &Registered, context: &Context) -> Outcome {
+        if self.hooks.is_empty() {
+            return (task.run)(context.clone()).await;
+        }
+        let next = Next { hooks: &self.hooks, context, run: &*task.run };
+        let ended = AssertUnwindSafe(next.run().instrument(context.span().clone())).catch_unwind().await;
+        ended.unwrap_or_else(|panic| Outcome::Retry { error: format!("a hook {}", panicked(&*panic)), after: None })
+    }
+}
+
+impl Registered {
+    /// How the attempt is stored, by the task's retry policy.
+    pub(crate) fn stored(&self, job: &Job, outcome: Outcome) -> callback::Outcome {
+        let retry = &self.options.retry;
+        match outcome {
+            Outcome::Done => callback::Outcome::Complete,
+            Outcome::Snooze { after } => callback::Outcome::Snooze(after),
+            Outcome::Fail { error } => callback::Outcome::FailForGood(storable(&error)),
+            Outcome::Retry { error, .. } if retry.is_last(job.attempts) => {
+                callback::Outcome::FailForGood(storable(&error))
+            }
+            Outcome::Retry { error, after } => match after.or_else(|| retry.wait(job.attempts)) {
+                Some(after) => callback::Outcome::Retry { message: storable(&error), after },
+                None => callback::Outcome::Fail(storable(&error)),
+            },
+        }
+    }
+}
+
+/// What a panic said.
+fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    storable(&format!("panicked: {text}"))
+}

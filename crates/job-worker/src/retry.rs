@@ -1,0 +1,146 @@
+//! Retry: how often a task is tried, and how long it waits in between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest of the usual waits, as in the database.
+const USUAL_CAP: Duration = Duration::from_secs(6 * 3600);
+
+/// How failed attempts of a task are tried again. By default as the database does it for all jobs: after e^attempts seconds (6
+/// hours at most), until the job's own attempts are used up.
+///
+/// ```
+/// use std::time::Duration;
+/// use job_worker::Retry;
+/// let retry = Retry::exponential(Duration::from_secs(1), Duration::from_secs(600)).max_attempts(8).jitter(0.2);
+/// ```
+#[derive(Clone, Default)]
+#[must_use]
+pub struct Retry {
+    max_attempts: Option<i32>,
+    curve: Curve,
+    jitter: f64,
+}
+
+#[derive(Clone, Default)]
+enum Curve {
+    #[default]
+    Usual,
+    Fixed(Duration),
+    Exponential {
+        first: Duration,
+        cap: Duration,
+    },
+    Custom(Arc<dyn Fn(i32) -> Duration + Send + Sync>),
+}
+
+impl Retry {
+    /// Never: the first failure is for good.
+    pub fn never() -> Self {
+        Self { max_attempts: Some(1), ..Self::default() }
+    }
+
+    /// The same wait each time.
+    pub fn fixed(wait: Duration) -> Self {
+        Self { curve: Curve::Fixed(wait), ..Self::default() }
+    }
+
+    /// `first`, then twice as long each time, up to `cap`.
+    pub fn exponential(first: Duration, cap: Duration) -> Self {
+        Self { curve: Curve::Exponential { first, cap }, ..Self::default() }
+    }
+
+    /// Whatever the function says; it gets the number of the attempt that failed, from 1.
+    pub fn custom(wait: impl Fn(i32) -> Duration + Send + Sync + 'static) -> Self {
+        Self { curve: Curve::Custom(Arc::new(wait)), ..Self::default() }
+    }
+
+    /// No more attempts than these, although the job may have more.
+    pub fn max_attempts(mut self, attempts: u16) -> Self {
+        self.max_attempts = Some(i32::from(attempts.max(1)));
+        self
+    }
+
+    /// Takes up to this share off each wait, at random, so that jobs that failed together are not tried together. From 0 to 1.
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.jitter = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
+        self
+    }
+
+    /// Whether no attempt follows this one, from 1.
+    pub(crate) fn is_last(&self, attempt: i32) -> bool {
+        self.max_attempts.is_some_and(|most| attempt >= most)
+    }
+
+    /// How long to wait after this attempt, from 1. None: the database knows.
+    pub(crate) fn wait(&self, attempt: i32) -> Option<Duration> {
+        let wait = match &self.curve {
+            Curve::Usual if self.jitter == 0.0 => return None,
+            Curve::Usual => Duration::from_secs_f64(f64::from(attempt.clamp(0, 10)).exp()).min(USUAL_CAP),
+            Curve::Fixed(wait) => *wait,
+            Curve::Exponential { first, cap } => {
+                // Doubled 63 times, a nanosecond is longer than any cap makes sense.
+                let doublings = u32::try_from(attempt - 1).unwrap_or(0).min(63);
+                let factor = 1_u64 << doublings;
+                let seconds = first.as_secs_f64() * factor as f64;
+                Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(*cap)
+            }
+            Curve::Custom(wait) => wait(attempt),
+        };
+        Some(wait - wait.mul_f64(self.jitter * fastrand::f64()).min(wait))
+    }
+}
+
+impl std::fmt::Debug for Retry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let curve = match &self.curve {
+            Curve::Usual => "usual".to_owned(),
+            Curve::Fixed(wait) => format!("fixed({wait:?})"),
+            Curve::Exponential { first, cap } => format!("exponential({first:?}, {cap:?})"),
+            Curve::Custom(_) => "custom".to_owned(),
+        };
+        f.debug_struct("Retry")
+            .field("max_attempts", &self.max_attempts)
+            .field("curve", &curve)
+            .field("jitter", &self.jitter)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_follow_the_curve() {
+        let seconds = |retry: &Retry| [1, 2, 3, 9, 1000].map(|attempt| retry.wait(attempt).map(|wait| wait.as_secs()));
+        assert_eq!(seconds(&Retry::default()), [None; 5], "the database knows");
+        assert_eq!(seconds(&Retry::fixed(Duration::from_secs(7))), [Some(7); 5]);
+        let doubling = Retry::exponential(Duration::from_secs(1), Duration::from_secs(100));
+        assert_eq!(seconds(&doubling), [1, 2, 4, 100, 100].map(Some));
+        let widest = Retry::exponential(Duration::MAX, Duration::MAX);
+        assert_eq!(widest.wait(1000), Some(Duration::MAX));
+        let custom = Retry::custom(|attempt| Duration::from_secs(attempt as u64 * 10));
+        assert_eq!(seconds(&custom), [10, 20, 30, 90, 10000].map(Some));
+    }
+
+    #[test]
+    fn jitter_takes_off_up_to_its_share() {
+        let retry = Retry::fixed(Duration::from_secs(100)).jitter(0.25);
+        let waits: Vec<f64> = (0..1000).filter_map(|_| Some(retry.wait(1)?.as_secs_f64())).collect();
+        assert!(waits.iter().all(|wait| (75.0..=100.0).contains(wait)));
+        assert!(waits.iter().any(|wait| *wait < 80.0) && waits.iter().any(|wait| *wait > 95.0), "they spread");
+        let usual = Retry::default().jitter(0.5).wait(20).unwrap().as_secs_f64();
+        assert!((10_800.0..=21_600.0).contains(&usual), "{usual}");
+        assert!(Retry::fixed(Duration::MAX).jitter(1.0).wait(1).is_some());
+        assert_eq!(Retry::fixed(Duration::from_secs(1)).jitter(f64::NAN).wait(1), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn attempts_end() {
+        assert!(Retry::never().is_last(1));
+        assert!(!Retry::default().is_last(i32::MAX));
+        let three = Retry::default().max_attempts(3);
+        assert!(!three.is_last(2) && three.is_last(3) && three.is_last(4));
+    }
+}

@@ -1,0 +1,116 @@
+//! For the tests of applications: run what is due now, in the test itself, and see how each attempt ended.
+//!
+//! ```no_run
+//! # use job_worker::{Context, Db, HandlerResult, Outcome, Task, Worker, enqueue, testing};
+//! # use serde::{Deserialize, Serialize};
+//! # #[derive(Debug, Serialize, Deserialize)] struct Greet { name: String }
+//! # impl Task for Greet { const IDENTIFIER: &'static str = "greet"; }
+//! # async fn greet(_: Greet, _: Context) -> HandlerResult { Ok(()) }
+//! # async fn example(db: Db) -> Result<(), Box<dyn std::error::Error>> {
+//! let worker = Worker::builder(db.clone()).task(greet).build()?;
+//! enqueue(&db, Greet { name: "Ada".into() }).await?;
+//! let ran = worker.run_due().await?;
+//! assert_eq!(ran[0].outcome, Outcome::Done);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use job_utils::db::{CallbackDb, Claim, Claimed, Instance, Job, Position, SettleError, WorkerDb};
+use job_utils::shutdown::Shutdown;
+use uuid::Uuid;
+
+use crate::attempt::claim_of;
+use crate::context::Context;
+use crate::outcome::Outcome;
+use crate::worker::Worker;
+use crate::{DbError, slots};
+
+pub use job_utils::db::testing::{InQueue, TestingError, advance, assert_enqueued, enqueued, migrate_url};
+
+/// An attempt that was run.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Ran {
+    /// The job as it was claimed.
+    pub job: Job,
+    /// How the handler ended the attempt.
+    pub outcome: Outcome,
+}
+
+/// What kept due jobs from being run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunDueError {
+    /// The database did not do it.
+    #[error("due jobs cannot be run")]
+    Db(#[from] DbError),
+    /// An outcome could not be stored.
+    #[error("an outcome cannot be stored")]
+    Settle(#[from] SettleError),
+}
+
+impl Worker {
+    /// For tests: runs all jobs that are due now and have a handler here, those that they enqueue as well, one after the other in
+    /// order, with hooks, timeouts and retry policies; stores how they end; and returns that. A job runs once: one that is due
+    /// again at once, after a retry without a wait, is left for the next call. Nothing is dispatched over HTTP.
+    ///
+    /// # Errors
+    /// The database did not do it.
+    pub async fn run_due(&self) -> Result<Vec<Ran>, RunDueError> {
+        let instance = Instance {
+            id: Uuid::new_v4(),
+            lease: self.config.lease,
+            listens: false,
+            overdue_message: String::new(),
+            job_expiry: self.config.job_expiry,
+        };
+        let worker_db = WorkerDb::new(self.db.clone(), self.config.worker_id.as_str(), instance);
+        let settler = CallbackDb::new(self.db.clone());
+        let tasks: Vec<String> = self.registry.by_task.keys().cloned().collect();
+        let (mut ran, mut known) = (Vec::new(), HashSet::new());
+        loop {
+            let claim = Claim {
+                tasks: Some(&tasks),
+                excluded: &[],
+                limit: slots::BATCH,
+                deep: true,
+                position: &Position::default(),
+                freed: &[],
+                horizon: Duration::ZERO,
+                heartbeat: false,
+            };
+            let Claimed::Jobs(jobs) = worker_db.claim(claim).await?.claimed else { return Ok(ran) };
+            let (again, new): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| known.contains(&job.id));
+            for job in &new {
+                known.insert(job.id);
+            }
+            if !again.is_empty() {
+                worker_db.release(&again.iter().map(claim_of).collect::<Vec<_>>()).await?;
+            }
+            if new.is_empty() {
+                return Ok(ran);
+            }
+            for job in new {
+                let outcome = self.run_now(&settler, &job).await?;
+                ran.push(Ran { job, outcome });
+            }
+        }
+    }
+
+    async fn run_now(&self, settler: &CallbackDb, job: &Job) -> Result<Outcome, RunDueError> {
+        // Claimed by its task.
+        let Some(task) = self.registry.by_task.get(&job.task_identifier) else {
+            return Ok(Outcome::Snooze { after: Duration::ZERO });
+        };
+        let context = Context::new(job.clone(), self.db.clone(), Shutdown::new());
+        let outcome = self.registry.run(task, &context).await;
+        if !context.is_completed() {
+            let stored = task.stored(job, outcome.clone());
+            let _stale_too = settler.settle(&self.config.worker_id, job.id, Some(job.epoch), stored).await?;
+        }
+        Ok(outcome)
+    }
+}

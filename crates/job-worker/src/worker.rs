@@ -1,0 +1,331 @@
+//! Worker: a worker as a value, put together by its builder.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use job_utils::config::{Tasks, WorkerConfig, parse_http_url};
+use job_utils::db::Db;
+use job_utils::shutdown::Shutdown;
+use job_utils::task::Task;
+use job_utils::wire::callback::callback_url;
+use uuid::Uuid;
+
+use crate::context::Context;
+use crate::handler::{Registry, TaskOptions, registered, typed};
+use crate::hook::Hook;
+use crate::outcome::IntoOutcome;
+use crate::{Stopped, WorkerError, run_to_end};
+
+/// A worker: tasks with their handlers, and how to run them. It does nothing until it runs.
+///
+/// ```no_run
+/// # use serde::{Deserialize, Serialize};
+/// use job_worker::{Context, Db, HandlerResult, Shutdown, Task, Worker};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Greet {
+///     name: String,
+/// }
+///
+/// impl Task for Greet {
+///     const IDENTIFIER: &'static str = "greet";
+/// }
+///
+/// async fn greet(job: Greet, _context: Context) -> HandlerResult {
+///     println!("hello {}", job.name);
+///     Ok(())
+/// }
+///
+/// # async fn example(db: Db, shutdown: Shutdown) -> Result<(), Box<dyn std::error::Error>> {
+/// let worker = Worker::builder(db).task(greet).build()?;
+/// worker.run(shutdown).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "it does nothing until it runs"]
+pub struct Worker {
+    pub(crate) config: WorkerConfig,
+    pub(crate) db: Db,
+    pub(crate) registry: Arc<Registry>,
+    /// Whether tasks without a handler are dispatched over HTTP.
+    pub(crate) dispatches: bool,
+}
+
+impl Worker {
+    /// Begins a worker on a pool. It takes the tasks that it has handlers for, and leaves all others alone, unless it
+    /// [dispatches](WorkerBuilder::dispatch) them.
+    pub fn builder(db: Db) -> WorkerBuilder {
+        // Two live workers need two ids, and nobody has named this one.
+        let worker_id = format!("worker-{}", Uuid::new_v4().simple());
+        let config = WorkerConfig { worker_id, ..WorkerConfig::default() };
+        WorkerBuilder {
+            config,
+            db,
+            state: Arc::new(()),
+            registry: Registry::default(),
+            tasks: Vec::new(),
+            dispatches: false,
+            faults: Vec::new(),
+        }
+    }
+
+    /// Runs until told to stop; then takes no more jobs, waits for those in flight as long as its grace lasts, gives back the rest,
+    /// and says what it left behind. It waits for a database that is not there yet, and for the schema.
+    ///
+    /// Dropping the future is the hard way to stop, as safe as a crash: running handlers are dropped, and others take over their
+    /// jobs when the lease is over, or the next worker with the same id at once.
+    ///
+    /// # Errors
+    /// What waiting cannot mend, such as a wrong password.
+    pub async fn run(self, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
+        run_to_end(self, shutdown).await
+    }
+
+    /// The worker's id.
+    pub fn id(&self) -> &str {
+        &self.config.worker_id
+    }
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut tasks: Vec<&String> = self.registry.by_task.keys().collect();
+        tasks.sort();
+        f.debug_struct("Worker").field("id", &self.id()).field("tasks", &tasks).finish_non_exhaustive()
+    }
+}
+
+/// A worker that is being put together. `S` is the state that handlers get.
+#[must_use = "build it"]
+pub struct WorkerBuilder<S = ()> {
+    config: WorkerConfig,
+    db: Db,
+    state: Arc<S>,
+    registry: Registry,
+    /// Limits and timeouts are known when all is said.
+    tasks: Vec<Pending>,
+    dispatches: bool,
+    faults: Vec<Fault>,
+}
+
+/// A task that is to be registered once the worker's timeout is known.
+type Pending = Box<dyn FnOnce(&mut Registry, &WorkerConfig) -> Option<Fault> + Send>;
+
+/// A setting that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// The builder's method, or the task.
+    pub setting: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// A worker that cannot be built: everything that is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the worker cannot be built{}", faults.iter().map(|fault| format!("\n  {}: {}", fault.setting, fault.message)).collect::<String>())]
+#[non_exhaustive]
+pub struct BuildError {
+    /// Every fault.
+    pub faults: Vec<Fault>,
+}
+
+fn fault(setting: impl Into<String>, message: impl Into<String>) -> Fault {
+    Fault { setting: setting.into(), message: message.into() }
+}
+
+impl<S: Send + Sync + 'static> WorkerBuilder<S> {
+    /// The application's own state, for the handlers of tasks that are added after this: those take a `Context<T>`. What all workers
+    /// share goes into an `Arc`.
+    pub fn state<T: Send + Sync + 'static>(self, state: T) -> WorkerBuilder<T> {
+        let Self { config, db, registry, tasks, dispatches, faults, .. } = self;
+        WorkerBuilder { config, db, state: Arc::new(state), registry, tasks, dispatches, faults }
+    }
+
+    /// Runs jobs of type `T` here. The type says the task's identifier.
+    ///
+    /// A handler shares its threads with the worker: work that blocks belongs into `tokio::task::spawn_blocking`.
+    pub fn task<T, F, Fut, R>(self, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, Context<S>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: IntoOutcome + 'static,
+    {
+        self.task_with(TaskOptions::new(), handler)
+    }
+
+    /// [`WorkerBuilder::task`] with options.
+    pub fn task_with<T, F, Fut, R>(self, options: TaskOptions, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, Context<S>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: IntoOutcome + 'static,
+    {
+        self.add(T::IDENTIFIER.to_owned(), options, typed(handler))
+    }
+
+    /// Runs a task here that has no type: its name is known only when the program runs, or its payload is not to be read. The
+    /// handler finds the payload in [`Context::job`].
+    pub fn raw_task<F, Fut, R>(self, identifier: impl Into<String>, options: TaskOptions, handler: F) -> Self
+    where
+        F: Fn(Context<S>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: IntoOutcome + 'static,
+    {
+        self.add(identifier.into(), options, move |context| {
+            let running = handler(context);
+            async { running.await.into_outcome() }
+        })
+    }
+
+    fn add<F, Fut>(mut self, identifier: String, options: TaskOptions, handler: F) -> Self
+    where
+        F: Fn(Context<S>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = crate::Outcome> + Send + 'static,
+    {
+        let state = self.state.clone();
+        self.tasks.push(Box::new(move |registry, config| {
+            let timeout = options.timeout.unwrap_or(config.dispatch_timeout);
+            let length = identifier.chars().count();
+            let problem = match options.concurrency {
+                _ if !(1..=126).contains(&length) => Some("a task identifier has 1 to 126 characters"),
+                _ if registry.by_task.contains_key(&identifier) => Some("the task has a handler already"),
+                Some(0) => Some("concurrency must be at least 1"),
+                // Past its expiry a job is claimed anew, so no attempt may legitimately last longer.
+                _ if timeout > config.job_expiry => Some("timeout must not exceed 4 hours (JOBS_JOB_EXPIRY)"),
+                _ if timeout.is_zero() => Some("timeout must not be 0"),
+                _ => None,
+            };
+            let problem = problem.map(|message| fault(format!("task {identifier:?}"), message));
+            registry.by_task.insert(identifier, registered(options, timeout, &state, handler));
+            problem
+        }));
+        self
+    }
+
+    /// Does something around every handler, in the order of adding: the first is outermost.
+    pub fn hook(mut self, hook: impl Hook) -> Self {
+        self.registry.hooks.push(Box::new(hook));
+        self
+    }
+
+    /// The worker's id, at least 4 visible ASCII characters, for `locked_by`. Two live workers need two; the next worker with the
+    /// same id takes back at once what a killed one ran. A random one unless given.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.config.worker_id = id.into();
+        self
+    }
+
+    /// How many jobs run at once; 16 unless given.
+    pub fn concurrency(mut self, jobs: usize) -> Self {
+        self.config.concurrency = jobs;
+        self
+    }
+
+    /// How many quick jobs may be claimed ahead; 1000 unless given, 0 for none.
+    pub fn prefetch(mut self, jobs: usize) -> Self {
+        self.config.prefetch = jobs;
+        self
+    }
+
+    /// How long a handler may take whose task does not say; 15 minutes unless given.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.config.dispatch_timeout = timeout;
+        self
+    }
+
+    /// How often to look without a notification; 5 s unless given.
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.config.poll_interval = interval;
+        self
+    }
+
+    /// How long a stop waits for jobs in flight; 25 s unless given.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.config.shutdown_grace = grace;
+        self
+    }
+
+    /// How long the worker may be silent before others take over its jobs; 30 s unless given.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.config.lease = lease;
+        self
+    }
+
+    /// All settings at once, as those of the environment: `WorkerConfig::from_env(&ProcessEnv)?`. The pool is that of the builder.
+    pub fn config(mut self, config: WorkerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Dispatches tasks without a handler over HTTP: to the functions below the base URL `functions`, which call back to
+    /// `callback`, where a callback server is.
+    pub fn dispatch(mut self, functions: &str, callback: &str) -> Self {
+        match parse_http_url(functions) {
+            Ok(base) => self.config.gateway.base = base,
+            Err(message) => self.faults.push(fault("dispatch: functions", message)),
+        }
+        match callback_url(callback) {
+            Ok(url) => self.config.callback_url = url,
+            Err(message) => self.faults.push(fault("dispatch: callback", message)),
+        }
+        self.dispatch_as_configured()
+    }
+
+    /// The same by what [`WorkerBuilder::config`] says of them.
+    pub fn dispatch_as_configured(mut self) -> Self {
+        self.dispatches = true;
+        self
+    }
+
+    /// The worker.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn build(self) -> Result<Worker, BuildError> {
+        let Self { mut config, db, mut registry, tasks, dispatches, mut faults, .. } = self;
+        let count = tasks.len();
+        faults.extend(tasks.into_iter().filter_map(|task| task(&mut registry, &config)));
+        let id = &config.worker_id;
+        if id.chars().count() < 4 || !id.chars().all(|letter| letter.is_ascii_graphic()) {
+            faults.push(fault("id", format!("{id:?}: at least 4 visible ASCII characters")));
+        }
+        if config.concurrency == 0 {
+            faults.push(fault("concurrency", "must be at least 1"));
+        }
+        if config.poll_interval.is_zero() {
+            faults.push(fault("poll_interval", "must not be 0"));
+        }
+        if config.lease < Duration::from_secs(1) {
+            faults.push(fault("lease", "must be at least 1 s"));
+        }
+        if count == 0 && !dispatches {
+            faults.push(fault("task", "there is none, and nothing is dispatched: the worker would do nothing"));
+        }
+        if !faults.is_empty() {
+            return Err(BuildError { faults });
+        }
+        for (task, registered) in &registry.by_task {
+            if let Some(jobs) = registered.options.concurrency {
+                config.task_concurrency.insert(task.clone(), jobs);
+            }
+        }
+        if !dispatches {
+            let mut here: HashSet<&String> = registry.by_task.keys().collect();
+            if let Tasks::Only(only) = &config.tasks {
+                here.retain(|task| only.contains(task));
+            }
+            config.tasks = Tasks::Only(here.into_iter().cloned().collect());
+        }
+        Ok(Worker { config, db, registry: Arc::new(registry), dispatches })
+    }
+}
+
+impl<S> std::fmt::Debug for WorkerBuilder<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerBuilder").field("tasks", &self.tasks.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,87 @@
+//! What applications test with.
+
+use std::time::Duration;
+
+use job_testkit::TestDb;
+use job_worker::testing::{advance, assert_enqueued, enqueued, migrate_url};
+use job_worker::{Context, Db, HandlerResult, JobError, Outcome, Retry, Task, TaskOptions, Worker, enqueue};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Count {
+    to: u32,
+}
+
+impl Task for Count {
+    const IDENTIFIER: &'static str = "count";
+}
+
+/// Counts down in jobs, fails at 7, and is not ready for 8.
+async fn count(job: Count, context: Context) -> HandlerResult {
+    match job.to {
+        0 => {}
+        7 => Err("seven")?,
+        8 => Err(JobError::snooze(Duration::from_secs(60)))?,
+        to => {
+            context
+                .transaction(async |transaction| {
+                    Ok::<_, job_worker::BoxError>(enqueue(transaction, Count { to: to - 1 }).await?)
+                })
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn due_jobs_are_run_in_the_test_and_their_outcomes_returned() {
+    let postgres = TestDb::from_template("testing", migrate_url).await;
+    let db = Db::from_url(postgres.url()).unwrap();
+    let at_once = TaskOptions::new().retry(Retry::fixed(Duration::ZERO));
+    let worker = Worker::builder(db.clone()).task_with(at_once, count).build().unwrap();
+    let ran = async || {
+        let ran = worker.run_due().await.unwrap();
+        ran.into_iter().map(|ran| (ran.job.payload, ran.outcome)).collect::<Vec<_>>()
+    };
+    assert_eq!(ran().await, []);
+
+    for to in [2, 7, 8] {
+        enqueue(&db, Count { to }).await.unwrap();
+    }
+    enqueue(&db, Count { to: 9 }.job().delay(Duration::from_secs(3600))).await.unwrap();
+    enqueue(&db, job_worker::NewJob::raw("other", "")).await.unwrap();
+    let done = |to: u32| (format!(r#"{{"to":{to}}}"#), Outcome::Done);
+    let (seven, minute) = ((r#"{"to":7}"#.to_owned(), Outcome::retry("seven")), Duration::from_secs(60));
+    let eight = (r#"{"to":8}"#.to_owned(), Outcome::Snooze { after: minute });
+    // Those that it enqueues are due as well; a job that is due again at once waits for the next call.
+    assert_eq!(ran().await, [done(2), seven.clone(), eight.clone(), done(1), done(0)]);
+    assert_eq!(ran().await, std::slice::from_ref(&seven));
+
+    // As a transaction's own eyes see it.
+    let mut client = postgres.connect().await;
+    let transaction = client.transaction().await.unwrap();
+    enqueue(&transaction, Count { to: 1 }).await.unwrap();
+    assert_eq!(enqueued::<Count>(&transaction).await.unwrap().len(), 4);
+    transaction.rollback().await.unwrap();
+    let waiting = enqueued::<Count>(&db).await.unwrap();
+    assert_eq!(waiting.iter().map(|job| (job.payload.to, job.attempts)).collect::<Vec<_>>(), [(7, 2), (8, 0), (9, 0)]);
+    assert_eq!(waiting[0].last_error.as_deref(), Some("seven"));
+
+    // Time passes.
+    assert_eq!(advance(&db, minute).await.unwrap(), 4);
+    assert_eq!(ran().await, [seven.clone(), eight]);
+    advance(&db, 60 * minute).await.unwrap();
+    let nine = assert_enqueued::<Count>(&db, |job| job.payload.to == 9).await;
+    assert!(nine.run_at < jiff::Timestamp::now());
+    assert_eq!(ran().await.len(), 4, "seven, eight, nine, and the eight that nine has enqueued");
+    assert_eq!(enqueued::<Count>(&db).await.unwrap().iter().filter(|job| job.payload.to == 8).count(), 2);
+}
+
+#[tokio::test]
+#[should_panic(expected = "no such job of count is enqueued, but these: [\n    InQueue {")]
+async fn an_assertion_shows_what_is_there_instead() {
+    let postgres = TestDb::from_template("testing", migrate_url).await;
+    let client = postgres.connect().await;
+    enqueue(&client, Count { to: 1 }).await.unwrap();
+    assert_enqueued::<Count>(&client, |job| job.payload.to == 2).await;
+}

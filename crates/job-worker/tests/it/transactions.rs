@@ -1,0 +1,125 @@
+//! A handler that completes its job in its own transaction.
+
+use std::time::Duration;
+
+use job_testkit::eventually;
+use job_worker::{BoxError, CompleteError, Context, Db, HandlerResult, NewJob, Shutdown, Task, Worker, enqueue};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::support::{Bench, LIMIT};
+
+/// What the handler is to do with its transaction.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum Charge {
+    Commit,
+    FailInside,
+    FailAfterwards,
+    PanicInside,
+    LoseTheJob,
+}
+
+impl Task for Charge {
+    const IDENTIFIER: &'static str = "charge";
+}
+
+async fn charge(job: Charge, context: Context<mpsc::UnboundedSender<String>>) -> HandlerResult {
+    let id = context.job().id;
+    let charged: Result<i64, BoxError> = context
+        .transaction(async |transaction| {
+            transaction.execute("INSERT INTO charges (job) VALUES ($1)", &[&id]).await?;
+            let receipt = enqueue(transaction, NewJob::raw("receipt", "")).await?;
+            match job {
+                Charge::FailInside => Err("declined")?,
+                Charge::PanicInside => panic!("declined"),
+                Charge::LoseTheJob => {
+                    // Another worker takes it over.
+                    let client = context.db().connection().await?;
+                    let taken =
+                        "UPDATE app_jobs.jobs SET locked_by = 'another', epoch = 1, instance = NULL WHERE id = $1";
+                    client.execute(taken, &[&id]).await?;
+                }
+                Charge::Commit | Charge::FailAfterwards => {}
+            }
+            Ok(receipt.id)
+        })
+        .await;
+    if let Err(error) = &charged {
+        let stale = matches!(error.downcast_ref::<CompleteError>(), Some(CompleteError::Stale(_)));
+        context.state().send(format!("{error} {stale}"))?;
+    }
+    charged?;
+    if matches!(job, Charge::FailAfterwards) { Err("too late")? } else { Ok(()) }
+}
+
+#[tokio::test]
+async fn the_handlers_writes_and_the_end_of_its_job_are_committed_together_or_not_at_all() {
+    let bench = Bench::new().await;
+    bench.run("CREATE TABLE charges (job bigint)").await;
+    let (told, mut errors) = mpsc::unbounded_channel();
+    let db = Db::from_url(bench.db.url()).unwrap();
+    let worker = Worker::builder(db).poll_interval(Duration::from_secs(3600)).state(told).task(charge).build().unwrap();
+    let shutdown = Shutdown::new();
+    let running = tokio::spawn(worker.run(shutdown.clone()));
+    let (tenant, actor) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let add = async |job: Charge| enqueue(&bench.sql, job.job().tenant(tenant).actor(actor)).await.unwrap().id;
+    let left = async || {
+        let left = "SELECT (SELECT count(*) FROM charges), count(*) FROM app_jobs.jobs WHERE task_identifier = 'receipt' \
+                    AND database_id = '00000000-0000-0000-0000-000000000001' \
+                    AND actor_id = '00000000-0000-0000-0000-000000000002'";
+        let row = bench.sql.query_one(left, &[]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+
+    bench.gone(add(Charge::Commit).await).await;
+    assert_eq!(left().await, (1, 1), "the receipt is for the same tenant and of the same actor");
+
+    // The job is gone with the commit, whatever the handler returns afterwards.
+    bench.gone(add(Charge::FailAfterwards).await).await;
+    assert_eq!(left().await, (2, 2));
+
+    for (job, error) in [(Charge::FailInside, "declined"), (Charge::PanicInside, "panicked: declined")] {
+        let id = add(job).await;
+        assert_eq!(bench.failed(id).await.last_error.as_deref(), Some(error));
+        assert_eq!(left().await, (2, 2), "{job:?}: nothing was committed");
+    }
+    assert_eq!(errors.recv().await.unwrap(), "declined false");
+
+    // Fenced: whoever has lost the job can neither commit nor end it.
+    let id = add(Charge::LoseTheJob).await;
+    let told = errors.recv().await.unwrap();
+    assert_eq!(told, format!("the attempt of job {id} is no longer live: its work is rolled back true"));
+    shutdown.trigger();
+    let stopped = running.await.unwrap().unwrap();
+    assert_eq!(stopped.orphaned, 0);
+    let job = bench.job(id).await.unwrap();
+    assert_eq!((job.locked_by.as_deref(), job.last_error), (Some("another"), None));
+    assert_eq!(left().await, (2, 2));
+}
+
+#[tokio::test]
+async fn a_transaction_of_the_applications_own_pool_completes_the_job_as_well() {
+    async fn handler(_: Charge, context: Context<String>) -> HandlerResult {
+        let (mut client, connection) = tokio_postgres::connect(context.state(), tokio_postgres::NoTls).await?;
+        let driven = tokio::spawn(connection);
+        let transaction = client.transaction().await?;
+        transaction.execute("INSERT INTO charges (job) VALUES ($1)", &[&context.job().id]).await?;
+        context.complete_in(&transaction).await?;
+        transaction.commit().await?;
+        driven.abort();
+        Ok(())
+    }
+    let bench = Bench::new().await;
+    bench.run("CREATE TABLE charges (job bigint)").await;
+    let db = Db::from_url(bench.db.url()).unwrap();
+    let worker = Worker::builder(db).state(bench.db.url().to_owned()).task(handler).build().unwrap();
+    let shutdown = Shutdown::new();
+    let running = tokio::spawn(worker.run(shutdown.clone()));
+    let id = enqueue(&bench.sql, Charge::Commit).await.unwrap().id;
+    eventually(LIMIT, async || bench.job(id).await.is_none()).await;
+    shutdown.trigger();
+    running.await.unwrap().unwrap();
+    let charged: i64 = bench.sql.query_one("SELECT count(*) FROM charges", &[]).await.unwrap().get(0);
+    assert_eq!(charged, 1);
+}
