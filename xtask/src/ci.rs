@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 
 use crate::steps::{Steps, cargo, cargo_output};
 use crate::tidy::workspace::Workspace;
-use crate::{chaos, deploy_check};
+use crate::{chaos, deploy_check, library};
 
 /// Crates that must not link a database client.
 const NO_POSTGRES: &[&str] = &["job-fn", "mailer", "send-email", "send-verification-link", "job-utils"];
@@ -22,6 +22,9 @@ pub(crate) async fn run() -> Result<()> {
     let with_db = ["check", "--quiet", "-p", "job-utils", "--features", "db"];
     steps.cargo("job-utils alone, with the database", &with_db).await?;
     steps.step("functions link no database client", no_postgres()).await?;
+    steps.step("packages for crates.io", library::packages()).await?;
+    steps.step("a newcomer follows the README", library::newcomer()).await?;
+    steps.step("with sqlx", library::with_sqlx()).await?;
     let doc = &["doc", "--workspace", "--no-deps", "--quiet"];
     steps.step("documentation", cargo(doc, &[("RUSTDOCFLAGS", "-D warnings".to_owned())])).await?;
     if cargo_output(&["--list"]).await?.lines().any(|line| line.trim_start().starts_with("deny")) {

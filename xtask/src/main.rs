@@ -10,6 +10,7 @@ mod demo;
 mod deploy_check;
 mod extension;
 mod fuzz;
+mod library;
 mod minder;
 mod setup;
 mod steps;

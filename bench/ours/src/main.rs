@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use job_utils::config::{Env, ProcessEnv, WorkerConfig};
 use job_utils::db::Db;
 use job_utils::db::migrate::migrate;

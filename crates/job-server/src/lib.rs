@@ -22,6 +22,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(250);
 
 /// Why a callback server cannot run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServerError {
     /// The database settings are wrong or Postgres refuses them.
     #[error("the callback server cannot use the database")]

@@ -12,8 +12,8 @@ pub use supervise::Stopped;
 pub use job_utils::config::{SchedulerConfig, ServerConfig, WorkerConfig};
 pub use job_worker::{
     BoxError, BuildError, Cancelled, CompleteError, Context, Db, DbError, EnqueueError, Enqueued, HandlerResult, Hook,
-    IntoOutcome, Job, JobError, KeyMode, NewJob, Next, Outcome, Retry, Shutdown, Task, TaskOptions, Transaction,
-    Worker, WorkerBuilder, WorkerError, enqueue, enqueue_many, migrate, testing,
+    IntoOutcome, Job, JobError, KeyMode, NewJob, Next, Outcome, Retry, Shutdown, Task, TaskOptions, Timestamp,
+    Transaction, Uuid, Worker, WorkerBuilder, WorkerError, enqueue, enqueue_many, migrate, schedule, testing,
 };
 
 /// The settings of all three parts, read together.
@@ -80,3 +80,8 @@ pub async fn run(config: ServiceConfig, shutdown: Shutdown) -> Result<Stopped, S
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The page on the library: so are its.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/library.md")]
+struct Library;

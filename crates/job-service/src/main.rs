@@ -103,6 +103,7 @@ async fn run_migrate(postgres: PostgresConfig, create: bool, shutdown: Shutdown)
                 );
             }
         }
+        other => tracing::info!("schema {schema}: {other:?}"),
     }
     Ok(())
 }

@@ -1,28 +1,58 @@
-//! The README's SQL runs as written; its Rust is compiled as a doc test of this crate.
+//! The SQL of the README and of docs/library.md runs as written; their Rust is compiled as doc tests of this crate.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails its test")]
 
 use job_testkit::TestDb;
 use job_utils::config::{PostgresConfig, Reader};
 use job_utils::db::{Db, migrate::migrate};
 
 const README: &str = include_str!("../../../README.md");
+const LIBRARY: &str = include_str!("../../../docs/library.md");
 
-/// The contents of the code blocks in `language`.
-fn blocks(language: &str) -> Vec<String> {
+/// The contents of a page's code blocks in `language`.
+fn blocks(page: &str, language: &str) -> Vec<String> {
     let opening = format!("```{language}\n");
-    README.split(&opening).skip(1).filter_map(|rest| rest.split_once("```")).map(|(code, _)| code.to_owned()).collect()
+    page.split(&opening).skip(1).filter_map(|rest| rest.split_once("```")).map(|(code, _)| code.to_owned()).collect()
 }
 
-#[tokio::test]
-async fn every_sql_block_runs_as_written() {
+async fn migrated() -> TestDb {
     let test_db = TestDb::empty().await;
     let env: std::collections::HashMap<String, String> = test_db.direct_env().into_iter().collect();
     let mut reader = Reader::new(&env);
     let config = PostgresConfig::read(&mut reader);
     let db = Db::new(&reader.finish(config).unwrap()).unwrap();
-    let _ = migrate(&db).await.unwrap();
+    migrate(&db).await.unwrap();
+    test_db
+}
+
+#[tokio::test]
+async fn the_page_on_the_library_shows_sql_that_runs_and_the_sqlx_that_is_tested() {
+    let test_db = migrated().await;
+    let client = test_db.connect().await;
+    let sql = blocks(LIBRARY, "sql");
+    assert!(!sql.is_empty());
+    for block in &sql {
+        client.batch_execute(block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
+    }
+    let jobs = "SELECT string_agg(concat_ws('/', key, payload, queue_name), ' ' ORDER BY id) FROM app_jobs.jobs";
+    let jobs: String = client.query_one(jobs, &[]).await.unwrap().get(0);
+    let expected = r#"receipt-42/{"order": 42}/mail receipt-1/{"order": 1} receipt-2/{"order": 2}"#;
+    assert_eq!(jobs, expected);
+
+    let tested = include_str!("../../../bench/ours/examples/sqlx.rs");
+    let shown = blocks(LIBRARY, "rust,ignore");
+    assert_eq!(shown.len(), 1);
+    for line in shown[0].lines() {
+        assert!(tested.lines().any(|tested| tested == line), "sqlx.rs has no line {line:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_sql_block_runs_as_written() {
+    let test_db = migrated().await;
     let client = test_db.connect().await;
 
-    let sql = blocks("sql");
+    let sql = blocks(README, "sql");
     assert!(!sql.is_empty(), "the README shows no SQL");
     for block in &sql {
         client.batch_execute(block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));

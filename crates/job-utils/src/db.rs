@@ -14,6 +14,7 @@
 //! ```
 
 mod accept;
+mod add_schedule;
 mod admin;
 mod callback;
 mod claim;
@@ -44,6 +45,7 @@ mod tls;
 mod url;
 mod worker;
 
+pub use add_schedule::schedule;
 pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule};
 pub use callback::CallbackDb;
 pub use complete_in_transaction::{CompleteError, attempt_token, complete_in_transaction};
@@ -53,6 +55,7 @@ pub use deadpool_postgres::{self, Transaction};
 pub use enqueue::{EnqueueClient, EnqueueError, Enqueued, Field, enqueue, enqueue_in, enqueue_many, enqueue_many_in};
 pub use error::DbError;
 pub use inspect::NotReady;
+pub use jiff::Timestamp;
 pub use listen::{Identity, Listener, Wake};
 pub use materialise::{Fire, Materialised};
 pub use new_job::{IntoJob, KeyMode, NewJob};
@@ -61,4 +64,5 @@ pub use pool::Db;
 pub use schedule::{Block, Digest, Look, LookFor, Mark, ScheduledJob, SchedulerDb, SchedulerInstance};
 pub use settle::{Results, SettleError, Settled, Settlement, Settler};
 pub use tokio_postgres;
+pub use uuid::Uuid;
 pub use worker::{Claim, Claimed, Found, Heartbeat, Instance, Job, Position, WorkerDb};

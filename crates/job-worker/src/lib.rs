@@ -22,7 +22,6 @@ use std::sync::Arc;
 use job_utils::config::{WorkerConfig, in_words, shown};
 use job_utils::db::{Identity, Instance, Listener, WorkerDb};
 use job_utils::health;
-use uuid::Uuid;
 
 use crate::attempt::Runner;
 use crate::claim::Claimer;
@@ -40,7 +39,8 @@ pub use crate::worker::{BuildError, Fault, Worker, WorkerBuilder};
 // What an application needs beside the worker, so that one dependency is enough.
 pub use job_utils::db::migrate::migrate;
 pub use job_utils::db::{
-    CompleteError, Db, DbError, EnqueueError, Enqueued, Job, KeyMode, NewJob, Transaction, enqueue, enqueue_many,
+    CompleteError, Db, DbError, EnqueueError, Enqueued, Job, KeyMode, NewJob, Timestamp, Transaction, Uuid, enqueue,
+    enqueue_many, schedule,
 };
 pub use job_utils::shutdown::Shutdown;
 pub use job_utils::task::Task;

@@ -48,6 +48,8 @@ const RULES: &[Rule] = &[
         ],
         never: NEITHER_DATABASE_NOR_SERVER,
     },
+    // As an application would.
+    Rule { name: "examples", ours: &["job-utils", "job-worker", "job-service", "job-fn"], never: &[] },
     Rule { name: "job-testkit", ours: &[], never: &[] },
     Rule {
         name: "xtask",

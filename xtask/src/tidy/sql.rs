@@ -11,6 +11,7 @@ const ROOMS: &[&str] = &[
     "crates/admin-server/src/lookup/",
     "crates/admin-server/src/migrate.rs",
     "crates/job-testkit/",
+    "examples/",
     "xtask/",
     "bench/",
 ];

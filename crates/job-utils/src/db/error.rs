@@ -9,6 +9,7 @@ use crate::config::{ConfigError, Fault, Var, in_words};
 
 /// An operation that Postgres did not carry out.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DbError {
     /// No connection could be had.
     #[error("no connection to Postgres")]

@@ -53,7 +53,7 @@ const LOOK: &str = "SELECT \
 
 /// What a migration did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use]
+#[non_exhaustive]
 pub enum Migrated {
     /// Applied these migrations; none when the schema was up to date.
     Applied {
@@ -70,6 +70,7 @@ pub enum Migrated {
 
 /// A migration that did not happen; the database is unchanged.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MigrateError {
     /// No connection.
     #[error("cannot reach Postgres at {place}")]

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
 use crate::config::postgres::JOBS_POOL_SIZE;
-use crate::config::{Listen, PostgresConfig, SchemaName, SslMode};
+use crate::config::{Listen, PostgresConfig, ProcessEnv, Reader, SchemaName, SslMode};
 use crate::db::connect::{Connector, Dedicated};
 use crate::db::operation::Suspicions;
 use crate::db::{DbError, NotReady, tls, url};
@@ -108,6 +108,16 @@ impl Db {
     /// As there.
     pub fn from_url(url: &str) -> Result<Self, DbError> {
         Self::new(&PostgresConfig::from_url(url)?)
+    }
+
+    /// [`Db::new`] with the settings of the environment: DATABASE_URL or the PG variables, and those beside them in the README.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_env() -> Result<Self, DbError> {
+        let mut reader = Reader::new(&ProcessEnv);
+        let config = PostgresConfig::read(&mut reader);
+        Self::new(&reader.finish(config)?)
     }
 
     /// The jobs schema.

@@ -1,0 +1,68 @@
+//! Add a schedule: a job that is enqueued again and again.
+
+use postgres_types::Type;
+use serde::Serialize;
+
+use crate::config::SchemaName;
+use crate::db::enqueue::{EnqueueClient, EnqueueError};
+use crate::db::{DbError, Field, IntoJob};
+
+/// The call, in the select list as add_job's.
+const SQL: &str = "SELECT (@extschema@.add_scheduled_job($1::text, nullif($2::text, '')::json, $3::text::json, $4::text, $5::text, \
+                   $6::int, $7::int)).id";
+
+/// With a tenant, as the last parameter.
+const OF_TENANT: &str = "SELECT (@extschema@.add_scheduled_job($8::uuid, $1::text, nullif($2::text, '')::json, $3::text::json, \
+                         $4::text, $5::text, $6::int, $7::int)).id";
+
+/// Adds a schedule and returns its id. `rule` is a cron rule, or whatever `schedule_info` may be: `"*/5 * * * *"`,
+/// `json!({"rule": "0 9 * * MON", "tz": "Europe/Berlin"})`. A job with a key replaces the schedule with that key, so that an
+/// application can say its schedules at every start.
+///
+/// ```no_run
+/// # use job_utils::db::{DbError, EnqueueError, NewJob, Db, schedule};
+/// # async fn example(db: &Db) -> Result<(), EnqueueError> {
+/// schedule(db, "*/5 * * * *", NewJob::raw("report", "").key("report-every-5-minutes")).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Whether the rule can be used is told by the scheduler.
+///
+/// # Errors
+/// As those of [`enqueue`](crate::db::enqueue). A time, a key mode or an actor are refused: a schedule has none.
+pub async fn schedule<C: EnqueueClient>(
+    client: &C,
+    rule: impl Serialize + Send,
+    job: impl IntoJob + Send,
+) -> Result<i64, EnqueueError> {
+    let job = job.into_job();
+    job.check()?;
+    let odd = |field| Err(EnqueueError::refused(field, "a schedule has none of its own".to_owned()));
+    if job.run_at.is_some() || job.delay.is_some() {
+        return odd(Field::RunAt);
+    }
+    if job.actor.is_some() {
+        return odd(Field::Actor);
+    }
+    if job.has_options_of_enqueue() {
+        return odd(Field::Key);
+    }
+    let rule = serde_json::to_string(&rule)
+        .map_err(|error| EnqueueError::refused(Field::RunAt, format!("the rule cannot be written as JSON: {error}")))?;
+    let parameters: [(&(dyn postgres_types::ToSql + Sync), Type); 8] = [
+        (&job.task, Type::TEXT),
+        (&job.payload, Type::TEXT),
+        (&rule, Type::TEXT),
+        (&job.key, Type::TEXT),
+        (&job.queue, Type::TEXT),
+        (&job.max_attempts, Type::INT4),
+        (&job.priority, Type::INT4),
+        (&job.tenant, Type::UUID),
+    ];
+    let (sql, parameters) = if job.tenant.is_some() { (OF_TENANT, &parameters[..]) } else { (SQL, &parameters[..7]) };
+    let sql = client.schema().unwrap_or(&SchemaName::default()).apply(sql);
+    let rows = client.rows("schedule", &sql, parameters).await.map_err(EnqueueError::read)?;
+    // One row, or an error.
+    Ok(rows[0].try_get(0).map_err(DbError::query("schedule"))?)
+}

@@ -1,0 +1,125 @@
+//! Every example runs, and does what it says.
+
+use std::time::Duration;
+
+use job_testkit::process::{Process, Program};
+use job_testkit::{Signal, TestDb, eventually};
+use tokio_postgres::Client;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// An example on an empty database.
+async fn start(path: &str, more: &[(&str, &str)]) -> (TestDb, Process) {
+    let db = TestDb::empty().await;
+    let process = Program::at(path).env("DATABASE_URL", db.url()).envs(more.iter().copied()).spawn();
+    (db, process)
+}
+
+async fn stop(mut process: Process) {
+    process.signal(Signal::Term);
+    assert_eq!(process.exit_code(LIMIT).await, 0, "{}", process.output());
+}
+
+async fn count(client: &Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+const JOBS: &str = "SELECT count(*) FROM app_jobs.jobs";
+
+#[tokio::test]
+async fn quickstart() {
+    let (db, mut process) = start(env!("CARGO_BIN_EXE_quickstart"), &[]).await;
+    process.wait_for_line("hello Ada, attempt 1", LIMIT).await;
+    let client = db.connect().await;
+    eventually(LIMIT, async || count(&client, JOBS).await == 0).await;
+    stop(process).await;
+}
+
+#[test]
+fn quickstart_has_forty_lines_and_is_in_the_readme() {
+    let quickstart = include_str!("../quickstart.rs");
+    assert!(quickstart.lines().count() <= 40);
+    assert!(include_str!("../../README.md").contains(&format!("```rust,no_run\n{quickstart}```")));
+}
+
+#[tokio::test]
+async fn outbox() {
+    let (db, mut process) = start(env!("CARGO_BIN_EXE_outbox"), &[("PORT", "0")]).await;
+    let url = process.wait_for_line("http://", LIMIT).await;
+    let http = reqwest::Client::new();
+    let order = async |total: i32| {
+        let order = serde_json::json!({ "total": total });
+        http.post(url.trim()).json(&order).send().await.unwrap().status().as_u16()
+    };
+    let client = db.connect().await;
+    // Refused by the table, so there is no job either.
+    assert_eq!(order(-1).await, 422);
+    assert_eq!(order(1999).await, 200);
+    let receipts = "SELECT count(*) FROM receipts WHERE text = 'paid: 1999'";
+    eventually(LIMIT, async || count(&client, receipts).await == 1).await;
+    assert_eq!(count(&client, JOBS).await, 0, "the receipt and the end of its job are one commit");
+    let made = "SELECT last_value FROM app_jobs.jobs_id_seq";
+    assert_eq!(count(&client, made).await, 1, "one job was made in all");
+    stop(process).await;
+}
+
+#[tokio::test]
+async fn function() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let process = Program::at(env!("CARGO_BIN_EXE_function")).env("PORT", port.to_string()).spawn();
+    let http = reqwest::Client::new();
+    let call = async |body: &'static str| {
+        let answer = http.post(format!("http://127.0.0.1:{port}/greet")).body(body).send().await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.unwrap()))
+    };
+    eventually(LIMIT, async || call(r#"{"name": "Ada"}"#).await.is_some()).await;
+    assert_eq!(call(r#"{"name": "Ada"}"#).await, Some((200, r#"{"complete":true}"#.to_owned())));
+    assert_eq!(call(r#"{"name": ""}"#).await.unwrap().0, 400);
+    stop(process).await;
+}
+
+#[tokio::test]
+async fn cron() {
+    let (db, mut process) = start(env!("CARGO_BIN_EXE_cron"), &[("RULE", "* * * * * *")]).await;
+    process.wait_for_line("older than 30 days", LIMIT).await;
+    stop(process).await;
+    // Said again, it is the same schedule.
+    let mut again = Program::at(env!("CARGO_BIN_EXE_cron"));
+    again = again.env("DATABASE_URL", db.url()).env("RULE", "*/1 * * * * *");
+    let mut process = again.spawn();
+    process.wait_for_line("older than 30 days", LIMIT).await;
+    let client = db.connect().await;
+    assert_eq!(count(&client, "SELECT count(*) FROM app_jobs.scheduled_jobs").await, 1);
+    stop(process).await;
+}
+
+#[tokio::test]
+async fn from_graphile_worker() {
+    let db = TestDb::empty().await;
+    let client = db.connect().await;
+    // Its tables, as far as the example reads them.
+    let theirs = "CREATE SCHEMA graphile_worker;
+        CREATE TABLE graphile_worker._private_tasks (id int PRIMARY KEY, identifier text);
+        CREATE TABLE graphile_worker._private_job_queues (id int PRIMARY KEY, queue_name text);
+        CREATE TABLE graphile_worker._private_jobs (id bigint PRIMARY KEY, job_queue_id int, task_id int, payload json,
+            priority smallint DEFAULT 0, run_at timestamptz DEFAULT now(), attempts smallint DEFAULT 0,
+            max_attempts smallint DEFAULT 25, key text, locked_at timestamptz);
+        INSERT INTO graphile_worker._private_tasks VALUES (1, 'send_email');
+        INSERT INTO graphile_worker._private_job_queues VALUES (1, 'mail');
+        INSERT INTO graphile_worker._private_jobs (id, task_id, payload) VALUES (1, 1, '{\"to\": \"a@example.com\"}');
+        INSERT INTO graphile_worker._private_jobs (id, task_id, payload, locked_at) VALUES (2, 1, '{\"to\": \"b\"}', now());
+        INSERT INTO graphile_worker._private_jobs (id, task_id, payload, attempts) VALUES (3, 1, '{\"to\": \"c\"}', 25);
+        INSERT INTO graphile_worker._private_jobs (id, job_queue_id, task_id, payload, run_at, attempts, key)
+        VALUES (4, 1, 1, '{\"to\": \"d\"}', now() + interval '1 hour', 5, 'later')";
+    client.batch_execute(theirs).await.unwrap();
+    let program = Program::at(env!("CARGO_BIN_EXE_from_graphile_worker")).env("DATABASE_URL", db.url());
+    let mut process = program.spawn();
+    process.wait_for_line("took over 2 jobs", LIMIT).await;
+    process.wait_for_line("to a@example.com", LIMIT).await;
+    eventually(LIMIT, async || count(&client, JOBS).await == 1).await;
+    let later = "SELECT count(*) FROM app_jobs.jobs WHERE key = 'later' AND queue_name = 'mail' AND max_attempts = 20 \
+                 AND run_at > now() + interval '59 minutes'";
+    assert_eq!(count(&client, later).await, 1);
+    assert_eq!(count(&client, "SELECT count(*) FROM graphile_worker._private_jobs").await, 2);
+    stop(process).await;
+}
