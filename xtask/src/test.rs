@@ -31,6 +31,7 @@ const BEHIND_PGBOUNCER: &[(&str, &[&str])] = &[
             "it::places",
             "it::queues",
             "it::requests",
+            "it::transactions",
         ],
     ),
 ];

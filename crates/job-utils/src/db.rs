@@ -51,7 +51,7 @@ pub use callback::CallbackDb;
 pub use complete_in_transaction::{CompleteError, attempt_token, complete_in_transaction};
 pub use create_database::{CreateDatabaseError, create_database};
 // The clients whose types are in the API, in the versions that fit.
-pub use deadpool_postgres::{self, Transaction};
+pub use deadpool_postgres;
 pub use enqueue::{EnqueueClient, EnqueueError, Enqueued, Field, enqueue, enqueue_in, enqueue_many, enqueue_many_in};
 pub use error::DbError;
 pub use inspect::NotReady;
@@ -63,6 +63,6 @@ pub use notify::{Horizon, Waiting};
 pub use pool::Db;
 pub use schedule::{Block, Digest, Look, LookFor, Mark, ScheduledJob, SchedulerDb, SchedulerInstance};
 pub use settle::{Results, SettleError, Settled, Settlement, Settler};
-pub use tokio_postgres;
+pub use tokio_postgres::{self, Transaction};
 pub use uuid::Uuid;
 pub use worker::{Claim, Claimed, Found, Heartbeat, Instance, Job, Position, WorkerDb};

@@ -75,6 +75,8 @@ impl Db {
     {
         let failed = |error: DbError| E::from(CompleteError::from(error));
         let mut client = self.connection().await.map_err(failed)?;
+        // Not deadpool's transaction, whose statements are kept: behind a pooler the next one may have another session.
+        let client: &mut tokio_postgres::Client = &mut client;
         let transaction = client.transaction().await.map_err(DbError::query("begin")).map_err(failed)?;
         act_for(&transaction, job).await.map_err(failed)?;
         let value = work(&transaction).await?;

@@ -1,14 +1,23 @@
 //! A handler that completes its job in its own transaction.
 
-use std::time::Duration;
+use std::collections::HashMap;
 
 use job_testkit::eventually;
+use job_utils::config::{PostgresConfig, Reader};
 use job_worker::{BoxError, CompleteError, Context, Db, HandlerResult, NewJob, Shutdown, Task, Worker, enqueue};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::support::{Bench, LIMIT};
+
+/// Through the pooler, where there is one.
+fn pool(bench: &Bench) -> Db {
+    let env: HashMap<String, String> = bench.db.env().into_iter().collect();
+    let mut reader = Reader::new(&env);
+    let config = PostgresConfig::read(&mut reader);
+    Db::new(&reader.finish(config).unwrap()).unwrap()
+}
 
 /// What the handler is to do with its transaction.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -58,8 +67,7 @@ async fn the_handlers_writes_and_the_end_of_its_job_are_committed_together_or_no
     let bench = Bench::new().await;
     bench.run("CREATE TABLE charges (job bigint)").await;
     let (told, mut errors) = mpsc::unbounded_channel();
-    let db = Db::from_url(bench.db.url()).unwrap();
-    let worker = Worker::builder(db).poll_interval(Duration::from_secs(3600)).state(told).task(charge).build().unwrap();
+    let worker = Worker::builder(pool(&bench)).state(told).task(charge).build().unwrap();
     let shutdown = Shutdown::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));
     let (tenant, actor) = (Uuid::from_u128(1), Uuid::from_u128(2));
@@ -112,8 +120,7 @@ async fn a_transaction_of_the_applications_own_pool_completes_the_job_as_well() 
     }
     let bench = Bench::new().await;
     bench.run("CREATE TABLE charges (job bigint)").await;
-    let db = Db::from_url(bench.db.url()).unwrap();
-    let worker = Worker::builder(db).state(bench.db.url().to_owned()).task(handler).build().unwrap();
+    let worker = Worker::builder(pool(&bench)).state(bench.db.url().to_owned()).task(handler).build().unwrap();
     let shutdown = Shutdown::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));
     let id = enqueue(&bench.sql, Charge::Commit).await.unwrap().id;
