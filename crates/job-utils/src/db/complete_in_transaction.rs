@@ -73,10 +73,25 @@ impl Db {
     where
         E: From<CompleteError>,
     {
-        let failed = |error: DbError| E::from(CompleteError::from(error));
-        let mut client = self.connection().await.map_err(failed)?;
+        // Dropped before its end, by a handler's timeout say, it cancels the statement under way, so that the pool does not get back a
+        // connection that is busy.
+        let mut operation = self.operation().await.map_err(CompleteError::from)?;
+        let ended = self.complete_on(operation.object(), job, work).await;
+        operation.ended();
+        ended
+    }
+
+    async fn complete_on<T, E>(
+        &self,
+        client: &mut tokio_postgres::Client,
+        job: &Job,
+        work: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        E: From<CompleteError>,
+    {
         // Not deadpool's transaction, whose statements are kept: behind a pooler the next one may have another session.
-        let client: &mut tokio_postgres::Client = &mut client;
+        let failed = |error: DbError| E::from(CompleteError::from(error));
         let transaction = client.transaction().await.map_err(DbError::query("begin")).map_err(failed)?;
         act_for(&transaction, job).await.map_err(failed)?;
         let value = work(&transaction).await?;

@@ -94,6 +94,19 @@ impl Operation {
     }
 }
 
+impl Operation {
+    /// The connection, for a transaction of somebody else's, whose end says [`Operation::ended`].
+    #[allow(clippy::expect_used, reason = "only drop takes it")]
+    pub(crate) fn object(&mut self) -> &mut Object {
+        self.object.as_mut().expect("in use")
+    }
+
+    /// Whatever was under way has ended, well or not.
+    pub(crate) fn ended(&self) {
+        let _ = self.fate.set(Fate::Keep);
+    }
+}
+
 impl Deref for Operation {
     type Target = Object;
 

@@ -1,10 +1,13 @@
 //! A handler that completes its job in its own transaction.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use job_testkit::eventually;
 use job_utils::config::{PostgresConfig, Reader};
-use job_worker::{BoxError, CompleteError, Context, Db, HandlerResult, NewJob, Shutdown, Task, Worker, enqueue};
+use job_worker::{
+    BoxError, CompleteError, Context, Db, HandlerResult, NewJob, Shutdown, Task, TaskOptions, Worker, enqueue,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -129,4 +132,35 @@ async fn a_transaction_of_the_applications_own_pool_completes_the_job_as_well() 
     running.await.unwrap().unwrap();
     let charged: i64 = bench.sql.query_one("SELECT count(*) FROM charges", &[]).await.unwrap().get(0);
     assert_eq!(charged, 1);
+}
+
+/// A handler whose time is up in the middle of a statement: the statement is cancelled, its transaction ends with the session, and the
+/// pool does not get back a connection that is busy.
+#[tokio::test]
+async fn a_transaction_that_is_dropped_leaves_no_statement_behind() {
+    async fn slow(_: Charge, context: Context) -> HandlerResult {
+        context
+            .transaction(async |transaction| {
+                transaction.execute("INSERT INTO charges (job) VALUES (0)", &[]).await?;
+                transaction.execute("SELECT pg_sleep(3600)", &[]).await?;
+                Ok(())
+            })
+            .await
+    }
+    let bench = Bench::new().await;
+    bench.run("CREATE TABLE charges (job bigint)").await;
+    let short = TaskOptions::new().timeout(Duration::from_millis(300));
+    let db = Db::from_url(bench.db.url()).unwrap();
+    let worker = Worker::builder(db).task_with(short, slow).build().unwrap();
+    let shutdown = Shutdown::new();
+    let running = tokio::spawn(worker.run(shutdown.clone()));
+    let id = enqueue(&bench.sql, Charge::Commit).await.unwrap().id;
+    assert_eq!(bench.failed(id).await.last_error.as_deref(), Some("not done within 300ms"));
+    let busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^SELECT pg_sleep' \
+                AND state <> 'idle'";
+    eventually(LIMIT, async || bench.sql.query_one(busy, &[]).await.unwrap().get::<_, i64>(0) == 0).await;
+    shutdown.trigger();
+    running.await.unwrap().unwrap();
+    let charged: i64 = bench.sql.query_one("SELECT count(*) FROM charges", &[]).await.unwrap().get(0);
+    assert_eq!(charged, 0);
 }
