@@ -17,6 +17,7 @@ mod accept;
 mod add_schedule;
 mod admin;
 mod callback;
+mod cancel;
 mod claim;
 mod columns;
 mod complete;

@@ -2,10 +2,13 @@
 //! locks and notifications; and past it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use job_testkit::{Answer, FakeFunction, PgBouncer, Process, Signal, TestDb, eventually, eventually_some, pgbouncer};
-use job_utils::db::{NewJob, enqueue, enqueue_many};
+use job_utils::config::{PostgresConfig, Reader};
+use job_utils::db::{Db, NewJob, SchedulerDb, SchedulerInstance, enqueue, enqueue_many};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::support::{Bench, LIMIT, callback, program};
 
@@ -209,6 +212,29 @@ async fn a_killed_services_schedules_fire_again_after_the_schedulers_lease() {
     function.wait_for(before + 2, LIMIT).await;
     service.signal(Signal::Term);
     assert_eq!(service.exit_code(LIMIT).await, 0);
+}
+
+#[tokio::test]
+async fn a_pooler_outlives_statements_that_are_cancelled() {
+    if !pgbouncer::installed("a_pooler_outlives_statements_that_are_cancelled") {
+        return;
+    }
+    let behind = Behind::new().await;
+    let env: HashMap<String, String> = behind.bouncer.env(behind.bench.db.name()).into_iter().collect();
+    let mut reader = Reader::new(&env);
+    let config = PostgresConfig::read(&mut reader);
+    let db = Db::new(&reader.finish(config).unwrap()).unwrap();
+    let instance = SchedulerInstance { id: Uuid::new_v4(), lease: LIMIT, listens: false };
+    let scheduler = SchedulerDb::new(db, "behind-1", instance);
+    behind.bench.sql.batch_execute("BEGIN; LOCK TABLE app_jobs.schedulers").await.unwrap();
+    for _ in 0..50 {
+        let given_up = tokio::time::timeout(Duration::from_millis(20), scheduler.leave()).await;
+        assert!(given_up.is_err(), "it waits for the table");
+    }
+    let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'app_jobs.schedulers'::regclass AND NOT granted";
+    eventually(LIMIT, async || behind.count(waiting).await == 0).await;
+    behind.bench.sql.batch_execute("COMMIT").await.unwrap();
+    scheduler.leave().await.unwrap_or_else(|error| panic!("{error:?}: {}", behind.bouncer.log()));
 }
 
 #[tokio::test]

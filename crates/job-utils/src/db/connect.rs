@@ -99,6 +99,11 @@ impl Connector {
         }
     }
 
+    /// The host of the last session.
+    pub(crate) fn last_host(&self) -> Option<&Config> {
+        self.hosts.get(self.last.load(Ordering::Relaxed))
+    }
+
     /// A session with the first host that answers, else the last host's error.
     pub(crate) async fn session(&self) -> Result<Session, Error> {
         // The one error that the client has for this, and does not document.

@@ -127,9 +127,9 @@ impl Drop for Operation {
                 let client = Object::take(object);
                 // The runtime may be on its way out; then so is the connection.
                 let Ok(runtime) = Handle::try_current() else { return };
-                let tls = self.db.tls();
+                let connector = self.db.connector().clone();
                 let cancel = async move {
-                    let _ = tokio::time::timeout(CANCEL_TIMEOUT, client.cancel_token().cancel_query(tls)).await;
+                    let _ = tokio::time::timeout(CANCEL_TIMEOUT, connector.cancel(&client)).await;
                     drop(client);
                 };
                 self.db.cancelling().spawn_on(cancel, &runtime);

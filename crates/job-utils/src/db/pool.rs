@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
-use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
@@ -164,9 +163,9 @@ impl Db {
         self.inner.suspicions.follow()
     }
 
-    /// How to set up TLS.
-    pub(crate) fn tls(&self) -> MakeRustlsConnect {
-        self.inner.connector.tls()
+    /// What connects.
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.inner.connector
     }
 
     /// Cancellations under way.
