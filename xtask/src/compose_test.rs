@@ -12,6 +12,7 @@ use clap::Args;
 use job_testkit::env;
 
 use crate::deploy_check::compose::FILES;
+use crate::setup;
 use crate::steps::Steps;
 use engine::{Engine, docker};
 
@@ -30,6 +31,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let mut steps = Steps::new("cargo xtask compose-test");
     let engine = steps.step("a Docker engine", Engine::find()).await?;
     steps.step("the names are free", names_are_free()).await?;
+    steps.step("uuidgen", setup::uuidgen()).await?;
     steps.step("base images", standin::ensure(&env::workspace_dir())).await?;
     let tested = test(&mut steps, &engine, &options).await;
     if tested.is_err() {

@@ -30,6 +30,15 @@ pub(crate) async fn pgbouncer() -> Result<PathBuf> {
     .await
 }
 
+/// uuidgen, which the specification's commands call.
+pub(crate) async fn uuidgen() -> Result<PathBuf> {
+    let find = || {
+        let program = PathBuf::from("/usr/bin/uuidgen");
+        if program.is_file() { Ok(program) } else { bail!("no uuidgen found") }
+    };
+    found_or_installed(find, "", "uuid-runtime", "install it (apt install uuid-runtime)").await
+}
+
 /// debootstrap's program, in the same way.
 pub(crate) async fn debootstrap() -> Result<PathBuf> {
     let find = || {

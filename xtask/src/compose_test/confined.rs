@@ -10,7 +10,7 @@ use super::stack::SERVICES;
 use crate::deploy_check::compose::FILES;
 
 /// What a secret looks like: the values that the compose files pass, and the names of what holds one.
-const SECRETS: &[&str] = &["PASSWORD=", "password", "SECRET=", "API_KEY=", "TOKEN="];
+const SECRETS: &[&str] = &["PASSWORD=", "=password", "SECRET=", "API_KEY=", "TOKEN="];
 
 pub(super) async fn check(engine: &Engine) -> Result<()> {
     let [first, jobs] = FILES;
@@ -18,8 +18,9 @@ pub(super) async fn check(engine: &Engine) -> Result<()> {
         let config = engine.config(file).await?;
         for container in containers {
             let shown = inspect(container).await?;
-            let users = docker(&["top", container, "-eo", "uid"]).await?;
-            let users: BTreeSet<&str> = users.lines().skip(1).map(str::trim).collect();
+            let users = docker(&["top", container, "-eo", "pid,uid"]).await?;
+            let users: BTreeSet<&str> =
+                users.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
             if users.is_empty() || users.contains("0") {
                 bail!("{container} runs as root: {users:?}");
             }

@@ -15,8 +15,6 @@ pub(super) const PROJECT: &str = "jobs-compose-test";
 /// The Docker engine and compose.
 pub(super) struct Engine {
     compose: Vec<String>,
-    /// Clients from 23 on want a plug-in for BuildKit, and fail where compose asks for it and the plug-in is missing.
-    classic: bool,
 }
 
 impl Engine {
@@ -29,16 +27,8 @@ impl Engine {
             bail!("neither docker-compose nor docker compose is there: apt-get install docker-compose");
         };
         let client = docker(&["version", "--format", "{{.Client.Version}}"]).await?;
-        let major: u32 = client.split('.').next().and_then(|major| major.trim().parse().ok()).unwrap_or_default();
-        let classic = major >= 23 && docker(&["buildx", "version"]).await.is_err();
-        println!(
-            "    engine {}, client {}, {}{}",
-            version.trim(),
-            client.trim(),
-            compose.join(" "),
-            if classic { ", the classic builder (no buildx)" } else { "" }
-        );
-        Ok(Self { compose, classic })
+        println!("    engine {}, client {}, {}", version.trim(), client.trim(), compose.join(" "));
+        Ok(Self { compose })
     }
 
     /// Runs compose on one of its files; its output is ours.
@@ -61,9 +51,6 @@ impl Engine {
     fn command(&self, file: &str, arguments: &[&str]) -> Command {
         let mut command = compose::command(&self.compose);
         command.args(["-p", PROJECT, "-f", file]).args(arguments).current_dir(env::workspace_dir());
-        if self.classic {
-            command.env("DOCKER_BUILDKIT", "0");
-        }
         command
     }
 }

@@ -114,10 +114,6 @@ pub(super) async fn scaled(engine: &Engine, count: usize) -> Result<()> {
         stack::healthy(worker).await?;
     }
     workers.push("knative-job-service");
-    let completions = async |name: &str| {
-        let logs = logs(name).await?;
-        anyhow::Ok(logs.lines().filter(|line| line.contains("job completed")).count())
-    };
     let mut before = Vec::new();
     for worker in &workers {
         before.push(completions(worker).await?);
@@ -139,4 +135,18 @@ pub(super) async fn scaled(engine: &Engine, count: usize) -> Result<()> {
         bail!("jobs were done twice");
     }
     Ok(())
+}
+
+/// How many jobs of a worker have ended: by the answer, which it tells itself, or by a callback, which the service tells.
+async fn completions(worker: &str) -> Result<usize> {
+    let id = match worker {
+        "knative-job-service" => "knative-job-service-1".to_owned(),
+        _ => docker(&["inspect", "--format", "{{.Config.Hostname}}", worker]).await?.trim().to_owned(),
+    };
+    let by_answer = logs(worker).await?.lines().filter(|line| line.contains("job completed job.id=")).count();
+    let mine = format!("worker.id=\"{id}\"");
+    let service = logs("knative-job-service").await?;
+    let by_callback =
+        service.lines().filter(|line| line.contains("completed by callback") && line.contains(&mine)).count();
+    Ok(by_answer + by_callback)
 }

@@ -111,9 +111,11 @@ async fn run(block: &str, terminal: Terminal) -> Result<String> {
     std::fs::create_dir_all(env::target_dir().join("compose-test"))?;
     std::fs::write(&script, block)?;
     let mut command = if terminal == Terminal::Yes {
-        // A pseudo-terminal of util-linux; --return for the block's own exit code.
+        // A pseudo-terminal of util-linux; --return for the block's own exit code. Of a size: without one psql takes every output
+        // for too long, and waits at a pager for somebody to read it.
+        let block = format!("stty rows 60 columns 250; bash '{}'", script.display());
         let mut command = Command::new("script");
-        command.args(["--quiet", "--return", "--command", &format!("bash '{}'", script.display()), "/dev/null"]);
+        command.args(["--quiet", "--return", "--command", &block, "/dev/null"]);
         command
     } else {
         let mut command = Command::new("bash");
@@ -121,7 +123,8 @@ async fn run(block: &str, terminal: Terminal) -> Result<String> {
         command
     };
     command.stdin(Stdio::null()).current_dir(env::workspace_dir());
-    let printed = output_of(command).await?.replace('\r', "");
+    let printed =
+        tokio::time::timeout(LIMIT, output_of(command)).await.context("it does not end")??.replace(['\r', '\0'], "");
     println!("{}", printed.trim_end());
     Ok(printed)
 }

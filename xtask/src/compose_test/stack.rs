@@ -37,11 +37,13 @@ pub(super) async fn up(engine: &Engine, file: &str, containers: &[&str]) -> Resu
 
 /// Waits until a container's own health check says so.
 pub(super) async fn healthy(container: &str) -> Result<()> {
-    let is_healthy = async || match docker(&["inspect", "--format", "{{.State.Health.Status}}", container]).await {
-        Ok(status) if status.trim() == "healthy" => Some(()),
+    let state = "{{.State.Status}} {{.State.Health.Status}}";
+    let decided = async || match docker(&["inspect", "--format", state, container]).await.ok()?.trim() {
+        "running healthy" => Some(true),
+        ended if ended.starts_with("exited") => Some(false),
         _ => None,
     };
-    if try_poll(LIMIT, is_healthy).await.is_err() {
+    if !try_poll(LIMIT, decided).await.unwrap_or(false) {
         let state = inspect(container).await?;
         bail!("{container} is not healthy: {}", state.pointer("/State").unwrap_or(&Value::Null));
     }

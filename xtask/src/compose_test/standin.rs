@@ -57,7 +57,7 @@ impl Bases {
 /// Every base image is there afterwards.
 pub(super) async fn ensure(root: &Path) -> Result<()> {
     let bases = Bases::read(root)?;
-    let made_of = fingerprint(root)?;
+    let made_of = fingerprint(root, &bases)?;
     for image in [&bases.rust, &bases.postgres, &bases.minio] {
         let label = format!("{{{{index .Config.Labels {LABEL:?}}}}}");
         match docker(&["image", "inspect", "--format", &label, image]).await {
@@ -73,13 +73,11 @@ pub(super) async fn ensure(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Of the lock file and the Dockerfile.
-fn fingerprint(root: &Path) -> Result<String> {
+/// Of all that goes into a stand-in: another lock file wants other crates.
+fn fingerprint(root: &Path, bases: &Bases) -> Result<String> {
     let mut hasher = DefaultHasher::new();
-    for path in ["Cargo.lock", "deploy/Dockerfile"] {
-        std::fs::read(root.join(path)).with_context(|| format!("cannot read {path}"))?.hash(&mut hasher);
-    }
-    (POSTGRES_ENTRYPOINT, MINIO_PLACEHOLDER).hash(&mut hasher);
+    std::fs::read(root.join("Cargo.lock")).context("cannot read Cargo.lock")?.hash(&mut hasher);
+    (&bases.rust, &bases.chef, PACKAGES, POSTGRES_ENTRYPOINT, MINIO_PLACEHOLDER).hash(&mut hasher);
     Ok(format!("{:x}", hasher.finish()))
 }
 
@@ -185,6 +183,10 @@ fn postgres(work: &Path, debian: &Path, import: &mut Import) -> Result<String> {
     let owner = std::fs::metadata(debian.join("var/lib/postgresql"))?;
     let (user, group) = (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
     std::os::unix::fs::chown(&data, Some(user), Some(group))?;
+    // As in the official image: a tmpfs there takes the mode over, and not the owner.
+    let sockets = debian.join("run/postgresql");
+    std::fs::create_dir_all(&sockets)?;
+    std::fs::set_permissions(&sockets, std::os::unix::fs::PermissionsExt::from_mode(0o3777))?;
     import.changes.extend([
         format!("ENV PG_MAJOR={major} PGDATA=/var/lib/postgresql/data LANG=C.UTF-8"),
         format!(
