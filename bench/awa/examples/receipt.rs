@@ -5,7 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 use awa::model::migrations;
 use awa::worker::TransitionWorkerRole;
-use awa::{Client, InsertOpts, JobArgs, JobError, JobResult, QueueConfig, QueueStorage, QueueStorageConfig, insert_with};
+use awa::{
+    Client, InsertOpts, JobArgs, JobError, JobResult, QueueConfig, QueueStorage, QueueStorageConfig, insert_with,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 

@@ -7,8 +7,8 @@ use anyhow::Result;
 use riverqueue::jiff::Timestamp;
 use riverqueue::migrate::PostgresMigrator;
 use riverqueue::{
-    BoxError, Client, InsertOpts, Job, JobArgs, QUEUE_DEFAULT, QueueConfig, WorkContext, WorkError, WorkOutcome, Worker,
-    WorkerTimeout, Workers,
+    BoxError, Client, InsertOpts, Job, JobArgs, QUEUE_DEFAULT, QueueConfig, WorkContext, WorkError, WorkOutcome,
+    Worker, WorkerTimeout, Workers,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;

@@ -101,3 +101,18 @@ async fn the_query_that_scales_workers_counts_what_is_due_and_nobody_runs() {
     client.batch_execute("SET ROLE jobs_runtime").await.unwrap();
     assert_eq!(client.query_one(query, &[]).await.unwrap().get::<_, i64>(0), 3);
 }
+
+#[test]
+fn the_comparison_counts_the_lines_of_the_programs_that_there_are() {
+    let programs = [
+        include_str!("../../../bench/ours/examples/receipt.rs"),
+        include_str!("../../../bench/graphile_worker/examples/receipt.rs"),
+        include_str!("../../../bench/apalis-postgres/examples/receipt.rs"),
+        include_str!("../../../bench/riverqueue/examples/receipt.rs"),
+        include_str!("../../../bench/awa/examples/receipt.rs"),
+    ];
+    let counts = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+    let lines: Vec<String> = programs.iter().map(|code| code.lines().filter(counts).count().to_string()).collect();
+    let row = format!("| lines of the program | {} |", lines.join(" | "));
+    assert!(LIBRARY.contains(&row), "it should say: {row}");
+}
