@@ -39,6 +39,8 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure('@extschema@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
                      AND to_regprocedure(\
                      '@extschema@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
+                     AND to_regprocedure(\
+                     '@extschema@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[], boolean[])') IS NOT NULL \
                      AND to_regclass('@extschema@.settings') IS NOT NULL";
 
 const ACCEPTED: &str = "SELECT count(*) FROM @extschema@.jobs \
