@@ -1,5 +1,7 @@
 //! Complete in a transaction: a job's end together with the work that it stands for.
 
+use std::time::Duration;
+
 use postgres_types::Type;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
@@ -14,6 +16,9 @@ const SQL: &str = "SELECT @extschema@.complete_in_transaction($1)";
 const ACT_FOR: &str = "SELECT set_config(s.name, s.value, true) \
                        FROM (VALUES ('jwt.claims.database_id', $1::uuid::text), ('jwt.claims.user_id', $2::uuid::text)) \
                        AS s (name, value) WHERE s.value IS NOT NULL";
+
+/// How long a rollback may take before its connection is given up.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A job that was not completed.
 #[derive(Debug, thiserror::Error)]
@@ -76,9 +81,13 @@ impl Db {
         // Dropped before its end, by a handler's timeout say, it cancels the statement under way, so that the pool does not get back a
         // connection that is busy.
         let mut operation = self.operation().await.map_err(CompleteError::from)?;
-        let ended = self.complete_on(operation.object(), job, work).await;
-        operation.ended();
-        ended
+        let result = self.complete_on(operation.object(), job, work).await;
+        // A commit has waited for all before it. What fails may have left a statement behind, by a timeout within `work` say; the
+        // rollback is sent already, and what is answered after it says that both have ended.
+        if result.is_ok() || is_idle(&operation).await {
+            operation.ended();
+        }
+        result
     }
 
     async fn complete_on<T, E>(
@@ -99,6 +108,11 @@ impl Db {
         transaction.commit().await.map_err(DbError::query("commit")).map_err(failed)?;
         Ok(value)
     }
+}
+
+/// Whether a connection has done what it was asked for.
+async fn is_idle(client: &tokio_postgres::Client) -> bool {
+    matches!(tokio::time::timeout(ROLLBACK_TIMEOUT, client.simple_query("")).await, Ok(Ok(_)))
 }
 
 /// Takes on a job's tenant and actor for the rest of the transaction.

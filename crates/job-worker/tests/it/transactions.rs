@@ -16,10 +16,14 @@ use super::support::{Bench, LIMIT};
 
 /// Through the pooler, where there is one.
 fn pool(bench: &Bench) -> Db {
+    Db::new(&settings(bench)).unwrap()
+}
+
+fn settings(bench: &Bench) -> PostgresConfig {
     let env: HashMap<String, String> = bench.db.env().into_iter().collect();
     let mut reader = Reader::new(&env);
     let config = PostgresConfig::read(&mut reader);
-    Db::new(&reader.finish(config).unwrap()).unwrap()
+    reader.finish(config).unwrap()
 }
 
 /// What the handler is to do with its transaction.
@@ -159,6 +163,41 @@ async fn a_transaction_that_is_dropped_leaves_no_statement_behind() {
     let busy = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^SELECT pg_sleep' \
                 AND state <> 'idle'";
     eventually(LIMIT, async || bench.sql.query_one(busy, &[]).await.unwrap().get::<_, i64>(0) == 0).await;
+    shutdown.trigger();
+    running.await.unwrap().unwrap();
+    let charged: i64 = bench.sql.query_one("SELECT count(*) FROM charges", &[]).await.unwrap().get(0);
+    assert_eq!(charged, 0);
+}
+
+/// What a handler no longer waits for within its transaction does not come back to the pool with the connection.
+#[tokio::test]
+async fn a_statement_that_is_abandoned_within_a_transaction_does_not_keep_its_connection_busy() {
+    async fn impatient(_: Charge, context: Context<mpsc::UnboundedSender<bool>>) -> HandlerResult {
+        let failed: Result<(), BoxError> = context
+            .transaction(async |transaction| {
+                transaction.execute("INSERT INTO charges (job) VALUES (0)", &[]).await?;
+                let sleep = transaction.execute("SELECT pg_sleep(20)", &[]);
+                tokio::time::timeout(Duration::from_millis(100), sleep).await??;
+                Ok(())
+            })
+            .await;
+        // The pool's only connection.
+        let receipt = enqueue(context.db(), NewJob::raw("receipt", ""));
+        context
+            .state()
+            .send(tokio::time::timeout(Duration::from_secs(10), receipt).await.is_ok_and(|it| it.is_ok()))?;
+        failed
+    }
+    let bench = Bench::new().await;
+    bench.run("CREATE TABLE charges (job bigint)").await;
+    let (told, mut answered) = mpsc::unbounded_channel();
+    let one = PostgresConfig { pool_size: 1, ..settings(&bench) };
+    let worker = Worker::builder(Db::new(&one).unwrap()).state(told).task(impatient).build().unwrap();
+    let shutdown = Shutdown::new();
+    let running = tokio::spawn(worker.run(shutdown.clone()));
+    let id = enqueue(&bench.sql, Charge::Commit).await.unwrap().id;
+    assert_eq!(answered.recv().await, Some(true), "enqueued on the same pool");
+    assert_eq!(bench.failed(id).await.last_error.as_deref(), Some("deadline has elapsed"));
     shutdown.trigger();
     running.await.unwrap().unwrap();
     let charged: i64 = bench.sql.query_one("SELECT count(*) FROM charges", &[]).await.unwrap().get(0);
