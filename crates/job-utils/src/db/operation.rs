@@ -83,7 +83,18 @@ impl Operation {
             }
             return Err(DbError::Timeout { operation, limit: self.limit });
         };
-        let result = result.map_err(DbError::query(operation));
+        self.answered(result.map_err(DbError::query(operation)))
+    }
+
+    /// Waits for it as long as it takes: whoever no longer wants to wait drops this.
+    pub(crate) async fn run_without_limit<T>(
+        &self,
+        work: impl Future<Output = Result<T, DbError>>,
+    ) -> Result<T, DbError> {
+        self.answered(work.await)
+    }
+
+    fn answered<T>(&self, result: Result<T, DbError>) -> Result<T, DbError> {
         let lost = result.as_ref().is_err_and(DbError::is_of_the_connection);
         // Nobody has set it before: an operation runs once.
         let _ = self.fate.set(if lost { Fate::Discard } else { Fate::Keep });

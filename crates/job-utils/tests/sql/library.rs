@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use job_testkit::eventually;
 use job_utils::config::SchemaName;
 use job_utils::db::{EnqueueClient, Enqueued, Field, KeyMode, NewJob, enqueue, enqueue_in, enqueue_many};
 use job_utils::task::Task;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::sql::support::{Session, database, handle, migrate_schema};
+use crate::sql::support::{LIMIT, Session, database, handle, handle_with, migrate_schema};
 
 const TENANT: Uuid = Uuid::from_u128(1);
 const ACTOR: Uuid = Uuid::from_u128(2);
@@ -103,6 +104,41 @@ async fn it_works_on_a_pool_a_connection_and_a_transaction_of_either_client() {
     let spawned =
         tokio::spawn(async move { (on(&handle).await, enqueue_many(&pool, vec![ada()]).await.unwrap().len()) });
     assert_eq!(spawned.await.unwrap().1, 1);
+}
+
+/// What waits for the row of a key and is given up does not block the pool.
+#[tokio::test]
+async fn an_enqueue_that_is_dropped_does_not_leave_a_busy_connection_in_the_pool() {
+    const CONNECTIONS: usize = 2;
+    async fn drop_waiting<C: EnqueueClient + Clone + Send + 'static>(client: &C, s: &Session) {
+        let waiting: Vec<_> = std::iter::repeat_n(client.clone(), CONNECTIONS)
+            .map(|client| tokio::spawn(async move { enqueue(&client, ada().job().key("k")).await }))
+            .collect();
+        let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                       AND wait_event_type = 'Lock'";
+        eventually(LIMIT, async || s.number(blocked).await >= CONNECTIONS as i64).await;
+        for waits in waiting {
+            waits.abort();
+            assert!(waits.await.unwrap_err().is_cancelled());
+        }
+        let free = enqueue(client, ada().job().key("free"));
+        tokio::time::timeout(Duration::from_secs(10), free).await.expect("the pool has a connection").unwrap();
+    }
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let blocker = Session::open(&db).await;
+    blocker.run("BEGIN; SELECT app_jobs.add_job('greet', '{\"name\": \"Bob\"}', 'k')").await;
+    let handle = handle_with(db.url(), "app_jobs", &[("JOBS_POOL_SIZE", "2")]);
+    drop_waiting(&handle, &s).await;
+    let blocked =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually(LIMIT, async || s.number(blocked).await == 0).await;
+
+    let manager = deadpool_postgres::Manager::new(db.url().parse().unwrap(), tokio_postgres::NoTls);
+    let pool = deadpool_postgres::Pool::builder(manager).max_size(CONNECTIONS).build().unwrap();
+    drop_waiting(&pool, &s).await;
+    blocker.run("ROLLBACK").await;
+    assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs WHERE key = 'free'").await, 1);
 }
 
 #[tokio::test]

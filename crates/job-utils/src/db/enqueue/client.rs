@@ -1,5 +1,6 @@
 //! What jobs can be enqueued on: a pool, a connection, an open transaction.
 
+use deadpool_postgres::Object;
 use postgres_types::{ToSql, Type};
 use tokio_postgres::Row;
 
@@ -9,6 +10,10 @@ use crate::db::{Db, DbError};
 
 /// A pool, a connection, or a transaction, that can enqueue. Statements are prepared once per connection where the client keeps
 /// them (deadpool_postgres, [`Db`]), and sent in one round trip, unprepared, where it does not (tokio_postgres).
+///
+/// A future that is dropped before it is done, by a timeout say, may still enqueue: what was sent is sent. On a connection or a
+/// transaction of the caller's its statement goes on, and what comes next there waits for it. A pool does not get back a
+/// connection that is busy; a [`Db`] cancels the statement besides.
 pub trait EnqueueClient: sealed::Rows + Sync {}
 
 pub(crate) mod sealed {
@@ -54,13 +59,27 @@ macro_rules! prepared {
         impl EnqueueClient for $client {}
     )*};
 }
-prepared!(deadpool_postgres::Object, deadpool_postgres::ClientWrapper, deadpool_postgres::Transaction<'_>);
+prepared!(Object, deadpool_postgres::ClientWrapper, deadpool_postgres::Transaction<'_>);
 
 impl sealed::Rows for deadpool_postgres::Pool {
     async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
-        self.get().await.map_err(DbError::Connect)?.rows(operation, sql, parameters).await
+        let mut lent = Lent(None);
+        let rows = lent.0.insert(self.get().await.map_err(DbError::Connect)?).rows(operation, sql, parameters).await;
+        // Back into the pool.
+        lent.0 = None;
+        rows
     }
 }
+
+/// A pool's connection, whose statement is under way as long as it is here. Dropped then, it leaves the pool.
+struct Lent(Option<Object>);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.take().map(Object::take);
+    }
+}
+
 impl EnqueueClient for deadpool_postgres::Pool {}
 
 /// In the schema of its settings.
@@ -70,11 +89,15 @@ impl sealed::Rows for Db {
     }
 
     async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
-        let client = self.connection().await?;
-        if self.is_pooled() {
-            return client.query_typed(sql, parameters).await.map_err(DbError::query(operation));
-        }
-        client.rows(operation, sql, parameters).await
+        // Dropped before the answer, it cancels the statement, and the connection leaves the pool.
+        let lent = self.operation().await?;
+        let asked = async {
+            if self.is_pooled() {
+                return lent.query_typed(sql, parameters).await.map_err(DbError::query(operation));
+            }
+            Object::rows(&lent, operation, sql, parameters).await
+        };
+        lent.run_without_limit(asked).await
     }
 }
 impl EnqueueClient for Db {}
