@@ -1,7 +1,7 @@
 //! Handler: run a task in this process, to an outcome in any case.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,7 +91,12 @@ where
             let given = context.clone().with_state(state);
             // The handler is called within the future: what it does before its first await may panic as well.
             let running = AssertUnwindSafe(async move { handler(given).await }).catch_unwind();
-            limited(&context, timeout, running.instrument(context.span().clone())).await
+            let limited = limited(&context, timeout, running.instrument(context.span().clone()));
+            // What panics beside the handler is the end of one whose time is up: what it held is dropped.
+            AssertUnwindSafe(limited).catch_unwind().await.unwrap_or_else(|panic| {
+                let error = format!("not done within {}, and {} when dropped", in_words(timeout), panicked(&*panic));
+                Outcome::Retry { error, after: None }
+            })
         })
     };
     Registered { run: Box::new(run), options }
@@ -161,10 +166,20 @@ impl Registered {
             Outcome::Retry { error, .. } if retry.is_last(job.attempts) => {
                 callback::Outcome::FailForGood(storable(&error))
             }
-            Outcome::Retry { error, after } => match after.or_else(|| retry.wait(job.attempts)) {
-                Some(after) => callback::Outcome::Retry { message: storable(&error), after },
-                None => callback::Outcome::Fail(storable(&error)),
-            },
+            Outcome::Retry { error, after: Some(after) } => {
+                callback::Outcome::Retry { message: storable(&error), after }
+            }
+            // A policy of the application's own may panic: then the wait is the usual one.
+            Outcome::Retry { error, after: None } => {
+                match catch_unwind(AssertUnwindSafe(|| retry.wait(job.attempts))) {
+                    Ok(Some(after)) => callback::Outcome::Retry { message: storable(&error), after },
+                    Ok(None) => callback::Outcome::Fail(storable(&error)),
+                    Err(panic) => {
+                        let error = format!("{error} (the task's retry policy {})", panicked(&*panic));
+                        callback::Outcome::Fail(storable(&error))
+                    }
+                }
+            }
         }
     }
 }

@@ -50,7 +50,7 @@ impl Retry {
         Self { curve: Curve::Exponential { first, cap }, ..Self::default() }
     }
 
-    /// Whatever the function says; it gets the number of the attempt that failed, from 1.
+    /// Whatever the function says; it gets the number of the attempt that failed, from 1. When it panics, the wait is the usual one.
     pub fn custom(wait: impl Fn(i32) -> Duration + Send + Sync + 'static) -> Self {
         Self { curve: Curve::Custom(Arc::new(wait)), ..Self::default() }
     }

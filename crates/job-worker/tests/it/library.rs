@@ -147,6 +147,44 @@ async fn a_task_has_its_own_retry_policy() {
 }
 
 #[tokio::test]
+async fn a_retry_policy_that_panics_leaves_the_usual_wait() {
+    async fn fail(_: Greet, _: Context) -> HandlerResult {
+        Err("no")?
+    }
+    let bench = Bench::new().await;
+    let retry = Retry::custom(|attempt| panic!("no wait for {attempt}"));
+    let running = Running::start(builder(&bench).task_with(TaskOptions::new().retry(retry), fail));
+    for _ in 0..2 {
+        let job = bench.failed(enqueue(&bench.sql, ada()).await.unwrap().id).await;
+        let error = "no (the task's retry policy panicked: no wait for 1)";
+        assert_eq!((job.attempts, job.last_error.as_deref(), job.wait.round()), (1, Some(error), 3.0));
+    }
+    assert_eq!(running.stop().await.orphaned, 0);
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_when_its_time_is_up_fails_as_any_other() {
+    struct Bad;
+    impl Drop for Bad {
+        fn drop(&mut self) {
+            panic!("not now");
+        }
+    }
+    async fn stuck(_: Greet, _: Context) {
+        let _bad = Bad;
+        std::future::pending().await
+    }
+    let bench = Bench::new().await;
+    let short = TaskOptions::new().timeout(Duration::from_millis(50));
+    let running = Running::start(builder(&bench).task_with(short, stuck));
+    for _ in 0..2 {
+        let job = bench.failed(enqueue(&bench.sql, ada()).await.unwrap().id).await;
+        assert_eq!(job.last_error.as_deref(), Some("not done within 50ms, and panicked: not now when dropped"));
+    }
+    assert_eq!(running.stop().await.orphaned, 0);
+}
+
+#[tokio::test]
 async fn a_handler_that_takes_too_long_fails_and_one_that_looks_has_the_last_word() {
     async fn stuck(_: Greet, _: Context) {
         std::future::pending().await
