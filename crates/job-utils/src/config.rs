@@ -262,7 +262,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Ten years: clocks, and intervals of Postgres, can hold it.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A duration as one would write it in a setting.
 pub fn in_words(duration: Duration) -> String {

@@ -1,10 +1,9 @@
 //! Worker: a worker as a value, put together by its builder.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_utils::config::{Tasks, WorkerConfig, parse_http_url};
+use job_utils::config::{Tasks, Var, WorkerConfig, parse_http_url};
 use job_utils::db::Db;
 use job_utils::shutdown::Shutdown;
 use job_utils::task::Task;
@@ -66,6 +65,7 @@ impl Worker {
             registry: Registry::default(),
             tasks: Vec::new(),
             dispatches: false,
+            said: Vec::new(),
             faults: Vec::new(),
         }
     }
@@ -106,6 +106,8 @@ pub struct WorkerBuilder<S = ()> {
     /// Limits and timeouts are known when all is said.
     tasks: Vec<Pending>,
     dispatches: bool,
+    /// Settings that have been said one by one.
+    said: Vec<&'static str>,
     faults: Vec<Fault>,
 }
 
@@ -135,12 +137,26 @@ fn fault(setting: impl Into<String>, message: impl Into<String>) -> Fault {
     Fault { setting: setting.into(), message: message.into() }
 }
 
+/// The builder's method for a setting, where it has one.
+fn setting(var: &Var) -> &'static str {
+    match var.name {
+        "HOSTNAME" => "id",
+        "JOBS_CONCURRENCY" => "concurrency",
+        "JOBS_PREFETCH" => "prefetch",
+        "JOBS_DISPATCH_TIMEOUT" => "timeout",
+        "JOBS_POLL_INTERVAL" => "poll_interval",
+        "JOBS_SHUTDOWN_GRACE" => "shutdown_grace",
+        "JOBS_LEASE" => "lease",
+        name => name,
+    }
+}
+
 impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     /// The application's own state, for the handlers of tasks that are added after this: those take a `Context<T>`. What all workers
     /// share goes into an `Arc`.
     pub fn state<T: Send + Sync + 'static>(self, state: T) -> WorkerBuilder<T> {
-        let Self { config, db, registry, tasks, dispatches, faults, .. } = self;
-        WorkerBuilder { config, db, state: Arc::new(state), registry, tasks, dispatches, faults }
+        let Self { config, db, registry, tasks, dispatches, said, faults, .. } = self;
+        WorkerBuilder { config, db, state: Arc::new(state), registry, tasks, dispatches, said, faults }
     }
 
     /// Runs jobs of type `T` here. The type says the task's identifier.
@@ -215,48 +231,60 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     /// The worker's id, at least 4 visible ASCII characters, for `locked_by`. Two live workers need two; the next worker with the
     /// same id takes back at once what a killed one ran. A random one unless given.
     pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.said.push("id");
         self.config.worker_id = id.into();
         self
     }
 
     /// How many jobs run at once; 16 unless given.
     pub fn concurrency(mut self, jobs: usize) -> Self {
+        self.said.push("concurrency");
         self.config.concurrency = jobs;
         self
     }
 
     /// How many quick jobs may be claimed ahead; 1000 unless given, 0 for none.
     pub fn prefetch(mut self, jobs: usize) -> Self {
+        self.said.push("prefetch");
         self.config.prefetch = jobs;
         self
     }
 
     /// How long a handler may take whose task does not say; 15 minutes unless given.
     pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.said.push("timeout");
         self.config.dispatch_timeout = timeout;
         self
     }
 
     /// How often to look without a notification; 5 s unless given.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.said.push("poll_interval");
         self.config.poll_interval = interval;
         self
     }
 
     /// How long a stop waits for jobs in flight; 25 s unless given.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.said.push("shutdown_grace");
         self.config.shutdown_grace = grace;
         self
     }
 
     /// How long the worker may be silent before others take over its jobs; 30 s unless given.
     pub fn lease(mut self, lease: Duration) -> Self {
+        self.said.push("lease");
         self.config.lease = lease;
         self
     }
 
     /// All settings at once, as those of the environment: `WorkerConfig::from_env(&ProcessEnv)?`. The pool is that of the builder.
+    /// It comes before single settings, which it would undo.
     pub fn config(mut self, config: WorkerConfig) -> Self {
+        if !self.said.is_empty() {
+            let message = format!("comes after {}, and would undo it: give it first", self.said.join(", "));
+            self.faults.push(fault("config", message));
+        }
         self.config = config;
         self
     }
@@ -264,6 +292,7 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     /// Dispatches tasks without a handler over HTTP: to the functions below the base URL `functions`, which call back to
     /// `callback`, where a callback server is.
     pub fn dispatch(mut self, functions: &str, callback: &str) -> Self {
+        self.said.push("dispatch");
         match parse_http_url(functions) {
             Ok(base) => self.config.gateway.base = base,
             Err(message) => self.faults.push(fault("dispatch: functions", message)),
@@ -289,21 +318,13 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         let Self { mut config, db, mut registry, tasks, dispatches, mut faults, .. } = self;
         let count = tasks.len();
         faults.extend(tasks.into_iter().filter_map(|task| task(&mut registry, &config)));
-        let id = &config.worker_id;
-        if id.chars().count() < 4 || !id.chars().all(|letter| letter.is_ascii_graphic()) {
-            faults.push(fault("id", format!("{id:?}: at least 4 visible ASCII characters")));
-        }
-        if config.concurrency == 0 {
-            faults.push(fault("concurrency", "must be at least 1"));
-        }
-        if config.poll_interval.is_zero() {
-            faults.push(fault("poll_interval", "must not be 0"));
-        }
-        if config.lease < Duration::from_secs(1) {
-            faults.push(fault("lease", "must be at least 1 s"));
-        }
+        faults.extend(config.problems().into_iter().map(|(var, message)| fault(setting(var), message)));
         if count == 0 && !dispatches {
             faults.push(fault("task", "there is none, and nothing is dispatched: the worker would do nothing"));
+        }
+        if count > 0 && !dispatches && !registry.by_task.keys().any(|task| config.tasks.include(task)) {
+            let message = "tasks (JOBS_SUPPORTED) has none of those that have a handler: the worker would do nothing";
+            faults.push(fault("config", message));
         }
         if !faults.is_empty() {
             return Err(BuildError { faults });
@@ -314,11 +335,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
             }
         }
         if !dispatches {
-            let mut here: HashSet<&String> = registry.by_task.keys().collect();
-            if let Tasks::Only(only) = &config.tasks {
-                here.retain(|task| only.contains(task));
-            }
-            config.tasks = Tasks::Only(here.into_iter().cloned().collect());
+            let here = registry.by_task.keys().filter(|task| config.tasks.include(task));
+            config.tasks = Tasks::Only(here.cloned().collect());
         }
         Ok(Worker { config, db, registry: Arc::new(registry), dispatches })
     }

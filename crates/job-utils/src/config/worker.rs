@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::server::{CallbackAddress, INTERNAL_JOBS_CALLBACK_PORT, JOBS_CALLBACK_TIMEOUT, read_secrets};
-use crate::config::{ConfigError, Env, Gateway, HttpUrl, PostgresConfig, Reader, Var, in_words};
+use crate::config::{ConfigError, Env, Gateway, HttpUrl, LONGEST, PostgresConfig, Reader, Var, in_words};
 use crate::wire::signature::CallbackSecrets;
 
 /// Worker id.
@@ -132,6 +132,8 @@ pub const VARS: &[&Var] = &[
     &JOBS_HEALTH_PORT,
 ];
 
+/// More than nothing.
+const LEAST: Duration = Duration::from_nanos(1);
 /// Below this, a pause of the machine would be taken for the end of a worker.
 const LEAST_LEASE: Duration = Duration::from_secs(1);
 /// More jobs than a process has room for.
@@ -179,10 +181,16 @@ impl Tasks {
 /// Reads HOSTNAME, or takes `fallback`. Ids have at least 4 characters in the database.
 pub(crate) fn read_id(reader: &mut Reader<'_>, fallback: &str) -> String {
     let id = reader.optional(&HOSTNAME).unwrap_or_else(|| fallback.to_owned());
-    if id.chars().count() < 4 || !id.chars().all(|c| c.is_ascii_graphic()) {
-        reader.fault(&HOSTNAME, format!("{id:?} cannot be a worker id: at least 4 visible ASCII characters"));
+    if let Some(message) = id_problem(&id) {
+        reader.fault(&HOSTNAME, message);
     }
     id
+}
+
+/// Why an id cannot be one.
+fn id_problem(id: &str) -> Option<String> {
+    let fits = id.chars().count() >= 4 && id.chars().all(|c| c.is_ascii_graphic());
+    (!fits).then(|| format!("{id:?} cannot be a worker id: at least 4 visible ASCII characters"))
 }
 
 /// Reads JOBS_HEALTH_PORT.
@@ -192,14 +200,9 @@ pub(crate) fn read_health_port(reader: &mut Reader<'_>) -> Option<u16> {
 }
 
 /// Reads JOBS_DISPATCH_FIRST_BYTE_TIMEOUT.
-fn read_first_byte_timeout(reader: &mut Reader<'_>, dispatch_timeout: Duration) -> Option<Duration> {
+fn read_first_byte_timeout(reader: &mut Reader<'_>) -> Option<Duration> {
     reader.optional(&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT)?;
-    let limit = reader.positive_duration(&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT);
-    if limit > dispatch_timeout {
-        reader
-            .fault(&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT, "must not exceed JOBS_DISPATCH_TIMEOUT: it would have no effect");
-    }
-    Some(limit)
+    Some(reader.positive_duration(&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT))
 }
 
 /// Reads JOBS_TASK_CONCURRENCY. The number follows the last `=`: a task identifier can hold anything.
@@ -282,22 +285,11 @@ impl WorkerConfig {
         let concurrency = reader.number_within(&JOBS_CONCURRENCY, 1..=MOST_JOBS);
         let port = reader.number(&INTERNAL_JOBS_CALLBACK_PORT);
         let dispatch_timeout = reader.positive_duration(&JOBS_DISPATCH_TIMEOUT);
-        let first_byte_timeout = read_first_byte_timeout(reader, dispatch_timeout);
+        let first_byte_timeout = read_first_byte_timeout(reader);
         let callback_timeout = reader.positive_duration(&JOBS_CALLBACK_TIMEOUT);
         let job_expiry = reader.positive_duration(&JOBS_JOB_EXPIRY);
-        // Past its expiry a job is claimed anew, so no attempt may legitimately last longer. A job that a function has
-        // accepted has its own deadline.
-        if dispatch_timeout > job_expiry {
-            reader.fault(
-                &JOBS_DISPATCH_TIMEOUT,
-                "must not exceed JOBS_JOB_EXPIRY: another worker would start the job meanwhile",
-            );
-        }
         let lease = reader.duration(&JOBS_LEASE);
-        if lease < LEAST_LEASE {
-            reader.fault(&JOBS_LEASE, format!("must be at least {}", in_words(LEAST_LEASE)));
-        }
-        Self {
+        let config = Self {
             postgres: PostgresConfig::read(reader),
             worker_id: read_id(reader, "worker-0"),
             tasks: Tasks::read(reader),
@@ -317,7 +309,56 @@ impl WorkerConfig {
             gateway: Gateway::read(reader),
             callback_url: CallbackAddress::read_url(reader, port),
             health_port: None,
+        };
+        for (var, message) in config.problems() {
+            reader.fault(var, message);
         }
+        config
+    }
+
+    /// Everything that a worker could not work with, wherever the settings are from: the variable, and what is wrong with the value.
+    pub fn problems(&self) -> Vec<(&'static Var, String)> {
+        let mut problems = Vec::new();
+        let mut problem = |var: &'static Var, message: String| problems.push((var, message));
+        if let Some(message) = id_problem(&self.worker_id) {
+            problem(&HOSTNAME, message);
+        }
+        for (var, jobs, least) in [(&JOBS_CONCURRENCY, self.concurrency, 1), (&JOBS_PREFETCH, self.prefetch, 0)] {
+            if !(least..=MOST_JOBS).contains(&jobs) {
+                problem(var, format!("{jobs} is not within {least} to {MOST_JOBS}"));
+            }
+        }
+        if let Some(task) = self.task_concurrency.iter().find_map(|(task, jobs)| (*jobs == 0).then_some(task)) {
+            problem(&JOBS_TASK_CONCURRENCY, format!("{task}: must be at least 1"));
+        }
+        for (var, duration, least) in [
+            (&JOBS_POLL_INTERVAL, self.poll_interval, LEAST),
+            (&JOBS_SHUTDOWN_GRACE, self.shutdown_grace, Duration::ZERO),
+            (&JOBS_DISPATCH_TIMEOUT, self.dispatch_timeout, LEAST),
+            (&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT, self.first_byte_timeout.unwrap_or(LEAST), LEAST),
+            (&JOBS_CALLBACK_TIMEOUT, self.callback_timeout, LEAST),
+            (&JOBS_LEASE, self.lease, LEAST_LEASE),
+            (&JOBS_JOB_EXPIRY, self.job_expiry, LEAST),
+        ] {
+            if duration > LONGEST {
+                problem(var, format!("is longer than {}", in_words(LONGEST)));
+            } else if duration < least {
+                let least =
+                    if least == LEAST { "longer than 0".to_owned() } else { format!("at least {}", in_words(least)) };
+                problem(var, format!("must be {least}"));
+            }
+        }
+        // Past its expiry a job is claimed anew, so no attempt may legitimately last longer. A job that a function has
+        // accepted has its own deadline.
+        if self.dispatch_timeout > self.job_expiry && self.dispatch_timeout <= LONGEST {
+            let message = "must not exceed JOBS_JOB_EXPIRY: another worker would start the job meanwhile";
+            problem(&JOBS_DISPATCH_TIMEOUT, message.to_owned());
+        }
+        if self.first_byte_timeout.is_some_and(|limit| limit > self.dispatch_timeout) {
+            let message = "must not exceed JOBS_DISPATCH_TIMEOUT: it would have no effect";
+            problem(&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT, message.to_owned());
+        }
+        problems
     }
 }
 
