@@ -202,7 +202,8 @@ pub async fn enqueue_in<C: EnqueueClient>(
     let job = job.into_job();
     job.check()?;
     let (sql, parameters) = statement(&job);
-    let rows = client.rows("enqueue", &schema.apply(sql), &parameters).await.map_err(EnqueueError::read)?;
+    let rows = client.rows("enqueue", &schema.apply(sql), &parameters).await;
+    let rows = rows.map_err(|error| EnqueueError::read(error).about(&job))?;
     // Each of these statements gives one row, or an error.
     Ok(Enqueued::from_row(&rows[0]).map_err(DbError::query("enqueue"))?)
 }
@@ -258,7 +259,8 @@ pub fn enqueue_many_in<C: EnqueueClient, J: IntoJob>(
             let (chunk, after) = rest.split_at(chunk_length(rest));
             let columns = Columns::of(chunk, jobs.len() - rest.len());
             let sql = schema.apply(if columns.have_options_of_enqueue() { MANY_WITH_OPTIONS } else { MANY });
-            let rows = client.rows("enqueue many", &sql, &columns.parameters()).await.map_err(EnqueueError::read)?;
+            let rows = client.rows("enqueue many", &sql, &columns.parameters()).await;
+            let rows = rows.map_err(|error| EnqueueError::read(error).about_one_of(&jobs))?;
             for row in &rows {
                 enqueued.push(Enqueued::from_row(row).map_err(DbError::query("enqueue many"))?);
             }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::db::enqueue::{EnqueueError, Field};
@@ -139,7 +140,7 @@ impl NewJob {
         self
     }
 
-    /// What becomes of a job that has the key already; it is replaced unless said.
+    /// What becomes of a job that has the key already; it is replaced unless said. Without a key it is refused.
     pub fn key_mode(mut self, mode: KeyMode) -> Self {
         self.key_mode = mode;
         self
@@ -205,6 +206,15 @@ impl NewJob {
         if self.payload.contains('\0') {
             return refuse(Field::Payload, "holds a NUL character".to_owned());
         }
+        // Big numbers and all stay as they are written: only the syntax is looked at.
+        if !self.payload.is_empty()
+            && let Err(error) = serde_json::from_str::<&RawValue>(&self.payload)
+        {
+            return refuse(Field::Payload, format!("is not JSON: {error}"));
+        }
+        if self.key.is_none() && self.key_mode != KeyMode::Replace {
+            return refuse(Field::Key, format!("there is none, and the key mode {:?} is about one", self.key_mode));
+        }
         if let Some(attempts) = self.max_attempts.filter(|attempts| *attempts < 1) {
             return refuse(Field::MaxAttempts, format!("is {attempts}, and must be at least 1"));
         }
@@ -249,6 +259,11 @@ mod tests {
         assert_eq!(at(job().queue(&long)), Err("queue: has more than 126 characters".into()));
         assert_eq!(at(job().key(&key)), Err("key: has more than 512 characters".into()));
         assert_eq!(at(job().key("a\0")), Err("key: holds a NUL character".into()));
+        assert_eq!(
+            at(job().key_mode(KeyMode::Ignore)),
+            Err("key: there is none, and the key mode Ignore is about one".into())
+        );
+        assert_eq!(at(job().key_mode(KeyMode::PreserveRunAt).key("k")), Ok(()));
         assert_eq!(at(job().max_attempts(0)), Err("max_attempts: is 0, and must be at least 1".into()));
         assert_eq!(at(job().delay(Duration::MAX)), Err("run_at: is more than a thousand years away".into()));
         assert_eq!(at(job().delay(Duration::MAX).run_at(Timestamp::UNIX_EPOCH)), Ok(()));
@@ -263,5 +278,10 @@ mod tests {
         }
         let error = Odd([((1, 2), 3)].into()).job().check().unwrap_err().to_string();
         assert_eq!(error, "payload: cannot be written as JSON: key must be a string");
+        let raw = |payload: &str| NewJob::raw("x", payload).check().map_err(|error| error.to_string());
+        assert_eq!(raw("{\"a\": }"), Err("payload: is not JSON: expected value at line 1 column 7".into()));
+        assert_eq!(raw("1 2"), Err("payload: is not JSON: trailing characters at line 1 column 3".into()));
+        assert_eq!(raw(&format!(" {}1e999{} ", "[".repeat(1000), "]".repeat(1000))), Ok(()));
+        assert_eq!(raw("123456789012345678901234567890"), Ok(()));
     }
 }

@@ -237,8 +237,10 @@ async fn errors_name_the_field_and_the_place() {
         assert_eq!(field, Some(Field::Key));
         assert!(message.starts_with("jobs[2001].key: the job key 'theirs' is in use"), "{message}");
     }
-    let payload = enqueue(&s.client, NewJob::raw("x", "{broken")).await.unwrap_err();
-    assert_eq!(told(payload), (Some(Field::Payload), "payload: invalid input syntax for type json".into()));
+    let many = [NewJob::raw("x", "{}"), NewJob::raw("x", "{broken")];
+    let (field, message) = told(enqueue_many(&s.client, many).await.unwrap_err());
+    assert_eq!(field, Some(Field::Payload));
+    assert_eq!(message, "jobs[1].payload: is not JSON: key must be a string at line 1 column 2");
     let error = enqueue_many(&s.client, vec![ada().job(), ada().job().max_attempts(-1)]).await.unwrap_err();
     assert_eq!(error.to_string(), "jobs[1].max_attempts: is -1, and must be at least 1");
     s.run("SELECT set_config('jwt.claims.user_id', 'nobody', false)").await;
@@ -253,7 +255,15 @@ async fn errors_name_the_field_and_the_place() {
     let transaction = s.client.transaction().await.unwrap();
     let error = enqueue(&transaction, ada().job().queue("q".repeat(127))).await.unwrap_err();
     assert_eq!(told(error), (Some(Field::Queue), "queue: has more than 126 characters".into()));
+    let error = enqueue(&transaction, NewJob::raw("x", "{broken")).await.unwrap_err();
+    assert_eq!(told(error).0, Some(Field::Payload));
+    let error = enqueue(&transaction, ada().job().key_mode(KeyMode::Ignore)).await.unwrap_err();
+    assert_eq!(told(error).0, Some(Field::Key));
     enqueue(&transaction, ada()).await.unwrap();
+    let big = "{\"n\": 123456789012345678901234567890}";
+    let id = enqueue(&transaction, NewJob::raw("x", big)).await.unwrap().id;
+    let stored = transaction.query_one("SELECT payload::text FROM app_jobs.jobs WHERE id = $1", &[&id]).await;
+    assert_eq!(stored.unwrap().get::<_, &str>(0), big);
     transaction.commit().await.unwrap();
 }
 

@@ -215,15 +215,21 @@ async fn the_crate_enqueues_as_a_producer() {
         enqueue(&s.client, own.clone()).await.unwrap();
         enqueue_many(&s.client, [own, job(None)]).await.unwrap();
     }
-    for other in [job(Some(OTHER)), actor(OTHER)] {
+    for (other, field) in [
+        (job(Some(OTHER)), Field::Tenant),
+        (actor(OTHER), Field::Actor),
+        (actor(OTHER).tenant(OTHER.parse().unwrap()), Field::Tenant),
+    ] {
         for error in [
             enqueue(&s.client, other.clone()).await.unwrap_err(),
             enqueue_many(&s.client, [job(None), other]).await.unwrap_err(),
         ] {
-            assert_eq!(error.field(), Some(Field::Tenant), "{error:?}");
+            assert_eq!(error.field(), Some(field), "{error:?}");
             assert_eq!(error.sql_state().map(|state| state.code()), Some("42501"), "{error:?}");
         }
     }
+    let error = enqueue_many(&s.client, [job(None), actor(OTHER)]).await.unwrap_err();
+    assert!(error.to_string().starts_with("jobs[1].actor: "), "{error}");
     // Neither can the parts be called past the choice, nor jobs be completed.
     for call in [
         format!(

@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::{DbError as Answer, SqlState};
 
-use crate::db::DbError;
+use crate::db::{DbError, NewJob};
 
 /// A field of a job, by the name that it has in `NewJob`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +89,28 @@ impl EnqueueError {
         let (position, said) = split(answer.message());
         let Some((field, message)) = fault(answer, said) else { return Self::Db(error) };
         Self::Refused { position, field, message, source: Some(error) }
+    }
+
+    /// The database says that a right is missing, and not whether for the tenant or for the actor: the job says which it names.
+    pub(crate) fn about(self, job: &NewJob) -> Self {
+        let denied = self.sql_state() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+        match self {
+            Self::Refused { position, field: Field::Tenant, message, source }
+                if denied && job.tenant.is_none() && job.actor.is_some() =>
+            {
+                Self::Refused { position, field: Field::Actor, message, source }
+            }
+            other => other,
+        }
+    }
+
+    /// [`EnqueueError::about`] the one of these that it names.
+    pub(crate) fn about_one_of(self, jobs: &[NewJob]) -> Self {
+        let position = if let Self::Refused { position, .. } = &self { *position } else { None };
+        match position.and_then(|position| jobs.get(position)) {
+            Some(job) => self.about(job),
+            None => self,
+        }
     }
 
     /// Which field is refused; None when the database did not do it.
