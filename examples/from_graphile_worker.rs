@@ -11,7 +11,7 @@
 //!
 //! The jobs that wait there are moved in one transaction. Stop its workers first: a job that one of them runs is left there.
 
-use job_worker::{Context, Db, HandlerResult, NewJob, Shutdown, Task, Worker, enqueue, migrate};
+use job_worker::{Context, Db, HandlerResult, NewJob, Shutdown, Task, Timestamp, Worker, enqueue, migrate};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -28,12 +28,16 @@ async fn send_email(job: SendEmail, _context: Context) -> HandlerResult {
     Ok(())
 }
 
-/// Takes what waits out of graphile_worker's tables. Attempts that have failed there count here.
-const TAKE: &str = "DELETE FROM graphile_worker._private_jobs j USING graphile_worker._private_tasks t \
-                    WHERE t.id = j.task_id AND j.locked_at IS NULL AND j.attempts < j.max_attempts \
-                    RETURNING t.identifier, j.payload::text, j.key, j.priority::int, (j.max_attempts - j.attempts)::int, \
-                    extract(epoch FROM greatest(j.run_at - now(), '0'))::float8, \
-                    (SELECT q.queue_name FROM graphile_worker._private_job_queues q WHERE q.id = j.job_queue_id)";
+/// Takes what waits out of graphile_worker's tables, in the order in which it would run there: jobs of one named queue keep theirs.
+/// Attempts that have failed there count here.
+const TAKE: &str = "WITH taken AS (
+        DELETE FROM graphile_worker._private_jobs j USING graphile_worker._private_tasks t
+         WHERE t.id = j.task_id AND j.locked_at IS NULL AND j.attempts < j.max_attempts
+        RETURNING j.id, t.identifier, j.payload::text AS payload, j.key, j.priority::int AS priority,
+                  (j.max_attempts - j.attempts)::int AS attempts_left, j.run_at, j.job_queue_id)
+    SELECT j.identifier, j.payload, j.key, j.priority, j.attempts_left, j.run_at, q.queue_name
+      FROM taken j LEFT JOIN graphile_worker._private_job_queues q ON q.id = j.job_queue_id
+     ORDER BY j.priority, j.run_at, j.id";
 
 async fn take_over(db: &Db) -> Result<usize, Box<dyn std::error::Error>> {
     let mut client = db.connection().await?;
@@ -44,7 +48,7 @@ async fn take_over(db: &Db) -> Result<usize, Box<dyn std::error::Error>> {
         let mut job = NewJob::raw(identifier, payload)
             .priority(row.get(3))
             .max_attempts(row.get::<_, i32>(4))
-            .delay(std::time::Duration::from_secs_f64(row.get(5)));
+            .run_at(row.get::<_, Timestamp>(5));
         if let Some(key) = row.get::<_, Option<&str>>(2) {
             job = job.key(key);
         }

@@ -52,14 +52,20 @@ async fn outbox() {
         http.post(url.trim()).json(&order).send().await.unwrap().status().as_u16()
     };
     let client = db.connect().await;
-    // Refused by the table, so there is no job either.
-    assert_eq!(order(-1).await, 422);
+    // Two orders alike are refused by the commit, when the job of the second has been enqueued.
+    client.batch_execute("ALTER TABLE orders ADD UNIQUE (total) DEFERRABLE INITIALLY DEFERRED").await.unwrap();
+    let receipts = "SELECT count(*) FROM receipts";
     assert_eq!(order(1999).await, 200);
-    let receipts = "SELECT count(*) FROM receipts WHERE text = 'paid: 1999'";
     eventually(LIMIT, async || count(&client, receipts).await == 1).await;
     assert_eq!(count(&client, JOBS).await, 0, "the receipt and the end of its job are one commit");
+    assert_eq!(order(1999).await, 422);
     let made = "SELECT last_value FROM app_jobs.jobs_id_seq";
-    assert_eq!(count(&client, made).await, 1, "one job was made in all");
+    assert_eq!(count(&client, made).await, 2, "its job was enqueued");
+    assert_eq!(count(&client, JOBS).await, 0, "and is gone with the order");
+    assert_eq!(order(2000).await, 200);
+    eventually(LIMIT, async || count(&client, receipts).await == 2).await;
+    let paid = "SELECT count(*) FROM receipts WHERE text IN ('paid: 1999', 'paid: 2000')";
+    assert_eq!(count(&client, paid).await, 2, "a receipt an order");
     stop(process).await;
 }
 
@@ -110,13 +116,20 @@ async fn from_graphile_worker() {
         INSERT INTO graphile_worker._private_jobs (id, task_id, payload, locked_at) VALUES (2, 1, '{\"to\": \"b\"}', now());
         INSERT INTO graphile_worker._private_jobs (id, task_id, payload, attempts) VALUES (3, 1, '{\"to\": \"c\"}', 25);
         INSERT INTO graphile_worker._private_jobs (id, job_queue_id, task_id, payload, run_at, attempts, key)
-        VALUES (4, 1, 1, '{\"to\": \"d\"}', now() + interval '1 hour', 5, 'later')";
+        VALUES (4, 1, 1, '{\"to\": \"d\"}', now() + interval '1 hour', 5, 'later');
+        INSERT INTO graphile_worker._private_job_queues VALUES (2, 'ordered');
+        INSERT INTO graphile_worker._private_jobs (id, job_queue_id, task_id, payload) VALUES
+            (12, 2, 1, '{\"to\": \"third\"}'), (11, 2, 1, '{\"to\": \"second\"}'), (10, 2, 1, '{\"to\": \"first\"}')";
     client.batch_execute(theirs).await.unwrap();
     let program = Program::at(env!("CARGO_BIN_EXE_from_graphile_worker")).env("DATABASE_URL", db.url());
     let mut process = program.spawn();
-    process.wait_for_line("took over 2 jobs", LIMIT).await;
-    process.wait_for_line("to a@example.com", LIMIT).await;
+    process.wait_for_line("took over 5 jobs", LIMIT).await;
     eventually(LIMIT, async || count(&client, JOBS).await == 1).await;
+    let lines = process.lines();
+    let mut ran: Vec<&str> = lines.iter().filter_map(|line| line.trim().strip_prefix("to ")).collect();
+    assert!(ran.contains(&"a@example.com"), "{ran:?}");
+    ran.retain(|to| *to != "a@example.com");
+    assert_eq!(ran, ["first", "second", "third"], "as they would have run there, whatever their order in the table");
     let later = "SELECT count(*) FROM app_jobs.jobs WHERE key = 'later' AND queue_name = 'mail' AND max_attempts = 20 \
                  AND run_at > now() + interval '59 minutes'";
     assert_eq!(count(&client, later).await, 1);
