@@ -5,13 +5,16 @@ use anyhow::{Result, bail};
 
 use crate::steps::{Steps, cargo, cargo_output};
 use crate::tidy::workspace::Workspace;
-use crate::{chaos, deploy_check, library};
+use crate::{chaos, deploy_check, library, rules};
 
 /// Crates that must not link a database client.
 const NO_POSTGRES: &[&str] = &["job-fn", "mailer", "send-email", "send-verification-link", "job-utils"];
 
 /// One plan for every change; `cargo xtask chaos` takes others.
 const CHAOS_SEED: u64 = 20;
+
+/// Some schedules for every change; `cargo xtask rules` takes others, and more.
+const RULES_SEED: u64 = 4;
 
 pub(crate) async fn run() -> Result<()> {
     let mut steps = Steps::new("cargo xtask ci");
@@ -33,6 +36,13 @@ pub(crate) async fn run() -> Result<()> {
         steps.skip("licences and advisories", "cargo-deny is not installed");
     }
     steps.step("deploy-check", deploy_check::run()).await?;
+    match rules::Programs::prepare().await {
+        Ok(programs) => {
+            let some = rules::compare(&programs, rules::Options::small(RULES_SEED));
+            steps.step("schedules beside croniter and cron-parser", some).await?;
+        }
+        Err(missing) => steps.skip("schedules beside croniter and cron-parser", &format!("{missing:#}")),
+    }
     steps.step("chaos, 20 s of it", chaos::run(chaos::Options::short(CHAOS_SEED))).await?;
     steps.finish();
     Ok(())

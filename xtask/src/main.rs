@@ -1,5 +1,5 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `fuzz`, `tidy`, `bench`, `chaos`,
-//! `deploy-check`, `compose-test`, `extension`.
+//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `fuzz`, `tidy`, `bench`, `chaos`, `rules`, `deploy-check`,
+//! `compose-test`, `extension`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 mod bench;
@@ -12,6 +12,7 @@ mod extension;
 mod fuzz;
 mod library;
 mod minder;
+mod rules;
 mod setup;
 mod steps;
 mod test;
@@ -56,6 +57,8 @@ enum Command {
     Bench(bench::Options),
     /// Run the real services under a seeded plan of faults, and prove from what happened that every job is accounted for
     Chaos(chaos::Options),
+    /// Compare when schedules fire with other evaluators of cron rules, and explain every difference
+    Rules(rules::Options),
     /// A function instance of a chaos run
     #[command(hide = true)]
     ChaosFunction(chaos::function::Options),
@@ -92,6 +95,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Fuzz(options) => Box::pin(fuzz::run(options)),
         Command::Bench(options) => Box::pin(bench::run(options)),
         Command::Chaos(options) => Box::pin(chaos::run(options)),
+        Command::Rules(options) => Box::pin(rules::run(options)),
         Command::ChaosFunction(options) => Box::pin(chaos::function::run(options)),
         Command::DeployCheck => Box::pin(deploy_check::run()),
         Command::ComposeTest(options) => Box::pin(compose_test::run(options)),
