@@ -101,7 +101,7 @@ impl Agenda {
         self.forget(row.id);
         let (timetable, error) = match Timetable::from_json_with_warnings(&row.schedule_info, &self.default_zone) {
             Ok((timetable, warnings)) => {
-                (Some(Box::new(timetable)), (!warnings.is_empty()).then(|| warnings.join("; ")))
+                (Some(Box::new(timetable)), (!warnings.is_empty()).then(|| format!("warning: {}", warnings.join("; "))))
             }
             Err(error) => (None, Some(error.to_string())),
         };
@@ -329,8 +329,8 @@ fn latest(timetable: &Timetable, after: Timestamp, before: Timestamp, count: usi
 }
 
 fn in_words((last, first): (Timestamp, Timestamp)) -> (Timestamp, String) {
-    let others = if first == last { String::new() } else { format!(", and so are those before it since {first}") };
-    (last, format!("no scheduler watched, or there was no database: it is not made up for{others}"))
+    let others = if first == last { String::new() } else { format!(", like those before it since {first}") };
+    (last, format!("no scheduler watched, or there was no database: not made up for{others}"))
 }
 
 #[cfg(test)]

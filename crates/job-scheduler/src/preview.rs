@@ -128,7 +128,7 @@ impl Preview {
             (Some(schedule), None) => Timetable::parse_with_warnings(schedule, &default_zone)?,
             // As --rule and --tz.
             (None, Some(rule)) => Timetable::parse_with_warnings(&json!({ "rule": rule, "tz": tz }), zone)?,
-            _ => return Err(RuleError::new("", "the line needs either rule or schedule_info")),
+            _ => return Err(RuleError::new("", "the line needs rule or schedule_info, and not both")),
         };
         Ok((fires(&timetable, from, count).map(|at| at.to_string()).collect(), warnings))
     }
