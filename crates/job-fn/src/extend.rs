@@ -57,6 +57,7 @@ pub enum Extended {
 
 /// A request for more time that was not answered as one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ExtendError {
     /// The caller gave no `X-Callback-Url`, or no job.
     #[error("the request named no job service to ask for more time")]

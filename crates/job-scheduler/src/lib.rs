@@ -33,6 +33,7 @@ pub struct Stopped {
 
 /// Why a scheduler cannot run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SchedulerError {
     /// The database settings are wrong or Postgres refuses them.
     #[error("the scheduler cannot use the database")]

@@ -101,7 +101,7 @@ async fn settle(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Respo
         },
         Ok(Ok(Settled::Stale)) => return Ok(stale(&attempt, callbacks)),
         Ok(Err(SettleError::Refused(_))) => return Err(CallbackError::Refused),
-        Ok(Err(SettleError::Stopped)) | Err(_) => return Err(CallbackError::Unavailable),
+        Ok(Err(_)) | Err(_) => return Err(CallbackError::Unavailable),
     }
     Ok(taken(&attempt))
 }

@@ -3,17 +3,18 @@
 mod service;
 mod supervise;
 
-use job_utils::config::{ConfigError, Env, Reader};
-use job_utils::db::migrate::MigrateError;
+use job_utils::config::{Env, Reader};
 
 pub use service::{Service, ServiceBuilder};
 pub use supervise::Stopped;
 // What an application needs beside the service, so that one dependency is enough.
-pub use job_utils::config::{SchedulerConfig, ServerConfig, WorkerConfig};
+pub use job_utils::config::{SchedulerConfig, ServerConfig};
 pub use job_worker::{
-    BoxError, BuildError, Cancelled, CompleteError, Context, Db, DbError, EnqueueError, Enqueued, HandlerResult, Hook,
-    IntoOutcome, Job, JobError, KeyMode, NewJob, Next, Outcome, Retry, Shutdown, Task, TaskOptions, Timestamp,
-    Transaction, Uuid, Worker, WorkerBuilder, WorkerError, enqueue, enqueue_many, migrate, schedule, testing,
+    BoxError, BuildError, Cancelled, CompleteError, ConfigError, Context, Db, DbError, EnqueueClient, EnqueueError,
+    Enqueued, Field, HandlerResult, Hook, IntoJob, IntoOutcome, Job, JobError, KeyMode, MigrateError, Migrated, NewJob,
+    Next, Outcome, PostgresConfig, ProcessEnv, Retry, SchemaName, Shutdown, Task, TaskOptions, Tasks, Timestamp,
+    Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, enqueue, enqueue_in, enqueue_many,
+    enqueue_many_in, migrate, schedule, testing,
 };
 
 /// The settings of all three parts, read together.

@@ -209,6 +209,6 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
             tracing::debug!(job.id = job.id, job.task = job.task_identifier, "job already settled");
         }
         (Err(SettleError::Refused(_)), _) => {} // told by the settler
-        (Err(error @ SettleError::Stopped), _) => tracing::warn!(job.id = job.id, "{error}"),
+        (Err(error), _) => tracing::warn!(job.id = job.id, "{error}"),
     }
 }

@@ -19,7 +19,7 @@ mod worker;
 
 use std::sync::Arc;
 
-use job_utils::config::{WorkerConfig, in_words, shown};
+use job_utils::config::{in_words, shown};
 use job_utils::db::{Identity, Instance, Listener, WorkerDb};
 use job_utils::health;
 
@@ -37,10 +37,11 @@ pub use crate::outcome::{BoxError, HandlerResult, IntoOutcome, JobError, Outcome
 pub use crate::retry::Retry;
 pub use crate::worker::{BuildError, Fault, Worker, WorkerBuilder};
 // What an application needs beside the worker, so that one dependency is enough.
-pub use job_utils::db::migrate::migrate;
+pub use job_utils::config::{ConfigError, PostgresConfig, ProcessEnv, SchemaName, Tasks, WorkerConfig};
+pub use job_utils::db::migrate::{MigrateError, Migrated, migrate};
 pub use job_utils::db::{
-    CompleteError, Db, DbError, EnqueueError, Enqueued, Job, KeyMode, NewJob, Timestamp, Transaction, Uuid, enqueue,
-    enqueue_many, schedule,
+    CompleteError, Db, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, Job, KeyMode, NewJob, Timestamp,
+    Transaction, Uuid, enqueue, enqueue_in, enqueue_many, enqueue_many_in, schedule,
 };
 pub use job_utils::shutdown::Shutdown;
 pub use job_utils::task::Task;

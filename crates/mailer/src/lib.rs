@@ -18,6 +18,7 @@ use message::Prepared;
 
 /// Why a message was not sent. No text holds a key, a password or an address.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MailError {
     /// An address that no mail can go to or come from.
     #[error("the message's '{0}' is not a valid e-mail address")]

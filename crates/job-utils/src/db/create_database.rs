@@ -13,6 +13,7 @@ const STATEMENT: &str = "SELECT pg_catalog.format('CREATE DATABASE %I', $1::text
 
 /// A database that was not created.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CreateDatabaseError {
     /// The settings are wrong, or the server's database `postgres` cannot be used.
     #[error(transparent)]

@@ -7,6 +7,7 @@ use crate::db::{Db, DbError};
 
 /// Why a service cannot work yet.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotReady {
     /// The database cannot be reached.
     #[error("the database cannot be reached")]

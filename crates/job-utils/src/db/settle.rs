@@ -40,6 +40,7 @@ pub enum Settled {
 
 /// An outcome that could not be stored.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum SettleError {
     /// Postgres refuses this outcome.
     #[error("the outcome cannot be stored: {0}")]
