@@ -4,6 +4,7 @@
 
 mod it {
     mod buffer;
+    mod builder;
     mod configuration;
     mod connections;
     mod endings;
