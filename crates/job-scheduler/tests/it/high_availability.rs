@@ -101,7 +101,9 @@ async fn fifty_schedules_on_three_schedulers_that_are_killed_fire_each_second_on
                    WHERE f.last >= date_trunc('second', $1::text::timestamptz)";
     let end = now(&client).await;
     eventually(LIMIT * 2, async || client.query_one(latest, &[&end]).await.unwrap().get::<_, i64>(0) == 50).await;
-    for scheduler in &schedulers.running {
+    for scheduler in &mut schedulers.running {
+        // One that has just started would be ended by the signal itself.
+        scheduler.wait_for_line("scheduler looks for schedules", LIMIT).await;
         scheduler.signal(Signal::Term);
     }
     for scheduler in &mut schedulers.running {
