@@ -21,6 +21,7 @@ COMMENT ON TABLE @extschema@.schedule_fires IS
 COMMENT ON COLUMN @extschema@.schedule_fires.outcome IS
     'made: job_id is its job. skipped, failed: reason says why. missed: there was no scheduler or no database; the row stands for the earlier ones that reason tells of, too.';
 
+-- materialise_scheduled_jobs (V7) stays: a scheduler of a version before leases may still run while this one is rolled out.
 DROP FUNCTION @extschema@.materialise_scheduled_job(bigint);
 
 -- The outcome of one fire: made, skipped and failed are written down, together with its job. Otherwise nothing is done:

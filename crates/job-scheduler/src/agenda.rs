@@ -200,6 +200,11 @@ impl Agenda {
         self.queue.iter().find(|(_, id)| !without.contains(id)).map(|(at, _)| *at)
     }
 
+    /// Whether a schedule has a fire due at `now`.
+    pub(crate) fn is_due(&self, id: i64, now: Timestamp) -> bool {
+        self.schedules.get(&id).and_then(|schedule| schedule.next).is_some_and(|next| next <= now)
+    }
+
     /// Up to `limit` fires due at `now`, soonest first, but none of the schedules in `without`. Each stays due until it is
     /// settled.
     pub(crate) fn due(&self, now: Timestamp, limit: usize, without: &HashSet<i64>) -> Vec<Fire> {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use job_utils::db::{DbError, Fire, Materialised, SchedulerDb};
 use tokio::time::Instant;
 
@@ -44,6 +45,7 @@ pub(crate) async fn run_once(
     until: Instant,
 ) -> Result<bool, DbError> {
     let mut lost = false;
+    obstacles.leave_out(agenda, clock.now());
     while Instant::now() < until {
         let fires = agenda.due(clock.now(), obstacles.batch, &obstacles.now());
         if fires.is_empty() {
@@ -98,6 +100,13 @@ fn take(fire: Fire, made: Materialised, agenda: &mut Agenda, obstacles: &mut Obs
 }
 
 impl Obstacles {
+    /// Forgets the schedules that have no fire due any more: deleted, paused or changed while they were blocked. Nothing would be
+    /// tried for them, and so nothing would end the wait for it.
+    fn leave_out(&mut self, agenda: &Agenda, now: Timestamp) {
+        self.blocked.retain(|schedule, _| agenda.is_due(*schedule, now));
+        self.said &= !self.blocked.is_empty();
+    }
+
     /// The schedules that are not to be tried now.
     fn now(&self) -> HashSet<i64> {
         let now = Instant::now();
@@ -132,5 +141,35 @@ impl Obstacles {
         if self.blocked.remove(&schedule).is_some() && self.blocked.is_empty() {
             self.said = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use job_utils::db::ScheduledJob;
+
+    use super::*;
+
+    #[test]
+    fn a_schedule_that_is_gone_or_changed_while_it_is_blocked_is_waited_for_no_longer() {
+        let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+        let (before, now) = (at("2026-01-01T00:00:00Z"), at("2026-01-01T00:00:01Z"));
+        let row = |id, rule: &str, digest| ScheduledJob::held(id, "task".into(), rule.into(), digest, before, before);
+        let mut agenda = Agenda::new(TimeZone::UTC);
+        for id in 1..=3 {
+            agenda.look_at(&row(id, r#""* * * * * *""#, id));
+        }
+        let mut obstacles = Obstacles::default();
+        for fire in agenda.due(now, 10, &HashSet::new()) {
+            obstacles.block(fire, "a test");
+        }
+        agenda.forget(1);
+        agenda.look_at(&row(2, r#""0 0 1 1 *""#, 4));
+        obstacles.leave_out(&agenda, now);
+        assert_eq!(obstacles.blocked.keys().collect::<Vec<_>>(), [&3]);
+        agenda.forget(3);
+        obstacles.leave_out(&agenda, now);
+        assert!(obstacles.blocked.is_empty() && !obstacles.said);
     }
 }

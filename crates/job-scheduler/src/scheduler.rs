@@ -68,7 +68,7 @@ pub(crate) struct Scheduler {
     /// When to tidy up.
     tidy_at: Instant,
     /// Holders of schedules that have not registered, as far as that has been said.
-    unregistered: Vec<(String, i64)>,
+    unregistered: Vec<String>,
     /// Postgres did not answer the last time, and that has been said.
     away: bool,
 }
@@ -179,10 +179,9 @@ impl Scheduler {
         if self.db.prune_fires(self.config.fires_retention, PRUNED).await? == PRUNED {
             self.tidy_at = Instant::now() + RETRY;
         }
-        let unregistered = self.db.unregistered().await?;
-        let names = |holders: &[(String, i64)]| holders.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-        if names(&unregistered) != names(&self.unregistered) {
-            for (name, schedules) in &unregistered {
+        let holders = self.db.unregistered().await?;
+        if !holders.iter().map(|(name, _)| name).eq(&self.unregistered) {
+            for (name, schedules) in &holders {
                 tracing::warn!(
                     schedules,
                     locked_by = name,
@@ -190,7 +189,7 @@ impl Scheduler {
                      longer, free them: SELECT release_scheduled_jobs('{name}')"
                 );
             }
-            self.unregistered = unregistered;
+            self.unregistered = holders.into_iter().map(|(name, _)| name).collect();
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use job_testkit::{eventually, throughout};
 
 use super::support::{
     EVERY_SECOND, ID, LIMIT, Running, collect_fires, database, fired, fires, gaps_and_doubles, held, ledger, number,
-    schedule,
+    process, schedule,
 };
 
 const LOCK: &str = "SELECT FROM app_jobs.scheduled_jobs WHERE id = $1 FOR UPDATE";
@@ -114,4 +114,29 @@ async fn what_is_wrong_is_told_in_the_row_also_when_that_was_locked_at_first() {
     lock.rollback().await.unwrap();
     eventually(LIMIT, async || number(&client, told).await == 2).await;
     scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_schedule_that_is_deleted_while_it_is_blocked_leaves_an_idle_scheduler() {
+    let db = database().await;
+    let client = db.connect().await;
+    collect_fires(&client).await;
+    let id = schedule(&client, "tick", EVERY_SECOND).await;
+    let mut scheduler = process(db.url(), ID, &[("RUST_LOG", "job_scheduler=debug")]);
+    fires(&client, "tick", 1).await;
+    let mut owner = db.connect().await;
+    let transaction = owner.transaction().await.unwrap();
+    transaction.execute(LOCK, &[&id]).await.unwrap();
+    scheduler.wait_for_line("a fire waits", LIMIT).await;
+    transaction.execute("DELETE FROM app_jobs.scheduled_jobs WHERE id = $1", &[&id]).await.unwrap();
+    transaction.commit().await.unwrap();
+    scheduler.wait_for_line("gone=1", LIMIT).await;
+    // Ticks of 10 ms: what a loop that never sleeps would take a hundred of.
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", scheduler.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    throughout(Duration::from_secs(2), async || ticks() - before < 50).await;
 }
