@@ -195,6 +195,8 @@ pub(crate) async fn add_job(ctx: &Context<'_>, input: AddJobInput) -> Result<Add
     let added = ctx.data::<AdminDb>()?.add_job(&job).await.map_err(|error| match error {
         AddJobError::Refused(reason) => bad_input(reason),
         AddJobError::Db(error) => told(&error),
+        // It can grow; what this server does not know is told as it is.
+        other => Error::new(other.to_string()),
     })?;
     Ok(AddJobPayload { client_mutation_id: input.client_mutation_id, result: Some(added.into()) })
 }

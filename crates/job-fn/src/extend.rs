@@ -48,6 +48,7 @@ impl std::fmt::Debug for Extension {
 
 /// What the job service makes of a request for more time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Extended {
     /// It waits at least so long.
     Granted,

@@ -57,6 +57,7 @@ impl Target {
 
 /// Why a service does not count as healthy.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProbeError {
     /// Nobody listens, or nobody answers.
     #[error("no answer from port {port}")]

@@ -14,6 +14,7 @@ pub const EXIT_FAILURE: u8 = 70;
 
 /// Why a program ended badly.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ExitError {
     /// The configuration or the arguments cannot be used: exit code 64.
     #[error(transparent)]

@@ -82,6 +82,7 @@ pub const VARS: &[&Var] = &[
 
 /// How an SMTP connection is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Security {
     /// TLS from the first byte.
     Tls,
@@ -93,6 +94,7 @@ pub enum Security {
 
 /// Where messages go.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Transport {
     /// Nowhere.
     DryRun,

@@ -11,6 +11,7 @@ const MOST_WARNINGS: usize = 10;
 
 /// What becomes of fires during which nobody was there to make jobs (`"missed"`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Missed {
     /// They are left out.
     #[default]
@@ -23,6 +24,7 @@ pub enum Missed {
 
 /// What becomes of a fire while the schedule's previous job waits or runs (`"overlap"`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Overlap {
     /// It is left out.
     #[default]

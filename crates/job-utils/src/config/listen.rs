@@ -31,6 +31,7 @@ pub const JOBS_MIGRATE_URL: Var = Var {
 
 /// Whether a connection is a session of one's own, in which one can listen and prepare statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Listen {
     /// Find out for each connection.
     Auto,

@@ -167,6 +167,7 @@ impl fmt::Display for SchemaName {
 
 /// TLS to Postgres, with libpq's meanings. `allow` is `prefer` here: both end with a connection either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SslMode {
     /// Never.
     Disable,

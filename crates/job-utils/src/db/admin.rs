@@ -89,6 +89,7 @@ pub struct AdminSchedule {
 
 /// A job that was not enqueued.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AddJobError {
     /// The schema's rules refuse it: why, for the caller.
     #[error("{0}")]

@@ -20,7 +20,7 @@ macro_rules! claimed {
              SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, j.payload, j.priority, j.run_at, \
              j.attempts, j.max_attempts, j.epoch FROM ",
             $first,
-            ", @extschema@.claim_instance_jobs($12, $1, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
+            ", @extschema@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
              SELECT *, NULL::float8, NULL::boolean"
         )
     };
@@ -52,7 +52,7 @@ const SQL: &str = concat!(
 const WITH_HEARTBEAT: &str = concat!(
     "WITH beat AS MATERIALIZED (\
      SELECT b.rescued, b.silent, b.overdue, b.expired FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
-     @extschema@.heartbeat($1, $12, make_interval(secs => $13), $14, $15, make_interval(secs => $4)) b), ",
+     @extschema@.heartbeat($1, $12, make_interval(secs => $14), $15, $16, make_interval(secs => $4)) b), ",
     claimed!("(SELECT 0 * count(*)::int AS none FROM beat) AS first"),
     ", NULL::bigint[], NULL::text[], NULL::bigint[], NULL::boolean FROM claimed",
     nothing!(),
@@ -102,6 +102,9 @@ pub enum Claimed {
         on_demand: bool,
     },
 }
+
+/// How many epochs are sent along at most.
+const LARGEST: usize = 1000;
 
 /// How many priorities a position remembers. A queue with more is looked at from the beginning.
 const PRIORITIES: usize = 100;
@@ -200,7 +203,8 @@ impl Db {
         let (run_ats, ids): (Vec<Timestamp>, Vec<i64>) = claim.position.after.values().copied().unzip();
         let (expiry, horizon) = (instance.job_expiry.as_secs_f64(), claim.horizon.as_secs_f64());
         let lease = instance.lease.as_secs_f64();
-        let parameters: [(&(dyn ToSql + Sync), Type); 15] = [
+        let epochs = epochs(claim.limit);
+        let parameters: [(&(dyn ToSql + Sync), Type); 16] = [
             (&worker_id, Type::TEXT),
             (&claim.tasks, Type::TEXT_ARRAY),
             (&limit, Type::INT4),
@@ -213,14 +217,25 @@ impl Db {
             (&claim.freed, Type::TEXT_ARRAY),
             (&horizon, Type::FLOAT8),
             (&instance.id, Type::UUID),
+            (&epochs, Type::INT8_ARRAY),
             (&lease, Type::FLOAT8),
             (&instance.listens, Type::BOOL),
             (&instance.overdue_message, Type::TEXT),
         ];
         let (sql, parameters) =
-            if claim.heartbeat { (WITH_HEARTBEAT, &parameters[..]) } else { (SQL, &parameters[..12]) };
+            if claim.heartbeat { (WITH_HEARTBEAT, &parameters[..]) } else { (SQL, &parameters[..13]) };
         let result = async { read(&self.rows(&client, sql, parameters).await?) };
         client.run("claim", result).await
+    }
+}
+
+/// A random number for each job that may be claimed, so that no claim's epoch can be told from another's. The database draws what
+/// is missing: beyond the largest batch, or when the system has no randomness to give.
+fn epochs(limit: usize) -> Vec<i64> {
+    let mut bytes = vec![0; limit.min(LARGEST) * size_of::<i64>()];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => bytes.as_chunks().0.iter().map(|chunk| i64::from_ne_bytes(*chunk)).collect(),
+        Err(_) => Vec::new(),
     }
 }
 

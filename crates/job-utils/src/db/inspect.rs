@@ -36,7 +36,7 @@ pub enum NotReady {
 
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure(\
-                     '@extschema@.claim_instance_jobs(uuid, text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
+                     '@extschema@.claim_instance_jobs(uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
                      AND to_regprocedure('@extschema@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
                      AND to_regprocedure(\
                      '@extschema@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \

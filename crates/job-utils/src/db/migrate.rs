@@ -26,6 +26,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V14__scheduler_leases", include_str!("../../migrations/V14__scheduler_leases.sql")),
     ("V15__fires", include_str!("../../migrations/V15__fires.sql")),
     ("V16__library", include_str!("../../migrations/V16__library.sql")),
+    ("V17__random_epochs", include_str!("../../migrations/V17__random_epochs.sql")),
 ];
 
 /// Run after the migrations, every time.

@@ -106,6 +106,7 @@ impl From<&Outcome> for Report {
 
 /// A callback whose body cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BadBody {
     /// It is broken.
     #[error("the body is not valid JSON: {0}")]
@@ -130,6 +131,7 @@ pub struct Attempt<'a> {
 
 /// A request that cannot be read as a callback.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Malformed {
     /// A job's id alone names no attempt.
     #[error("Missing X-Worker-Id header")]

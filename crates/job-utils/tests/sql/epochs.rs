@@ -49,13 +49,30 @@ async fn without_an_epoch_an_outcome_is_that_of_whatever_claim_the_worker_holds(
 }
 
 #[tokio::test]
-async fn a_claim_of_many_jobs_gives_each_its_own_epoch() {
+async fn a_claim_of_many_jobs_gives_each_an_epoch_that_no_other_can_be_told_from() {
     let db = database().await;
     let s = Session::open(&db).await;
-    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 10)").await;
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 30)").await;
+    // Drawn by the database; by the caller, here with a sign bit; and by the caller for fewer jobs than there are.
     claim(&s, A).await;
-    let epochs = "SELECT count(DISTINCT epoch), bool_and(epoch >= 0) FROM app_jobs.jobs";
-    assert_eq!(s.show(epochs).await, "10|t");
+    for (epochs, jobs) in [("'{7,-9223372036854775807}'", 2), ("'{8,9}'", 18)] {
+        s.run(&format!(
+            "SELECT FROM app_jobs.claim_instance_jobs({A}, 'worker-a', {epochs}::bigint[], NULL, {jobs}, '4 h')"
+        ))
+        .await;
+    }
+    let epochs = "SELECT count(*), count(DISTINCT epoch), bool_and(epoch >= 0) FROM app_jobs.jobs";
+    assert_eq!(s.show(epochs).await, "30|30|t");
+    // What one random number of the whole call and the job's id make would be the same for all of it.
+    for part in ["epoch # id", "epoch - id", "epoch + id", "(epoch >> 32)"] {
+        assert_eq!(
+            s.number(&format!("SELECT count(DISTINCT {part}) FROM app_jobs.jobs WHERE epoch > 9")).await,
+            26,
+            "{part}"
+        );
+    }
+    let given = "SELECT string_agg(epoch::text, ',' ORDER BY epoch) FROM app_jobs.jobs WHERE epoch < 10";
+    assert_eq!(s.show(given).await, "1,7,8,9");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What a function is sent: URL, headers, payload.
 
+use std::collections::HashSet;
+
 use job_testkit::{Answer, FakeFunction};
 use serde_json::json;
 
@@ -37,6 +39,26 @@ async fn the_request_carries_the_ids_and_the_default_callback_url() {
     let bare = &requests[1];
     assert_eq!(bare.header("x-job-id"), Some(anonymous.to_string().as_str()));
     assert!(!bare.headers.contains_key("x-database-id") && !bare.headers.contains_key("x-actor-id"));
+}
+
+#[tokio::test]
+async fn a_function_cannot_tell_from_its_token_those_of_jobs_claimed_with_it() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    bench.run("SELECT app_jobs.add_job('many') FROM generate_series(1, 50)").await;
+    let _worker = bench.worker(&function.url()).spawn();
+    let requests = function.wait_for(50, LIMIT).await;
+    let tokens: Vec<(u64, u64)> = requests
+        .iter()
+        .map(|request| {
+            let (id, epoch) = request.header("x-job-token").unwrap().split_once('.').unwrap();
+            (id.parse().unwrap(), epoch.parse().unwrap())
+        })
+        .collect();
+    // One random number a claim, with the job's id in it, would leave as many of these as there were claims.
+    let salts: HashSet<u64> = tokens.iter().map(|(id, epoch)| id ^ epoch).collect();
+    let differences: HashSet<u64> = tokens.iter().map(|(id, epoch)| epoch.wrapping_sub(*id)).collect();
+    assert_eq!((salts.len(), differences.len()), (50, 50));
 }
 
 #[tokio::test]

@@ -1,0 +1,183 @@
+-- Every claim has an epoch of its own, drawn for it alone. Until now those of one call followed from each other, so that a function
+-- could tell from its job's token what completes the jobs claimed together with it.
+
+-- claim_instance_jobs as in V11, but for the epochs.
+--
+-- epochs: random numbers to name the claims with, from a source fit for secrets; drawn here for jobs beyond its end, at 0.9 us
+-- each, ten times what an array's element costs. The sign bit is not used.
+CREATE FUNCTION @extschema@.claim_instance_jobs(
+    instance uuid, worker_id text, epochs bigint[], task_identifiers text[], max_jobs int, job_expiry interval,
+    excluded_tasks text[] DEFAULT NULL, deep boolean DEFAULT true, after_priorities int[] DEFAULT NULL,
+    after_run_ats timestamptz[] DEFAULT NULL, after_ids bigint[] DEFAULT NULL, free_queues text[] DEFAULT NULL
+) RETURNS SETOF @extschema@.jobs
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '100ms' AS $$
+DECLARE
+    stale timestamptz := now() - coalesce(job_expiry, interval '4 hours');
+    busy text[];
+    expired bigint[] := '{}';
+    heads bigint[] := '{}';
+    free bigint[];
+    queued bigint[];
+    seen bigint;
+    woken boolean;
+    -- Workers fail what is past its deadline. When nobody has done so, there is none, and its lock is as any other's.
+    swept timestamptz := now() - interval '1 minute';
+    claimed bigint[];
+BEGIN
+    PERFORM @extschema@.require_worker_id(worker_id);
+
+    -- Queues that run a job now, read once, from an index as small as the number of running jobs: without it a look would
+    -- try the queue's row for every job that waits in a busy queue.
+    busy := ARRAY(SELECT DISTINCT r.queue_name FROM @extschema@.jobs r
+                   WHERE r.queue_name IS NOT NULL AND coalesce(r.locked_at, '-infinity') > '-infinity'
+                     AND (coalesce(r.locked_at, '-infinity') >= stale OR r.deadline >= swept));
+
+    IF deep THEN
+        -- A range of the index on locked_at that is empty as long as nothing hangs.
+        expired := ARRAY(
+            SELECT j.id FROM @extschema@.jobs j
+             WHERE j.locked_at IS NOT NULL AND j.locked_at < stale AND j.attempts < j.max_attempts AND j.run_at <= now()
+               AND (j.deadline IS NULL OR j.deadline < swept)
+               AND (task_identifiers IS NULL OR j.task_identifier = ANY (task_identifiers))
+               AND (excluded_tasks IS NULL OR j.task_identifier <> ALL (excluded_tasks))
+               AND (j.queue_name IS NULL OR j.queue_name NOT IN (SELECT unnest(busy)) AND EXISTS (
+                    SELECT FROM @extschema@.job_queues q
+                     WHERE q.queue_name = j.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
+                       FOR UPDATE SKIP LOCKED))
+             ORDER BY j.priority, j.run_at, j.id LIMIT max_jobs FOR UPDATE OF j SKIP LOCKED);
+
+        -- One priority after the other, each bounded by run_at: jobs of the future are never touched however many there
+        -- are. The next priority is looked for only when the ones before did not fill the batch.
+        WITH RECURSIVE levels (priority) AS (
+            (SELECT j.priority FROM @extschema@.jobs j
+              WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts ORDER BY j.priority LIMIT 1)
+            UNION ALL
+            SELECT (SELECT j.priority FROM @extschema@.jobs j
+                     WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts AND j.priority > l.priority
+                     ORDER BY j.priority LIMIT 1)
+              FROM levels l WHERE l.priority IS NOT NULL)
+        SELECT array_agg(d.id) FILTER (WHERE d.queue_name IS NULL), array_agg(d.id) FILTER (WHERE d.queue_name IS NOT NULL)
+          INTO free, queued
+          FROM (SELECT due.id, due.queue_name
+                  FROM levels l CROSS JOIN LATERAL (
+                       SELECT j.id, j.queue_name FROM @extschema@.jobs j
+                        WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts
+                          AND j.priority = l.priority AND j.run_at <= now()
+                          AND (task_identifiers IS NULL OR j.task_identifier = ANY (task_identifiers))
+                          AND (excluded_tasks IS NULL OR j.task_identifier <> ALL (excluded_tasks))
+                          AND (j.queue_name IS NULL OR j.queue_name NOT IN (SELECT unnest(busy)) AND EXISTS (
+                               SELECT FROM @extschema@.job_queues q
+                                WHERE q.queue_name = j.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
+                                  FOR UPDATE SKIP LOCKED))
+                        ORDER BY j.run_at, j.id LIMIT max_jobs FOR UPDATE OF j SKIP LOCKED) due
+                 LIMIT max_jobs) d;
+    ELSE
+        IF cardinality(free_queues) > 0 THEN
+            heads := ARRAY(
+                SELECT h.id
+                  FROM unnest(free_queues) AS f (name) CROSS JOIN LATERAL (
+                       SELECT e.id FROM @extschema@.jobs e
+                        WHERE e.queue_name = f.name AND e.queue_name IS NOT NULL
+                          AND e.locked_at IS NULL AND e.attempts < e.max_attempts AND e.run_at <= now()
+                          AND (task_identifiers IS NULL OR e.task_identifier = ANY (task_identifiers))
+                          AND (excluded_tasks IS NULL OR e.task_identifier <> ALL (excluded_tasks))
+                          AND EXISTS (
+                              SELECT FROM @extschema@.job_queues q
+                               WHERE q.queue_name = e.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
+                                 FOR UPDATE SKIP LOCKED)
+                        ORDER BY e.priority, e.run_at, e.id LIMIT 1 FOR UPDATE OF e SKIP LOCKED) h
+                 WHERE f.name <> ALL (busy) LIMIT max_jobs);
+        END IF;
+        SELECT array_agg(d.id) FILTER (WHERE d.queue_name IS NULL), array_agg(d.id) FILTER (WHERE d.queue_name IS NOT NULL)
+          INTO free, queued
+          FROM (SELECT due.id, due.queue_name
+                  FROM unnest(after_priorities, after_run_ats, after_ids) AS l (priority, run_at, id)
+                 CROSS JOIN LATERAL (
+                       SELECT j.id, j.queue_name FROM @extschema@.jobs j
+                        WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts
+                          AND j.priority = l.priority AND (j.run_at, j.id) > (l.run_at, l.id) AND j.run_at <= now()
+                          AND (task_identifiers IS NULL OR j.task_identifier = ANY (task_identifiers))
+                          AND (excluded_tasks IS NULL OR j.task_identifier <> ALL (excluded_tasks))
+                          AND (j.queue_name IS NULL OR j.queue_name NOT IN (SELECT unnest(busy)) AND EXISTS (
+                               SELECT FROM @extschema@.job_queues q
+                                WHERE q.queue_name = j.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
+                                  FOR UPDATE SKIP LOCKED))
+                        ORDER BY j.run_at, j.id LIMIT max_jobs FOR UPDATE OF j SKIP LOCKED) due
+                 LIMIT max_jobs) d;
+    END IF;
+
+    IF cardinality(expired) + cardinality(heads) > 0 THEN
+        -- They compete with the others by the same order.
+        SELECT array_agg(c.id) FILTER (WHERE c.queue_name IS NULL), array_agg(c.id) FILTER (WHERE c.queue_name IS NOT NULL),
+               max(c.seen)
+          INTO free, queued, seen
+          FROM (SELECT n.id, n.queue_name, count(*) OVER () AS seen FROM @extschema@.jobs n
+                 WHERE n.id = ANY (expired || heads || free || queued)
+                 ORDER BY n.priority, n.run_at, n.id LIMIT max_jobs) c;
+        IF seen > max_jobs THEN
+            -- Another worker may have passed by those that are not taken, and gone to sleep.
+            woken := @extschema@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+        END IF;
+    END IF;
+    IF queued IS NOT NULL THEN
+        -- The rows above were read one after the other: a queue's row that was held when its first job came by may have
+        -- been free for a later one. Now that it is ours, nobody else moves the queue: its head is the one to run.
+        queued := ARRAY(
+            SELECT coalesce((
+                       SELECT e.id FROM @extschema@.jobs e
+                        WHERE e.queue_name = n.queue_name AND e.queue_name IS NOT NULL
+                          AND e.locked_at IS NULL AND e.attempts < e.max_attempts AND e.run_at <= now()
+                          AND (task_identifiers IS NULL OR e.task_identifier = ANY (task_identifiers))
+                          AND (excluded_tasks IS NULL OR e.task_identifier <> ALL (excluded_tasks))
+                          AND (e.priority, e.run_at, e.id) < (n.priority, n.run_at, n.id)
+                        ORDER BY e.priority, e.run_at, e.id LIMIT 1 FOR UPDATE SKIP LOCKED), n.id)
+              FROM (SELECT DISTINCT ON (c.queue_name) c.* FROM @extschema@.jobs c WHERE c.id = ANY (queued)
+                     ORDER BY c.queue_name, c.priority, c.run_at, c.id) n);
+    END IF;
+    IF free IS NULL AND queued IS NULL THEN
+        RETURN;
+    END IF;
+    claimed := free || queued;
+    RETURN QUERY
+    UPDATE @extschema@.jobs j
+       SET attempts = j.attempts + 1, locked_by = worker_id, locked_at = now(), updated_at = clock_timestamp(),
+           epoch = coalesce(c.epoch, hashtextextended(gen_random_uuid()::text, 0)) & 9223372036854775807,
+           instance = claim_instance_jobs.instance, accepted = false, deadline = NULL
+      FROM unnest(claimed, epochs[:cardinality(claimed)]) AS c (id, epoch)
+     WHERE j.id = c.id
+    RETURNING j.*;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.claim_instance_jobs(
+    uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[]) FROM PUBLIC;
+
+-- Without epochs: a claim of workers of the version before.
+CREATE OR REPLACE FUNCTION @extschema@.claim_instance_jobs(
+    instance uuid, worker_id text, task_identifiers text[], max_jobs int, job_expiry interval,
+    excluded_tasks text[] DEFAULT NULL, deep boolean DEFAULT true, after_priorities int[] DEFAULT NULL,
+    after_run_ats timestamptz[] DEFAULT NULL, after_ids bigint[] DEFAULT NULL, free_queues text[] DEFAULT NULL
+) RETURNS SETOF @extschema@.jobs
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    SELECT * FROM @extschema@.claim_instance_jobs(
+        instance, worker_id, NULL, task_identifiers, max_jobs, job_expiry, excluded_tasks, deep, after_priorities, after_run_ats,
+        after_ids, free_queues);
+END
+$$;
+
+-- A claim without an instance: get_job's, and that of workers of the version before.
+CREATE OR REPLACE FUNCTION @extschema@.claim_jobs(
+    worker_id text, task_identifiers text[], max_jobs int, job_expiry interval,
+    excluded_tasks text[] DEFAULT NULL, deep boolean DEFAULT true, after_priorities int[] DEFAULT NULL,
+    after_run_ats timestamptz[] DEFAULT NULL, after_ids bigint[] DEFAULT NULL, free_queues text[] DEFAULT NULL
+) RETURNS SETOF @extschema@.jobs
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    SELECT * FROM @extschema@.claim_instance_jobs(
+        NULL, worker_id, NULL, task_identifiers, max_jobs, job_expiry, excluded_tasks, deep, after_priorities, after_run_ats,
+        after_ids, free_queues);
+END
+$$;
