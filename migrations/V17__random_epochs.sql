@@ -181,3 +181,20 @@ BEGIN
         after_ids, free_queues);
 END
 $$;
+
+-- Rights that were given by hand keep their meaning.
+DO $rights$
+DECLARE
+    was record;
+BEGIN
+    FOR was IN
+        SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+          FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+         WHERE p.oid = '@extschema@.claim_instance_jobs(uuid,text,text[],int,interval,text[],boolean,int[],timestamptz[],bigint[],text[])'::regprocedure
+           AND a.privilege_type = 'EXECUTE' AND a.grantee <> p.proowner
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.claim_instance_jobs('
+            'uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[]) TO %s', was.grantee);
+    END LOOP;
+END
+$rights$;

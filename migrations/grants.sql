@@ -47,9 +47,11 @@ BEGIN
                    WHEN 'jobs_runtime' THEN p.prorettype <> 'trigger'::regtype AND NOT p.prosecdef
                         OR p.proname IN ('add_job', 'add_job_for_any_tenant', 'add_jobs_for_own_tenant',
                                          'add_jobs_for_any_tenant', 'enqueue_for_own_tenant', 'enqueue_for_any_tenant',
+                                         'enqueue_all_for_own_tenant', 'enqueue_all_for_any_tenant',
                                          'complete_in_transaction')
                    WHEN 'jobs_producer' THEN p.proname IN ('add_job', 'add_jobs', 'add_jobs_for_own_tenant', 'add_scheduled_job',
-                                                           'enqueue', 'enqueue_all', 'enqueue_for_own_tenant', 'own_uuid')
+                                                           'enqueue', 'enqueue_all', 'enqueue_for_own_tenant',
+                                                           'enqueue_all_for_own_tenant', 'own_uuid')
                    END
         LOOP
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role_name);

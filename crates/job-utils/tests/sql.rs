@@ -29,6 +29,7 @@ mod sql {
     mod many;
     mod materialise;
     mod migrate;
+    mod modes;
     mod notify;
     mod operation;
     mod queues;

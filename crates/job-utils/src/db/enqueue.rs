@@ -214,8 +214,8 @@ pub async fn enqueue_in<C: EnqueueClient>(
 /// statement commits by itself, so that an error of the database can leave the jobs of the statements before it; in a transaction
 /// it is all of them or none. Two jobs with one key: the last one's values stay, as if enqueued one after the other.
 ///
-/// Key modes other than [`KeyMode::Replace`], and actors, are beyond the set-based statement: where a statement has one of them,
-/// its jobs are enqueued one after the other within the database, several times as slow.
+/// A statement takes its keys, and then its queues, in one order, so that two of them do not deadlock, whatever the orders of their
+/// jobs. Several statements in one transaction can: where others enqueue the same keys, pass the jobs in the order of their keys.
 ///
 /// ```no_run
 /// # use job_utils::db::{NewJob, enqueue_many};

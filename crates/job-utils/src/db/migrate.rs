@@ -27,6 +27,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V15__fires", include_str!("../../migrations/V15__fires.sql")),
     ("V16__library", include_str!("../../migrations/V16__library.sql")),
     ("V17__random_epochs", include_str!("../../migrations/V17__random_epochs.sql")),
+    ("V18__batches_with_modes", include_str!("../../migrations/V18__batches_with_modes.sql")),
 ];
 
 /// Run after the migrations, every time.

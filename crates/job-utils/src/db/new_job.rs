@@ -30,7 +30,10 @@ pub enum KeyMode {
     /// The same, but one that waits for its first attempt keeps its time. Enqueueing again and again then does not put it off for
     /// ever: "at most once a minute, with the newest values".
     PreserveRunAt,
-    /// It stays as it is, waiting or running, and nothing is enqueued. Only one that has failed for good is replaced.
+    /// It stays as it is, waiting or running, and nothing is enqueued. Only one that has failed for good is replaced. One that waits
+    /// does not start before the caller's transaction ends, so it sees what that has written. **One that runs may have read before:**
+    /// this mode is for jobs that need not run once more for what is new. And a handler that enqueues the key of its own job again
+    /// finds that job, and enqueues nothing.
     Ignore,
 }
 

@@ -86,7 +86,7 @@ async fn a_producer_may_call_the_functions_that_enqueue_and_nothing_else() {
     assert_eq!(
         callable,
         "add_job|4\nadd_jobs|2\nadd_jobs_for_own_tenant|1\nadd_scheduled_job|4\nenqueue|1\nenqueue_all|1\n\
-         enqueue_for_own_tenant|1\nown_uuid|1"
+         enqueue_all_for_own_tenant|1\nenqueue_for_own_tenant|1\nown_uuid|1"
     );
     assert_eq!(table_rights(&place.admin, &role.name).await, "");
     place.admin.run("SELECT app_jobs.add_job('x', '{}', 'k')").await;
@@ -120,7 +120,7 @@ async fn a_producer_may_call_the_functions_that_enqueue_and_nothing_else() {
             "SELECT app_jobs.set_notify('on_demand')",
             "SELECT app_jobs.show_all_tenants_to(current_user)",
             "SELECT app_jobs.enqueue_job(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL)",
-            "SELECT app_jobs.write_jobs(NULL, NULL, '{x}', NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
+            "SELECT app_jobs.write_jobs(NULL, NULL, '{x}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
             "CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION app_jobs.tg_add_job_with_row_id('x')",
             "CREATE TABLE app_jobs.mine (id int)",
             "CREATE FUNCTION app_jobs.add_job(int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
@@ -232,13 +232,12 @@ async fn the_crate_enqueues_as_a_producer() {
     assert!(error.to_string().starts_with("jobs[1].actor: "), "{error}");
     // Neither can the parts be called past the choice, nor jobs be completed.
     for call in [
-        format!(
-            "SELECT app_jobs.enqueue_for_any_tenant('{OTHER}', NULL, 'x', '{{}}', NULL, NULL, NULL, NULL, NULL, NULL)"
-        ),
-        "SELECT app_jobs.enqueue_keyed_job(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL, NULL)".to_owned(),
-        "SELECT app_jobs.complete_in_transaction('1.1')".to_owned(),
+        "enqueue_for_any_tenant(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL, NULL)",
+        "enqueue_all_for_any_tenant('{x}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1)",
+        "enqueue_keyed_job(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL, NULL)",
+        "complete_in_transaction('1.1')",
     ] {
-        assert_eq!(s.error(&call).await.code().code(), "42501", "{call}");
+        assert_eq!(s.error(&format!("SELECT app_jobs.{call}")).await.code().code(), "42501", "{call}");
     }
     assert_eq!(
         place.admin.show("SELECT database_id, count(*) FROM app_jobs.jobs GROUP BY 1").await,
@@ -334,7 +333,7 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
     assert_eq!(
         as_owner,
         "add_job\nadd_job_for_any_tenant\nadd_jobs_for_any_tenant\nadd_jobs_for_own_tenant\ncomplete_in_transaction\n\
-         enqueue_for_any_tenant\nenqueue_for_own_tenant"
+         enqueue_all_for_any_tenant\nenqueue_all_for_own_tenant\nenqueue_for_any_tenant\nenqueue_for_own_tenant"
     );
     place.admin.run("SELECT app_jobs.add_scheduled_job('x', '{}', '{}', 'k')").await;
     let s = role.session().await;
