@@ -150,7 +150,7 @@ impl Programs {
             return Ok(());
         };
         self.node = Some(String::from_utf8_lossy(&node.stdout).trim().to_owned());
-        if !npm.join("node_modules").is_dir() {
+        if !is_installed(&npm) {
             let mut install = Command::new("npm");
             install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&npm);
             if !install.status().await.is_ok_and(|status| status.success()) {
@@ -185,6 +185,14 @@ impl Programs {
 
 /// The system that this one replaces.
 pub(super) const ORIGINAL: &str = "original";
+
+/// Whether npm has installed what is locked now: it writes down what it installed, last.
+fn is_installed(npm: &Path) -> bool {
+    let written = |file: PathBuf| file.metadata().and_then(|metadata| metadata.modified());
+    let installed = written(npm.join("node_modules").join(".package-lock.json"));
+    let locked = written(npm.join("package-lock.json"));
+    matches!((installed, locked), (Ok(installed), Ok(locked)) if installed >= locked)
+}
 
 /// Names are keys: crates have their directory's, packages of Node `npm-` before it.
 fn package_name(directory: &str) -> String {
