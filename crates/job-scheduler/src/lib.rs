@@ -68,17 +68,13 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
     }
-    // The listener outlives the signal: it holds the id until the schedules are given back.
-    let listening = Shutdown::new();
     let instance = Uuid::new_v4();
     let listener = tokio::select! {
-        () = shutdown.triggered() => None,
-        listener = Listener::start(&db, CHANNELS, "scheduler", &config.scheduler_id, Some(instance), &listening) => listener,
+        () = shutdown.triggered() => return Ok(Stopped::default()),
+        listener = Listener::start(&db, CHANNELS, "scheduler", &config.scheduler_id, Some(instance)) => listener,
     };
-    let Some(listener) = listener else {
-        listening.trigger();
-        return Ok(Stopped::default());
-    };
+    // It outlives the signal: it holds the id until the schedules are given back.
+    let _held = listener.clone();
     if listener.identity == Identity::Shared {
         tracing::warn!(
             scheduler.id = config.scheduler_id,
@@ -90,7 +86,5 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
     let scheduler_db = SchedulerDb::new(db, &config.scheduler_id, instance);
     let grace = config.shutdown_grace / 2;
     let held = Scheduler::new(config, scheduler_db.clone(), listener).run(&shutdown).await;
-    let stopped = drain::drain(&scheduler_db, held, grace).await;
-    listening.trigger();
-    Ok(stopped)
+    Ok(drain::drain(&scheduler_db, held, grace).await)
 }

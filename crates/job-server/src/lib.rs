@@ -75,7 +75,9 @@ pub async fn run_with(
         }
         Some(_) => {}
     }
-    let ending = Shutdown::new();
+    // Connections have tasks of their own. When this future is dropped, they end as at a stop whose grace is over.
+    let (stopping, ending) = (shutdown.child(), Shutdown::new());
+    let _dropped = (stopping.trigger_on_drop(), ending.trigger_on_drop());
     let stale = Arc::new(AtomicU64::new(0));
     let app = routes::app(Callbacks {
         db: CallbackDb::new(db.clone()),
@@ -83,7 +85,7 @@ pub async fn run_with(
         callback_timeout: config.callback_timeout,
         store_timeout: config.store_timeout,
         stale: stale.clone(),
-        stopping: shutdown.clone(),
+        stopping: stopping.clone(),
         ending: ending.clone(),
     });
     // Says what it waits for, and ends the server when waiting is in vain.
@@ -93,14 +95,13 @@ pub async fn run_with(
             Err(error) => error,
         }
     };
-    let stop = shutdown.clone();
     // An answer goes out at once, also when the one before it is not acknowledged yet.
     let listener = listener.tap_io(|connection| {
         if let Err(error) = connection.set_nodelay(true) {
             tracing::debug!("cannot set TCP_NODELAY: {error}");
         }
     });
-    let serve = axum::serve(listener, app).with_graceful_shutdown(async move { stop.triggered().await });
+    let serve = axum::serve(listener, app).with_graceful_shutdown(async move { stopping.triggered().await });
     let grace = async {
         shutdown.triggered().await;
         tokio::time::sleep(config.shutdown_grace.saturating_sub(LAST_ANSWERS)).await;

@@ -9,6 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::shutdown::Shutdown;
+
 /// The two routes. `ready` says what is missing.
 pub fn routes<F, Fut, E>(ready: F) -> Router
 where
@@ -62,9 +64,13 @@ where
         return Ok(service.await);
     };
     let listener = bind(port).await?;
+    // Connections that stay open end with this future, too.
+    let ended = Shutdown::new();
+    let _ended = ended.trigger_on_drop();
+    let serve = axum::serve(listener, routes(ready)).with_graceful_shutdown(async move { ended.triggered().await });
     tokio::select! {
         result = service => Ok(result),
         // Serving ends only with an error.
-        served = axum::serve(listener, routes(ready)).into_future() => Err(served.err().unwrap_or_else(|| std::io::Error::other("stopped"))),
+        served = serve.into_future() => Err(served.err().unwrap_or_else(|| std::io::Error::other("stopped"))),
     }
 }

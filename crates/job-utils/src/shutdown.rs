@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Signals this close to the first are the same wish to stop.
 const SAME_STOP: Duration = Duration::from_secs(1);
@@ -10,6 +10,11 @@ const SAME_STOP: Duration = Duration::from_secs(1);
 /// Tells every part of a process to stop. Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown(CancellationToken);
+
+/// Triggers a [`Shutdown`] when it is dropped.
+#[derive(Debug)]
+#[must_use = "dropped at once, it triggers at once"]
+pub struct TriggerOnDrop(#[allow(dead_code, reason = "it is there to be dropped")] DropGuard);
 
 impl Shutdown {
     /// A token that has not been triggered.
@@ -35,6 +40,11 @@ impl Shutdown {
     /// A token that is triggered with this one, or alone.
     pub fn child(&self) -> Self {
         Self(self.0.child_token())
+    }
+
+    /// Triggers the token when the guard is dropped: whoever holds it has then ended, in whatever way.
+    pub fn trigger_on_drop(&self) -> TriggerOnDrop {
+        TriggerOnDrop(self.0.clone().drop_guard())
     }
 
     /// A token triggered by the first SIGTERM or SIGINT. A later signal ends the process at once with 130, but for those

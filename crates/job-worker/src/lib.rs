@@ -103,15 +103,6 @@ pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, Wo
     result.map_err(|source| WorkerError::Health { port: port.unwrap_or_default(), source })?
 }
 
-/// Ends what listens when the worker ends, in whatever way.
-struct Listening(Shutdown);
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.0.trigger();
-    }
-}
-
 /// Runs a worker until told to stop; then drains.
 async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
     let Worker { config, db, registry, dispatches } = worker;
@@ -120,15 +111,12 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
         return Ok(Stopped::default());
     }
     let instance = Uuid::new_v4();
-    // The listener outlives the signal: it holds the id while jobs are drained.
-    let listening = Listening(Shutdown::new());
     let listener = tokio::select! {
-        () = shutdown.triggered() => None,
-        listener = Listener::start(&db, CHANNELS, "worker", &config.worker_id, Some(instance), &listening.0) => listener,
+        () = shutdown.triggered() => return Ok(Stopped::default()),
+        listener = Listener::start(&db, CHANNELS, "worker", &config.worker_id, Some(instance)) => listener,
     };
-    let Some(listener) = listener else {
-        return Ok(Stopped::default());
-    };
+    // It outlives the signal: it holds the id while jobs are drained.
+    let _held = listener.clone();
     let instance = Instance {
         id: instance,
         lease: config.lease,
@@ -158,7 +146,9 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
     );
     let limits = lanes(&config).into_iter().map(|(limit, _)| limit);
     let slots = Arc::new(Slots::new(config.concurrency, config.prefetch, limits));
-    let stopping = shutdown.clone();
+    // Handlers are told, and what they have spawned, also when this future is dropped.
+    let stopping = shutdown.child();
+    let _told = stopping.trigger_on_drop();
     let runner = Runner::new(db, worker_db.worker_id().clone(), registry, dispatcher, slots.clone(), stopping);
     let claimer = Claimer::new(&config, worker_db, Arc::new(runner), slots, listener);
     Ok(claimer.run(&shutdown).await)

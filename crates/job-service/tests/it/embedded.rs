@@ -1,14 +1,18 @@
 //! The service as a value in an application's own process.
 
+use std::time::Duration;
+
 use job_service::{
-    Context, Db, HandlerResult, SchedulerConfig, ServerConfig, Service, Shutdown, Task, Worker, enqueue, migrate,
+    Cancelled, Context, Db, HandlerResult, SchedulerConfig, ServerConfig, Service, Shutdown, Task, Worker, enqueue,
+    migrate,
 };
 use job_testkit::{Answer, FakeFunction, TestDb, eventually};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::support::LIMIT;
+use super::support::{LIMIT, migrated};
 
 #[derive(Serialize, Deserialize)]
 struct Tick {}
@@ -58,6 +62,61 @@ async fn all_parts_run_in_one_process_and_stop_in_order() {
     shutdown.trigger();
     let stopped = running.await.unwrap().unwrap();
     assert_eq!((stopped.worker.orphaned, stopped.scheduler.released), (0, 1));
+}
+
+/// Dropping the future is the hard way to stop, and nothing stays behind: no session, so that the next process with the ids takes over
+/// at once; no connection of the server's; and what a handler has spawned is told.
+#[tokio::test]
+async fn a_service_that_is_dropped_leaves_nothing_behind() {
+    type Told = mpsc::UnboundedSender<Option<Cancelled>>;
+    async fn spawns(_: Tick, context: Context<Told>) {
+        let spawned = context.clone();
+        tokio::spawn(async move { spawned.state().send(Some(spawned.cancelled().await)) });
+        context.state().send(None).unwrap();
+        std::future::pending().await
+    }
+    let postgres = TestDb::from_template("service", migrated).await;
+    let client = postgres.connect().await;
+    let number = async |sql: &str| client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let start = |listener| {
+        // Its own pool, which is gone with it.
+        let db = Db::from_url(postgres.url()).unwrap();
+        let worker = Worker::builder(db.clone()).id("worker-dropped").state(told.clone()).task(spawns);
+        let mut scheduler = SchedulerConfig::default();
+        (scheduler.scheduler_id, scheduler.lease) = ("scheduler-dropped".into(), Duration::from_secs(3600));
+        let service = Service::builder(db).worker(worker.build().unwrap()).scheduler(scheduler);
+        tokio::spawn(service.server_on(ServerConfig::default(), listener).build().run(Shutdown::new()))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let running = start(listener);
+    let schedule = "SELECT app_jobs.add_scheduled_job('tick', '{}', '{\"rule\": \"* * * * * *\"}'::json)";
+    client.batch_execute(schedule).await.unwrap();
+    assert_eq!(heard.recv().await, Some(None));
+    // A connection that is kept open.
+    let mut asked = TcpStream::connect(address).await.unwrap();
+    asked.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = [0; 1000];
+    assert!(asked.read(&mut answer).await.unwrap() > 0);
+
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    let gone = tokio::time::timeout(LIMIT, async { while asked.read(&mut answer).await.unwrap_or(0) > 0 {} });
+    gone.await.expect("the server's connection ends");
+    let stopping = async { while heard.recv().await != Some(Some(Cancelled::Stopping)) {} };
+    tokio::time::timeout(LIMIT, stopping).await.expect("the spawned task tells");
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    eventually(LIMIT, async || number(sessions).await == 0).await;
+
+    // The lease is an hour: who cannot be told from the one before has to wait for it.
+    let fires = "SELECT count(*) FROM app_jobs.schedule_fires";
+    let before = number(fires).await;
+    let running = start(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    eventually(LIMIT, async || number(fires).await > before).await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
@@ -23,7 +24,6 @@ use crate::db::heartbeat::{Heartbeat, Instance};
 use crate::db::notify::{Registrar, Waiting};
 use crate::db::{Db, DbError};
 use crate::error::chain;
-use crate::shutdown::Shutdown;
 
 /// Which database of which server a session is in: one that was restarted counts as another.
 const WHERE: &str = "SELECT current_database() || ' of the server started at ' || \
@@ -88,7 +88,7 @@ enum Question {
     Heartbeat(Arc<str>, Arc<Instance>, oneshot::Sender<Heartbeat>),
 }
 
-/// A listening connection. Clones share it.
+/// A listening connection, and the id that it holds. Clones share both, which end with the last of them.
 #[derive(Clone)]
 pub struct Listener {
     /// Wakes after each notification, and once after each reconnection.
@@ -99,27 +99,28 @@ pub struct Listener {
     /// The connection was lost and is back.
     gap: Arc<AtomicBool>,
     questions: mpsc::Sender<Question>,
+    /// What holds the connection. Ended with the last clone, however its owner ends: nobody else could end the session, which would
+    /// keep the id from whoever comes next.
+    _task: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Listener {
-    /// Connects, listens on `channels` and takes the name `kind` + `id`; returns None when told to stop before that.
-    /// Register first, then look: whatever is written from now on wakes, unless the listener is deaf. With an `instance` it
-    /// also holds that one's lock.
+    /// Connects, listens on `channels` and takes the name `kind` + `id`. Register first, then look: whatever is written from now on
+    /// wakes, unless the listener is deaf. With an `instance` it also holds that one's lock. Dropped before that, it ends.
     pub async fn start(
         db: &Db,
         channels: &'static [&'static str],
         kind: &'static str,
         id: &str,
         instance: Option<Uuid>,
-        shutdown: &Shutdown,
-    ) -> Option<Self> {
+    ) -> Self {
         let wake = Wake::default();
         let (identified, identity) = oneshot::channel();
         let (questions, asked) = mpsc::channel(1);
         let name = format!("{}.{kind}:{id}", db.schema().as_str());
         let deaf = Arc::<AtomicBool>::default();
         let gap = Arc::<AtomicBool>::default();
-        let task = Task {
+        let mut task = Task {
             db: db.clone(),
             channels,
             name,
@@ -128,10 +129,11 @@ impl Listener {
             deaf: deaf.clone(),
             gap: gap.clone(),
             asked,
-            shutdown: shutdown.clone(),
         };
-        tokio::spawn(task.run(identified));
-        identity.await.ok().map(|identity| Self { wake, identity, deaf, gap, questions })
+        let task = AbortOnDropHandle::new(tokio::spawn(async move { task.listen(identified).await }));
+        // It says so before anything else, and does not end by itself.
+        let identity = identity.await.unwrap_or(Identity::Unknown);
+        Self { wake, identity, deaf, gap, questions, _task: Arc::new(task) }
     }
 
     /// Whether nothing wakes, for now or for good, and nothing is known about the identity: look often.
@@ -168,7 +170,7 @@ impl Listener {
     /// Ends the registration, when there is so much to do that being woken is of no use. Nothing happens when there is
     /// none; without this call, it stays as long as the connection.
     pub async fn unregister_waiter(&self) {
-        // The task ends with the process only.
+        // The task lives as long as this.
         let _ = self.questions.send(Question::Unregister).await;
     }
 
@@ -191,18 +193,9 @@ struct Task {
     deaf: Arc<AtomicBool>,
     gap: Arc<AtomicBool>,
     asked: mpsc::Receiver<Question>,
-    shutdown: Shutdown,
 }
 
 impl Task {
-    async fn run(mut self, identified: oneshot::Sender<Identity>) {
-        let shutdown = self.shutdown.clone();
-        tokio::select! {
-            () = shutdown.triggered() => {}
-            () = self.listen(identified) => {}
-        }
-    }
-
     async fn listen(&mut self, identified: oneshot::Sender<Identity>) {
         let mut identified = Some(identified);
         let Some(connector) = self.db.listening().cloned() else {
@@ -283,7 +276,6 @@ impl Task {
 
     /// Passes notifications on and answers questions until the connection is lost.
     async fn serve(&mut self, client: &Client, mut messages: mpsc::UnboundedReceiver<AsyncMessage>) {
-        let mut asking = true;
         let mut registrar = Registrar::new(self.db.schema());
         let mut suspicions = self.db.suspicions();
         loop {
@@ -296,12 +288,10 @@ impl Task {
                     Some(_) => true,
                     None => return,
                 },
-                question = self.asked.recv(), if asking => match question {
+                question = self.asked.recv() => match question {
                     Some(question) => self.answer(client, &mut registrar, question).await,
-                    None => {
-                        asking = false;
-                        true
-                    }
+                    // Nobody is left to be told.
+                    None => return,
                 },
                 // The database's handle is ours: it does not end before.
                 _ = suspicions.changed() => false,

@@ -2,7 +2,6 @@
 
 use job_testkit::eventually;
 use job_utils::db::{Instance, Listener, Waiting, WorkerDb};
-use job_utils::shutdown::Shutdown;
 
 use crate::sql::support::{Ear, LIMIT, Role, Session, database, handle};
 
@@ -149,7 +148,7 @@ async fn the_listener_registers_once_and_the_worker_learns_when_to_sleep() {
         job_expiry: LIMIT,
     };
     let worker = WorkerDb::new(handle.clone(), "worker-0", instance);
-    let listener = Listener::start(&handle, &[JOBS], "worker", "worker-0", None, &Shutdown::new()).await.unwrap();
+    let listener = Listener::start(&handle, &[JOBS], "worker", "worker-0", None).await;
     producer.run("BEGIN; SELECT app_jobs.add_job('x')").await;
     let Waiting::Until(horizon) = listener.register_waiter().await else { panic!("registered for the first time") };
     assert!(!worker.horizon_passed(horizon).await.unwrap());
