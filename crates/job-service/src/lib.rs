@@ -45,6 +45,9 @@ impl ServiceConfig {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceError {
+    /// Settings of a part cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The jobs schema cannot be made.
     #[error("the jobs schema cannot be made")]
     Migrate(#[from] MigrateError),

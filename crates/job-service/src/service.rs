@@ -1,6 +1,6 @@
 //! Service: the parts as values, put together by a builder.
 
-use job_utils::config::{SchedulerConfig, ServerConfig};
+use job_utils::config::{ConfigError, Fault, SchedulerConfig, ServerConfig};
 use job_utils::db::Db;
 use job_utils::db::migrate::migrate;
 use job_utils::shutdown::Shutdown;
@@ -69,9 +69,16 @@ impl Service {
     /// have accepted. Dropping the future is the hard way, as safe as a crash.
     ///
     /// # Errors
-    /// The migration fails, the port is taken, or a part fails; the others have been stopped in order.
+    /// A setting cannot be used, the migration fails, the port is taken, or a part fails; the others have been stopped in order.
     pub async fn run(self, shutdown: Shutdown) -> Result<Stopped, ServiceError> {
         let Self { db, migrates, worker, server, scheduler } = self;
+        let scheduling = scheduler.iter().flat_map(SchedulerConfig::problems);
+        let serving = server.iter().flat_map(|server| server.config.problems());
+        let faults: Vec<Fault> =
+            scheduling.chain(serving).map(|(var, message)| Fault { name: var.name, message }).collect();
+        if !faults.is_empty() {
+            return Err(ConfigError { faults }.into());
+        }
         if migrates {
             if !db.wait_until_reachable(&shutdown).await? {
                 return Ok(Stopped::default());
@@ -97,7 +104,7 @@ impl ServiceBuilder {
         self
     }
 
-    /// With a worker.
+    /// With a worker. There is one: another takes its place.
     pub fn worker(mut self, worker: Worker) -> Self {
         self.service.worker = Some(worker);
         self

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_utils::config::{Tasks, Var, WorkerConfig, parse_http_url};
+use job_utils::config::{Tasks, Var, WorkerConfig, in_words, parse_http_url};
 use job_utils::db::Db;
 use job_utils::shutdown::Shutdown;
 use job_utils::task::Task;
@@ -147,6 +147,7 @@ fn setting(var: &Var) -> &'static str {
         "JOBS_POLL_INTERVAL" => "poll_interval",
         "JOBS_SHUTDOWN_GRACE" => "shutdown_grace",
         "JOBS_LEASE" => "lease",
+        "JOBS_JOB_EXPIRY" => "job_expiry",
         name => name,
     }
 }
@@ -207,12 +208,18 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
             let timeout = options.timeout.unwrap_or(config.dispatch_timeout);
             let length = identifier.chars().count();
             let problem = match options.concurrency {
-                _ if !(1..=126).contains(&length) => Some("a task identifier has 1 to 126 characters"),
-                _ if registry.by_task.contains_key(&identifier) => Some("the task has a handler already"),
-                Some(0) => Some("concurrency must be at least 1"),
+                _ if !(1..=126).contains(&length) => Some("a task identifier has 1 to 126 characters".to_owned()),
+                _ if registry.by_task.contains_key(&identifier) => Some("the task has a handler already".to_owned()),
+                _ if !config.tasks.include(&identifier) => {
+                    Some("tasks (JOBS_SUPPORTED) leaves it out: its handler would never run".to_owned())
+                }
+                Some(0) => Some("concurrency must be at least 1".to_owned()),
                 // Past its expiry a job is claimed anew, so no attempt may legitimately last longer.
-                _ if timeout > config.job_expiry => Some("timeout must not exceed 4 hours (JOBS_JOB_EXPIRY)"),
-                _ if timeout.is_zero() => Some("timeout must not be 0"),
+                _ if timeout > config.job_expiry => {
+                    let expiry = in_words(config.job_expiry);
+                    Some(format!("timeout must not exceed job_expiry (JOBS_JOB_EXPIRY), which is {expiry}"))
+                }
+                _ if timeout.is_zero() => Some("timeout must not be 0".to_owned()),
                 _ => None,
             };
             let problem = problem.map(|message| fault(format!("task {identifier:?}"), message));
@@ -278,8 +285,17 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         self
     }
 
+    /// How old a job's lock may get before it no longer counts, whoever holds it; 4 hours unless given. All workers of a database
+    /// have the same. No attempt may last longer.
+    pub fn job_expiry(mut self, expiry: Duration) -> Self {
+        self.said.push("job_expiry");
+        self.config.job_expiry = expiry;
+        self
+    }
+
     /// All settings at once, as those of the environment: `WorkerConfig::from_env(&ProcessEnv)?`. The pool is that of the builder.
-    /// It comes before single settings, which it would undo.
+    /// It comes before single settings, which it would undo. Where it leaves out a task that has a handler, nothing is built: add those
+    /// that `config.tasks.include`.
     pub fn config(mut self, config: WorkerConfig) -> Self {
         if !self.said.is_empty() {
             let message = format!("comes after {}, and would undo it: give it first", self.said.join(", "));
@@ -322,10 +338,6 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         if count == 0 && !dispatches {
             faults.push(fault("task", "there is none, and nothing is dispatched: the worker would do nothing"));
         }
-        if count > 0 && !dispatches && !registry.by_task.keys().any(|task| config.tasks.include(task)) {
-            let message = "tasks (JOBS_SUPPORTED) has none of those that have a handler: the worker would do nothing";
-            faults.push(fault("config", message));
-        }
         if !faults.is_empty() {
             return Err(BuildError { faults });
         }
@@ -335,8 +347,7 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
             }
         }
         if !dispatches {
-            let here = registry.by_task.keys().filter(|task| config.tasks.include(task));
-            config.tasks = Tasks::Only(here.cloned().collect());
+            config.tasks = Tasks::Only(registry.by_task.keys().cloned().collect());
         }
         Ok(Worker { config, db, registry: Arc::new(registry), dispatches })
     }

@@ -120,6 +120,17 @@ async fn a_service_that_is_dropped_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn settings_that_no_part_could_work_with_are_refused() {
+    let db = Db::from_url("postgres://localhost/nowhere").unwrap();
+    let (mut scheduler, mut server) = (SchedulerConfig::default(), ServerConfig::default());
+    (scheduler.lease, server.callback_timeout) = (Duration::ZERO, Duration::MAX);
+    let service = Service::builder(db).scheduler(scheduler).server(server).build();
+    let error = service.run(Shutdown::new()).await.unwrap_err().to_string();
+    let expected = "JOBS_SCHEDULER_LEASE: must be at least 1s\n  JOBS_CALLBACK_TIMEOUT: is longer than 87600h";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[tokio::test]
 async fn two_services_in_one_process_do_not_know_each_other() {
     let mut running = Vec::new();
     let shutdown = Shutdown::new();

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::worker::{JOBS_POLL_INTERVAL, JOBS_SHUTDOWN_GRACE, Tasks, read_health_port, read_id};
-use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var, in_words};
+use crate::config::worker::{
+    HOSTNAME, JOBS_POLL_INTERVAL, JOBS_SHUTDOWN_GRACE, LEAST, Tasks, duration_problem, id_problem, read_health_port,
+    read_id,
+};
+use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var};
 
 /// The scheduler shows itself every third of it, and a statement has to get through in between.
 const LEAST_LEASE: Duration = Duration::from_secs(1);
@@ -73,21 +76,34 @@ impl SchedulerConfig {
     /// Reads with a given reader, so that several parts report their faults together. JOBS_HEALTH_PORT is not read: only
     /// a scheduler alone has one.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let lease = reader.duration(&JOBS_SCHEDULER_LEASE);
-        if lease < LEAST_LEASE {
-            reader.fault(&JOBS_SCHEDULER_LEASE, format!("must be at least {}", in_words(LEAST_LEASE)));
-        }
-        Self {
+        let config = Self {
             postgres: PostgresConfig::read(reader),
             scheduler_id: read_id(reader, "scheduler-0"),
             tasks: Tasks::read(reader),
             poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             time_zone: read_time_zone(reader),
-            lease,
+            lease: reader.duration(&JOBS_SCHEDULER_LEASE),
             fires_retention: reader.positive_duration(&JOBS_FIRES_RETENTION),
             health_port: None,
+        };
+        for (var, message) in config.problems() {
+            reader.fault(var, message);
         }
+        config
+    }
+
+    /// Everything that a scheduler could not work with, wherever the settings are from: the variable, and what is wrong with the value.
+    pub fn problems(&self) -> Vec<(&'static Var, String)> {
+        let id = id_problem(&self.scheduler_id).map(|message| (&HOSTNAME, message));
+        let durations = [
+            (&JOBS_POLL_INTERVAL, self.poll_interval, LEAST),
+            (&JOBS_SHUTDOWN_GRACE, self.shutdown_grace, Duration::ZERO),
+            (&JOBS_SCHEDULER_LEASE, self.lease, LEAST_LEASE),
+            (&JOBS_FIRES_RETENTION, self.fires_retention, LEAST),
+        ];
+        let durations = durations.map(|(var, duration, least)| Some((var, duration_problem(duration, least)?)));
+        id.into_iter().chain(durations.into_iter().flatten()).collect()
     }
 }
 

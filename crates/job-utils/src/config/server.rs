@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::worker::JOBS_SHUTDOWN_GRACE;
+use crate::config::worker::{JOBS_SHUTDOWN_GRACE, LEAST, duration_problem};
 use crate::config::{ConfigError, Env, HttpUrl, PostgresConfig, Reader, Var};
 use crate::wire::callback::callback_url;
 use crate::wire::signature::CallbackSecrets;
@@ -127,5 +127,15 @@ impl ServerConfig {
             secrets: read_secrets(reader),
             callback_timeout: reader.positive_duration(&JOBS_CALLBACK_TIMEOUT),
         }
+    }
+
+    /// Everything that a server could not work with, wherever the settings are from: the variable, and what is wrong with the value.
+    pub fn problems(&self) -> Vec<(&'static Var, String)> {
+        let durations = [
+            (&JOBS_SHUTDOWN_GRACE, self.shutdown_grace, Duration::ZERO),
+            (&JOBS_CALLBACK_TIMEOUT, self.callback_timeout, LEAST),
+        ];
+        let problem = |(var, duration, least)| Some((var, duration_problem(duration, least)?));
+        durations.into_iter().filter_map(problem).collect()
     }
 }

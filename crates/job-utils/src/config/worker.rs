@@ -133,7 +133,7 @@ pub const VARS: &[&Var] = &[
 ];
 
 /// More than nothing.
-const LEAST: Duration = Duration::from_nanos(1);
+pub(crate) const LEAST: Duration = Duration::from_nanos(1);
 /// Below this, a pause of the machine would be taken for the end of a worker.
 const LEAST_LEASE: Duration = Duration::from_secs(1);
 /// More jobs than a process has room for.
@@ -187,8 +187,18 @@ pub(crate) fn read_id(reader: &mut Reader<'_>, fallback: &str) -> String {
     id
 }
 
+/// Why a duration will not do that is to be `least` at least.
+pub(crate) fn duration_problem(duration: Duration, least: Duration) -> Option<String> {
+    match duration {
+        _ if duration > LONGEST => Some(format!("is longer than {}", in_words(LONGEST))),
+        _ if duration >= least => None,
+        _ if least == LEAST => Some("must be longer than 0".to_owned()),
+        _ => Some(format!("must be at least {}", in_words(least))),
+    }
+}
+
 /// Why an id cannot be one.
-fn id_problem(id: &str) -> Option<String> {
+pub(crate) fn id_problem(id: &str) -> Option<String> {
     let fits = id.chars().count() >= 4 && id.chars().all(|c| c.is_ascii_graphic());
     (!fits).then(|| format!("{id:?} cannot be a worker id: at least 4 visible ASCII characters"))
 }
@@ -340,12 +350,8 @@ impl WorkerConfig {
             (&JOBS_LEASE, self.lease, LEAST_LEASE),
             (&JOBS_JOB_EXPIRY, self.job_expiry, LEAST),
         ] {
-            if duration > LONGEST {
-                problem(var, format!("is longer than {}", in_words(LONGEST)));
-            } else if duration < least {
-                let least =
-                    if least == LEAST { "longer than 0".to_owned() } else { format!("at least {}", in_words(least)) };
-                problem(var, format!("must be {least}"));
+            if let Some(message) = duration_problem(duration, least) {
+                problem(var, message);
             }
         }
         // Past its expiry a job is claimed anew, so no attempt may legitimately last longer. A job that a function has

@@ -136,8 +136,8 @@ impl Position {
     }
 }
 
-/// A claimed job.
-#[derive(Debug, Clone)]
+/// A claimed job. Its `Debug` shows neither the payload nor the epoch, with which whoever reads a log could end the attempt.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Job {
     /// The job's id.
@@ -162,6 +162,22 @@ pub struct Job {
     pub max_attempts: i32,
     /// Names this claim among all claims of the job.
     pub epoch: i64,
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job")
+            .field("id", &self.id)
+            .field("database_id", &self.database_id)
+            .field("actor_id", &self.actor_id)
+            .field("queue_name", &self.queue_name)
+            .field("task_identifier", &self.task_identifier)
+            .field("priority", &self.priority)
+            .field("run_at", &self.run_at)
+            .field("attempts", &self.attempts)
+            .field("max_attempts", &self.max_attempts)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Job {

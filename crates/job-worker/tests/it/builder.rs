@@ -80,15 +80,29 @@ async fn settings_that_would_undo_others_or_leave_nothing_to_do_are_refused() {
 
     let others = WorkerConfig { tasks: Tasks::Only(vec!["other".into()]), ..config };
     let nothing = faults(Worker::builder(db.clone()).config(others.clone()).task(greet));
-    assert_eq!(nothing[0].setting, "config", "{nothing:?}");
+    let never = "tasks (JOBS_SUPPORTED) leaves it out: its handler would never run";
+    assert_eq!((nothing[0].setting.as_str(), nothing[0].message.as_str()), ("task \"greet\"", never));
     let dispatches = Worker::builder(db.clone()).config(others.clone()).task(greet).dispatch_as_configured();
-    assert!(dispatches.build().is_ok(), "it has functions for the other");
+    assert_eq!(faults(dispatches)[0].message, never, "although it has functions for the other");
+    let other = Worker::builder(db.clone()).config(others.clone()).raw_task("other", TaskOptions::new(), |_| async {});
+    assert!(other.build().is_ok());
+    assert!(Worker::builder(db).config(others).dispatch_as_configured().build().is_ok());
+}
+
+#[tokio::test]
+async fn no_task_may_take_longer_than_a_lock_counts() {
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    let build = |expiry| {
+        let db = Db::from_url("postgres://localhost/nowhere").unwrap();
+        let options = TaskOptions::new().timeout(hours(5));
+        Worker::builder(db).job_expiry(hours(expiry)).raw_task("long", options, |_| async {}).build()
+    };
+    assert!(build(5).is_ok());
+    let said = build(2).unwrap_err().to_string();
     assert!(
-        Worker::builder(db)
-            .config(others)
-            .task(greet)
-            .raw_task("other", TaskOptions::new(), |_| async {})
-            .build()
-            .is_ok()
+        said.contains("task \"long\": timeout must not exceed job_expiry (JOBS_JOB_EXPIRY), which is 2h"),
+        "{said}"
     );
+    let never = build(0).unwrap_err();
+    assert!(never.faults.iter().any(|fault| fault.setting == "job_expiry"), "{never}");
 }
