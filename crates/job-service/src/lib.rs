@@ -10,10 +10,10 @@ pub use supervise::Stopped;
 // What an application needs beside the service, so that one dependency is enough.
 pub use job_utils::config::{SchedulerConfig, ServerConfig};
 pub use job_worker::{
-    BoxError, BuildError, Cancelled, CompleteError, ConfigError, Context, Db, DbError, EnqueueClient, EnqueueError,
-    Enqueued, Field, HandlerResult, Hook, IntoJob, IntoOutcome, Job, JobError, KeyMode, MigrateError, Migrated, NewJob,
-    Next, Outcome, PostgresConfig, ProcessEnv, Retry, SchemaName, Shutdown, Task, TaskOptions, Tasks, Timestamp,
-    Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, enqueue, enqueue_in, enqueue_many,
+    BoxError, BuildError, Cancelled, CompleteError, ConfigError, Context, Db, DbBuilder, DbError, EnqueueClient,
+    EnqueueError, Enqueued, Field, HandlerResult, Hook, IntoJob, IntoOutcome, Job, JobError, KeyMode, MigrateError,
+    Migrated, NewJob, Next, Outcome, PostgresConfig, ProcessEnv, Retry, SchemaName, Shutdown, Task, TaskOptions, Tasks,
+    Timestamp, Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, enqueue, enqueue_in, enqueue_many,
     enqueue_many_in, migrate, schedule, testing,
 };
 

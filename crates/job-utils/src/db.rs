@@ -16,6 +16,7 @@
 mod accept;
 mod add_schedule;
 mod admin;
+mod builder;
 mod callback;
 mod cancel;
 mod claim;
@@ -48,6 +49,7 @@ mod worker;
 
 pub use add_schedule::schedule;
 pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule};
+pub use builder::DbBuilder;
 pub use callback::CallbackDb;
 pub use complete_in_transaction::{CompleteError, attempt_token, complete_in_transaction};
 pub use create_database::{CreateDatabaseError, create_database};
@@ -62,6 +64,7 @@ pub use materialise::{Fire, Materialised};
 pub use new_job::{IntoJob, KeyMode, NewJob};
 pub use notify::{Horizon, Waiting};
 pub use pool::Db;
+pub use rustls;
 pub use schedule::{Block, Digest, Look, LookFor, Mark, ScheduledJob, SchedulerDb, SchedulerInstance};
 pub use settle::{Results, SettleError, Settled, Settlement, Settler};
 pub use tokio_postgres::{self, Transaction};

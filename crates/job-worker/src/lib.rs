@@ -40,8 +40,8 @@ pub use crate::worker::{BuildError, Fault, Worker, WorkerBuilder};
 pub use job_utils::config::{ConfigError, PostgresConfig, ProcessEnv, SchemaName, Tasks, WorkerConfig};
 pub use job_utils::db::migrate::{MigrateError, Migrated, migrate};
 pub use job_utils::db::{
-    CompleteError, Db, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, Job, KeyMode, NewJob, Timestamp,
-    Transaction, Uuid, enqueue, enqueue_in, enqueue_many, enqueue_many_in, schedule,
+    CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, Job, KeyMode, NewJob,
+    Timestamp, Transaction, Uuid, enqueue, enqueue_in, enqueue_many, enqueue_many_in, schedule,
 };
 pub use job_utils::shutdown::Shutdown;
 pub use job_utils::task::Task;

@@ -115,10 +115,10 @@ pub const VARS: &[&Var] = &[
 ];
 
 /// More than a server of Postgres usually has for all. The pool sets aside room for them.
-const MOST_CONNECTIONS: usize = 10_000;
+pub(crate) const MOST_CONNECTIONS: usize = 10_000;
 
 /// Below this, a server that is merely busy would be taken for one that has gone.
-const LEAST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const LEAST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The jobs schema's name: a plain identifier, so that quoting it is enough everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]

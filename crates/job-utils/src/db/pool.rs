@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
@@ -70,6 +71,16 @@ impl Db {
         Ok((Self::connecting(config, connector_of(config, client, config.listen)?)?, meant))
     }
 
+    /// [`Db::new`] with a client's settings and a way to set up TLS.
+    pub(crate) fn connecting_by(
+        config: &PostgresConfig,
+        client: Config,
+        tls: MakeRustlsConnect,
+    ) -> Result<Self, DbError> {
+        let connector = Connector::new(&client, tls, limit(config, &client), config.listen);
+        Self::connecting(config, (client, connector))
+    }
+
     fn connecting(config: &PostgresConfig, (client, connector): (Config, Connector)) -> Result<Self, DbError> {
         let listening = match (&config.listen_at, config.listen) {
             // A pooler there, too, would be found.
@@ -101,7 +112,7 @@ impl Db {
         })
     }
 
-    /// [`Db::new`] with a connection URL and all else as it is by default: schema `app_jobs`, 5 connections.
+    /// [`Db::new`] with a connection URL and all else as it is by default: schema `app_jobs`, 5 connections. [`Db::builder`] takes more.
     ///
     /// # Errors
     /// As there.
@@ -277,19 +288,30 @@ fn connector(config: &PostgresConfig, listen: Listen) -> Result<(Config, Connect
 }
 
 fn connector_of(config: &PostgresConfig, client: Config, listen: Listen) -> Result<(Config, Connector), DbError> {
-    let limit = client.get_connect_timeout().copied().unwrap_or(config.connect_timeout);
-    let connector = Connector::new(&client, tls::connector(config)?, limit, listen);
+    let connector = Connector::new(&client, tls::connector(config)?, limit(config, &client), listen);
     Ok((client, connector))
 }
 
-fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
-    let mut client = match &config.url {
+/// How long one host may take to give a session.
+fn limit(config: &PostgresConfig, client: &Config) -> Duration {
+    client.get_connect_timeout().copied().unwrap_or(config.connect_timeout)
+}
+
+pub(crate) fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
+    let client = match &config.url {
         // The parser's own error may quote a part of the password.
         Some(secret) => url::parse(secret.expose()).map_err(|message| DbError::config(config.url_var, message))?,
         None => Config::new(),
     };
-    // What the connection string says of these has a default that cannot be told from it.
-    let chosen = |name| config.url.as_ref().is_some_and(|url| url.expose().contains(name));
+    // TLS is none of the parameters that are left in it.
+    Ok(completed(client, config, |name| {
+        name != "sslmode" && config.url.as_ref().is_some_and(|url| url.expose().contains(name))
+    }))
+}
+
+/// A client's settings with what they leave out. Some of them have a default that cannot be told from a choice: of those, `chosen`
+/// says whether it was one.
+pub(crate) fn completed(mut client: Config, config: &PostgresConfig, chosen: impl Fn(&str) -> bool) -> Config {
     if client.get_hosts().is_empty() && client.get_hostaddrs().is_empty() {
         for host in &config.hosts {
             client.host(host);
@@ -309,11 +331,13 @@ fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
     if client.get_dbname().is_none() {
         client.dbname(&config.database);
     }
-    client.ssl_mode(match config.ssl_mode {
-        SslMode::Disable => ClientSslMode::Disable,
-        SslMode::Prefer => ClientSslMode::Prefer,
-        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => ClientSslMode::Require,
-    });
+    if !chosen("sslmode") {
+        client.ssl_mode(match config.ssl_mode {
+            SslMode::Disable => ClientSslMode::Disable,
+            SslMode::Prefer => ClientSslMode::Prefer,
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => ClientSslMode::Require,
+        });
+    }
     // A replica is never useful here; asking costs a round trip per connection, so only where there is a choice.
     let hosts = client.get_hosts().len().max(client.get_hostaddrs().len());
     if config.read_write && hosts > 1 && !chosen("target_session_attrs") {
@@ -335,7 +359,7 @@ fn client_config(config: &PostgresConfig) -> Result<Config, DbError> {
     if client.get_application_name().is_none() {
         client.application_name("jobs");
     }
-    Ok(client)
+    client
 }
 
 #[cfg(test)]

@@ -1,0 +1,167 @@
+//! Builder: a [`Db`] whose settings come from code.
+
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio_postgres::Config;
+use tokio_postgres::config::SslMode as ClientSslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::postgres::{JOBS_POOL_SIZE, JOBS_STATEMENT_TIMEOUT, LEAST_STATEMENT_TIMEOUT, MOST_CONNECTIONS};
+use crate::config::{ConfigError, Fault, Listen, PostgresConfig, SchemaName, in_words};
+use crate::db::pool::{client_config, completed};
+use crate::db::{Db, DbError, tls};
+
+/// A [`Db`] that is being put together.
+///
+/// ```
+/// use job_utils::db::Db;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let db = Db::builder("postgres://app@localhost/shop").pool_size(20).build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "build it"]
+pub struct DbBuilder {
+    /// Of a connection URL; or what is wrong with it.
+    config: Result<PostgresConfig, ConfigError>,
+    /// Settings of the client, where they are given as such.
+    client: Option<Config>,
+    tls: Option<ClientConfig>,
+    schema: Option<SchemaName>,
+    pool_size: Option<usize>,
+    statement_timeout: Option<Duration>,
+    listen: Option<Listen>,
+}
+
+impl Db {
+    /// Begins with a connection URL, and all else as it is by default. Nothing is read from the environment.
+    pub fn builder(url: &str) -> DbBuilder {
+        DbBuilder::new(PostgresConfig::from_url(url), None)
+    }
+
+    /// Begins with settings of the client, as an application may have them for its own pool. What they leave out is as it is by
+    /// default, keepalives among it. TLS, where they ask for it, is not verified, unless [`DbBuilder::tls`] says how.
+    ///
+    /// A pool itself will not do: what listens, and holds the worker's id, is a connection whose messages are read, and a statement that
+    /// nobody waits for any more is cancelled, which takes TLS as the pool was given it. Neither can be had from a pool.
+    pub fn builder_from(client: Config) -> DbBuilder {
+        // Where and as whom to connect is in the other.
+        DbBuilder::new(PostgresConfig::from_url(""), Some(client))
+    }
+}
+
+impl DbBuilder {
+    fn new(config: Result<PostgresConfig, ConfigError>, client: Option<Config>) -> Self {
+        let (tls, schema, pool_size, statement_timeout, listen) = Default::default();
+        Self { config, client, tls, schema, pool_size, statement_timeout, listen }
+    }
+
+    /// The jobs schema; `app_jobs` unless given.
+    pub fn schema(mut self, schema: SchemaName) -> Self {
+        self.schema = Some(schema);
+        self
+    }
+
+    /// Connections, beside one that listens; 5 unless given. A worker's own statements do with 2. What its handlers need comes on top: one
+    /// for each job at once that works in a transaction.
+    pub fn pool_size(mut self, connections: usize) -> Self {
+        self.pool_size = Some(connections);
+        self
+    }
+
+    /// How long a statement may go without an answer before its connection is given up; 15 s unless given.
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = Some(timeout);
+        self
+    }
+
+    /// Whether connections are sessions of one's own, or a pooler is in between; that is found out unless given.
+    pub fn listen(mut self, listen: Listen) -> Self {
+        self.listen = Some(listen);
+        self
+    }
+
+    /// How to set up TLS: with roots, a verifier or client certificates of the application's own. It is required then, also when
+    /// `sslmode` does not say so.
+    pub fn tls(mut self, config: ClientConfig) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    /// A pool that connects when it is first used.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings.
+    pub fn build(self) -> Result<Db, DbError> {
+        let mut config = self.config?;
+        let mut faults = Vec::new();
+        if let Some(schema) = self.schema {
+            config.schema = schema;
+        }
+        if let Some(connections) = self.pool_size {
+            config.pool_size = connections;
+            if !(2..=MOST_CONNECTIONS).contains(&connections) {
+                let message = format!("{connections} is not within 2 to {MOST_CONNECTIONS}");
+                faults.push(Fault { name: JOBS_POOL_SIZE.name, message });
+            }
+        }
+        if let Some(timeout) = self.statement_timeout {
+            config.statement_timeout = timeout;
+            if timeout < LEAST_STATEMENT_TIMEOUT {
+                let message = format!("must be at least {}", in_words(LEAST_STATEMENT_TIMEOUT));
+                faults.push(Fault { name: JOBS_STATEMENT_TIMEOUT.name, message });
+            }
+        }
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        if !faults.is_empty() {
+            return Err(ConfigError { faults }.into());
+        }
+        let mut client = match self.client {
+            Some(client) => {
+                // An idle time of two hours is the client's own default, which cannot be told from a choice.
+                let idle = client.get_keepalives_idle() != Duration::from_secs(2 * 3600);
+                completed(client, &config, |name| name != "keepalives_idle" || idle)
+            }
+            None => client_config(&config)?,
+        };
+        let connector = match self.tls {
+            Some(tls) => {
+                client.ssl_mode(ClientSslMode::Require);
+                MakeRustlsConnect::new(tls)
+            }
+            None => tls::connector(&config)?,
+        };
+        Db::connecting_by(&config, client, connector)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_is_named() {
+        let built = Db::builder("postgres://localhost/shop").pool_size(1).statement_timeout(Duration::ZERO).build();
+        let Err(DbError::Config(error)) = built else { panic!("built") };
+        let names: Vec<_> = error.faults.iter().map(|fault| fault.name).collect();
+        assert_eq!(names, ["JOBS_POOL_SIZE", "JOBS_STATEMENT_TIMEOUT"]);
+        assert!(Db::builder("postgres://localhost:port/shop").build().is_err());
+        assert!(Db::builder("postgres://localhost/shop").pool_size(2).build().is_ok());
+    }
+
+    #[test]
+    fn settings_of_the_client_are_taken_as_they_are_and_completed() {
+        let mut client = Config::new();
+        client.host("db").port(6000).user("app").dbname("shop").ssl_mode(ClientSslMode::Disable);
+        let config = PostgresConfig::from_url("").unwrap();
+        let done = completed(client, &config, |name| name != "keepalives_idle");
+        assert_eq!((done.get_user(), done.get_dbname(), done.get_ports()), (Some("app"), Some("shop"), &[6000][..]));
+        assert_eq!((done.get_ssl_mode(), done.get_application_name()), (ClientSslMode::Disable, Some("jobs")));
+        assert!(done.get_tcp_user_timeout().is_some());
+        assert_eq!(Db::builder_from(done).build().unwrap().place(), "db:6000/shop");
+    }
+}
