@@ -11,10 +11,10 @@ pub use supervise::Stopped;
 pub use job_utils::config::{SchedulerConfig, ServerConfig};
 pub use job_worker::{
     BoxError, BuildError, Cancelled, CompleteError, ConfigError, Context, Db, DbBuilder, DbError, EnqueueClient,
-    EnqueueError, Enqueued, Field, HandlerResult, Hook, IntoJob, IntoOutcome, Job, JobError, KeyMode, MigrateError,
-    Migrated, NewJob, Next, Outcome, PostgresConfig, ProcessEnv, Retry, SchemaName, Shutdown, Task, TaskOptions, Tasks,
-    Timestamp, Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, enqueue, enqueue_in, enqueue_many,
-    enqueue_many_in, migrate, schedule, testing,
+    EnqueueError, Enqueued, Field, HandlerResult, Hook, IntoJob, IntoOutcome, IsolationLevel, Job, JobError, KeyMode,
+    MigrateError, Migrated, NewJob, Next, Outcome, PostgresConfig, ProcessEnv, Retry, SchemaName, Shutdown, Task,
+    TaskOptions, Tasks, Timestamp, Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, enqueue,
+    enqueue_in, enqueue_many, enqueue_many_in, migrate, schedule, testing,
 };
 
 /// The settings of all three parts, read together.

@@ -96,9 +96,10 @@ impl Runner {
         let outcome = self.registry.run(task, &context).await;
         let attempt = Attempt { lane, job: record, duration: started.elapsed() };
         if context.is_completed() {
+            self.registry.given_back.ended(attempt.job.id);
             self.completed(outcome, attempt);
         } else {
-            let outcome = task.stored(&attempt.job, outcome);
+            let outcome = self.registry.stored(task, &attempt.job, outcome);
             self.settle(outcome, attempt).await;
         }
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use job_utils::db::{CompleteError, Db, EnqueueClient, Job, Transaction, attempt_token, complete_in_transaction};
+use job_utils::db::{
+    CompleteError, Db, EnqueueClient, IsolationLevel, Job, Transaction, Work, attempt_token, complete_in_transaction,
+};
 use job_utils::shutdown::Shutdown;
 use tracing::Span;
 
@@ -32,9 +34,22 @@ struct Attempt {
     timed_out: Shutdown,
     /// The handler has asked when to end.
     watched: AtomicBool,
+    /// A transaction is open or waited for.
+    open: AtomicBool,
+    /// The last transaction got so far that its work began, if there was one.
+    begun: AtomicBool,
     /// The job has been completed in a transaction.
     completed: AtomicBool,
     span: Span,
+}
+
+/// An open transaction, or one that is waited for. Dropped, it is neither.
+struct Open<'a>(&'a AtomicBool);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl<S> Clone for Context<S> {
@@ -51,8 +66,9 @@ impl Context {
             job.task = job.task_identifier,
             job.attempts = job.attempts
         );
-        let (watched, completed) = Default::default();
-        let attempt = Attempt { job, db, stopping, timed_out: Shutdown::new(), watched, completed, span };
+        let (watched, open, completed) = Default::default();
+        let (timed_out, begun) = (Shutdown::new(), AtomicBool::new(true));
+        let attempt = Attempt { job, db, stopping, timed_out, watched, open, begun, completed, span };
         Self { attempt: Arc::new(attempt), state: Arc::new(()) }
     }
 }
@@ -73,8 +89,8 @@ impl<S> Context<S> {
         &self.state
     }
 
-    /// The worker's pool. The worker itself needs some of its connections: handlers that hold them for long want a larger pool
-    /// (JOBS_POOL_SIZE), or one of their own.
+    /// The worker's pool. The worker itself needs some of its connections, and nothing keeps handlers from taking the last of them here:
+    /// those that hold one for long want a larger pool ([`Db::builder`], JOBS_POOL_SIZE), or one of their own.
     pub fn db(&self) -> &Db {
         &self.attempt.db
     }
@@ -120,31 +136,99 @@ impl<S> Context<S> {
     ///
     /// ```no_run
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { order: i64, cents: i64 }
-    /// use job_worker::{Context, HandlerResult};
+    /// use job_worker::{Context, HandlerResult, NewJob, enqueue};
     ///
     /// async fn charge(job: Charge, context: Context) -> HandlerResult {
     ///     context
     ///         .transaction(async |transaction| {
     ///             let sql = "INSERT INTO charges (order_id, cents) VALUES ($1, $2)";
     ///             transaction.execute(sql, &[&job.order, &job.cents]).await?;
+    ///             enqueue(transaction, NewJob::raw("receipt:send", "{}")).await?;
     ///             Ok(())
     ///         })
     ///         .await
     /// }
     /// ```
     ///
-    /// What the handler returns afterwards no longer matters to the job.
+    /// What the handler returns afterwards no longer matters to the job. Where more follows, the closure says what it returns, since `?`
+    /// takes any error. A savepoint keeps an error within the transaction from being its end:
+    ///
+    /// ```no_run
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { order: i64 }
+    /// # use job_worker::{Context, HandlerResult};
+    /// async fn charge(job: Charge, context: Context) -> HandlerResult {
+    ///     let charged = context
+    ///         .transaction(async |transaction| -> HandlerResult<bool> {
+    ///             let savepoint = transaction.transaction().await?;
+    ///             let charged = savepoint.execute("INSERT INTO charges (order_id) VALUES ($1)", &[&job.order]).await;
+    ///             match charged {
+    ///                 Ok(_) => savepoint.commit().await?,
+    ///                 Err(_) => savepoint.rollback().await?, // charged already
+    ///             }
+    ///             Ok(charged.is_ok())
+    ///         })
+    ///         .await?;
+    ///     println!("charged: {charged}");
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// In the closure, all that belongs to the work is done on its transaction, `enqueue` as well. Another connection, such as one of
+    /// [`Context::db`], sees nothing of it and is not undone with it, it waits for good for what this one has locked, and handlers that each
+    /// hold one connection and want a second can wait for each other.
+    ///
+    /// It waits for a connection until the task's time is up. The pool lends these transactions all of its connections but two (half of
+    /// them, where it has less than four), which remain for the worker itself. Before the work has begun, an error or the end of the time is
+    /// no failed attempt: [`Outcome::GivenBack`](crate::Outcome::GivenBack). Nor is a deadlock.
+    ///
+    /// From beginning to end it holds the job's row: a job that was taken over is not begun, and a producer who enqueues with this job's key
+    /// waits, as does an operator who wants to end the job. So it is no place for long work.
     ///
     /// # Errors
     /// What `work` returns, and everything is rolled back; [`CompleteError`] when the job could not be completed. When the
     /// connection is lost during the commit it is not known whether it was committed; then the outcome that the handler returns
     /// counts if it was not, and does nothing if it was.
-    pub async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E>
+    pub async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>) -> Result<T, E>
     where
         E: From<CompleteError>,
     {
-        let Attempt { job, db, completed, .. } = &*self.attempt;
-        let value = db.complete_with(job, work).await?;
+        self.complete_with(None, work).await
+    }
+
+    /// [`Context::transaction`] at another isolation level than the session's. A serialization failure gives the attempt back, so that
+    /// it is made again without being counted.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn transaction_at<T, E>(
+        &self,
+        isolation: IsolationLevel,
+        work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        E: From<CompleteError>,
+    {
+        self.complete_with(Some(isolation), work).await
+    }
+
+    async fn complete_with<T, E>(
+        &self,
+        isolation: Option<IsolationLevel>,
+        work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        E: From<CompleteError>,
+    {
+        let Attempt { job, db, open, begun, completed, .. } = &*self.attempt;
+        // A second one would wait for the row that the first one holds, and that one perhaps for it.
+        if open.swap(true, Ordering::Relaxed) {
+            return Err(CompleteError::Open(job.id).into());
+        }
+        let _open = Open(open);
+        begun.store(false, Ordering::Relaxed);
+        let mut how = Work::default();
+        (how.isolation, how.begun) = (isolation, Some(begun));
+        let value = db.complete_with(job, how, work).await?;
         completed.store(true, Ordering::Relaxed);
         Ok(value)
     }
@@ -157,6 +241,11 @@ impl<S> Context<S> {
     pub async fn complete_in<C: EnqueueClient>(&self, transaction: &C) -> Result<(), CompleteError> {
         let Attempt { job, db, .. } = &*self.attempt;
         complete_in_transaction(transaction, db.schema(), job).await
+    }
+
+    /// Whether the last transaction failed, or is waited for, before its work began.
+    pub(crate) fn has_not_begun(&self) -> bool {
+        !self.attempt.begun.load(Ordering::Relaxed)
     }
 
     /// Whether the job has been completed by [`Context::transaction`].

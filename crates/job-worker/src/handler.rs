@@ -14,6 +14,7 @@ use job_utils::wire::callback::{self, storable};
 use tracing::Instrument;
 
 use crate::context::Context;
+use crate::given_back::GivenBack;
 use crate::hook::{DynHook, Next};
 use crate::outcome::{IntoOutcome, Outcome};
 use crate::retry::Retry;
@@ -74,6 +75,7 @@ pub(crate) struct Registered {
 #[derive(Default)]
 pub(crate) struct Registry {
     pub(crate) by_task: HashMap<String, Registered>,
+    pub(crate) given_back: GivenBack,
     pub(crate) hooks: Vec<Box<dyn DynHook>>,
 }
 
@@ -93,10 +95,15 @@ where
             let running = AssertUnwindSafe(async move { handler(given).await }).catch_unwind();
             let limited = limited(&context, timeout, running.instrument(context.span().clone()));
             // What panics beside the handler is the end of one whose time is up: what it held is dropped.
-            AssertUnwindSafe(limited).catch_unwind().await.unwrap_or_else(|panic| {
+            let outcome = AssertUnwindSafe(limited).catch_unwind().await.unwrap_or_else(|panic| {
                 let error = format!("not done within {}, and {} when dropped", in_words(timeout), panicked(&*panic));
                 Outcome::Retry { error, after: None }
-            })
+            });
+            match outcome {
+                // What kept it from its transaction is nothing that the job could be blamed for.
+                Outcome::Retry { error, after: None } if context.has_not_begun() => Outcome::GivenBack { error },
+                outcome => outcome,
+            }
         })
     };
     Registered { run: Box::new(run), options }
@@ -155,22 +162,37 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// How an attempt is stored.
+    pub(crate) fn stored(&self, task: &Registered, job: &Job, outcome: Outcome) -> callback::Outcome {
+        let Outcome::GivenBack { error } = &outcome else {
+            self.given_back.ended(job.id);
+            return task.stored(job, outcome);
+        };
+        match self.given_back.again(job.id) {
+            Some(after) => callback::Outcome::Postpone { message: storable(error), after, counts: false },
+            None => task.stored(job, outcome),
+        }
+    }
+}
+
 impl Registered {
     /// How the attempt is stored, by the task's retry policy.
-    pub(crate) fn stored(&self, job: &Job, outcome: Outcome) -> callback::Outcome {
+    fn stored(&self, job: &Job, outcome: Outcome) -> callback::Outcome {
         let retry = &self.options.retry;
         match outcome {
             Outcome::Done => callback::Outcome::Complete,
             Outcome::Snooze { after } => callback::Outcome::Snooze(after),
             Outcome::Fail { error } => callback::Outcome::FailForGood(storable(&error)),
-            Outcome::Retry { error, .. } if retry.is_last(job.attempts) => {
+            Outcome::Retry { error, .. } | Outcome::GivenBack { error } if retry.is_last(job.attempts) => {
                 callback::Outcome::FailForGood(storable(&error))
             }
             Outcome::Retry { error, after: Some(after) } => {
                 callback::Outcome::Retry { message: storable(&error), after }
             }
-            // A policy of the application's own may panic: then the wait is the usual one.
-            Outcome::Retry { error, after: None } => {
+            // A policy of the application's own may panic: then the wait is the usual one. What was given back too often is any other
+            // failure.
+            Outcome::Retry { error, after: None } | Outcome::GivenBack { error } => {
                 match catch_unwind(AssertUnwindSafe(|| retry.wait(job.attempts))) {
                     Ok(Some(after)) => callback::Outcome::Retry { message: storable(&error), after },
                     Ok(None) => callback::Outcome::Fail(storable(&error)),

@@ -6,6 +6,7 @@ mod claim;
 mod context;
 mod dispatch;
 mod drain;
+mod given_back;
 mod handler;
 mod heartbeat;
 mod hook;
@@ -40,8 +41,8 @@ pub use crate::worker::{BuildError, Fault, Worker, WorkerBuilder};
 pub use job_utils::config::{ConfigError, PostgresConfig, ProcessEnv, SchemaName, Tasks, WorkerConfig};
 pub use job_utils::db::migrate::{MigrateError, Migrated, migrate};
 pub use job_utils::db::{
-    CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, Job, KeyMode, NewJob,
-    Timestamp, Transaction, Uuid, enqueue, enqueue_in, enqueue_many, enqueue_many_in, schedule,
+    CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, IsolationLevel, Job,
+    KeyMode, NewJob, Timestamp, Transaction, Uuid, enqueue, enqueue_in, enqueue_many, enqueue_many_in, schedule,
 };
 pub use job_utils::shutdown::Shutdown;
 pub use job_utils::task::Task;

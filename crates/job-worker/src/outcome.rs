@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use job_utils::db::is_conflict;
 use job_utils::wire::callback::storable;
 
 /// Any error, as a handler may return it.
@@ -35,6 +36,16 @@ pub enum Outcome {
         /// How long from now.
         after: Duration,
     },
+    /// The attempt could not do its work, through no fault of the job's: no connection could be had for
+    /// [`Context::transaction`](crate::Context::transaction), or Postgres undid the transaction because another one was in its way (a
+    /// deadlock, or a serialization failure: SQLSTATE 40P01, 40001 among the causes of the error). It is made again in a moment, and none
+    /// is used up, unless ten in a row have ended so in this worker: what follows them is a failed attempt. The worker finds this out;
+    /// nothing else makes it.
+    #[non_exhaustive]
+    GivenBack {
+        /// For `last_error`.
+        error: String,
+    },
 }
 
 impl Outcome {
@@ -46,7 +57,7 @@ impl Outcome {
     /// What went wrong, when something did.
     pub fn error(&self) -> Option<&str> {
         match self {
-            Self::Retry { error, .. } | Self::Fail { error } => Some(error),
+            Self::Retry { error, .. } | Self::Fail { error } | Self::GivenBack { error } => Some(error),
             Self::Done | Self::Snooze { .. } => None,
         }
     }
@@ -148,8 +159,10 @@ impl<T: IntoOutcome, E: Into<BoxError>> IntoOutcome for Result<T, E> {
             Err(error) => error.into(),
         };
         let ending = causes(&*error).find_map(|cause| cause.downcast_ref::<Ending>()).map(|ending| ending.kind);
+        let conflict = causes(&*error).any(is_conflict);
         let error = told(&*error);
         match ending {
+            None if conflict => Outcome::GivenBack { error },
             None => Outcome::Retry { error, after: None },
             Some(Kind::RetryAfter(after)) => Outcome::Retry { error, after: Some(after) },
             Some(Kind::Fail) => Outcome::Fail { error },

@@ -36,7 +36,7 @@ pub use job_utils::db::testing::{InQueue, TestingError, advance, assert_enqueued
 pub struct Ran {
     /// The job as it was claimed.
     pub job: Job,
-    /// How the handler ended the attempt.
+    /// How the attempt ended: as the handler returned, or done by a transaction of its own.
     pub outcome: Outcome,
 }
 
@@ -70,6 +70,9 @@ impl Worker {
         let worker_db = WorkerDb::new(self.db.clone(), self.config.worker_id.as_str(), instance);
         let settler = CallbackDb::new(self.db.clone());
         let tasks: Vec<String> = self.registry.by_task.keys().cloned().collect();
+        // Also when this is dropped in the middle.
+        let stopping = Shutdown::new();
+        let _told = stopping.trigger_on_drop();
         let (mut ran, mut known) = (Vec::new(), HashSet::new());
         loop {
             let claim = Claim {
@@ -94,23 +97,26 @@ impl Worker {
                 return Ok(ran);
             }
             for job in new {
-                let outcome = self.run_now(&settler, &job).await?;
+                let outcome = self.run_now(&settler, &job, &stopping).await?;
                 ran.push(Ran { job, outcome });
             }
         }
     }
 
-    async fn run_now(&self, settler: &CallbackDb, job: &Job) -> Result<Outcome, RunDueError> {
+    async fn run_now(&self, settler: &CallbackDb, job: &Job, stopping: &Shutdown) -> Result<Outcome, RunDueError> {
         // Claimed by its task.
         let Some(task) = self.registry.by_task.get(&job.task_identifier) else {
             return Ok(Outcome::Snooze { after: Duration::ZERO });
         };
-        let context = Context::new(job.clone(), self.db.clone(), Shutdown::new());
+        let context = Context::new(job.clone(), self.db.clone(), stopping.clone());
         let outcome = self.registry.run(task, &context).await;
-        if !context.is_completed() {
-            let stored = task.stored(job, outcome.clone());
-            let _stale_too = settler.settle(&self.config.worker_id, job.id, Some(job.epoch), stored).await?;
+        if context.is_completed() {
+            self.registry.given_back.ended(job.id);
+            // Whatever it returned afterwards.
+            return Ok(Outcome::Done);
         }
+        let stored = self.registry.stored(task, job, outcome.clone());
+        let _stale_too = settler.settle(&self.config.worker_id, job.id, Some(job.epoch), stored).await?;
         Ok(outcome)
     }
 }

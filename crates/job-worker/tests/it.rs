@@ -27,5 +27,6 @@ mod it {
     mod testing;
     mod tls;
     mod transactions;
+    mod undone;
     mod wakes;
 }

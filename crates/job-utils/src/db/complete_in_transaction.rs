@@ -1,21 +1,31 @@
 //! Complete in a transaction: a job's end together with the work that it stands for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use postgres_types::Type;
+use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::SqlState;
-use uuid::Uuid;
 
 use crate::config::SchemaName;
 use crate::db::enqueue::{EnqueueClient, Rows};
+use crate::db::statement::Parameters;
 use crate::db::{Db, DbError, Job, Transaction};
 
 const SQL: &str = "SELECT @extschema@.complete_in_transaction($1)";
 
-/// For the rest of the transaction; what is NULL is not set.
-const ACT_FOR: &str = "SELECT set_config(s.name, s.value, true) \
-                       FROM (VALUES ('jwt.claims.database_id', $1::uuid::text), ('jwt.claims.user_id', $2::uuid::text)) \
-                       AS s (name, value) WHERE s.value IS NOT NULL";
+/// Locks the attempt's row, before any work: whoever else needs rows of the work and this one (a producer with the job's key) then
+/// waits here rather than in the middle, where the two would wait for each other. No row: the attempt is no longer live. And the
+/// settings for the rest of the transaction; what is NULL is not set. A row that is locked is not taken over, so a client that has gone
+/// without a word must be noticed before its lease ends, as the pool notices a server.
+const BEGIN: &str = "WITH own AS MATERIALIZED (\
+                     SELECT j.id FROM @extschema@.jobs j WHERE j.id = $1 AND j.epoch = $2 AND j.locked_at IS NOT NULL FOR UPDATE), \
+                     setting AS MATERIALIZED (\
+                     SELECT set_config(s.name, s.value, true) FROM own, \
+                     (VALUES ('jwt.claims.database_id', $3::uuid::text), ('jwt.claims.user_id', $4::uuid::text), \
+                     ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), \
+                     ('tcp_user_timeout', '20000')) AS s (name, value) WHERE s.value IS NOT NULL) \
+                     SELECT (SELECT count(*) FROM setting) FROM own";
 
 /// How long a rollback may take before its connection is given up.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -28,6 +38,9 @@ pub enum CompleteError {
     /// back, and PostgreSQL does so.
     #[error("the attempt of job {0} is no longer live: its work is rolled back")]
     Stale(i64),
+    /// A transaction of this attempt is open, which has to end before another begins: two would wait for each other.
+    #[error("a transaction that completes job {0} is open already")]
+    Open(i64),
     /// The database did not do it.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -63,9 +76,31 @@ pub async fn complete_in_transaction<C: EnqueueClient>(
     }
 }
 
+/// What a job's transaction is to be like.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Work<'a> {
+    /// None: that of the session.
+    pub isolation: Option<IsolationLevel>,
+    /// Is set when the work begins, or never can; an error before that says nothing of the work.
+    pub begun: Option<&'a AtomicBool>,
+}
+
+impl Work<'_> {
+    fn begin(&self) {
+        if let Some(begun) = self.begun {
+            begun.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Db {
     /// Does a claimed job's work in a transaction that completes the job as well. It acts for the job's tenant and actor: the settings
-    /// `jwt.claims.database_id` and `jwt.claims.user_id` are those of the job, where it has them.
+    /// `jwt.claims.database_id` and `jwt.claims.user_id` are those of the job, where it has them. It holds the job's row from the
+    /// beginning.
+    ///
+    /// It waits for a connection as long as it takes: drop it to give up. Of a pool's connections it leaves two to everybody else, as
+    /// far as there are more than two.
     ///
     /// # Errors
     /// What `work` returns, and everything is rolled back; [`CompleteError`] when the job could not be completed. When the
@@ -73,18 +108,20 @@ impl Db {
     pub async fn complete_with<T, E>(
         &self,
         job: &Job,
-        work: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, E>,
+        how: Work<'_>,
+        work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E>
     where
         E: From<CompleteError>,
     {
         // Dropped before its end, by a handler's timeout say, it cancels the statement under way, so that the pool does not get back a
         // connection that is busy.
-        let mut operation = self.operation().await.map_err(CompleteError::from)?;
-        let result = self.complete_on(operation.object(), job, work).await;
+        let mut lent = self.lasting().await.map_err(CompleteError::from)?;
+        let operation = &mut lent.operation;
+        let result = self.complete_on(operation.object(), job, how, work).await;
         // A commit has waited for all before it. What fails may have left a statement behind, by a timeout within `work` say; the
         // rollback is sent already, and what is answered after it says that both have ended.
-        if result.is_ok() || is_idle(&operation).await {
+        if result.is_ok() || is_idle(operation).await {
             operation.ended();
         }
         result
@@ -94,32 +131,43 @@ impl Db {
         &self,
         client: &mut tokio_postgres::Client,
         job: &Job,
-        work: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, E>,
+        how: Work<'_>,
+        work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E>
     where
         E: From<CompleteError>,
     {
         // Not deadpool's transaction, whose statements are kept: behind a pooler the next one may have another session.
         let failed = |error: DbError| E::from(CompleteError::from(error));
-        let transaction = client.transaction().await.map_err(DbError::query("begin")).map_err(failed)?;
-        act_for(&transaction, job).await.map_err(failed)?;
-        let value = work(&transaction).await?;
+        let mut transaction = client.build_transaction();
+        if let Some(isolation) = how.isolation {
+            transaction = transaction.isolation_level(isolation);
+        }
+        let mut transaction = transaction.start().await.map_err(DbError::query("begin")).map_err(failed)?;
+        if !self.begin_work(&transaction, job).await.map_err(failed)? {
+            how.begin();
+            return Err(CompleteError::Stale(job.id).into());
+        }
+        how.begin();
+        let value = work(&mut transaction).await?;
         complete_in_transaction(&transaction, self.schema(), job).await?;
         transaction.commit().await.map_err(DbError::query("commit")).map_err(failed)?;
         Ok(value)
+    }
+
+    /// Locks the job's row and takes on its tenant and actor, for the rest of the transaction; false when the attempt is no longer live.
+    async fn begin_work(&self, transaction: &Transaction<'_>, job: &Job) -> Result<bool, DbError> {
+        let parameters: Parameters<'_> = &[
+            (&job.id, Type::INT8),
+            (&job.epoch, Type::INT8),
+            (&job.database_id, Type::UUID),
+            (&job.actor_id, Type::UUID),
+        ];
+        Ok(!transaction.rows("begin", &self.sql(BEGIN), parameters).await?.is_empty())
     }
 }
 
 /// Whether a connection has done what it was asked for.
 async fn is_idle(client: &tokio_postgres::Client) -> bool {
     matches!(tokio::time::timeout(ROLLBACK_TIMEOUT, client.simple_query("")).await, Ok(Ok(_)))
-}
-
-/// Takes on a job's tenant and actor for the rest of the transaction.
-async fn act_for(transaction: &Transaction<'_>, job: &Job) -> Result<(), DbError> {
-    let (tenant, actor): (Option<Uuid>, Option<Uuid>) = (job.database_id, job.actor_id);
-    if tenant.is_some() || actor.is_some() {
-        transaction.rows("act for a tenant", ACT_FOR, &[(&tenant, Type::UUID), (&actor, Type::UUID)]).await?;
-    }
-    Ok(())
 }

@@ -118,6 +118,15 @@ fn is_broken(error: &tokio_postgres::Error) -> bool {
     error.is_closed() || std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>())
 }
 
+/// Whether an error is Postgres's answer that two transactions stood in each other's way and this one was undone: a deadlock, or a
+/// serialization failure. The other one got on; the same again will do as a rule. Its causes are not looked at.
+pub fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
+    let answer = error.downcast_ref::<tokio_postgres::error::DbError>();
+    answer.is_some_and(|answer| {
+        [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE].contains(answer.code())
+    })
+}
+
 /// Classes 08 (connection), 53 (resources), 57P (shutdown, crash), 40 (serialization, deadlock); a standby that does not
 /// take writes (25006); a statement or a wait for a lock that took too long (57014, 55P03); objects in use or not there at
 /// this moment, as during a restore (55006, 42P01, 3F000, 42883).

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Object;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 use tokio_postgres::Error;
 
 use crate::db::{Db, DbError};
@@ -56,6 +56,15 @@ impl Db {
         }
     }
 
+    /// [`Db::operation`] for a transaction that takes its time. It waits for its turn without a limit, and never takes the last
+    /// connections of the pool.
+    pub(crate) async fn lasting(&self) -> Result<Lasting<'_>, DbError> {
+        // It is never closed.
+        let share = self.shares().acquire().await.ok();
+        let object = self.connection_at_last().await?;
+        Ok(Lasting { operation: Operation::new(self, object, self.statement_timeout()), _share: share })
+    }
+
     /// Waits until abandoned statements have been cancelled, not for long.
     pub(crate) async fn cancelled(&self) {
         self.cancelling().close();
@@ -63,6 +72,12 @@ impl Db {
         let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.cancelling().wait()).await;
         self.cancelling().reopen();
     }
+}
+
+/// A connection for a transaction that lasts, and its share of those that may be used so.
+pub(crate) struct Lasting<'a> {
+    pub(crate) operation: Operation,
+    _share: Option<SemaphorePermit<'a>>,
 }
 
 impl Operation {

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
-use tokio::sync::watch;
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts,
+};
+use tokio::sync::{Semaphore, watch};
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
@@ -22,6 +24,10 @@ use crate::shutdown::Shutdown;
 
 /// How long a migration waits for a database that does not exist: something else may be making it.
 const MISSING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections of the pool that handlers' transactions leave to statements that are soon over, those of the worker itself above all;
+/// half of a small pool.
+const KEPT: usize = 2;
 
 /// When the kernel begins to ask whether the peer of a silent connection is there, how often, and after how many questions
 /// without an answer the connection ends. Soon enough, too, for the address translation in between not to forget it.
@@ -47,6 +53,8 @@ struct Inner {
     elsewhere: bool,
     schema: SchemaName,
     statement_timeout: Duration,
+    /// For transactions that last: so many connections of the pool, and no more.
+    shares: Semaphore,
     /// Cancellations under way.
     cancelling: TaskTracker,
     suspicions: Suspicions,
@@ -105,6 +113,7 @@ impl Db {
                 elsewhere: config.listen_at.is_some(),
                 schema: config.schema.clone(),
                 statement_timeout: config.statement_timeout,
+                shares: Semaphore::new(config.pool_size - KEPT.min(config.pool_size / 2)),
                 cancelling: TaskTracker::new(),
                 suspicions: Suspicions::new(),
                 database: client.get_dbname().unwrap_or_default().to_owned(),
@@ -145,12 +154,26 @@ impl Db {
     /// # Errors
     /// All are in use, or there is none to be had.
     pub async fn connection(&self) -> Result<Object, DbError> {
-        self.inner.pool.get().await.map_err(|error| {
+        self.lent(&self.inner.pool.timeouts()).await
+    }
+
+    /// A connection from the pool, however long all are in use.
+    pub(crate) async fn connection_at_last(&self) -> Result<Object, DbError> {
+        self.lent(&Timeouts { wait: None, ..self.inner.pool.timeouts() }).await
+    }
+
+    async fn lent(&self, timeouts: &Timeouts) -> Result<Object, DbError> {
+        self.inner.pool.timeout_get(timeouts).await.map_err(|error| {
             if !matches!(error, PoolError::Timeout(TimeoutType::Wait)) {
                 self.inner.suspicions.raise();
             }
             DbError::Connect(error)
         })
+    }
+
+    /// For how many connections transactions may last.
+    pub(crate) fn shares(&self) -> &Semaphore {
+        &self.inner.shares
     }
 
     /// How long a statement may go without an answer.

@@ -22,6 +22,10 @@ async fn count(job: Count, context: Context) -> HandlerResult {
         0 => {}
         7 => Err("seven")?,
         8 => Err(JobError::snooze(Duration::from_secs(60)))?,
+        6 => {
+            context.transaction(async |_| -> HandlerResult { Ok(()) }).await?;
+            Err("too late")?;
+        }
         to => {
             context
                 .transaction(async |transaction| {
@@ -75,6 +79,21 @@ async fn due_jobs_are_run_in_the_test_and_their_outcomes_returned() {
     assert!(nine.run_at < jiff::Timestamp::now());
     assert_eq!(ran().await.len(), 4, "seven, eight, nine, and the eight that nine has enqueued");
     assert_eq!(enqueued::<Count>(&db).await.unwrap().iter().filter(|job| job.payload.to == 8).count(), 2);
+}
+
+#[tokio::test]
+async fn what_its_own_transaction_has_done_is_done_and_secrets_are_not_shown() {
+    let postgres = TestDb::from_template("testing", migrate_url).await;
+    let db = Db::from_url(postgres.url()).unwrap();
+    let worker = Worker::builder(db.clone()).task(count).build().unwrap();
+    enqueue(&db, Count { to: 6 }).await.unwrap();
+    let ran = worker.run_due().await.unwrap();
+    assert_eq!((ran.len(), &ran[0].outcome), (1, &Outcome::Done), "whatever it returned afterwards");
+    let (shown, epoch) = (format!("{ran:?}"), ran[0].job.epoch.to_string());
+    assert!(
+        shown.contains("task_identifier: \"count\"") && !shown.contains("to\"") && !shown.contains(&epoch),
+        "{shown}"
+    );
 }
 
 #[tokio::test]

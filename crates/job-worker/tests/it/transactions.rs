@@ -6,10 +6,13 @@ use std::time::Duration;
 use job_testkit::eventually;
 use job_utils::config::{PostgresConfig, Reader};
 use job_worker::{
-    BoxError, CompleteError, Context, Db, HandlerResult, NewJob, Shutdown, Task, TaskOptions, Worker, enqueue,
+    BoxError, CompleteError, Context, Db, HandlerResult, IsolationLevel, NewJob, Outcome, Shutdown, Task, TaskOptions,
+    Worker, enqueue,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use super::support::{Bench, LIMIT};
@@ -42,6 +45,12 @@ impl Task for Charge {
 
 async fn charge(job: Charge, context: Context<mpsc::UnboundedSender<String>>) -> HandlerResult {
     let id = context.job().id;
+    if matches!(job, Charge::LoseTheJob) {
+        // Another worker takes it over.
+        let client = context.db().connection().await?;
+        let taken = "UPDATE app_jobs.jobs SET locked_by = 'another', epoch = 1, instance = NULL WHERE id = $1";
+        client.execute(taken, &[&id]).await?;
+    }
     let charged: Result<i64, BoxError> = context
         .transaction(async |transaction| {
             transaction.execute("INSERT INTO charges (job) VALUES ($1)", &[&id]).await?;
@@ -49,13 +58,7 @@ async fn charge(job: Charge, context: Context<mpsc::UnboundedSender<String>>) ->
             match job {
                 Charge::FailInside => Err("declined")?,
                 Charge::PanicInside => panic!("declined"),
-                Charge::LoseTheJob => {
-                    // Another worker takes it over.
-                    let client = context.db().connection().await?;
-                    let taken =
-                        "UPDATE app_jobs.jobs SET locked_by = 'another', epoch = 1, instance = NULL WHERE id = $1";
-                    client.execute(taken, &[&id]).await?;
-                }
+                Charge::LoseTheJob => panic!("it has begun"),
                 Charge::Commit | Charge::FailAfterwards => {}
             }
             Ok(receipt.id)
@@ -101,7 +104,7 @@ async fn the_handlers_writes_and_the_end_of_its_job_are_committed_together_or_no
     }
     assert_eq!(errors.recv().await.unwrap(), "declined false");
 
-    // Fenced: whoever has lost the job can neither commit nor end it.
+    // Fenced: whoever has lost the job can neither begin its work nor end it.
     let id = add(Charge::LoseTheJob).await;
     let told = errors.recv().await.unwrap();
     assert_eq!(told, format!("the attempt of job {id} is no longer live: its work is rolled back true"));
@@ -202,4 +205,90 @@ async fn a_statement_that_is_abandoned_within_a_transaction_does_not_keep_its_co
     running.await.unwrap().unwrap();
     let charged: i64 = bench.sql.query_one("SELECT count(*) FROM charges", &[]).await.unwrap().get(0);
     assert_eq!(charged, 0);
+}
+
+/// An error within a savepoint is not the end of the transaction.
+#[tokio::test]
+async fn a_savepoint_survives_what_is_refused() {
+    async fn handler(_: Charge, context: Context) -> HandlerResult {
+        let id = context.job().id;
+        let refused = context
+            .transaction(async |transaction| -> HandlerResult<bool> {
+                transaction.execute("INSERT INTO charges (job) VALUES ($1)", &[&id]).await?;
+                let savepoint = transaction.transaction().await?;
+                let again = savepoint.execute("INSERT INTO charges (job) VALUES ($1)", &[&id]).await;
+                savepoint.rollback().await?;
+                // On the transaction again.
+                enqueue(transaction, NewJob::raw("receipt", "")).await?;
+                Ok(again.is_err_and(|error| error.code() == Some(&SqlState::UNIQUE_VIOLATION)))
+            })
+            .await?;
+        if refused { Ok(()) } else { Err("it was not refused")? }
+    }
+    let bench = Bench::new().await;
+    bench.run("CREATE TABLE charges (job bigint UNIQUE)").await;
+    let worker = Worker::builder(pool(&bench)).task(handler).build().unwrap();
+    enqueue(&bench.sql, Charge::Commit).await.unwrap();
+    assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Done);
+    let charged: i64 = bench.sql.query_one("SELECT count(*) FROM charges", &[]).await.unwrap().get(0);
+    assert_eq!((charged, bench.count("task_identifier = 'receipt'").await, bench.count("true").await), (1, 1, 1));
+}
+
+/// Its transaction is at the level that was asked for, holds the job from the beginning, and ends when its client has gone without a
+/// word: others pass the job by as long as it is held.
+#[tokio::test]
+async fn a_transaction_holds_its_job_and_not_for_longer_than_its_client_lives() {
+    async fn handler(_: Charge, context: Context<(Client, mpsc::UnboundedSender<[String; 4]>)>) -> HandlerResult {
+        let (other, told) = context.state();
+        context
+            .transaction_at(IsolationLevel::Serializable, async |transaction| {
+                let free = "SELECT count(*)::text FROM (SELECT FROM app_jobs.jobs FOR UPDATE SKIP LOCKED) j";
+                let free: String = other.query_one(free, &[]).await?.get(0);
+                let settings = "SELECT current_setting('transaction_isolation'), current_setting('tcp_keepalives_idle'), \
+                                current_setting('tcp_keepalives_count')";
+                let row = transaction.query_one(settings, &[]).await?;
+                told.send([free, row.get(0), row.get(1), row.get(2)])?;
+                Ok(())
+            })
+            .await
+    }
+    let bench = Bench::new().await;
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let state = (bench.db.connect().await, told);
+    // By TCP, where there are such settings.
+    let db = Db::new(&PostgresConfig { url: None, hosts: vec!["127.0.0.1".into()], ..settings(&bench) }).unwrap();
+    let worker = Worker::builder(db.clone()).state(state).task(handler).build().unwrap();
+    enqueue(&bench.sql, Charge::Commit).await.unwrap();
+    assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Done);
+    assert_eq!(heard.recv().await.unwrap(), ["0", "serializable", "10", "3"]);
+    // For that transaction only.
+    let client = db.connection().await.unwrap();
+    let after: String = client.query_one("SELECT current_setting('tcp_keepalives_count')", &[]).await.unwrap().get(0);
+    assert_ne!(after, "3");
+}
+
+/// A second transaction within the first one would wait for it.
+#[tokio::test]
+async fn an_attempt_has_one_transaction_at_a_time() {
+    async fn handler(_: Charge, context: Context) -> HandlerResult {
+        let failed: Result<(), CompleteError> = context.transaction(async |_| Err(CompleteError::Stale(0))).await;
+        assert!(matches!(failed, Err(CompleteError::Stale(0))));
+        context
+            .transaction(async |_| -> HandlerResult {
+                let second: Result<(), CompleteError> = context.transaction(async |_| Ok(())).await;
+                match second {
+                    Err(CompleteError::Open(id)) if id == context.job().id => Ok(()),
+                    other => Err(format!("{other:?}"))?,
+                }
+            })
+            .await
+    }
+    let bench = Bench::new().await;
+    let worker = Worker::builder(pool(&bench)).task(handler).build().unwrap();
+    enqueue(&bench.sql, Charge::Commit).await.unwrap();
+    assert_eq!(
+        worker.run_due().await.unwrap()[0].outcome,
+        Outcome::Done,
+        "after one that failed, and despite the second"
+    );
 }
