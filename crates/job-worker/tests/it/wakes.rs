@@ -188,8 +188,8 @@ async fn a_job_that_comes_due_while_the_worker_looks_is_not_left_until_the_next_
     // A look that begins before the job is due and ends after: the table is locked meanwhile. A claim would give up.
     bench
         .run(
-            "DO $$ BEGIN EXECUTE (SELECT format('ALTER FUNCTION %s RESET lock_timeout', oid::regprocedure) FROM pg_proc
-                                   WHERE proname = 'claim_instance_jobs'); END $$",
+            "DO $$ BEGIN EXECUTE (SELECT string_agg(format('ALTER FUNCTION %s RESET lock_timeout', oid::regprocedure), ';')
+                                    FROM pg_proc WHERE proname = 'claim_instance_jobs'); END $$",
         )
         .await;
     bench.run("BEGIN; LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE").await;
