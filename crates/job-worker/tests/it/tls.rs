@@ -6,6 +6,11 @@ use std::process::Command;
 use job_testkit::cluster::account::Account;
 use job_testkit::cluster::free_port;
 use job_testkit::{Cluster, Process, Signal, eventually, eventually_some};
+use job_utils::db::Db;
+use job_utils::db::rustls::crypto::aws_lc_rs;
+use job_utils::db::rustls::pki_types::CertificateDer;
+use job_utils::db::rustls::pki_types::pem::PemObject;
+use job_utils::db::rustls::{ClientConfig, RootCertStore};
 use tokio_postgres::Client;
 
 use super::support::{LIMIT, migrated, program};
@@ -216,4 +221,29 @@ async fn a_worker_takes_the_first_host_that_answers_and_what_a_url_leaves_out_fr
 
     // A URL that leaves out the port alone.
     stage.works("url-without-port", &[("DATABASE_URL", "postgres://localhost/postgres")], false).await;
+}
+
+/// An application's own TLS: it is used and checked, also when the URL asks for none, and without it on the server there is no connection.
+#[tokio::test]
+async fn tls_of_an_applications_own_is_required() {
+    let stage = Stage::new().await;
+    let made = Certificates::new();
+    let db = |root: &str| {
+        made.authority(root);
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(made.file(&format!("{root}.crt"))).unwrap()).unwrap();
+        let tls = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into());
+        let tls =
+            tls.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+        let url = format!("postgres://postgres@localhost:{}/postgres?sslmode=disable", stage.cluster.port());
+        Db::builder(&url).tls(tls).build().unwrap()
+    };
+    let (ours, theirs) = (db("ours"), db("theirs"));
+    assert!(ours.ready().await.is_err(), "no TLS on the server");
+    made.server("server", "ours");
+    made.install("server", &stage.cluster, &stage.client).await;
+    ours.ready().await.unwrap();
+    assert_eq!(sessions(&stage.client).await, (1, 1));
+    let refused = format!("{:?}", theirs.ready().await.unwrap_err());
+    assert!(refused.contains("UnknownIssuer"), "{refused}");
 }

@@ -19,11 +19,11 @@ use super::support::{Bench, LIMIT};
 
 /// Through the pooler, where there is one.
 fn pool(bench: &Bench) -> Db {
-    Db::new(&settings(bench)).unwrap()
+    Db::new(&settings(bench.db.env())).unwrap()
 }
 
-fn settings(bench: &Bench) -> PostgresConfig {
-    let env: HashMap<String, String> = bench.db.env().into_iter().collect();
+fn settings(env: Vec<(String, String)>) -> PostgresConfig {
+    let env: HashMap<String, String> = env.into_iter().collect();
     let mut reader = Reader::new(&env);
     let config = PostgresConfig::read(&mut reader);
     reader.finish(config).unwrap()
@@ -194,7 +194,7 @@ async fn a_statement_that_is_abandoned_within_a_transaction_does_not_keep_its_co
     let bench = Bench::new().await;
     bench.run("CREATE TABLE charges (job bigint)").await;
     let (told, mut answered) = mpsc::unbounded_channel();
-    let one = PostgresConfig { pool_size: 1, ..settings(&bench) };
+    let one = PostgresConfig { pool_size: 1, ..settings(bench.db.env()) };
     let worker = Worker::builder(Db::new(&one).unwrap()).state(told).task(impatient).build().unwrap();
     let shutdown = Shutdown::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));
@@ -255,8 +255,9 @@ async fn a_transaction_holds_its_job_and_not_for_longer_than_its_client_lives() 
     let bench = Bench::new().await;
     let (told, mut heard) = mpsc::unbounded_channel();
     let state = (bench.db.connect().await, told);
-    // By TCP, where there are such settings.
-    let db = Db::new(&PostgresConfig { url: None, hosts: vec!["127.0.0.1".into()], ..settings(&bench) }).unwrap();
+    // By TCP and through no pooler, where there are such settings.
+    let db = Db::new(&PostgresConfig { url: None, hosts: vec!["127.0.0.1".into()], ..settings(bench.db.direct_env()) })
+        .unwrap();
     let worker = Worker::builder(db.clone()).state(state).task(handler).build().unwrap();
     enqueue(&bench.sql, Charge::Commit).await.unwrap();
     assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Done);
