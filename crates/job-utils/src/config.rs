@@ -6,6 +6,7 @@
 
 mod connection;
 pub mod gateway;
+mod id;
 pub mod listen;
 pub mod postgres;
 pub mod scheduler;
@@ -14,7 +15,8 @@ pub mod worker;
 
 pub use crate::http_url::{HttpUrl, parse_http_url, shown};
 pub use gateway::Gateway;
-pub use listen::Listen;
+pub use jiff::tz::TimeZone;
+pub use listen::{Endpoint, Listen};
 pub use postgres::{PostgresConfig, SchemaName, SslMode};
 pub use scheduler::SchedulerConfig;
 pub use server::ServerConfig;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::config::id::{id_problem, random_id, read_id};
 use crate::config::worker::{
-    HOSTNAME, JOBS_POLL_INTERVAL, JOBS_SHUTDOWN_GRACE, LEAST, Tasks, duration_problem, id_problem, read_health_port,
-    read_id,
+    HOSTNAME, JOBS_POLL_INTERVAL, JOBS_SHUTDOWN_GRACE, LEAST, Tasks, duration_problem, read_health_port,
 };
 use crate::config::{ConfigError, Env, PostgresConfig, Reader, Var};
 
@@ -34,12 +34,19 @@ pub const JOBS_FIRES_RETENTION: Var = Var {
 /// Every variable of this file.
 pub const VARS: &[&Var] = &[&TZ, &JOBS_SCHEDULER_LEASE, &JOBS_FIRES_RETENTION];
 
-/// The scheduler's settings.
+/// The scheduler's settings. From the environment, or the defaults with what differs:
+///
+/// ```
+/// let mut config = job_utils::config::SchedulerConfig::default();
+/// config.time_zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct SchedulerConfig {
     /// How to reach Postgres.
     pub postgres: PostgresConfig,
-    /// Scheduler id: exactly HOSTNAME.
+    /// Scheduler id: exactly HOSTNAME, else `scheduler-0`; by default a random one. Two live schedulers need two; the next with
+    /// the same id takes over at once what a killed one held, any other when its lease has passed.
     pub scheduler_id: String,
     /// Which tasks to schedule.
     pub tasks: Tasks,
@@ -57,10 +64,11 @@ pub struct SchedulerConfig {
     pub health_port: Option<u16>,
 }
 
-/// The settings of an empty environment. What reaches Postgres is of no use where a `Db` is given.
+/// The settings of an empty environment, with a random id. What reaches Postgres is of no use where a `Db` is given.
 impl Default for SchedulerConfig {
     fn default() -> Self {
-        Self::read(&mut Reader::new(&BTreeMap::new()))
+        let config = Self::read(&mut Reader::new(&BTreeMap::new()));
+        Self { scheduler_id: random_id("scheduler"), ..config }
     }
 }
 

@@ -84,8 +84,17 @@ impl CallbackAddress {
     }
 }
 
-/// The callback server's settings.
+/// The callback server's settings. From the environment, or the defaults with what differs:
+///
+/// ```
+/// use job_utils::wire::signature::CallbackSecrets;
+/// let mut config = job_utils::config::ServerConfig::default();
+/// config.port = 8080;
+/// config.secrets = CallbackSecrets::new("correct horse battery staple");
+/// assert_eq!(config.secrets.unwrap().count(), 1);
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ServerConfig {
     /// How to reach Postgres.
     pub postgres: PostgresConfig,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::config::id::{id_problem, random_id, read_id};
 use crate::config::server::{CallbackAddress, INTERNAL_JOBS_CALLBACK_PORT, JOBS_CALLBACK_TIMEOUT, read_secrets};
 use crate::config::{ConfigError, Env, Gateway, HttpUrl, LONGEST, PostgresConfig, Reader, Var, in_words};
 use crate::wire::signature::CallbackSecrets;
@@ -178,15 +179,6 @@ impl Tasks {
     }
 }
 
-/// Reads HOSTNAME, or takes `fallback`. Ids have at least 4 characters in the database.
-pub(crate) fn read_id(reader: &mut Reader<'_>, fallback: &str) -> String {
-    let id = reader.optional(&HOSTNAME).unwrap_or_else(|| fallback.to_owned());
-    if let Some(message) = id_problem(&id) {
-        reader.fault(&HOSTNAME, message);
-    }
-    id
-}
-
 /// Why a duration will not do that is to be `least` at least.
 pub(crate) fn duration_problem(duration: Duration, least: Duration) -> Option<String> {
     match duration {
@@ -195,12 +187,6 @@ pub(crate) fn duration_problem(duration: Duration, least: Duration) -> Option<St
         _ if least == LEAST => Some("must be longer than 0".to_owned()),
         _ => Some(format!("must be at least {}", in_words(least))),
     }
-}
-
-/// Why an id cannot be one.
-pub(crate) fn id_problem(id: &str) -> Option<String> {
-    let fits = id.chars().count() >= 4 && id.chars().all(|c| c.is_ascii_graphic());
-    (!fits).then(|| format!("{id:?} cannot be a worker id: at least 4 visible ASCII characters"))
 }
 
 /// Reads JOBS_HEALTH_PORT.
@@ -230,12 +216,19 @@ fn read_task_concurrency(reader: &mut Reader<'_>) -> BTreeMap<String, usize> {
     limits
 }
 
-/// The worker's settings.
+/// The worker's settings. From the environment, or the defaults with what differs:
+///
+/// ```
+/// use std::time::Duration;
+/// let mut config = job_utils::config::WorkerConfig::default();
+/// config.lease = Duration::from_secs(60);
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct WorkerConfig {
     /// How to reach Postgres.
     pub postgres: PostgresConfig,
-    /// Worker id: exactly HOSTNAME.
+    /// Worker id: exactly HOSTNAME, else `worker-0`; by default a random one. Two live workers need two.
     pub worker_id: String,
     /// Which tasks to take.
     pub tasks: Tasks,
@@ -273,10 +266,11 @@ pub struct WorkerConfig {
     pub health_port: Option<u16>,
 }
 
-/// The settings of an empty environment. What reaches Postgres is of no use where a `Db` is given.
+/// The settings of an empty environment, with a random id. What reaches Postgres is of no use where a `Db` is given.
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self::read(&mut Reader::new(&BTreeMap::new()))
+        let config = Self::read(&mut Reader::new(&BTreeMap::new()));
+        Self { worker_id: random_id("worker"), ..config }
     }
 }
 

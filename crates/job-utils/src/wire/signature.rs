@@ -37,6 +37,12 @@ impl std::fmt::Debug for CallbackSecrets {
 }
 
 impl CallbackSecrets {
+    /// [`CallbackSecrets::parse`] of a text: one secret, or `new,old` while it is replaced. The worker that signs and the callback
+    /// server that verifies get the same.
+    pub fn new(list: impl Into<String>) -> Option<Self> {
+        Self::parse(&Secret::new(list))
+    }
+
     /// Secrets between commas; None when there is none.
     pub fn parse(list: &Secret) -> Option<Self> {
         let secrets = list.expose().split(',').map(str::trim).filter(|secret| !secret.is_empty());

@@ -71,14 +71,16 @@ async fn settings_that_would_undo_others_or_leave_nothing_to_do_are_refused() {
     async fn greet(_: Greet, _: Context) {}
     let db = Db::from_url("postgres://localhost/nowhere").unwrap();
     let faults = |builder: WorkerBuilder| builder.build().map(drop).unwrap_err().faults;
-    let config = WorkerConfig { worker_id: "from-config".into(), ..WorkerConfig::default() };
+    let mut config = WorkerConfig::default();
+    config.worker_id = "from-config".into();
     let after = faults(Worker::builder(db.clone()).id("mine").task(greet).config(config.clone()));
     assert_eq!(after[0].setting, "config");
     assert_eq!(after[0].message, "comes after id, and would undo it: give it first");
     let worker = Worker::builder(db.clone()).config(config.clone()).task(greet).lease(Duration::from_secs(5)).build();
     assert_eq!(worker.unwrap().id(), "from-config");
 
-    let others = WorkerConfig { tasks: Tasks::Only(vec!["other".into()]), ..config };
+    let mut others = config;
+    others.tasks = Tasks::Only(vec!["other".into()]);
     let nothing = faults(Worker::builder(db.clone()).config(others.clone()).task(greet));
     let never = "tasks (JOBS_SUPPORTED) leaves it out: its handler would never run";
     assert_eq!((nothing[0].setting.as_str(), nothing[0].message.as_str()), ("task \"greet\"", never));
