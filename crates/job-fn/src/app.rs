@@ -1,16 +1,14 @@
 //! A function as a server: listening, stopping, and the parts that requests share.
 
 use std::net::Ipv4Addr;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::serve::ListenerExt;
-use job_utils::config::{ConfigError, Env, ProcessEnv, Reader, Var};
+use job_utils::config::{ConfigError, Env, Reader, Var};
 use job_utils::probe::Target;
-use job_utils::service::{self, ExitError};
 use job_utils::shutdown::Shutdown;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -148,26 +146,4 @@ impl App {
         }
         Ok(stopped)
     }
-}
-
-/// A whole function program: logging, `PORT`, signals, `handler`, exit code. With the argument `health` it asks the
-/// function that runs here whether it works, for the health check of a container.
-pub fn main<H, P, F, R, E>(handler: H) -> ExitCode
-where
-    H: Fn(Context, P) -> F + Send + Sync + 'static,
-    P: DeserializeOwned + Send + 'static,
-    F: Future<Output = Result<R, E>> + Send + 'static,
-    R: Serialize,
-    E: Into<FunctionError>,
-{
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == "health") {
-        return service::health(health_target);
-    }
-    service::main(|shutdown| async move {
-        let mut reader = Reader::new(&ProcessEnv);
-        let config = Config::read(&mut reader);
-        let config = reader.finish(config)?;
-        App::new(handler).listen(&config, shutdown).await?;
-        Ok::<_, ExitError>(())
-    })
 }

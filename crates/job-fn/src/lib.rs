@@ -6,8 +6,12 @@ mod context;
 mod error;
 mod extend;
 mod handler;
+#[cfg(feature = "main")]
+mod program;
 
-pub use app::{App, Config, PORT, Stopped, VARS, health_target, main};
+pub use app::{App, Config, PORT, Stopped, VARS, health_target};
 pub use context::Context;
 pub use error::FunctionError;
 pub use extend::{ExtendError, Extended, HeartbeatGuard};
+#[cfg(feature = "main")]
+pub use program::main;

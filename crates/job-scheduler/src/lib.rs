@@ -5,13 +5,13 @@ mod claim;
 mod clock;
 mod drain;
 mod materialise;
+#[cfg(feature = "cli")]
 pub mod preview;
 mod scheduler;
 pub mod timetable;
 
 use job_utils::config::SchedulerConfig;
 use job_utils::db::{Db, DbError, Identity, Listener, SchedulerDb, SchedulerInstance};
-use job_utils::health;
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
@@ -49,7 +49,8 @@ pub enum SchedulerError {
     },
 }
 
-/// Runs a scheduler alone, with health checks when a port is configured, until told to stop.
+/// Runs a scheduler alone, with health checks when a port is configured, until told to stop. With the feature `cli`.
+#[cfg(feature = "cli")]
 pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped, SchedulerError> {
     config.tasks.warn_when_empty();
     let db = Db::new(&config.postgres)?;
@@ -59,7 +60,7 @@ pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped,
         async move { db.ready().await }
     };
     // Health checks go on while the scheduler drains.
-    let result = health::beside(port, ready, run_with(config, db, shutdown)).await;
+    let result = job_utils::health::beside(port, ready, run_with(config, db, shutdown)).await;
     result.map_err(|source| SchedulerError::Health { port: port.unwrap_or_default(), source })?
 }
 
@@ -78,7 +79,7 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
     if listener.identity == Identity::Shared {
         tracing::warn!(
             scheduler.id = config.scheduler_id,
-            "another live process has this scheduler id: give each its own HOSTNAME"
+            "another live process has this scheduler id: give each one of its own (HOSTNAME, or `scheduler_id` of its settings)"
         );
     }
     tracing::info!(scheduler.id = config.scheduler_id, "scheduler looks for schedules");

@@ -7,18 +7,22 @@ use job_utils::config::{Env, Reader};
 
 pub use service::{Service, ServiceBuilder};
 pub use supervise::Stopped;
-// What an application needs beside the service, so that one dependency is enough.
+// What an application needs beside the service, so that one dependency is enough: each type that the API shows.
+pub use job_scheduler::{SchedulerError, Stopped as SchedulerStopped};
+pub use job_server::ServerError;
 pub use job_utils::config::{SchedulerConfig, ServerConfig};
 pub use job_worker::{
-    BoxError, BuildError, Cancelled, CompleteError, ConfigError, Context, Db, DbBuilder, DbError, EnqueueClient,
-    EnqueueError, Enqueued, Field, HandlerResult, Hook, IntoJob, IntoOutcome, IsolationLevel, Job, JobError, KeyMode,
-    MigrateError, Migrated, NewJob, Next, Outcome, PostgresConfig, ProcessEnv, Retry, SchemaName, Shutdown, Task,
-    TaskOptions, Tasks, Timestamp, Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, enqueue,
-    enqueue_in, enqueue_many, enqueue_many_in, migrate, schedule, testing,
+    BoxError, BuildError, CallbackSecrets, Cancelled, CompleteError, ConfigError, Context, Db, DbBuilder, DbError,
+    EnqueueClient, EnqueueError, Enqueued, Fault, Field, HandlerResult, Hook, IntoJob, IntoOutcome, IsolationLevel,
+    Job, JobError, KeyMode, MigrateError, Migrated, NewJob, Next, NotReady, Outcome, PostgresConfig, ProcessEnv, Retry,
+    SchemaName, Shutdown, SqlState, Stopped as WorkerStopped, Task, TaskOptions, Tasks, Timestamp, Transaction, Uuid,
+    Worker, WorkerBuilder, WorkerConfig, WorkerError, config, deadpool_postgres, enqueue, enqueue_in, enqueue_many,
+    enqueue_many_in, jiff, migrate, rustls, schedule, testing, tokio_postgres,
 };
 
 /// The settings of all three parts, read together.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ServiceConfig {
     /// The worker's settings.
     pub worker: WorkerConfig,

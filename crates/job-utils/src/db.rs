@@ -53,12 +53,12 @@ pub use builder::DbBuilder;
 pub use callback::CallbackDb;
 pub use complete_in_transaction::{CompleteError, Work, attempt_token, complete_in_transaction};
 pub use create_database::{CreateDatabaseError, create_database};
-// The clients whose types are in the API, in the versions that fit.
+// The clients and the library of times whose types are in the API, in the versions that fit.
 pub use deadpool_postgres;
 pub use enqueue::{EnqueueClient, EnqueueError, Enqueued, Field, enqueue, enqueue_in, enqueue_many, enqueue_many_in};
 pub use error::{DbError, is_conflict};
 pub use inspect::NotReady;
-pub use jiff::Timestamp;
+pub use jiff::{self, Timestamp};
 pub use listen::{Identity, Listener, Wake};
 pub use materialise::{Fire, Materialised};
 pub use new_job::{IntoJob, KeyMode, NewJob};
@@ -67,6 +67,7 @@ pub use pool::Db;
 pub use rustls;
 pub use schedule::{Block, Digest, Look, LookFor, Mark, ScheduledJob, SchedulerDb, SchedulerInstance};
 pub use settle::{Results, SettleError, Settled, Settlement, Settler};
+pub use tokio_postgres::error::SqlState;
 pub use tokio_postgres::{self, IsolationLevel, Transaction};
 pub use uuid::Uuid;
 pub use worker::{Claim, Claimed, Found, Heartbeat, Instance, Job, Position, WorkerDb};

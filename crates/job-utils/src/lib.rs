@@ -9,6 +9,7 @@ pub mod error;
 pub mod health;
 pub mod http_url;
 pub mod probe;
+#[cfg(feature = "service")]
 pub mod service;
 pub mod shutdown;
 pub mod task;

@@ -42,6 +42,7 @@ impl ExitError {
 }
 
 /// What a program can be told that otherwise only runs.
+#[cfg(feature = "cli")]
 #[derive(Debug, Clone, Copy, clap::Subcommand)]
 pub enum Command {
     /// Ask the service that runs here whether it works: exit code 0, or 70 and the reason.
@@ -49,6 +50,7 @@ pub enum Command {
 }
 
 /// Reads a program's arguments. Help and version exit with 0, anything that cannot be understood with 64.
+#[cfg(feature = "cli")]
 pub fn arguments<A: clap::Parser>() -> A {
     A::try_parse().unwrap_or_else(|error| {
         let code = if error.use_stderr() { EXIT_CONFIG } else { 0 };

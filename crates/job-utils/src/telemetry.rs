@@ -1,10 +1,6 @@
 //! Logging for binaries, and the names of the fields that every log line shares.
 
-use std::io::IsTerminal;
-
-use tracing_subscriber::EnvFilter;
-
-use crate::config::{ConfigError, Env, Reader, Var};
+use crate::config::Var;
 
 /// What to log.
 pub const RUST_LOG: Var = Var {
@@ -24,8 +20,13 @@ pub const LOG_FORMAT: Var = Var {
 };
 
 /// Sets this process's subscriber: lines on standard error. For binaries only.
-pub fn init(env: &dyn Env) -> Result<(), ConfigError> {
-    let mut reader = Reader::new(env);
+#[cfg(feature = "service")]
+pub fn init(env: &dyn crate::config::Env) -> Result<(), crate::config::ConfigError> {
+    use std::io::IsTerminal;
+
+    use tracing_subscriber::EnvFilter;
+
+    let mut reader = crate::config::Reader::new(env);
     let directives = reader.text(&RUST_LOG);
     let filter = EnvFilter::try_new(&directives).unwrap_or_else(|error| {
         reader.fault(&RUST_LOG, format!("{directives:?} is not a log filter ({error})"));

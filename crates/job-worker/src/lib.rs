@@ -4,6 +4,10 @@ mod accept;
 mod attempt;
 mod claim;
 mod context;
+#[cfg(feature = "dispatch")]
+mod dispatch;
+#[cfg(not(feature = "dispatch"))]
+#[path = "no_dispatch.rs"]
 mod dispatch;
 mod drain;
 mod given_back;
@@ -22,7 +26,6 @@ use std::sync::Arc;
 
 use job_utils::config::{in_words, shown};
 use job_utils::db::{Identity, Instance, Listener, WorkerDb};
-use job_utils::health;
 
 use crate::attempt::Runner;
 use crate::claim::Claimer;
@@ -37,15 +40,17 @@ pub use crate::hook::{Hook, Next};
 pub use crate::outcome::{BoxError, HandlerResult, IntoOutcome, JobError, Outcome};
 pub use crate::retry::Retry;
 pub use crate::worker::{BuildError, Fault, Worker, WorkerBuilder};
-// What an application needs beside the worker, so that one dependency is enough.
-pub use job_utils::config::{ConfigError, PostgresConfig, ProcessEnv, SchemaName, Tasks, WorkerConfig};
+// What an application needs beside the worker, so that one dependency is enough: each type that the API shows.
+pub use job_utils::config::{self, ConfigError, PostgresConfig, ProcessEnv, SchemaName, Tasks, WorkerConfig};
 pub use job_utils::db::migrate::{MigrateError, Migrated, migrate};
 pub use job_utils::db::{
     CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, IsolationLevel, Job,
-    KeyMode, NewJob, Timestamp, Transaction, Uuid, enqueue, enqueue_in, enqueue_many, enqueue_many_in, schedule,
+    KeyMode, NewJob, NotReady, SqlState, Timestamp, Transaction, Uuid, deadpool_postgres, enqueue, enqueue_in,
+    enqueue_many, enqueue_many_in, jiff, rustls, schedule, tokio_postgres,
 };
 pub use job_utils::shutdown::Shutdown;
 pub use job_utils::task::Task;
+pub use job_utils::wire::signature::CallbackSecrets;
 
 /// Notifications that there may be something to claim.
 const CHANNELS: &[&str] = &["jobs:insert"];
@@ -89,7 +94,9 @@ pub enum WorkerError {
     },
 }
 
-/// Runs a worker alone, all of whose tasks are dispatched, with health checks when a port is configured, until told to stop.
+/// Runs a worker alone, all of whose tasks are dispatched, with health checks when a port is configured, until told to stop. With the
+/// feature `cli`.
+#[cfg(feature = "cli")]
 pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
     config.tasks.warn_when_empty();
     let db = Db::new(&config.postgres)?;
@@ -100,7 +107,7 @@ pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, Wo
     };
     let worker = Worker::builder(db).config(config).dispatch_as_configured().build()?;
     // Health checks go on while the worker drains.
-    let result = health::beside(port, ready, worker.run(shutdown)).await;
+    let result = job_utils::health::beside(port, ready, worker.run(shutdown)).await;
     result.map_err(|source| WorkerError::Health { port: port.unwrap_or_default(), source })?
 }
 
@@ -129,7 +136,7 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
     if listener.identity == Identity::Shared {
         tracing::warn!(
             worker.id = config.worker_id,
-            "another live process has this worker id: give each its own HOSTNAME"
+            "another live process has this worker id: give each one of its own (HOSTNAME, or `id` of the builder)"
         );
     }
     tokio::select! {

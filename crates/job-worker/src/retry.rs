@@ -55,7 +55,8 @@ impl Retry {
         Self { curve: Curve::Custom(Arc::new(wait)), ..Self::default() }
     }
 
-    /// No more attempts than these, although the job may have more.
+    /// No more attempts than these, although the job may have more. Not more than the job has: those are 25 unless it was enqueued
+    /// with others ([`NewJob::max_attempts`](crate::NewJob::max_attempts)).
     pub fn max_attempts(mut self, attempts: u16) -> Self {
         self.max_attempts = Some(i32::from(attempts.max(1)));
         self

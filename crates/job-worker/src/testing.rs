@@ -18,7 +18,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use job_utils::db::{CallbackDb, Claim, Claimed, Instance, Job, Position, SettleError, WorkerDb};
+use job_utils::db::{CallbackDb, Claim, Claimed, Instance, Job, Position, WorkerDb};
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
@@ -28,6 +28,7 @@ use crate::outcome::Outcome;
 use crate::worker::Worker;
 use crate::{DbError, slots};
 
+pub use job_utils::db::SettleError;
 pub use job_utils::db::testing::{InQueue, TestingError, advance, assert_enqueued, enqueued, migrate_url};
 
 /// An attempt that was run.

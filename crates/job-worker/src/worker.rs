@@ -1,14 +1,15 @@
 //! Worker: a worker as a value, put together by its builder.
 
+#[cfg(feature = "dispatch")]
+mod dispatch;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_utils::config::{Tasks, Var, WorkerConfig, in_words, parse_http_url};
+use job_utils::config::{Tasks, Var, WorkerConfig, in_words};
 use job_utils::db::Db;
 use job_utils::shutdown::Shutdown;
 use job_utils::task::Task;
-use job_utils::wire::callback::callback_url;
-use uuid::Uuid;
 
 use crate::context::Context;
 use crate::handler::{Registry, TaskOptions, registered, typed};
@@ -53,13 +54,10 @@ pub struct Worker {
 
 impl Worker {
     /// Begins a worker on a pool. It takes the tasks that it has handlers for, and leaves all others alone, unless it
-    /// [dispatches](WorkerBuilder::dispatch) them.
+    /// dispatches them (`dispatch`).
     pub fn builder(db: Db) -> WorkerBuilder {
-        // Two live workers need two ids, and nobody has named this one.
-        let worker_id = format!("worker-{}", Uuid::new_v4().simple());
-        let config = WorkerConfig { worker_id, ..WorkerConfig::default() };
         WorkerBuilder {
-            config,
+            config: WorkerConfig::default(),
             db,
             state: Arc::new(()),
             registry: Registry::default(),
@@ -302,27 +300,6 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
             self.faults.push(fault("config", message));
         }
         self.config = config;
-        self
-    }
-
-    /// Dispatches tasks without a handler over HTTP: to the functions below the base URL `functions`, which call back to
-    /// `callback`, where a callback server is.
-    pub fn dispatch(mut self, functions: &str, callback: &str) -> Self {
-        self.said.push("dispatch");
-        match parse_http_url(functions) {
-            Ok(base) => self.config.gateway.base = base,
-            Err(message) => self.faults.push(fault("dispatch: functions", message)),
-        }
-        match callback_url(callback) {
-            Ok(url) => self.config.callback_url = url,
-            Err(message) => self.faults.push(fault("dispatch: callback", message)),
-        }
-        self.dispatch_as_configured()
-    }
-
-    /// The same by what [`WorkerBuilder::config`] says of them.
-    pub fn dispatch_as_configured(mut self) -> Self {
-        self.dispatches = true;
         self
     }
 

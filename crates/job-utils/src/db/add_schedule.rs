@@ -19,6 +19,9 @@ const OF_TENANT: &str = "SELECT (@extschema@.add_scheduled_job($8::uuid, $1::tex
 /// `json!({"rule": "0 9 * * MON", "tz": "Europe/Berlin"})`. A job with a key replaces the schedule with that key, so that an
 /// application can say its schedules at every start.
 ///
+/// The jobs that it makes have the same key. A fire while one waits or runs is skipped; a job that is enqueued under that key by hand
+/// takes the place of one that waits, as anywhere.
+///
 /// ```no_run
 /// # use job_utils::db::{DbError, EnqueueError, NewJob, Db, schedule};
 /// # async fn example(db: &Db) -> Result<(), EnqueueError> {
@@ -49,7 +52,7 @@ pub async fn schedule<C: EnqueueClient>(
         return odd(Field::Key);
     }
     let rule = serde_json::to_string(&rule)
-        .map_err(|error| EnqueueError::refused(Field::RunAt, format!("the rule cannot be written as JSON: {error}")))?;
+        .map_err(|error| EnqueueError::refused(Field::Rule, format!("cannot be written as JSON: {error}")))?;
     let parameters: [(&(dyn postgres_types::ToSql + Sync), Type); 8] = [
         (&job.task, Type::TEXT),
         (&job.payload, Type::TEXT),

@@ -24,6 +24,8 @@ pub enum Field {
     Tenant,
     /// The actor, given or from the setting `jwt.claims.user_id`.
     Actor,
+    /// The rule of a schedule.
+    Rule,
 }
 
 impl std::fmt::Display for Field {
@@ -37,6 +39,7 @@ impl std::fmt::Display for Field {
             Self::MaxAttempts => "max_attempts",
             Self::Tenant => "tenant",
             Self::Actor => "actor",
+            Self::Rule => "rule",
         })
     }
 }

@@ -1,0 +1,20 @@
+//! No dispatch: without the feature there is no dispatcher, and no way to get one.
+
+use job_utils::config::WorkerConfig;
+use job_utils::db::Job;
+use job_utils::wire::dispatch::Answer;
+
+/// Sends jobs to functions: there is none.
+pub(crate) enum Dispatcher {}
+
+impl Dispatcher {
+    /// # Errors
+    /// Always.
+    pub(crate) fn new(_: &WorkerConfig) -> std::io::Result<Self> {
+        Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "without the feature `dispatch`"))
+    }
+
+    pub(crate) async fn dispatch(&self, _: &mut Job) -> Answer {
+        match *self {}
+    }
+}
