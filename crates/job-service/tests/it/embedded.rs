@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use job_service::{
-    Cancelled, Context, Db, HandlerResult, SchedulerConfig, ServerConfig, Service, Shutdown, Task, Worker, enqueue,
-    migrate,
+    Cancelled, Context, Db, HandlerResult, SchedulerConfig, SchedulerError, ServerConfig, ServerError, Service,
+    ServiceError, Shutdown, Task, Worker, WorkerError, enqueue, migrate,
 };
 use job_testkit::{Answer, FakeFunction, TestDb, eventually};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::support::{LIMIT, migrated};
+use super::support::{Bench, LIMIT, get, migrated};
 
 #[derive(Serialize, Deserialize)]
 struct Tick {}
@@ -155,13 +155,126 @@ async fn two_services_in_one_process_do_not_know_each_other() {
 }
 
 #[tokio::test]
-async fn a_part_that_fails_ends_the_others_and_says_why() {
+async fn a_port_that_is_taken_is_said_before_anything_runs() {
     let taken = TcpListener::bind("[::]:0").await.unwrap();
     let postgres = TestDb::empty().await;
     let db = Db::from_url(postgres.url()).unwrap();
-    let config = ServerConfig { port: taken.local_addr().unwrap().port(), ..ServerConfig::default() };
+    let mut config = ServerConfig::default();
+    config.port = taken.local_addr().unwrap().port();
     let error = Service::builder(db).server(config).build().run(Shutdown::new()).await.unwrap_err();
     assert!(matches!(error, job_service::ServiceError::Server(_)), "{error:?}");
+}
+
+/// A user of the database who may not see the jobs, so that a part that connects as it waits for rights; and can then be barred, so that
+/// the part fails. Once a part has begun, it tries again for good: nothing fails it.
+struct Guest {
+    name: String,
+    db: Db,
+}
+
+impl Guest {
+    async fn of(bench: &Bench) -> Self {
+        let name = format!("{}_guest", bench.db.name());
+        bench.sql.batch_execute(&format!("CREATE ROLE {name} LOGIN PASSWORD 'secret'")).await.unwrap();
+        Self { db: Db::from_url(&bench.db.url_as(&name, "secret")).unwrap(), name }
+    }
+
+    async fn is_here(&self, bench: &Bench) -> bool {
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1";
+        bench.sql.query_one(sessions, &[&self.name]).await.unwrap().get::<_, i64>(0) > 0
+    }
+
+    async fn bar(&self, bench: &Bench) {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename";
+        let name = &self.name;
+        bench.sql.batch_execute(&format!("ALTER ROLE {name} NOLOGIN; {end} = '{name}'")).await.unwrap();
+    }
+
+    async fn leave(self, bench: &Bench) {
+        drop(self.db);
+        bench.sql.batch_execute(&format!("DROP ROLE {}", self.name)).await.unwrap();
+    }
+}
+
+async fn count(bench: &Bench, sql: &str) -> i64 {
+    bench.sql.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_stops_the_scheduler_and_then_the_callback_server_and_says_why() {
+    let bench = Bench::new().await;
+    let guest = Guest::of(&bench).await;
+    let (ticks, _) = mpsc::unbounded_channel();
+    let worker = Worker::builder(guest.db.clone()).state(ticks).task(tick).build().unwrap();
+    let mut scheduler = SchedulerConfig::default();
+    // So that it sends no heartbeat meanwhile.
+    scheduler.lease = Duration::from_secs(3600);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let service = Service::builder(Db::from_url(bench.db.url()).unwrap())
+        .worker(worker)
+        .server_on(ServerConfig::default(), listener)
+        .scheduler(scheduler)
+        .build();
+    let running = tokio::spawn(service.run(Shutdown::new()));
+    let never = "SELECT app_jobs.add_scheduled_job('tick', '{}', '{\"rule\": \"0 0 1 1 *\"}'::json)";
+    bench.sql.batch_execute(never).await.unwrap();
+    let held = "SELECT count(*) FROM app_jobs.scheduled_jobs WHERE locked_at IS NOT NULL";
+    eventually(LIMIT, async || count(&bench, held).await == 1 && guest.is_here(&bench).await).await;
+    assert_eq!(get(port, "/healthz").await, Some(200));
+
+    // The scheduler cannot leave yet: until it has, the server goes on.
+    let holder = bench.db.connect().await;
+    holder.batch_execute("BEGIN; SELECT FROM app_jobs.schedulers FOR UPDATE").await.unwrap();
+    guest.bar(&bench).await;
+    let leaving = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND wait_event_type = 'Lock' AND query LIKE '%leave_scheduler%'";
+    eventually(LIMIT, async || count(&bench, leaving).await == 1).await;
+    assert_eq!(get(port, "/healthz").await, Some(200));
+    assert!(!running.is_finished());
+    holder.batch_execute("COMMIT").await.unwrap();
+
+    let error = tokio::time::timeout(LIMIT, running).await.expect("all parts end").unwrap().unwrap_err();
+    assert!(matches!(error, ServiceError::Worker(WorkerError::Db(_))), "{error:?}");
+    assert_eq!(count(&bench, held).await, 0, "the schedule was given back");
+    assert_eq!(get(port, "/healthz").await, None, "the server is gone");
+    guest.leave(&bench).await;
+}
+
+#[tokio::test]
+async fn a_scheduler_or_a_server_that_fails_stops_the_worker_which_ends_what_it_runs() {
+    for part in ["scheduler", "server"] {
+        let bench = Bench::new().await;
+        let guest = Guest::of(&bench).await;
+        async fn wait(_: Tick, context: Context<mpsc::UnboundedSender<Option<Cancelled>>>) -> HandlerResult {
+            context.state().send(None)?;
+            context.state().send(Some(context.cancelled().await))?;
+            Ok(())
+        }
+        let (says, mut said) = mpsc::unbounded_channel();
+        let db = Db::from_url(bench.db.url()).unwrap();
+        let worker = Worker::builder(db.clone()).state(says).task(wait).build().unwrap();
+        let service = Service::builder(guest.db.clone()).worker(worker);
+        let service = match part {
+            "scheduler" => service.scheduler(SchedulerConfig::default()),
+            _ => service.server_on(ServerConfig::default(), TcpListener::bind("127.0.0.1:0").await.unwrap()),
+        };
+        let running = tokio::spawn(service.build().run(Shutdown::new()));
+        enqueue(&db, Tick {}).await.unwrap();
+        assert_eq!(said.recv().await.unwrap(), None, "it runs");
+        eventually(LIMIT, async || guest.is_here(&bench).await).await;
+        assert!(said.is_empty() && !running.is_finished());
+
+        guest.bar(&bench).await;
+        let error = tokio::time::timeout(LIMIT, running).await.expect("all parts end").unwrap().unwrap_err();
+        match part {
+            "scheduler" => assert!(matches!(error, ServiceError::Scheduler(SchedulerError::Db(_))), "{error:?}"),
+            _ => assert!(matches!(error, ServiceError::Server(ServerError::Db(_))), "{error:?}"),
+        }
+        assert_eq!(said.recv().await.unwrap(), Some(Cancelled::Stopping), "{part}");
+        assert_eq!(count(&bench, "SELECT count(*) FROM app_jobs.jobs").await, 0, "{part}: the job is done");
+        guest.leave(&bench).await;
+    }
 }
 
 /// What can be moved to another thread can be spawned.
