@@ -1,6 +1,8 @@
 //! job_key: one job a key, whatever two sessions do at once.
 
-use crate::sql::support::{Session, database};
+use job_testkit::eventually;
+
+use crate::sql::support::{LIMIT, Session, database};
 
 const TENANT: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
 const OTHER: &str = "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
@@ -203,4 +205,106 @@ async fn many_sessions_fighting_for_few_keys_while_a_worker_runs_them_all_succee
     assert!(s.number("SELECT count(*) FROM app_jobs.jobs").await <= 3, "at most one job a key is left");
     let counts = "SELECT coalesce(sum(job_count), 0) FROM app_jobs.job_queues";
     assert_eq!(s.number(counts).await, s.number("SELECT count(*) FROM app_jobs.jobs").await);
+}
+
+/// Enqueues under the key of a job to which another session does something meanwhile, which that one commits or takes back. Returns what is
+/// left, job by job: its number, key, attempts, whether it runs, and whether it has its old time; whether the call kept the old job; and
+/// whether it waited for the other session.
+async fn enqueue_meanwhile(mode: &str, meanwhile: &str, end: &str) -> (String, bool, bool) {
+    let db = database().await;
+    let (a, b, watch) = (Session::open(&db).await, Session::open(&db).await, Session::open(&db).await);
+    let old = a.add_job("'x', '{\"n\":1}', 'k', run_at := now() - interval '1 hour'").await;
+    if meanwhile != "claimed" {
+        assert_eq!(a.get_job("'worker'").await, Some(old));
+    }
+    a.run("BEGIN").await;
+    match meanwhile {
+        "claimed" => assert_eq!(a.get_job("'worker'").await, Some(old)),
+        "completed" => a.run(&format!("SELECT app_jobs.complete_job('worker', {old})")).await,
+        _ => a.run(&format!("SELECT app_jobs.fail_job('worker', {old}, 'no')")).await,
+    }
+    let pid = b.pid().await;
+    let call = format!("SELECT id = {old} AND kept FROM app_jobs.enqueue('x', '{{\"n\":2}}', 'k', '{mode}')");
+    let call = tokio::spawn(async move { b.is(&call).await });
+    let blocked = format!("SELECT cardinality(pg_blocking_pids({pid})) > 0");
+    eventually(LIMIT, async || call.is_finished() || watch.is(&blocked).await).await;
+    let waited = !call.is_finished();
+    a.run(end).await;
+    let kept = call.await.unwrap();
+    let left = "SELECT string_agg(concat_ws('/', payload->>'n', coalesce(key, '-'), attempts, locked_at IS NOT NULL, \
+                run_at < now() - interval '30 minutes'), ' ' ORDER BY id) FROM app_jobs.jobs";
+    (watch.show(left).await, kept, waited)
+}
+
+#[tokio::test]
+async fn every_mode_follows_what_became_of_the_key_meanwhile() {
+    let both = ["replace", "preserve_run_at"];
+    for (meanwhile, end, replaced, preserved, ignored) in [
+        // It runs, goes on without its key and is not tried again; under `ignore` it is the one.
+        ("claimed", "COMMIT", "1/-/25/t/t 2/k/0/f/f", "1/-/25/t/t 2/k/0/f/f", "1/k/1/t/t"),
+        // It waits as before, for its first attempt: that is a time to keep.
+        ("claimed", "ROLLBACK", "2/k/0/f/f", "2/k/0/f/t", "1/k/0/f/t"),
+        // It is gone.
+        ("completed", "COMMIT", "2/k/0/f/f", "2/k/0/f/f", "2/k/0/f/f"),
+        ("completed", "ROLLBACK", "1/-/25/t/t 2/k/0/f/f", "1/-/25/t/t 2/k/0/f/f", "1/k/1/t/t"),
+        // It waits for its next attempt: that is no time to keep.
+        ("failed", "COMMIT", "2/k/0/f/f", "2/k/0/f/f", "1/k/1/f/f"),
+        ("failed", "ROLLBACK", "1/-/25/t/t 2/k/0/f/f", "1/-/25/t/t 2/k/0/f/f", "1/k/1/t/t"),
+    ] {
+        let case = format!("{meanwhile}, {end}");
+        for (mode, expected) in both.into_iter().zip([replaced, preserved]) {
+            let (left, kept, waited) = enqueue_meanwhile(mode, meanwhile, end).await;
+            assert_eq!((left.as_str(), kept, waited), (expected, false, true), "{mode}: {case}");
+        }
+        let (left, kept, waited) = enqueue_meanwhile("ignore", meanwhile, end).await;
+        let gone = meanwhile == "completed" && end == "COMMIT";
+        if gone && !waited {
+            // It was there when it was looked for, as far as anything was committed.
+            assert_eq!((left.as_str(), kept), ("~", true), "ignore: {case}");
+        } else {
+            assert_eq!((left.as_str(), kept), (ignored, !gone), "ignore: {case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_sessions_with_every_mode_leave_one_job_a_key_and_lose_none_while_a_worker_runs() {
+    let db = database().await;
+    let mut producers = Vec::new();
+    for producer in 0..6 {
+        let s = Session::open(&db).await;
+        producers.push(tokio::spawn(async move {
+            let mut made = std::collections::BTreeSet::new();
+            for n in 0..40 {
+                let mode = ["replace", "preserve_run_at", "ignore"][(producer + n) % 3];
+                let call = format!("app_jobs.enqueue('x', '{{}}', 'k{}', '{mode}', queue_name := 'q{}')", n % 2, n % 3);
+                made.insert(s.number(&format!("SELECT id FROM {call}")).await);
+            }
+            made
+        }));
+    }
+    let s = Session::open(&db).await;
+    let mut ran = std::collections::BTreeSet::new();
+    let run = async |ran: &mut std::collections::BTreeSet<i64>| {
+        let claimed = s.get_job("'worker'").await;
+        if let Some(id) = claimed {
+            s.run(&format!("SELECT app_jobs.complete_job('worker', {id})")).await;
+            assert!(ran.insert(id), "{id} ran twice");
+        }
+        claimed.is_some()
+    };
+    while producers.iter().any(|producer| !producer.is_finished()) {
+        run(&mut ran).await;
+    }
+    let beside = ran.len();
+    let mut made = std::collections::BTreeSet::new();
+    for producer in producers {
+        made.extend(producer.await.unwrap());
+    }
+    assert!(beside > 0, "the worker ran while keys were fought for");
+    assert!(s.number("SELECT count(*) FROM app_jobs.jobs").await <= 2, "at most one job a key is left");
+    assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await, 0);
+    while run(&mut ran).await {}
+    assert_eq!(ran, made, "each job that a call named has run, once");
+    assert_eq!(s.number("SELECT coalesce(sum(job_count), 0) FROM app_jobs.job_queues").await, 0);
 }

@@ -186,13 +186,27 @@ async fn the_crate_enqueues_many_in_statements_of_bounded_size() {
     assert!(s.is("SELECT bool_and(payload::text = (id - 1)::text) FROM app_jobs.jobs").await);
     assert_eq!(enqueue_many(&s.client, Vec::<NewJob>::new()).await.unwrap(), []);
 
-    // What only the database can refuse is refused in the third statement.
-    jobs[4200] = NewJob::raw("x", "{broken");
+    // What only the database can refuse is refused in the third statement, and named by its place in the whole.
+    s.run("SELECT app_jobs.add_job('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid, 'theirs', '{}', 'theirs')").await;
+    s.run("DELETE FROM app_jobs.jobs WHERE id <= 4500").await;
+    jobs[4200] = NewJob::raw("x", "{}").key("theirs");
     let transaction = s.client.transaction().await.unwrap();
     let error = enqueue_many(&transaction, jobs.clone()).await.unwrap_err();
-    assert_eq!(error.field(), Some(Field::Payload), "{error}");
+    assert_eq!(error.field(), Some(Field::Key), "{error}");
+    let message = "jobs[4200].key: the job key 'theirs' is in use under another database_id";
+    assert_eq!(error.to_string(), message);
+    assert!(error.sql_state().is_some(), "the database was asked");
     transaction.rollback().await.unwrap();
-    assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 4500);
+    // Outside a transaction each statement is one of its own.
+    enqueue_many(&s.client, jobs.clone()).await.unwrap_err();
+    assert_eq!(
+        s.number("SELECT count(*) FROM app_jobs.jobs WHERE key IS NULL").await,
+        4000,
+        "the first two statements"
+    );
+    s.run("DELETE FROM app_jobs.jobs WHERE key IS NULL").await;
+    s.run("UPDATE app_jobs.jobs SET key = NULL").await;
+    assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 1);
     assert!(enqueue(&s.client, jobs[0].clone()).await.unwrap().id > 4500);
 
     // From a pool, statements are kept.
