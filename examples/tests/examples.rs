@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use job_service::{Db, NewJob, ServerConfig, Service, Shutdown, Worker, enqueue, migrate};
 use job_testkit::process::{Process, Program};
 use job_testkit::{Signal, TestDb, eventually};
 use tokio_postgres::Client;
@@ -72,7 +73,7 @@ async fn outbox() {
 #[tokio::test]
 async fn function() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let process = Program::at(env!("CARGO_BIN_EXE_function")).env("PORT", port.to_string()).spawn();
+    let mut process = Program::at(env!("CARGO_BIN_EXE_function")).env("PORT", port.to_string()).spawn();
     let http = reqwest::Client::new();
     let call = async |body: &'static str| {
         let answer = http.post(format!("http://127.0.0.1:{port}/greet")).body(body).send().await.ok()?;
@@ -81,7 +82,31 @@ async fn function() {
     eventually(LIMIT, async || call(r#"{"name": "Ada"}"#).await.is_some()).await;
     assert_eq!(call(r#"{"name": "Ada"}"#).await, Some((200, r#"{"complete":true}"#.to_owned())));
     assert_eq!(call(r#"{"name": ""}"#).await.unwrap().0, 400);
+
+    // A worker dispatches to it: the answer ends the job, or says what is wrong.
+    let postgres = TestDb::empty().await;
+    let db = Db::from_url(postgres.url()).unwrap();
+    migrate(&db).await.unwrap();
+    let functions = format!("http://127.0.0.1:{port}");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let callbacks = format!("http://{}", listener.local_addr().unwrap());
+    let worker = Worker::builder(db.clone()).dispatch(&functions, &callbacks).build().unwrap();
+    let service = Service::builder(db.clone()).worker(worker).server_on(ServerConfig::default(), listener).build();
+    let shutdown = Shutdown::new();
+    let running = tokio::spawn(service.run(shutdown.clone()));
+    let greet = |name: &str| NewJob::new("greet", &serde_json::json!({ "name": name }));
+    let bob = enqueue(&db, greet("Bob")).await.unwrap().id;
+    process.wait_for_line(&format!("hello Bob, job Some(\"{bob}\")"), LIMIT).await;
+    let client = postgres.connect().await;
+    eventually(LIMIT, async || count(&client, JOBS).await == 0).await;
+    enqueue(&db, greet("")).await.unwrap();
+    let refused =
+        "SELECT count(*) FROM app_jobs.jobs WHERE attempts = 1 AND last_error LIKE '%Missing required field ''name''%'";
+    eventually(LIMIT, async || count(&client, refused).await == 1).await;
+    // First the function, which calls back beside its answer.
     stop(process).await;
+    shutdown.trigger();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -103,7 +128,7 @@ async fn cron() {
 async fn from_graphile_worker() {
     let db = TestDb::empty().await;
     let client = db.connect().await;
-    // Its tables, as far as the example reads them.
+    // Its tables, as far as the example reads them. `cargo xtask ci` runs it on those that graphile_worker itself makes.
     let theirs = "CREATE SCHEMA graphile_worker;
         CREATE TABLE graphile_worker._private_tasks (id int PRIMARY KEY, identifier text);
         CREATE TABLE graphile_worker._private_job_queues (id int PRIMARY KEY, queue_name text);
