@@ -7,8 +7,34 @@ use crate::steps::{Steps, cargo, cargo_output};
 use crate::tidy::workspace::Workspace;
 use crate::{chaos, deploy_check, library, rules};
 
-/// Crates that must not link a database client.
-const NO_POSTGRES: &[&str] = &["job-fn", "mailer", "send-email", "send-verification-link", "job-utils"];
+/// What a crate must not link, with these arguments for its features: a function no database client, an application neither what
+/// only a program needs nor what it has no use for.
+const NOT_LINKED: &[(&str, &str, &[&str])] = &[
+    ("mailer", "", &["tokio-postgres", "clap", "tracing-subscriber"]),
+    ("send-email", "", &["tokio-postgres"]),
+    ("send-verification-link", "", &["tokio-postgres"]),
+    ("job-utils", "", &["tokio-postgres", "axum", "clap", "tracing-subscriber"]),
+    ("job-utils", "--features db", &["axum", "hyper", "clap", "tracing-subscriber"]),
+    ("job-fn", "", &["tokio-postgres", "clap"]),
+    ("job-fn", "--no-default-features", &["tokio-postgres", "clap", "tracing-subscriber"]),
+    ("job-worker", "--no-default-features", &["axum", "hyper", "clap", "tracing-subscriber"]),
+    ("job-worker", "--no-default-features --features dispatch", &["axum", "clap", "tracing-subscriber"]),
+    ("job-server", "--no-default-features", &["clap", "tracing-subscriber"]),
+    ("job-scheduler", "--no-default-features", &["axum", "hyper", "clap", "tracing-subscriber"]),
+    ("job-service", "--no-default-features", &["clap", "tracing-subscriber"]),
+];
+
+/// Builds that the workspace's and those by name leave out.
+const WITH_OTHER_FEATURES: &[&str] = &[
+    "job-utils --features db",
+    "job-utils --features service",
+    "job-fn --no-default-features",
+    "job-worker --no-default-features",
+    "job-worker --no-default-features --features dispatch",
+    "job-server --no-default-features",
+    "job-scheduler --no-default-features",
+    "job-service --no-default-features",
+];
 
 /// One plan for every change; `cargo xtask chaos` takes others.
 const CHAOS_SEED: u64 = 20;
@@ -22,12 +48,15 @@ pub(crate) async fn run() -> Result<()> {
     for name in workspace.crates.keys() {
         steps.cargo(&format!("{name} alone"), &["check", "--quiet", "-p", name]).await?;
     }
-    let with_db = ["check", "--quiet", "-p", "job-utils", "--features", "db"];
-    steps.cargo("job-utils alone, with the database", &with_db).await?;
-    steps.step("functions link no database client", no_postgres()).await?;
+    for build in WITH_OTHER_FEATURES {
+        let arguments: Vec<&str> = ["check", "--quiet", "-p"].into_iter().chain(build.split(' ')).collect();
+        steps.cargo(build, &arguments).await?;
+    }
+    steps.step("nothing is linked that is of no use", not_linked()).await?;
     steps.step("packages for crates.io", library::packages()).await?;
     steps.step("a newcomer follows the README", library::newcomer()).await?;
     steps.step("with sqlx", library::with_sqlx()).await?;
+    steps.step("from graphile_worker's own tables", library::from_graphile_worker()).await?;
     let doc = &["doc", "--workspace", "--no-deps", "--quiet"];
     steps.step("documentation", cargo(doc, &[("RUSTDOCFLAGS", "-D warnings".to_owned())])).await?;
     if cargo_output(&["--list"]).await?.lines().any(|line| line.trim_start().starts_with("deny")) {
@@ -48,14 +77,18 @@ pub(crate) async fn run() -> Result<()> {
     Ok(())
 }
 
-async fn no_postgres() -> Result<()> {
-    for name in NO_POSTGRES {
-        let tree = cargo_output(&["tree", "--quiet", "-p", name, "-e", "normal", "--prefix", "none"]).await?;
+async fn not_linked() -> Result<()> {
+    for (name, features, crates) in NOT_LINKED {
+        let mut arguments = vec!["tree", "--quiet", "-p", *name, "-e", "normal", "--prefix", "none"];
+        arguments.extend(features.split_whitespace());
+        let tree = cargo_output(&arguments).await?;
         if !tree.lines().next().is_some_and(|line| line.starts_with(name)) {
-            bail!("`cargo tree -p {name}` does not begin with {name}: this check sees nothing");
+            bail!("`cargo {}` does not begin with {name}: this check sees nothing", arguments.join(" "));
         }
-        if let Some(line) = tree.lines().find(|line| line.starts_with("tokio-postgres ")) {
-            bail!("{name} links {line}; see `cargo tree -p {name} -e normal -i tokio-postgres`");
+        let is_unwanted = |line: &&str| crates.iter().any(|name| line.split(' ').next() == Some(name));
+        if let Some(line) = tree.lines().find(is_unwanted) {
+            let unwanted = line.split(' ').next().unwrap_or_default();
+            bail!("{name} {features} links {line}; see `cargo tree -p {name} {features} -e normal -i {unwanted}`");
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use job_testkit::process::Program;
 use job_testkit::{Signal, TestDb, env};
 
-use crate::steps::{self, command};
+use crate::steps::{self, Steps, command};
 
 /// Not for crates.io.
 const NOT_PUBLISHED: &[&str] = &["examples", "xtask", "job-fuzz"];
@@ -16,12 +16,15 @@ const NOT_PUBLISHED: &[&str] = &["examples", "xtask", "job-fuzz"];
 /// How long a newcomer waits for the first line. The program is built by then.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Every crate that is published can be packaged, and cargo has nothing to say about it.
+/// Every crate that is published can be packaged and built from its package, alone, and cargo has nothing to say about it.
 pub(crate) async fn packages() -> Result<()> {
     // Dirty, because it is checked before a commit as well.
-    let mut arguments = vec!["package", "--workspace", "--no-verify", "--allow-dirty", "--quiet"];
+    let mut arguments = vec!["package", "--workspace", "--allow-dirty", "--quiet"];
     arguments.extend(NOT_PUBLISHED.iter().flat_map(|name| ["--exclude", name]));
-    let output = command(&arguments).stderr(Stdio::piped()).output().await.context("cannot run cargo")?;
+    // What a package depends on is built once for all of them, and as it is for the workspace.
+    let mut command = command(&arguments);
+    command.env("CARGO_TARGET_DIR", env::target_dir()).env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
+    let output = command.stderr(Stdio::piped()).output().await.context("cannot run cargo")?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() || said.contains("warning:") {
         bail!("`cargo {}` said:\n{said}", arguments.join(" "));
@@ -68,8 +71,64 @@ pub(crate) async fn newcomer() -> Result<()> {
 /// of ours.
 pub(crate) async fn with_sqlx() -> Result<()> {
     let database = TestDb::empty().await;
-    let arguments = ["run", "--quiet", "--manifest-path", "bench/Cargo.toml", "-p", "ours", "--example", "sqlx"];
-    steps::cargo(&arguments, &[("DATABASE_URL", database.url().to_owned())]).await
+    rival("ours", "sqlx", database.url()).await
+}
+
+/// examples/from_graphile_worker.rs on tables that graphile_worker has made, and filled by its own functions. Those of examples/tests are
+/// made by hand.
+pub(crate) async fn from_graphile_worker() -> Result<()> {
+    let database = TestDb::empty().await;
+    let url = database.url();
+    rival("rival-graphile-worker", "waiting-graphile-worker", url).await?;
+    steps::cargo(&["build", "--quiet", "-p", "examples", "--bin", "from_graphile_worker"], &[]).await?;
+    let program = Program::at(env::target_dir().join("debug/from_graphile_worker")).env("DATABASE_URL", url);
+    let mut process = program.spawn();
+    process.wait_for_line("took over 5 jobs", PATIENCE).await;
+    process.wait_for_line("to third", PATIENCE).await;
+    let client = database.connect().await;
+    // Two stay there; of the others only one is not due.
+    let left = "SELECT (SELECT count(*) FROM graphile_worker._private_jobs), \
+                (SELECT count(*) FROM app_jobs.jobs WHERE run_at > now() AND key = 'later' AND queue_name = 'mail' \
+                 AND max_attempts = 7 AND priority = -3 AND payload->>'to' = 'later')";
+    let left = client.query_one(left, &[]).await?;
+    ensure!((left.get::<_, i64>(0), left.get::<_, i64>(1)) == (2, 1), "{left:?}");
+    process.signal(Signal::Term);
+    let code = process.exit_code(PATIENCE).await;
+    ensure!(code == 0, "it ended with {code}:\n{}", process.output());
+    let lines = process.lines();
+    let mut ran: Vec<&str> = lines.iter().filter_map(|line| line.trim().strip_prefix("to ")).collect();
+    ran.retain(|to| *to != "plain");
+    ensure!(ran == ["first", "second", "third"], "the order was {ran:?}");
+    Ok(())
+}
+
+/// The small application that docs/library.md compares, with each crate of bench/.
+const RECEIPTS: &[(&str, &str)] = &[
+    ("ours", "receipt-ours"),
+    ("rival-graphile-worker", "receipt-graphile-worker"),
+    ("rival-apalis-postgres", "receipt-apalis-postgres"),
+    ("rival-riverqueue", "receipt-riverqueue"),
+    ("rival-awa", "receipt-awa"),
+];
+
+/// `cargo xtask peers`: every one of them compiles and does what it says. Not in `ci`: it builds all rivals.
+pub(crate) async fn peers() -> Result<()> {
+    let mut steps = Steps::new("cargo xtask peers");
+    for (package, example) in RECEIPTS {
+        let run = async {
+            let database = TestDb::empty().await;
+            rival(package, example, database.url()).await
+        };
+        steps.step(example, run).await?;
+    }
+    steps.finish();
+    Ok(())
+}
+
+/// Runs an example of the workspace of the benchmarks.
+async fn rival(package: &str, example: &str, database_url: &str) -> Result<()> {
+    let arguments = ["run", "--quiet", "--manifest-path", "bench/Cargo.toml", "-p", package, "--example", example];
+    steps::cargo(&arguments, &[("DATABASE_URL", database_url.to_owned())]).await
 }
 
 /// Runs cargo in a directory, with this workspace's target directory and profile, so that nothing is built twice.

@@ -1,5 +1,5 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `fuzz`, `tidy`, `bench`, `chaos`, `rules`, `deploy-check`,
-//! `compose-test`, `extension`.
+//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `peers`, `semver`, `fuzz`, `tidy`, `bench`, `chaos`, `rules`,
+//! `deploy-check`, `compose-test`, `extension`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 mod bench;
@@ -13,6 +13,7 @@ mod fuzz;
 mod library;
 mod minder;
 mod rules;
+mod semver;
 mod setup;
 mod steps;
 mod test;
@@ -45,6 +46,10 @@ enum Command {
     Test,
     /// Run the slower checks: each crate built alone, what functions link, the documentation
     Ci,
+    /// Run the small application that docs/library.md compares with each of the crates compared
+    Peers,
+    /// Tell what in the libraries' APIs is no longer as it was (cargo-semver-checks)
+    Semver(semver::Options),
     /// Give every fuzz target in fuzz/ random inputs for a while
     Fuzz(fuzz::Options),
     /// Check the rules of this workspace that no other tool checks
@@ -92,6 +97,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Demo { stay } => return demo::run(stay, shutdown).await,
         Command::Test => Box::pin(test::run()),
         Command::Ci => Box::pin(ci::run()),
+        Command::Peers => Box::pin(library::peers()),
+        Command::Semver(options) => Box::pin(semver::run(options)),
         Command::Fuzz(options) => Box::pin(fuzz::run(options)),
         Command::Bench(options) => Box::pin(bench::run(options)),
         Command::Chaos(options) => Box::pin(chaos::run(options)),
