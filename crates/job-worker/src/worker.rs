@@ -208,9 +208,6 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
             let problem = match options.concurrency {
                 _ if !(1..=126).contains(&length) => Some("a task identifier has 1 to 126 characters".to_owned()),
                 _ if registry.by_task.contains_key(&identifier) => Some("the task has a handler already".to_owned()),
-                _ if !config.tasks.include(&identifier) => {
-                    Some("tasks (JOBS_SUPPORTED) leaves it out: its handler would never run".to_owned())
-                }
                 Some(0) => Some("concurrency must be at least 1".to_owned()),
                 // Past its expiry a job is claimed anew, so no attempt may legitimately last longer.
                 _ if timeout > config.job_expiry => {
@@ -221,7 +218,11 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
                 _ => None,
             };
             let problem = problem.map(|message| fault(format!("task {identifier:?}"), message));
-            registry.by_task.insert(identifier, registered(options, timeout, &state, handler));
+            if config.tasks.include(&identifier) {
+                registry.by_task.insert(identifier, registered(options, timeout, &state, handler));
+            } else {
+                tracing::info!(task = identifier, "the task is left to other workers: JOBS_SUPPORTED leaves it out");
+            }
             problem
         }));
         self
@@ -292,8 +293,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     }
 
     /// All settings at once, as those of the environment: `WorkerConfig::from_env(&ProcessEnv)?`. The pool is that of the builder.
-    /// It comes before single settings, which it would undo. Where it leaves out a task that has a handler, nothing is built: add those
-    /// that `config.tasks.include`.
+    /// It comes before single settings, which it would undo. Of the tasks that have handlers it runs those that `tasks` includes: one
+    /// program can be started several times, each with tasks of its own (JOBS_SUPPORT_ANY=false, JOBS_SUPPORTED).
     pub fn config(mut self, config: WorkerConfig) -> Self {
         if !self.said.is_empty() {
             let message = format!("comes after {}, and would undo it: give it first", self.said.join(", "));
@@ -312,8 +313,12 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         let count = tasks.len();
         faults.extend(tasks.into_iter().filter_map(|task| task(&mut registry, &config)));
         faults.extend(config.problems().into_iter().map(|(var, message)| fault(setting(var), message)));
-        if count == 0 && !dispatches {
-            faults.push(fault("task", "there is none, and nothing is dispatched: the worker would do nothing"));
+        if registry.by_task.is_empty() && !dispatches {
+            let message = match count {
+                0 => "there is none, and nothing is dispatched: the worker would do nothing",
+                _ => "tasks (JOBS_SUPPORTED) leaves out all that have handlers: the worker would do nothing",
+            };
+            faults.push(fault("task", message));
         }
         if !faults.is_empty() {
             return Err(BuildError { faults });

@@ -80,6 +80,26 @@ async fn a_task_with_a_handler_runs_here_and_others_are_dispatched() {
 }
 
 #[tokio::test]
+async fn of_the_tasks_with_handlers_those_run_that_the_settings_include() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let subset = [("JOBS_SUPPORT_ANY", "false"), ("JOBS_SUPPORTED", "ours,dispatched")];
+    let mut worker = embedded(&bench, "embedded", &function.url(), &subset);
+    for task in ["ours", "theirs"] {
+        worker = worker.raw_task(task, TaskOptions::new(), |_| async {});
+    }
+    let theirs = bench.add("theirs").await;
+    let shutdown = Shutdown::new();
+    let worker = start(worker, &shutdown);
+    bench.gone(bench.add("ours").await).await;
+    bench.gone(bench.add("dispatched").await).await;
+    let left = bench.job(theirs).await.expect("it waits for another worker");
+    assert_eq!((left.attempts, function.requests().len()), (0, 1));
+    shutdown.trigger();
+    worker.await.unwrap();
+}
+
+#[tokio::test]
 async fn thousands_of_jobs_end_each_once() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::complete()).await;
