@@ -1,7 +1,8 @@
 //! `cargo xtask deploy-check`: what is in deploy/ and the compose files, as far as it can be checked without a cluster.
 
 pub(crate) mod compose;
-mod images;
+mod context;
+pub(crate) mod images;
 mod manifests;
 mod tools;
 
@@ -20,6 +21,7 @@ pub(crate) async fn run() -> Result<()> {
     let mut steps = Steps::new("cargo xtask deploy-check");
     let root = env::workspace_dir();
     steps.step("the Dockerfiles", async { images::check(&root) }).await?;
+    steps.step("what the images are built from", images::copied(&root)).await?;
     match compose::program().await {
         Some(program) => steps.step("the compose files", compose::check(&program, &root)).await?,
         None => steps.skip("the compose files", "neither docker-compose nor docker compose is there"),
