@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::tidy::env_table;
 
 /// Secrets that are made by hand (deploy/kubernetes/README.md), where an overlay makes none.
-const SECRETS: &[&str] = &["jobs-database", "jobs-database-owner", "jobs-callback", "jobs-mail"];
+const SECRETS: &[&str] = &["jobs-database", "jobs-database-owner", "jobs-callback", "jobs-mail", "jobs-graphql"];
 
 /// Variables of images that are not ours.
 const FOREIGN: &[&str] = &["POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "PGDATA"];
