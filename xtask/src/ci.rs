@@ -2,6 +2,7 @@
 //! alone.
 
 use anyhow::{Result, bail};
+use clap::Args;
 
 use crate::steps::{Steps, cargo, cargo_output};
 use crate::tidy::workspace::Workspace;
@@ -42,7 +43,15 @@ const CHAOS_SEED: u64 = 20;
 /// Some schedules for every change; `cargo xtask rules` takes others, and more.
 const RULES_SEED: u64 = 4;
 
-pub(crate) async fn run() -> Result<()> {
+/// What may be left out.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Leave out, visibly, what `deploy-check --offline` leaves out
+    #[arg(long)]
+    offline: bool,
+}
+
+pub(crate) async fn run(options: Options) -> Result<()> {
     let mut steps = Steps::new("cargo xtask ci");
     let workspace = Workspace::load()?;
     for name in workspace.crates.keys() {
@@ -64,7 +73,8 @@ pub(crate) async fn run() -> Result<()> {
     } else {
         steps.skip("licences and advisories", "cargo-deny is not installed");
     }
-    steps.step("deploy-check", deploy_check::run()).await?;
+    let deploy_check = deploy_check::run(deploy_check::Options { offline: options.offline });
+    steps.step("deploy-check", deploy_check).await?;
     match rules::Programs::prepare().await {
         Ok(programs) => {
             let some = rules::compare(&programs, rules::Options::small(RULES_SEED));

@@ -45,7 +45,7 @@ enum Command {
     /// Run every check and every test on a private PostgreSQL
     Test,
     /// Run the slower checks: each crate built alone, what functions link, the documentation
-    Ci,
+    Ci(ci::Options),
     /// Run the small application that docs/library.md compares with each of the crates compared
     Peers,
     /// Tell what in the libraries' APIs is no longer as it was (cargo-semver-checks)
@@ -68,7 +68,7 @@ enum Command {
     #[command(hide = true)]
     ChaosFunction(chaos::function::Options),
     /// Check the Dockerfiles and compose files, and render and validate the manifests in deploy/kubernetes
-    DeployCheck,
+    DeployCheck(deploy_check::Options),
     /// Build the images and run the specification's examples against the compose stack; needs a Docker engine
     ComposeTest(compose_test::Options),
     /// The PostgreSQL extension pgpm-database-jobs
@@ -96,7 +96,7 @@ async fn run(command: Command) -> Result<()> {
     let work: Pin<Box<dyn Future<Output = Result<()>>>> = match command {
         Command::Demo { stay } => return demo::run(stay, shutdown).await,
         Command::Test => Box::pin(test::run()),
-        Command::Ci => Box::pin(ci::run()),
+        Command::Ci(options) => Box::pin(ci::run(options)),
         Command::Peers => Box::pin(library::peers()),
         Command::Semver(options) => Box::pin(semver::run(options)),
         Command::Fuzz(options) => Box::pin(fuzz::run(options)),
@@ -104,7 +104,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Chaos(options) => Box::pin(chaos::run(options)),
         Command::Rules(options) => Box::pin(rules::run(options)),
         Command::ChaosFunction(options) => Box::pin(chaos::function::run(options)),
-        Command::DeployCheck => Box::pin(deploy_check::run()),
+        Command::DeployCheck(options) => Box::pin(deploy_check::run(options)),
         Command::ComposeTest(options) => Box::pin(compose_test::run(options)),
         Command::Tidy { fix } => return tidy::run(fix),
         Command::Extension { action } => return extension::run(action),

@@ -1,5 +1,7 @@
 //! Rendered manifests: what no schema says of them.
 
+mod network;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -87,8 +89,39 @@ pub(super) fn problems(objects: &[Value], images: &[String]) -> Vec<String> {
             unknown_variables(data.keys().map(String::as_str)).into_iter().for_each(&mut tell);
         }
         selector_problems(object, objects).into_iter().for_each(&mut tell);
+        network::port_problems(object, objects).into_iter().for_each(&mut tell);
+        network::host_problems(object, objects).into_iter().for_each(&mut tell);
+        uncounted_tasks(object, objects).into_iter().for_each(&mut tell);
     }
     problems
+}
+
+/// Images without a registry or a version: a cluster would look for them where somebody else may have put them.
+pub(super) fn unnamed_images(objects: &[Value]) -> Vec<String> {
+    let containers = objects.iter().flat_map(|object| list(object, "/spec/template/spec/containers"));
+    let images = containers.map(|container| text(container, "/image"));
+    let is_named = |image: &&str| {
+        let (registry, rest) = image.split_once('/').unwrap_or_default();
+        registry.contains(['.', ':']) && rest.rsplit_once(':').is_some_and(|(_, tag)| tag != "latest")
+    };
+    images
+        .filter(|image| !is_named(image))
+        .map(|image| format!("the image {image} has no registry or no version"))
+        .collect()
+}
+
+/// Tasks that the workers take and the autoscaler's query does not count.
+fn uncounted_tasks(object: &Value, objects: &[Value]) -> Vec<String> {
+    if text(object, "/kind") != "ScaledObject" {
+        return Vec::new();
+    }
+    let queries = list(object, "/spec/triggers").iter().map(|trigger| text(trigger, "/metadata/query"));
+    let queries = queries.collect::<String>();
+    let tasks = objects.iter().map(|other| text(other, "/data/JOBS_SUPPORTED")).flat_map(|tasks| tasks.split(','));
+    tasks
+        .filter(|task| !task.is_empty() && !queries.contains(&format!("'{task}'")))
+        .map(|task| format!("its query does not count {task}"))
+        .collect()
 }
 
 /// What every container has, and where its image comes from.
@@ -220,10 +253,11 @@ spec:
       containers:
         - name: one
           image: registry.example.com:5000/jobs/one:1
+          ports: [{name: web, containerPort: 80}]
           envFrom: [{configMapRef: {name: settings}}, {secretRef: {name: jobs-mail}}]
           env: [{name: PGHOST, value: there}]
           readinessProbe: {}
-          livenessProbe: {}
+          livenessProbe: {httpGet: {port: web}}
           resources: {requests: {cpu: 1, memory: 1Mi}, limits: {memory: 1Mi}}
           securityContext:
             {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
@@ -231,17 +265,37 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: one, namespace: jobs}
-spec: {selector: {app: one}}
+spec: {selector: {app: one}, ports: [{port: 8080, targetPort: web}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: one, namespace: jobs}
+spec: {podSelector: {matchLabels: {app: one}}, ingress: [{ports: [{port: web}]}]}
 ---
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: settings, namespace: jobs}
-data: {JOBS_SCHEMA: app_jobs}
+data:
+  JOBS_SCHEMA: app_jobs
+  JOBS_SUPPORTED: greet
+  PGHOST: db-rw
+  KNATIVE_SERVICE_URL: http://one.jobs.svc.cluster.local:8080/path
+  INTERNAL_GATEWAY_DEVELOPMENT_MAP: '{"greet": "http://fn.jobs.svc.cluster.local", "other": "https://example.com"}'
+---
+apiVersion: postgresql.cnpg.io/v1
+kind: Cluster
+metadata: {name: db, namespace: jobs}
+---
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: fn, namespace: jobs}
 ---
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata: {name: one, namespace: jobs}
-spec: {scaleTargetRef: {name: one}}
+spec:
+  scaleTargetRef: {name: one}
+  triggers: [{metadata: {host: db-rw.jobs.svc.cluster.local, query: "WHERE task_identifier IN ('greet')"}}]
 "#;
 
     fn told(manifest: &str) -> String {
@@ -255,7 +309,7 @@ spec: {scaleTargetRef: {name: one}}
             ("runAsNonRoot: true", "runAsNonRoot: false", "Deployment one: may run as root"),
             ("readOnlyRootFilesystem: true", "x: true", "readOnlyRootFilesystem is not true"),
             ("[ALL]", "[NET_RAW]", "capabilities/drop is not"),
-            ("livenessProbe: {}", "x: {}", "has no /livenessProbe"),
+            ("livenessProbe: {", "x: {", "has no /livenessProbe"),
             ("limits: {memory: 1Mi}", "limits: {}", "has no /resources/limits/memory"),
             ("jobs/one:1", "jobs/two:1", "no Dockerfile makes the image"),
             ("name: PGHOST", "name: PGHOTS", "no program reads the variable PGHOTS"),
@@ -266,10 +320,41 @@ spec: {scaleTargetRef: {name: one}}
             ("scaleTargetRef: {name: one}", "scaleTargetRef: {name: two}", "there is no Deployment two"),
             ("automountServiceAccountToken: false", "x: 1", "gets a token"),
             ("name: settings, namespace: jobs", "name: settings", "ConfigMap settings: has no namespace"),
+            (
+                "livenessProbe: {httpGet: {port: web",
+                "livenessProbe: {httpGet: {port: wed",
+                "/livenessProbe asks the port wed",
+            ),
+            ("targetPort: web", "targetPort: wed", "Service one: no pod that it selects has the port wed"),
+            ("[{port: web}]", "[{port: wed}]", "NetworkPolicy one: no pod that it selects has the port wed"),
+            ("PGHOST: db-rw", "PGHOST: dc-rw", "ConfigMap settings: there is no Service dc-rw"),
+            ("http://one.jobs.svc", "http://two.jobs.svc", "there is no Service two"),
+            (
+                "http://one.jobs.svc",
+                "http://one.jobz.svc",
+                "one.jobz.svc.cluster.local is in another namespace than jobs",
+            ),
+            ("local:8080/path", "local:8081/path", "the Service one has no port 8081"),
+            ("local:8080/path", "local/path", "the Service one has no port 80"),
+            ("http://fn.jobs.svc", "http://fm.jobs.svc", "there is no Service fm"),
+            ("host: db-rw.jobs.svc", "host: dc-rw.jobs.svc", "ScaledObject one: there is no Service dc-rw"),
+            ("JOBS_SUPPORTED: greet", "JOBS_SUPPORTED: 'greet,part'", "its query does not count part"),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let told = told(&GOOD.replace(from, to));
             assert!(told.contains(problem), "{to}: {told}");
+        }
+    }
+
+    #[test]
+    fn an_image_needs_a_registry_and_a_version() {
+        let told =
+            |image: &str| unnamed_images(&read(&GOOD.replace("registry.example.com:5000/jobs/one:1", image)).unwrap());
+        assert_eq!(unnamed_images(&read(GOOD).unwrap()), Vec::<String>::new());
+        for image in
+            ["jobs/one:1", "jobs/one", "registry.example.com/jobs/one:latest", "registry.example.com:5000/jobs/one"]
+        {
+            assert_eq!(told(image).len(), 1, "{image}");
         }
     }
 }

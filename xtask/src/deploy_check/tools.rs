@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail};
 use job_testkit::env;
 use tokio::process::Command;
 
-/// The version whose schemas are meant: the newest that kubernetes-validate in requirements.txt has.
-pub(super) const KUBERNETES: &str = "1.37";
+/// The versions whose schemas are meant: the oldest that deploy/kubernetes/README.md promises, and the newest that
+/// kubernetes-validate in requirements.txt has.
+pub(super) const KUBERNETES: [&str; 2] = ["1.30", "1.37"];
 
 const REQUIREMENTS: &str = "deploy/kubernetes/requirements.txt";
 
@@ -54,9 +55,12 @@ impl Tools {
         if files.is_empty() {
             bail!("no object of a kind of Kubernetes's own was rendered");
         }
-        let mut command = self.command("kubernetes-validate");
-        command.args(["--strict", "--quiet", "--kubernetes-version", KUBERNETES]).args(files);
-        said(command.output().await?, "kubernetes-validate").map(drop)
+        for version in KUBERNETES {
+            let mut command = self.command("kubernetes-validate");
+            command.args(["--strict", "--quiet", "--kubernetes-version", version]).args(files);
+            said(command.output().await?, &format!("kubernetes-validate for {version}"))?;
+        }
+        Ok(())
     }
 
     /// An object of another kind, against a schema of ours.
