@@ -150,7 +150,8 @@ async fn fetch(root: &Path, work: &Path, chef: &str) -> Result<()> {
     if let Some(own) = own
         && own.join("config.toml").is_file()
     {
-        std::fs::copy(own.join("config.toml"), home.join("config.toml"))?;
+        std::fs::copy(own.join("config.toml"), home.join("config.toml"))
+            .context("cannot copy cargo's configuration")?;
     }
     let cargo = |arguments: &[&str], directory: &Path| {
         let mut command = Command::new(cargo_program());
@@ -168,7 +169,41 @@ async fn fetch(root: &Path, work: &Path, chef: &str) -> Result<()> {
     cargo(&["fetch", "--locked", "--quiet"], &chef).await?;
     // Unpacked again where they are compiled.
     std::fs::remove_dir_all(&sources)?;
+    // What is in the image from here on: which registry the crates are of, and nothing that lets anybody in.
+    let config = home.join("config.toml");
+    if config.is_file() {
+        let kept = sources_of(&std::fs::read_to_string(&config)?)?;
+        std::fs::write(&config, kept)?;
+    }
     Ok(())
+}
+
+/// Of a cargo configuration what a build without a network needs: where crates come from, by which their directory is named.
+/// Tokens, proxies and everything else are left out.
+fn sources_of(config: &str) -> Result<String> {
+    let mut kept = String::new();
+    let mut section = String::new();
+    for line in config.lines() {
+        let trimmed = line.trim();
+        if trimmed.starts_with('[') {
+            section = trimmed.trim_matches(['[', ']']).trim().to_owned();
+            if section.starts_with("source") {
+                kept.push_str(&format!("[{section}]\n"));
+            }
+            continue;
+        }
+        let key = trimmed.split('=').next().unwrap_or_default().trim();
+        let full = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+        let place = ["replace-with", "registry", "local-registry", "directory"].iter().any(|name| full.ends_with(name));
+        if full.starts_with("source.") && place {
+            kept.push_str(trimmed);
+            kept.push('\n');
+        }
+    }
+    if kept.lines().any(|line| line.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))) {
+        bail!("cargo's configuration has a password in a URL, which would be in the image");
+    }
+    Ok(kept)
 }
 
 /// Debian's PostgreSQL with the official image's manners. Its major version.
@@ -249,5 +284,25 @@ impl Import {
             bail!("tar failed ({status})");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sources_of;
+
+    #[test]
+    fn only_where_crates_come_from_is_kept_of_a_configuration() {
+        let config = "[net]\nretry = 3\n[source.crates-io]\nreplace-with = 'mirror' # here\n[source.mirror]\n\
+                      registry = \"sparse+https://example.com/\"\n[registries.mirror]\nindex = \"sparse+https://example.com/\"\n\
+                      token = \"abc\"\n[registry]\ntoken = 'def'\n[http]\nproxy = 'user:ghi@proxy'\n";
+        let kept = "[source.crates-io]\nreplace-with = 'mirror' # here\n[source.mirror]\n\
+                    registry = \"sparse+https://example.com/\"\n";
+        assert_eq!(sources_of(config).unwrap(), kept);
+        assert!(sources_of("[source.a]\nregistry = 'https://me:secret@example.com/'\n").is_err());
+        assert_eq!(
+            sources_of("source.crates-io.replace-with = 'a'\nregistry.token = 'b'\n").unwrap(),
+            "source.crates-io.replace-with = 'a'\n"
+        );
     }
 }
