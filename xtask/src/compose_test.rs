@@ -2,6 +2,7 @@
 
 mod confined;
 mod engine;
+mod image;
 mod load;
 mod specification;
 mod stack;
@@ -31,9 +32,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let mut steps = Steps::new("cargo xtask compose-test");
     let engine = steps.step("a Docker engine", Engine::find()).await?;
     steps.step("the names are free", names_are_free()).await?;
-    steps.step("uuidgen", setup::uuidgen()).await?;
+    steps.step("uuidgen and curl", async { setup::uuidgen().await.and(setup::curl().await) }).await?;
     steps.step("base images", standin::ensure(&env::workspace_dir())).await?;
-    let tested = test(&mut steps, &engine, &options).await;
+    let mut attached = None;
+    let tested = test(&mut steps, &engine, &options, &mut attached).await;
     if tested.is_err() {
         for container in stack::CONTAINERS {
             let logs = engine::logs(container).await.unwrap_or_default();
@@ -43,34 +45,53 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     }
     if options.keep {
         println!("the stack is left up: docker-compose -p {} down --volumes, for both files", engine::PROJECT);
+        tested?;
     } else {
-        for file in FILES.iter().rev() {
-            engine.compose(file, &["down", "--volumes", "--timeout", "30"]).await?;
+        let down = down(&engine, attached).await;
+        // What the test found comes first.
+        if let (Err(_), Err(error)) = (&tested, &down) {
+            println!("the stack could not be taken down: {error:#}");
         }
+        tested.and(down)?;
     }
-    tested?;
     steps.finish();
     Ok(())
 }
 
-async fn test(steps: &mut Steps, engine: &Engine, options: &Options) -> Result<()> {
-    let [first, jobs] = FILES;
-    // A profile's services are built when they are named.
-    steps.step("images of docker-compose.yml", engine.compose(first, &["build"])).await?;
-    steps.step("images of docker-compose.jobs.yml", engine.compose(jobs, &["build"])).await?;
-    steps.step("the image of job-worker", engine.compose(jobs, &["build", "job-worker"])).await?;
-    steps.step("image sizes", stack::sizes()).await?;
-    steps.step("docker-compose up -d", stack::up(engine, first, &["postgres"])).await?;
-    steps.step("docker-compose -f docker-compose.jobs.yml up", stack::up(engine, jobs, &stack::SERVICES)).await?;
+async fn test(
+    steps: &mut Steps,
+    engine: &Engine,
+    options: &Options,
+    attached: &mut Option<stack::Attached>,
+) -> Result<()> {
+    steps.step("images", image::build(engine)).await?;
+    steps.step("sizes, users and labels of the images", image::settings()).await?;
+    steps.step("what is in the images", image::contents()).await?;
+    steps.step("every program answers", image::answers()).await?;
+    steps.step("section 4: docker-compose up -d", stack::up(engine)).await?;
+    let up = steps.step("section 4: the jobs services", stack::Attached::start(engine)).await?;
+    *attached = Some(up);
     steps.step("memory, idle", stack::memory("idle")).await?;
     steps.step("section 4: GraphQL", specification::graphql()).await?;
     steps.step("section 5: jobs", specification::jobs()).await?;
     steps.step("section 1: CREATE EXTENSION", specification::extension()).await?;
-    steps.step("confined, and without secrets", confined::check(engine)).await?;
+    steps.step("confined", confined::check(engine)).await?;
     steps.step("jobs under load", load::measure(options.jobs)).await?;
     steps.step("docker kill -s KILL under load", load::killed(options.jobs * 2)).await?;
+    steps.step("SIGTERM under load", load::stopped(options.jobs * 2)).await?;
     steps.step("three workers beside the service", load::scaled(engine, options.jobs * 2)).await?;
-    steps.step("SIGTERM", stack::stop()).await
+    steps.step("SIGTERM", stack::stop_all()).await
+}
+
+/// Takes the stack down, and waits for who watches it.
+async fn down(engine: &Engine, attached: Option<stack::Attached>) -> Result<()> {
+    for file in FILES.iter().rev() {
+        engine.compose(file, &["down", "--volumes", "--timeout", "30"]).await?;
+    }
+    match attached {
+        Some(attached) => attached.ended().await,
+        None => Ok(()),
+    }
 }
 
 /// Container names are the compose files' own: another stack's cannot be told from this test's.

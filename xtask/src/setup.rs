@@ -39,6 +39,15 @@ pub(crate) async fn uuidgen() -> Result<PathBuf> {
     found_or_installed(find, "", "uuid-runtime", "install it (apt install uuid-runtime)").await
 }
 
+/// curl, which they call, too.
+pub(crate) async fn curl() -> Result<PathBuf> {
+    let find = || {
+        let program = PathBuf::from("/usr/bin/curl");
+        if program.is_file() { Ok(program) } else { bail!("no curl found") }
+    };
+    found_or_installed(find, "", "curl", "install it (apt install curl)").await
+}
+
 /// debootstrap's program, in the same way.
 pub(crate) async fn debootstrap() -> Result<PathBuf> {
     let find = || {

@@ -43,7 +43,7 @@ impl Engine {
 
     /// What compose makes of a file.
     pub(super) async fn config(&self, file: &str) -> Result<Value> {
-        let output = self.command(file, &["config"]).stderr(Stdio::inherit()).output().await?;
+        let output = self.command(file, &["--profile", "workers", "config"]).stderr(Stdio::inherit()).output().await?;
         let text = String::from_utf8(output.stdout)?;
         serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{file}: {error}"))
     }
@@ -52,6 +52,11 @@ impl Engine {
         let mut command = compose::command(&self.compose);
         command.args(["-p", PROJECT, "-f", file]).args(arguments).current_dir(env::workspace_dir());
         command
+    }
+
+    /// A command of the specification that begins with `docker-compose`, for a shell: the same with what is there.
+    pub(super) fn as_here(&self, command: &str) -> String {
+        command.replacen("docker-compose", &self.compose.join(" "), 1)
     }
 }
 
@@ -63,6 +68,14 @@ pub(super) async fn docker(arguments: &[&str]) -> Result<String> {
         bail!("`docker {}` failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The containers of a service of the stack, those that have ended included.
+pub(super) async fn containers(service: &str) -> Result<Vec<String>> {
+    let (project, service) =
+        (format!("label=com.docker.compose.project={PROJECT}"), format!("label=com.docker.compose.service={service}"));
+    let names = docker(&["ps", "--all", "--filter", &project, "--filter", &service, "--format", "{{.Names}}"]).await?;
+    Ok(names.lines().map(str::to_owned).collect())
 }
 
 /// Everything a container has written.

@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use job_testkit::wait::try_poll;
 
-use super::engine::{Engine, docker, logs, psql};
+use super::confined;
+use super::engine::{self, Engine, docker, logs, psql};
 use super::specification::done;
 use super::stack::{self, LIMIT};
 use crate::deploy_check::compose::FILES;
@@ -36,12 +37,15 @@ async fn sent(name: &str) -> Result<BTreeMap<String, usize>> {
     Ok(sent)
 }
 
-/// Every job of a name was sent; how many more than once.
+/// Waits until every job of a name was sent (a row is gone a moment before its line is in the log); how many more than once.
 async fn all_sent(name: &str, count: usize) -> Result<usize> {
-    let sent = sent(name).await?;
-    if sent.len() != count {
-        bail!("the function got {} of {count} jobs", sent.len());
-    }
+    let all = async || {
+        let sent = sent(name).await.ok()?;
+        (sent.len() >= count).then_some(sent)
+    };
+    let Ok(sent) = try_poll(LIMIT, all).await else {
+        bail!("the function got {} of {count} jobs", sent(name).await?.len());
+    };
     Ok(sent.values().filter(|times| **times > 1).count())
 }
 
@@ -68,8 +72,12 @@ pub(super) async fn measure(count: usize) -> Result<()> {
         enqueued.as_secs_f64(),
         start.elapsed().as_secs_f64()
     );
+    let peaks = stack::peaks().await?;
     for (container, held) in most {
-        println!("    at most: {container} {held:.1} MiB");
+        let peak = peaks.get(&container).copied().unwrap_or(f64::NAN);
+        println!(
+            "    {container}: {held:.1} MiB when looked at, {peak:.1} MiB at most since its start, cached files included"
+        );
     }
     match all_sent("measure", count).await? {
         0 => Ok(()),
@@ -100,34 +108,68 @@ pub(super) async fn killed(count: usize) -> Result<()> {
     stack::healthy("knative-job-service").await
 }
 
+/// The service is told to stop in the midst of jobs: it ends what it has begun, and starts nothing twice later.
+pub(super) async fn stopped(count: usize) -> Result<()> {
+    enqueue("stopped", count).await?;
+    let begun = async || (sent("stopped").await.ok()?.len() > count / 20).then_some(());
+    try_poll(LIMIT, begun).await.ok().context("no job was sent")?;
+    stack::stop("knative-job-service").await?;
+    let left = psql("SELECT count(*) FROM app_jobs.jobs").await?;
+    let running = psql("SELECT count(*) FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await?;
+    println!("    {} of {count} jobs left, {} of them running", left.trim(), running.trim());
+    if left.trim() == "0" {
+        bail!("every job was done before the service was stopped: this shows nothing");
+    }
+    if running.trim() != "0" {
+        bail!("a service that stops in order leaves no job behind it");
+    }
+    docker(&["start", "knative-job-service"]).await?;
+    done(LIMIT).await?;
+    match all_sent("stopped", count).await? {
+        0 => println!("    docker start: all of {count} jobs done, none sent twice"),
+        twice => bail!("{twice} of {count} jobs were sent twice"),
+    }
+    stack::healthy("knative-job-service").await
+}
+
 /// Three workers beside the service: each does a part, and nobody what another did.
 pub(super) async fn scaled(engine: &Engine, count: usize) -> Result<()> {
     let [_, file] = FILES;
     engine.compose(file, &["up", "-d", "--no-build", "--no-recreate", "--scale", "job-worker=3", "job-worker"]).await?;
-    let workers =
-        docker(&["ps", "--filter", "label=com.docker.compose.service=job-worker", "--format", "{{.Names}}"]).await?;
-    let mut workers: Vec<&str> = workers.lines().collect();
+    let mut workers = engine::containers("job-worker").await?;
     if workers.len() != 3 {
         bail!("there are {} workers", workers.len());
     }
+    let config = engine.config(file).await?;
     for worker in &workers {
         stack::healthy(worker).await?;
+        confined::container(worker, "job-worker", file, &config).await?;
     }
-    workers.push("knative-job-service");
+    workers.push("knative-job-service".to_owned());
     let mut before = Vec::new();
     for worker in &workers {
         before.push(completions(worker).await?);
     }
     enqueue("scaled", count).await?;
     done(LIMIT).await?;
-    let mut all = 0;
-    for (worker, before) in workers.iter().zip(before) {
-        let share = completions(worker).await? - before;
+    let mut shares = Vec::new();
+    let all_told = async || {
+        shares.clear();
+        for (worker, before) in workers.iter().zip(&before) {
+            shares.push(completions(worker).await.ok()? - before);
+        }
+        (shares.iter().sum::<usize>() >= count).then_some(())
+    };
+    let told = try_poll(LIMIT, all_told).await;
+    let all: usize = shares.iter().sum();
+    for (worker, share) in workers.iter().zip(&shares) {
         println!("    {worker}: {share} jobs");
-        if share == 0 {
+        if *share == 0 {
             bail!("{worker} did no job");
         }
-        all += share;
+    }
+    if told.is_err() {
+        bail!("the logs tell of {all} completions of {count}");
     }
     let twice = all_sent("scaled", count).await?;
     println!("    {count} jobs, {all} completions, {twice} sent twice");

@@ -54,6 +54,11 @@ impl Bases {
     }
 }
 
+/// What `jobs/postgres` is made of.
+pub(super) fn postgres_base(root: &Path) -> Result<String> {
+    Bases::read(root).map(|bases| bases.postgres)
+}
+
 /// Every base image is there afterwards.
 pub(super) async fn ensure(root: &Path) -> Result<()> {
     let bases = Bases::read(root)?;
