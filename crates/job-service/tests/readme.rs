@@ -80,7 +80,7 @@ async fn every_sql_block_runs_as_written() {
 const SCALED_OBJECT: &str = include_str!("../../../deploy/kubernetes/components/keda/scaled-object.yaml");
 
 #[tokio::test]
-async fn the_query_that_scales_workers_counts_what_is_due_and_nobody_runs() {
+async fn the_query_that_scales_workers_counts_what_could_run_now() {
     let test_db = TestDb::empty().await;
     let env: std::collections::HashMap<String, String> = test_db.direct_env().into_iter().collect();
     let mut reader = Reader::new(&env);
@@ -88,18 +88,21 @@ async fn the_query_that_scales_workers_counts_what_is_due_and_nobody_runs() {
     let db = Db::new(&reader.finish(config).unwrap()).unwrap();
     let _ = migrate(&db).await.unwrap();
     let client = test_db.connect().await;
-    let jobs = "SELECT app_jobs.add_job('due') FROM generate_series(1, 3);
-                SELECT app_jobs.add_job('later', run_at := now() + interval '1 hour');
-                SELECT app_jobs.add_job('running');
-                UPDATE app_jobs.jobs SET locked_at = now(), locked_by = 'somebody' WHERE task_identifier = 'running';
-                SELECT app_jobs.add_job('exhausted');
-                UPDATE app_jobs.jobs SET attempts = max_attempts WHERE task_identifier = 'exhausted'";
+    let jobs = "SELECT app_jobs.add_job('email:send_email') FROM generate_series(1, 3);
+                SELECT app_jobs.add_job('email:send_email', queue_name := 'one by one') FROM generate_series(1, 10);
+                SELECT app_jobs.add_job('somebody:elses') FROM generate_series(1, 5);
+                SELECT app_jobs.add_job('email:send_email', run_at := now() + interval '1 hour');
+                SELECT app_jobs.add_job('email:send_email', job_key := 'running');
+                UPDATE app_jobs.jobs SET locked_at = now(), locked_by = 'somebody' WHERE key = 'running';
+                SELECT app_jobs.add_job('email:send_email', job_key := 'exhausted');
+                UPDATE app_jobs.jobs SET attempts = max_attempts WHERE key = 'exhausted'";
     client.batch_execute(jobs).await.unwrap();
     let (_, query) = SCALED_OBJECT.split_once("query: >-\n").unwrap();
     let (query, _) = query.split_once("targetQueryValue").unwrap();
     // The login that the manifest gives KEDA is in this role.
     client.batch_execute("SET ROLE jobs_runtime").await.unwrap();
-    assert_eq!(client.query_one(query, &[]).await.unwrap().get::<_, i64>(0), 3);
+    // Three, and of the named queue one.
+    assert_eq!(client.query_one(query, &[]).await.unwrap().get::<_, i64>(0), 4);
 }
 
 #[test]
