@@ -41,7 +41,22 @@ pub(super) async fn copied(root: &Path) -> Result<()> {
     if !missing.is_empty() {
         bail!("{PROGRAMS} does not copy {}", missing.join(", "));
     }
+    for manifest in metadata["packages"].as_array().into_iter().flatten().filter_map(|it| it["manifest_path"].as_str())
+    {
+        let text = std::fs::read_to_string(manifest).with_context(|| format!("cannot read {manifest}"))?;
+        if !tests_have_paths(&text) {
+            bail!(
+                "{manifest}: a [[test]] without a path, which `cargo chef cook` looks for in tests/, where .dockerignore leaves nothing"
+            );
+        }
+    }
     Ok(())
+}
+
+/// Whether each [[test]] of a manifest says where it is. `cargo metadata` does not ask.
+fn tests_have_paths(manifest: &str) -> bool {
+    let sections = manifest.split("[[test]]").skip(1).map(|rest| rest.split("\n[").next().unwrap_or_default());
+    sections.into_iter().all(|section| section.lines().any(|line| line.starts_with("path = ")))
 }
 
 /// Every image that the Dockerfiles make.
@@ -188,5 +203,12 @@ mod tests {
         assert!(
             told(&MANIFEST.replace("0.2.0", "0.2.1")).concat().contains("another version than Cargo.toml's (0.2.1)")
         );
+    }
+
+    #[test]
+    fn a_test_says_where_it_is() {
+        let manifest = "[package]\nname = \"x\"\n\n[[test]]\nname = \"it\"\npath = \"tests/it.rs\"\n\n[[test]]\nname = \"other\"\n";
+        assert!(tests_have_paths(&manifest.replace("\n\n[[test]]\nname = \"other\"\n", "")));
+        assert!(!tests_have_paths(manifest));
     }
 }
