@@ -31,8 +31,9 @@ BEGIN
     END IF;
     -- As in enqueue_job: each turn writes the row, makes room for it, or finds the one that stays.
     LOOP
-        IF mode = 'ignore' THEN
-            -- Without a lock, which would hold up the end of the attempt until the caller's transaction ends.
+        IF mode = 'ignore' AND current_setting('transaction_isolation') = 'read committed' THEN
+            -- Without a lock, which would hold up the end of the attempt until the caller's transaction ends. At a higher isolation
+            -- level the statement would see a job run that has ended since the transaction began.
             SELECT j.id INTO id FROM @extschema@.jobs j
              WHERE j.key = job_key AND j.locked_at IS NOT NULL AND j.database_id IS NOT DISTINCT FROM tenant;
             IF FOUND THEN
@@ -139,8 +140,8 @@ BEGIN
     END IF;
     ids := ARRAY(SELECT nextval('@extschema@.jobs_id_seq') FROM generate_series(1, cardinality(identifiers)));
     LOOP
-        IF cardinality(ignoring) > 0 THEN
-            -- What runs stays, without a lock, which would hold up the end of its attempt until the caller's transaction ends.
+        IF cardinality(ignoring) > 0 AND current_setting('transaction_isolation') = 'read committed' THEN
+            -- What runs stays, without a lock, as in enqueue_keyed_job.
             SELECT coalesce(array_agg(h.key), '{}'), coalesce(array_agg(h.id), '{}') INTO keys, key_ids
               FROM (SELECT DISTINCT j.key, j.id FROM @extschema@.jobs j JOIN unnest(job_keys, db_ids) AS i (key, db_id) ON i.key = j.key
                      WHERE j.key = ANY (pending) AND j.key = ANY (ignoring) AND j.locked_at IS NOT NULL

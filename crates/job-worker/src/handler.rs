@@ -169,7 +169,9 @@ impl Registry {
             self.given_back.ended(job.id);
             return task.stored(job, outcome);
         };
-        match self.given_back.again(job.id) {
+        // Who says that there is to be one attempt means it.
+        let only_one = task.options.retry.is_last(1) || job.max_attempts <= 1;
+        match if only_one { None } else { self.given_back.again(job.id) } {
             Some(after) => callback::Outcome::Postpone { message: storable(error), after, counts: false },
             None => task.stored(job, outcome),
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode as ClientSslMode;
+use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::postgres::{JOBS_POOL_SIZE, JOBS_STATEMENT_TIMEOUT, LEAST_STATEMENT_TIMEOUT, MOST_CONNECTIONS};
@@ -122,9 +122,14 @@ impl DbBuilder {
         }
         let mut client = match self.client {
             Some(client) => {
-                // An idle time of two hours is the client's own default, which cannot be told from a choice.
+                // An idle time of two hours, and any kind of server, are the client's own defaults, which cannot be told from a choice.
                 let idle = client.get_keepalives_idle() != Duration::from_secs(2 * 3600);
-                completed(client, &config, |name| name != "keepalives_idle" || idle)
+                let server = client.get_target_session_attrs() != TargetSessionAttrs::Any;
+                completed(client, &config, |name| match name {
+                    "keepalives_idle" => idle,
+                    "target_session_attrs" => server,
+                    _ => true,
+                })
             }
             None => client_config(&config)?,
         };

@@ -113,7 +113,8 @@ impl Db {
                 elsewhere: config.listen_at.is_some(),
                 schema: config.schema.clone(),
                 statement_timeout: config.statement_timeout,
-                shares: Semaphore::new(config.pool_size - KEPT.min(config.pool_size / 2)),
+                // A pool of none is one of a single connection that never comes: its waits end by their limits.
+                shares: Semaphore::new((config.pool_size - KEPT.min(config.pool_size / 2)).max(1)),
                 cancelling: TaskTracker::new(),
                 suspicions: Suspicions::new(),
                 database: client.get_dbname().unwrap_or_default().to_owned(),

@@ -180,3 +180,24 @@ async fn to_leave_a_waiting_job_as_it_is_keeps_it_from_starting_before_the_commi
         s.run("DELETE FROM app_jobs.jobs").await;
     }
 }
+
+#[tokio::test]
+async fn at_a_higher_isolation_level_a_job_that_has_ended_since_is_not_taken_for_one_that_runs() {
+    let db = database().await;
+    let (s, producer) = (Session::open(&db).await, Session::open(&db).await);
+    for call in ["enqueue('x', '{}', 'k', 'ignore')", "enqueue_all('{x}', NULL, '{k}', '{ignore}')"] {
+        for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+            let id = s.add_job("'x', job_key := 'k'").await;
+            assert_eq!(s.get_job("'worker'").await, Some(id));
+            producer.run(&format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM app_jobs.jobs")).await;
+            s.run(&format!("SELECT app_jobs.complete_job('worker', {id})")).await;
+            // Either it makes the job, or the transaction is to be tried again.
+            match producer.try_show(&format!("SELECT kept FROM app_jobs.{call}")).await {
+                Ok(kept) => assert_eq!(kept, "f", "{call}, {level}"),
+                Err(error) => assert_eq!(error.code().unwrap().code(), "40001", "{call}, {level}"),
+            }
+            producer.run("COMMIT").await;
+            s.run("DELETE FROM app_jobs.jobs").await;
+        }
+    }
+}

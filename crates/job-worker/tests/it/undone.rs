@@ -7,7 +7,7 @@ use std::time::Duration;
 use job_testkit::{Proxy, eventually};
 use job_worker::testing::advance;
 use job_worker::{
-    Context, Db, HandlerResult, Hook, IsolationLevel, KeyMode, NewJob, Next, Outcome, Shutdown, Stopped, Task,
+    Context, Db, HandlerResult, Hook, IsolationLevel, KeyMode, NewJob, Next, Outcome, Retry, Shutdown, Stopped, Task,
     TaskOptions, Worker, WorkerBuilder, enqueue,
 };
 use serde::{Deserialize, Serialize};
@@ -332,4 +332,24 @@ async fn a_job_that_is_given_back_again_and_again_fails_at_last() {
     }
     assert_eq!(run().await.attempts, 1, "the eleventh in a row counts");
     assert_eq!(runs.load(SeqCst), 11);
+}
+
+/// What is to be done once is not done again.
+#[tokio::test]
+async fn who_allows_one_attempt_gets_one() {
+    async fn work(_: Work, context: Context) -> HandlerResult {
+        let conflict = "DO $$BEGIN RAISE 'no' USING ERRCODE = 'serialization_failure'; END$$";
+        context.transaction(async |transaction| Ok(transaction.batch_execute(conflict).await?)).await
+    }
+    let bench = Bench::new().await;
+    let db = Db::from_url(bench.db.url()).unwrap();
+    let once = TaskOptions::new().retry(Retry::never());
+    let by_task = Worker::builder(db.clone()).task_with(once, work).build().unwrap();
+    let by_job = Worker::builder(db.clone()).task(work).build().unwrap();
+    for (worker, job) in [(by_task, Work {}.job()), (by_job, Work {}.job().max_attempts(1))] {
+        let id = enqueue(&bench.sql, job).await.unwrap().id;
+        worker.run_due().await.unwrap();
+        let failed = format!("id = {id} AND attempts = max_attempts");
+        assert_eq!(bench.count(&failed).await, 1, "it has failed for good");
+    }
 }
