@@ -155,7 +155,7 @@ impl<S> Context<S> {
     ///
     /// ```no_run
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { order: i64 }
-    /// # use job_worker::{Context, HandlerResult};
+    /// # use job_worker::{Context, HandlerResult, SqlState};
     /// async fn charge(job: Charge, context: Context) -> HandlerResult {
     ///     let charged = context
     ///         .transaction(async |transaction| -> HandlerResult<bool> {
@@ -163,9 +163,13 @@ impl<S> Context<S> {
     ///             let charged = savepoint.execute("INSERT INTO charges (order_id) VALUES ($1)", &[&job.order]).await;
     ///             match charged {
     ///                 Ok(_) => savepoint.commit().await?,
-    ///                 Err(_) => savepoint.rollback().await?, // charged already
+    ///                 Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+    ///                     savepoint.rollback().await?; // charged already
+    ///                     return Ok(false);
+    ///                 }
+    ///                 Err(error) => return Err(error.into()),
     ///             }
-    ///             Ok(charged.is_ok())
+    ///             Ok(true)
     ///         })
     ///         .await?;
     ///     println!("charged: {charged}");
