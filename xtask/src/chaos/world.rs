@@ -2,6 +2,7 @@
 //! strike here.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -143,7 +144,7 @@ impl World {
             Service::Function(index) => {
                 let (port, recorder) = (self.ports[&service], self.recorder.port);
                 let arguments = format!("chaos-function --index {index} --port {port} --recorder {recorder}");
-                let program = Program::at(std::env::current_exe()?);
+                let program = Program::at(this_program()?);
                 let program = arguments.split(' ').fold(program, |program, argument| program.arg(argument));
                 if index == FUNCTIONS { program.arg("--sdk") } else { program }
             }
@@ -289,4 +290,13 @@ fn services() -> Vec<Service> {
 fn last_lines(process: &Process, count: usize) -> String {
     let lines = process.lines();
     lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// The file of this program. cargo may have built it anew since it was started, for another set of features.
+fn this_program() -> Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    Ok(match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(built_anew) => PathBuf::from(built_anew),
+        None => path,
+    })
 }
