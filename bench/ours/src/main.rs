@@ -28,8 +28,8 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-const THROUGHPUT: &[(&str, &str)] = &[("JOBS_CONCURRENCY", "500")];
-const LATENCY: &[(&str, &str)] = &[("JOBS_CONCURRENCY", "24")];
+/// One for all measurements: a worker that holds jobs ahead needs no more.
+const CONCURRENCY: &[(&str, &str)] = &[("JOBS_CONCURRENCY", "24")];
 
 /// Settings for a worker; the process's own variables JOBS_* first.
 struct Settings(BTreeMap<String, String>);
@@ -148,9 +148,8 @@ impl Rival for Ours {
         left
     }
 
-    async fn prepare(url: &str, profile: Profile, index: u64, probe: Arc<Probe>) -> Result<Worker> {
-        let values = if profile == Profile::Throughput { THROUGHPUT } else { LATENCY };
-        let (config, db) = parts(&Settings::new(url, &format!("worker-{index}"), values))?;
+    async fn prepare(url: &str, _profile: Profile, index: u64, probe: Arc<Probe>) -> Result<Worker> {
+        let (config, db) = parts(&Settings::new(url, &format!("worker-{index}"), CONCURRENCY))?;
         Ok(Worker::builder(db).config(config).state(probe).task(noop).build()?)
     }
 
@@ -164,9 +163,8 @@ impl Rival for Ours {
         Ok(())
     }
 
-    fn settings(profile: Profile) -> String {
-        let values = if profile == Profile::Throughput { THROUGHPUT } else { LATENCY };
-        let words: Vec<String> = values.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    fn settings(_profile: Profile) -> String {
+        let words: Vec<String> = CONCURRENCY.iter().map(|(name, value)| format!("{name}={value}")).collect();
         format!("{}; enqueue_many with 10,000 jobs, which makes statements of 2,000", words.join(", "))
     }
 }

@@ -13,6 +13,9 @@ use tokio::task::JoinHandle;
 
 use crate::{env, wait};
 
+/// How many lines of a program a failing test shows.
+const LAST_LINES: usize = 30;
+
 /// A signal for a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -202,6 +205,17 @@ impl Process {
     /// Whether it is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Process {
+    /// Where the test fails, what the program wrote last often says why.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.lines.get();
+            let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+            eprintln!("{}, process {}, wrote last:\n{}", self.name, self.pid(), last.join("\n"));
+        }
     }
 }
 

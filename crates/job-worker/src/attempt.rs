@@ -11,7 +11,7 @@ use job_utils::shutdown::Shutdown;
 use job_utils::wire::callback::Outcome;
 use job_utils::wire::dispatch::Answer;
 
-use crate::context::Context;
+use crate::context::{Context, Surroundings};
 use crate::dispatch::Dispatcher;
 use crate::handler::{Registered, Registry};
 use crate::outcome;
@@ -22,18 +22,17 @@ pub(crate) struct Runner {
     registry: Arc<Registry>,
     /// For what has no handler.
     dispatcher: Option<Dispatcher>,
-    db: Db,
+    surroundings: Arc<Surroundings>,
     settler: Settler<Attempt>,
     slots: Arc<Slots>,
     worker_id: Arc<str>,
-    /// Tells handlers of a stop.
-    stopping: Shutdown,
 }
 
 /// What is left of an attempt when its outcome is on its way.
 struct Attempt {
     lane: usize,
-    job: Job,
+    /// Without the payload, which can be large.
+    job: Arc<Job>,
     duration: Duration,
 }
 
@@ -56,10 +55,11 @@ impl Runner {
             }
             of_settler.settled(results.into_iter().map(|(settlement, _)| {
                 let attempt = settlement.ticket;
-                (attempt.lane, claim_of(&attempt.job), attempt.job.queue_name)
+                (attempt.lane, claim_of(&attempt.job), attempt.job.queue_name.clone())
             }));
         });
-        Self { registry, dispatcher, db, settler, slots, worker_id, stopping }
+        let surroundings = Surroundings::new(db, stopping);
+        Self { registry, dispatcher, surroundings, settler, slots, worker_id }
     }
 
     /// A slot: runs a job, then whatever else is waiting, and ends when nothing is.
@@ -83,19 +83,25 @@ impl Runner {
             // Not claimed as a rule.
             (None, None) => {
                 let outcome = Outcome::Fail("the worker has no handler for the task".to_owned());
-                self.settle(outcome, Attempt { lane, job, duration: Duration::ZERO }).await;
+                self.settle(outcome, Attempt { lane, job: Arc::new(job), duration: Duration::ZERO }).await;
             }
         }
     }
 
     async fn run_here(&self, lane: usize, job: Job, task: &Registered) {
         let started = Instant::now();
-        // The attempt's own record keeps everything but the payload, which can be large.
-        let record = job.clone_without_payload();
-        let context = Context::new(job, self.db.clone(), self.stopping.clone());
+        let mut job = Arc::new(job);
+        let context = Context::new(job.clone(), self.surroundings.clone());
         let outcome = self.registry.run(task, &context).await;
-        let attempt = Attempt { lane, job: record, duration: started.elapsed() };
-        if context.is_completed() {
+        let completed = context.is_completed();
+        drop(context);
+        match Arc::get_mut(&mut job) {
+            Some(job) => job.payload = String::new(),
+            // Something that the handler has spawned goes on with it.
+            None => job = Arc::new(job.clone_without_payload()),
+        }
+        let attempt = Attempt { lane, job, duration: started.elapsed() };
+        if completed {
             self.registry.given_back.ended(attempt.job.id);
             self.completed(outcome, attempt);
         } else {
@@ -118,7 +124,7 @@ impl Runner {
                 "the handler's transaction has completed the job: what it returned afterwards does nothing"
             );
         }
-        self.slots.settled([(lane, claim_of(&job), job.queue_name)]);
+        self.slots.settled([(lane, claim_of(&job), job.queue_name.clone())]);
     }
 
     async fn dispatch(&self, lane: usize, mut job: Job, dispatcher: &Dispatcher) {
@@ -134,7 +140,7 @@ impl Runner {
                 return;
             }
         };
-        self.settle(outcome, Attempt { lane, job, duration: started.elapsed() }).await;
+        self.settle(outcome, Attempt { lane, job: Arc::new(job), duration: started.elapsed() }).await;
     }
 
     async fn settle(&self, outcome: Outcome, ticket: Attempt) {

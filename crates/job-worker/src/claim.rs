@@ -19,7 +19,7 @@ use job_utils::config::WorkerConfig;
 use job_utils::db::{Claim, Claimed, DbError, Found, Listener, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -139,12 +139,7 @@ impl Claimer {
                 () = self.listener.wake.woken() => self.wake(),
                 () = self.vigil.again.notified() => self.wake(),
                 () = self.slots.room.notified() => self.room(),
-                Some(ended) = self.running.join_next() => {
-                    if let Err(error) = ended {
-                        // A panic in our own code: the job's lock stays until it is released or expires.
-                        tracing::error!("a slot was lost: {error}");
-                    }
-                }
+                Some(ended) = self.running.join_next() => self.slot_ended(ended),
                 Some(cleared) = self.clearing.join_next() => self.cleared(cleared.unwrap_or(false)),
                 Some(_) = self.giving_back.join_next() => {}
                 () = tokio::time::sleep_until(next_look) => self.due(),
@@ -157,6 +152,18 @@ impl Claimer {
         let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.pulse.go_on()));
         let Self { db, slots, running, grace, accepting, callback_timeout, .. } = self;
         drain(Draining { db, slots, running, grace, accepting, callback_timeout, heartbeat, stopped }).await
+    }
+
+    /// Slots end in crowds, when jobs are quick.
+    fn slot_ended(&mut self, ended: Result<(), JoinError>) {
+        let mut next = Some(ended);
+        while let Some(ended) = next {
+            if let Err(error) = ended {
+                // A panic in our own code: the job's lock stays until it is released or expires.
+                tracing::error!("a slot was lost: {error}");
+            }
+            next = self.running.try_join_next();
+        }
     }
 
     /// When to look although nobody has asked for it.

@@ -1,7 +1,7 @@
 //! Context: what a handler is told and given besides the payload.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use job_utils::db::{
     CompleteError, Db, EnqueueClient, IsolationLevel, Job, Transaction, Work, attempt_token, complete_in_transaction,
@@ -26,12 +26,27 @@ pub struct Context<S = ()> {
     state: Arc<S>,
 }
 
+/// What is the same for all attempts of a worker.
+pub(crate) struct Surroundings {
+    db: Db,
+    /// Tells handlers of a stop.
+    stopping: Shutdown,
+    /// The state of a context that has none.
+    none: Arc<()>,
+}
+
+impl Surroundings {
+    pub(crate) fn new(db: Db, stopping: Shutdown) -> Arc<Self> {
+        Arc::new(Self { db, stopping, none: Arc::new(()) })
+    }
+}
+
 /// What is the same for all clones.
 struct Attempt {
-    job: Job,
-    db: Db,
-    stopping: Shutdown,
-    timed_out: Shutdown,
+    job: Arc<Job>,
+    surroundings: Arc<Surroundings>,
+    /// There once somebody has asked for it, or the time is up.
+    timed_out: OnceLock<Shutdown>,
     /// The handler has asked when to end.
     watched: AtomicBool,
     /// A transaction is open or waited for.
@@ -59,7 +74,7 @@ impl<S> Clone for Context<S> {
 }
 
 impl Context {
-    pub(crate) fn new(job: Job, db: Db, stopping: Shutdown) -> Self {
+    pub(crate) fn new(job: Arc<Job>, surroundings: Arc<Surroundings>) -> Self {
         let span = tracing::info_span!(
             "job.run",
             job.id = job.id,
@@ -67,9 +82,9 @@ impl Context {
             job.attempts = job.attempts
         );
         let (watched, open, completed) = Default::default();
-        let (timed_out, begun) = (Shutdown::new(), AtomicBool::new(true));
-        let attempt = Attempt { job, db, stopping, timed_out, watched, open, begun, completed, span };
-        Self { attempt: Arc::new(attempt), state: Arc::new(()) }
+        let (timed_out, begun, state) = (OnceLock::new(), AtomicBool::new(true), surroundings.none.clone());
+        let attempt = Attempt { job, surroundings, timed_out, watched, open, begun, completed, span };
+        Self { attempt: Arc::new(attempt), state }
     }
 }
 
@@ -92,7 +107,7 @@ impl<S> Context<S> {
     /// The worker's pool. The worker itself needs some of its connections, and nothing keeps handlers from taking the last of them here:
     /// those that hold one for long want a larger pool ([`Db::builder`], JOBS_POOL_SIZE), or one of their own.
     pub fn db(&self) -> &Db {
-        &self.attempt.db
+        &self.attempt.surroundings.db
     }
 
     /// The span in which the handler runs, for what it spawns.
@@ -109,23 +124,23 @@ impl<S> Context<S> {
     /// Waits until the handler is to end, because the worker stops or its time is up. Nobody ends it before the grace of the stop
     /// is over, or a second after its time is.
     pub async fn cancelled(&self) -> Cancelled {
-        let Attempt { stopping, timed_out, watched, .. } = &*self.attempt;
+        let Attempt { surroundings, timed_out, watched, .. } = &*self.attempt;
         watched.store(true, Ordering::Relaxed);
         tokio::select! {
             biased;
-            () = timed_out.triggered() => Cancelled::TimedOut,
-            () = stopping.triggered() => Cancelled::Stopping,
+            () = timed_out.get_or_init(Shutdown::new).triggered() => Cancelled::TimedOut,
+            () = surroundings.stopping.triggered() => Cancelled::Stopping,
         }
     }
 
     /// Whether the handler is to end, and why: for those that go round in a loop.
     pub fn is_cancelled(&self) -> Option<Cancelled> {
-        let Attempt { stopping, timed_out, watched, .. } = &*self.attempt;
+        let Attempt { surroundings, timed_out, watched, .. } = &*self.attempt;
         watched.store(true, Ordering::Relaxed);
-        if timed_out.is_triggered() {
+        if timed_out.get().is_some_and(Shutdown::is_triggered) {
             return Some(Cancelled::TimedOut);
         }
-        stopping.is_triggered().then_some(Cancelled::Stopping)
+        surroundings.stopping.is_triggered().then_some(Cancelled::Stopping)
     }
 
     /// Does the job's work in a transaction that completes the job as well: both are committed or neither is. When the job has been
@@ -223,7 +238,7 @@ impl<S> Context<S> {
     where
         E: From<CompleteError>,
     {
-        let Attempt { job, db, open, begun, completed, .. } = &*self.attempt;
+        let Attempt { job, open, begun, completed, .. } = &*self.attempt;
         // A second one would wait for the row that the first one holds, and that one perhaps for it.
         if open.swap(true, Ordering::Relaxed) {
             return Err(CompleteError::Open(job.id).into());
@@ -232,7 +247,7 @@ impl<S> Context<S> {
         begun.store(false, Ordering::Relaxed);
         let mut how = Work::default();
         (how.isolation, how.begun) = (isolation, Some(begun));
-        let value = db.complete_with(job, how, work).await?;
+        let value = self.db().complete_with(job, how, work).await?;
         completed.store(true, Ordering::Relaxed);
         Ok(value)
     }
@@ -243,8 +258,7 @@ impl<S> Context<S> {
     /// # Errors
     /// The attempt is no longer live, or the database did not do it: roll back.
     pub async fn complete_in<C: EnqueueClient>(&self, transaction: &C) -> Result<(), CompleteError> {
-        let Attempt { job, db, .. } = &*self.attempt;
-        complete_in_transaction(transaction, db.schema(), job).await
+        complete_in_transaction(transaction, self.db().schema(), self.job()).await
     }
 
     /// Whether the last transaction failed, or is waited for, before its work began.
@@ -259,7 +273,7 @@ impl<S> Context<S> {
 
     /// The handler's time is up. Returns whether it has asked for it.
     pub(crate) fn time_out(&self) -> bool {
-        self.attempt.timed_out.trigger();
+        self.attempt.timed_out.get_or_init(Shutdown::new).trigger();
         self.attempt.watched.load(Ordering::Relaxed)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, Map, Ready, ready};
 use job_utils::config::in_words;
 use job_utils::db::Job;
 use job_utils::task::Task;
@@ -128,8 +128,11 @@ async fn limited(
     }
 }
 
+/// A typed handler's future, or that its payload cannot be read.
+type Typed<Fut, R> = Either<Map<Fut, fn(R) -> Outcome>, Ready<Outcome>>;
+
 /// What a handler of a type does: it reads the payload first.
-pub(crate) fn typed<T, S, F, Fut, R>(handler: F) -> impl Fn(Context<S>) -> BoxFuture<'static, Outcome> + Send + Sync
+pub(crate) fn typed<T, S, F, Fut, R>(handler: F) -> impl Fn(Context<S>) -> Typed<Fut, R> + Send + Sync
 where
     T: Task,
     S: Send + Sync + 'static,
@@ -137,16 +140,13 @@ where
     Fut: Future<Output = R> + Send + 'static,
     R: IntoOutcome + 'static,
 {
-    let handler = Arc::new(handler);
-    move |context| {
-        let handler = handler.clone();
-        Box::pin(async move {
-            match serde_json::from_str(&context.job().payload) {
-                Ok(payload) => handler(payload, context).await.into_outcome(),
-                // Tried again: a newer worker may be able to read it.
-                Err(error) => Outcome::Retry { error: storable(&format!("payload: {error}")), after: None },
-            }
-        })
+    move |context| match serde_json::from_str(&context.job().payload) {
+        Ok(payload) => handler(payload, context).map(R::into_outcome as fn(R) -> Outcome).left_future(),
+        // Tried again: a newer worker may be able to read it.
+        Err(error) => {
+            let error = storable(&format!("payload: {error}"));
+            ready(Outcome::Retry { error, after: None }).right_future()
+        }
     }
 }
 

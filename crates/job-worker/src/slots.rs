@@ -19,11 +19,8 @@ use tokio::time::Instant;
 
 use crate::attempt::claim_of;
 
-/// The buffer holds what the lane gets through in this time. Longer than a claim takes, so that nobody waits for one.
-const AHEAD: Duration = Duration::from_millis(50);
-
-/// Over how long the rate is measured at least.
-const RATE_WINDOW: Duration = Duration::from_millis(2);
+/// The rate is that of this window and of the one before it. Longer than a claim takes: while one is waited for, nothing ends.
+const RATE_WINDOW: Duration = Duration::from_millis(25);
 
 /// The largest claim: past a few hundred a batch gains nothing, and holds its rows longer.
 pub(crate) const BATCH: usize = 500;
@@ -61,9 +58,11 @@ struct Lane {
     buffer: VecDeque<Job>,
     /// When the buffer was last filled.
     filled: Instant,
-    /// Ended since the rate was measured, and when that was.
+    /// Ended since the window began, and when that was.
     ended: usize,
-    measured: Instant,
+    since: Instant,
+    /// Ended in the window before.
+    before: usize,
     /// How many jobs to hold ahead of the slots.
     ahead: usize,
     /// Somebody wants to be told when there is room.
@@ -81,22 +80,24 @@ impl Lane {
             buffer: VecDeque::new(),
             filled: now,
             ended: 0,
-            measured: now,
+            since: now,
+            before: 0,
             ahead: 0,
             wanted: false,
             freed: Vec::new(),
         }
     }
 
+    /// Holds ahead what the lane got through in the last two windows. Never more than really ended: slow jobs that end together are
+    /// not quick ones.
     fn measure(&mut self, prefetch: usize) {
-        let elapsed = self.measured.elapsed();
+        let elapsed = self.since.elapsed();
         if elapsed >= RATE_WINDOW {
-            // Never more than really ended: slow jobs that end together are not quick ones.
-            let share = AHEAD.as_secs_f64() / elapsed.max(AHEAD).as_secs_f64();
-            self.ahead = prefetch.min((self.ended as f64 * share) as usize);
+            self.before = (self.ended as f64 * RATE_WINDOW.div_duration_f64(elapsed)) as usize;
             self.ended = 0;
-            self.measured = Instant::now();
+            self.since = Instant::now();
         }
+        self.ahead = prefetch.min(self.before + self.ended);
     }
 }
 

@@ -16,6 +16,7 @@
 //! ```
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use job_utils::db::{CallbackDb, Claim, Claimed, Instance, Job, Position, WorkerDb};
@@ -23,7 +24,7 @@ use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
 use crate::attempt::claim_of;
-use crate::context::Context;
+use crate::context::{Context, Surroundings};
 use crate::outcome::Outcome;
 use crate::worker::Worker;
 use crate::{DbError, slots};
@@ -74,6 +75,7 @@ impl Worker {
         // Also when this is dropped in the middle.
         let stopping = Shutdown::new();
         let _told = stopping.trigger_on_drop();
+        let surroundings = Surroundings::new(self.db.clone(), stopping);
         let (mut ran, mut known) = (Vec::new(), HashSet::new());
         loop {
             let claim = Claim {
@@ -98,18 +100,23 @@ impl Worker {
                 return Ok(ran);
             }
             for job in new {
-                let outcome = self.run_now(&settler, &job, &stopping).await?;
+                let outcome = self.run_now(&settler, &job, &surroundings).await?;
                 ran.push(Ran { job, outcome });
             }
         }
     }
 
-    async fn run_now(&self, settler: &CallbackDb, job: &Job, stopping: &Shutdown) -> Result<Outcome, RunDueError> {
+    async fn run_now(
+        &self,
+        settler: &CallbackDb,
+        job: &Job,
+        surroundings: &Arc<Surroundings>,
+    ) -> Result<Outcome, RunDueError> {
         // Claimed by its task.
         let Some(task) = self.registry.by_task.get(&job.task_identifier) else {
             return Ok(Outcome::Snooze { after: Duration::ZERO });
         };
-        let context = Context::new(job.clone(), self.db.clone(), stopping.clone());
+        let context = Context::new(Arc::new(job.clone()), surroundings.clone());
         let outcome = self.registry.run(task, &context).await;
         if context.is_completed() {
             self.registry.given_back.ended(job.id);

@@ -101,9 +101,8 @@ async fn run<T: Send + Sync + 'static>(db: Db, mut receiver: mpsc::Receiver<Sett
     tokio::spawn(run_blocked(db.clone(), waiting, report.clone()));
     let mut batch = Vec::with_capacity(BATCH);
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
-        let items = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-        let (completed, failed): (Vec<_>, Vec<_>) =
-            items.into_iter().partition(|item| item.outcome == Outcome::Complete);
+        let mut completed = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+        let failed: Vec<_> = completed.extract_if(.., |item| item.outcome != Outcome::Complete).collect();
         tokio::join!(store_all(&db, completed, &blocked, &report), store_all(&db, failed, &blocked, &report));
     }
 }
