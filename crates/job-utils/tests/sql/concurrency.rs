@@ -1,11 +1,13 @@
 //! Many connections at once: each job is claimed exactly once, and named queues never overlap.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::sql::support::{Session, database};
+use crate::sql::support::{LIMIT, Session, database};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_connections_claiming_5000_jobs_claim_each_exactly_once() {
@@ -73,6 +75,25 @@ async fn claims_completions_failures_and_releases_at_once_lose_and_double_nothin
     assert_eq!(s.show("SELECT * FROM app_jobs.job_queues").await, "", "and the queues' counts came out even");
 }
 
+/// The first jobs without a queue wait until two of them run: on a busy machine none might happen to.
+#[derive(Default)]
+struct SideBySide {
+    running: AtomicUsize,
+    met: watch::Sender<bool>,
+}
+
+impl SideBySide {
+    async fn wait_for_another(&self) {
+        let mut met = self.met.subscribe();
+        if self.running.fetch_add(1, Ordering::SeqCst) > 0 {
+            self.met.send_replace(true);
+        }
+        let met = tokio::time::timeout(LIMIT, met.wait_for(|met| *met)).await;
+        assert!(met.is_ok(), "jobs without a queue run side by side");
+        self.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn named_queues_never_overlap_and_keep_order_while_jobs_without_one_run_side_by_side() {
     let db = database().await;
@@ -84,9 +105,9 @@ async fn named_queues_never_overlap_and_keep_order_while_jobs_without_one_run_si
          SELECT 'x', CASE WHEN g % 6 < 5 THEN 'q' || g % 6 END FROM generate_series(1, 300) g",
     )
     .await;
-    let mut workers = JoinSet::new();
+    let (mut workers, free) = (JoinSet::new(), Arc::new(SideBySide::default()));
     for worker in 0..8 {
-        let s = Session::open(&db).await;
+        let (s, free) = (Session::open(&db).await, free.clone());
         workers.spawn(async move {
             while s.is("SELECT EXISTS (SELECT FROM app_jobs.jobs)").await {
                 let claimed = s.show(&format!("SELECT id, queue_name FROM app_jobs.get_job('worker-{worker}')")).await;
@@ -96,6 +117,9 @@ async fn named_queues_never_overlap_and_keep_order_while_jobs_without_one_run_si
                     "INSERT INTO public.log (what, queue, job) VALUES ('start', nullif('{queue}', '~'), {id})"
                 ))
                 .await;
+                if queue == "~" {
+                    free.wait_for_another().await;
+                }
                 s.run(&format!(
                     "INSERT INTO public.log (what, queue, job) VALUES ('end', nullif('{queue}', '~'), {id})"
                 ))
