@@ -91,7 +91,7 @@ impl Runner {
     async fn run_here(&self, lane: usize, job: Job, task: &Registered) {
         let started = Instant::now();
         let mut job = Arc::new(job);
-        let context = Context::new(job.clone(), self.surroundings.clone());
+        let context = Context::new(job.clone(), task.timeout, self.surroundings.clone());
         let outcome = self.registry.run(task, &context).await;
         let completed = context.is_completed();
         drop(context);

@@ -2,12 +2,16 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use job_utils::db::{
     CompleteError, Db, EnqueueClient, IsolationLevel, Job, Transaction, Work, attempt_token, complete_in_transaction,
 };
 use job_utils::shutdown::Shutdown;
 use tracing::Span;
+
+/// So long after the task's time is up, the server takes a transaction without a statement for one whose process is halted.
+const IDLE_MARGIN: Duration = Duration::from_secs(5);
 
 /// Why a handler is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +48,8 @@ impl Surroundings {
 /// What is the same for all clones.
 struct Attempt {
     job: Arc<Job>,
+    /// How long it may take.
+    timeout: Duration,
     surroundings: Arc<Surroundings>,
     /// There once somebody has asked for it, or the time is up.
     timed_out: OnceLock<Shutdown>,
@@ -74,7 +80,7 @@ impl<S> Clone for Context<S> {
 }
 
 impl Context {
-    pub(crate) fn new(job: Arc<Job>, surroundings: Arc<Surroundings>) -> Self {
+    pub(crate) fn new(job: Arc<Job>, timeout: Duration, surroundings: Arc<Surroundings>) -> Self {
         let span = tracing::info_span!(
             "job.run",
             job.id = job.id,
@@ -83,7 +89,7 @@ impl Context {
         );
         let (watched, open, completed) = Default::default();
         let (timed_out, begun, state) = (OnceLock::new(), AtomicBool::new(true), surroundings.none.clone());
-        let attempt = Attempt { job, surroundings, timed_out, watched, open, begun, completed, span };
+        let attempt = Attempt { job, timeout, surroundings, timed_out, watched, open, begun, completed, span };
         Self { attempt: Arc::new(attempt), state }
     }
 }
@@ -238,7 +244,7 @@ impl<S> Context<S> {
     where
         E: From<CompleteError>,
     {
-        let Attempt { job, open, begun, completed, .. } = &*self.attempt;
+        let Attempt { job, timeout, open, begun, completed, .. } = &*self.attempt;
         // A second one would wait for the row that the first one holds, and that one perhaps for it.
         if open.swap(true, Ordering::Relaxed) {
             return Err(CompleteError::Open(job.id).into());
@@ -247,6 +253,7 @@ impl<S> Context<S> {
         begun.store(false, Ordering::Relaxed);
         let mut how = Work::default();
         (how.isolation, how.begun) = (isolation, Some(begun));
+        how.idle = Some(*timeout + IDLE_MARGIN);
         let value = self.db().complete_with(job, how, work).await?;
         completed.store(true, Ordering::Relaxed);
         Ok(value)

@@ -69,6 +69,8 @@ impl TaskOptions {
 pub(crate) struct Registered {
     run: Box<Run>,
     pub(crate) options: TaskOptions,
+    /// How long an attempt may take.
+    pub(crate) timeout: Duration,
 }
 
 /// The tasks that run here, by identifier, and the hooks around all of them.
@@ -106,7 +108,7 @@ where
             }
         })
     };
-    Registered { run: Box::new(run), options }
+    Registered { run: Box::new(run), options, timeout }
 }
 
 /// Waits for a handler as long as it has time, and a little longer when it is about to end.

@@ -17,14 +17,18 @@ const SQL: &str = "SELECT @extschema@.complete_in_transaction($1)";
 /// Locks the attempt's row, before any work: whoever else needs rows of the work and this one (a producer with the job's key) then
 /// waits here rather than in the middle, where the two would wait for each other. No row: the attempt is no longer live. And the
 /// settings for the rest of the transaction; what is NULL is not set. A row that is locked is not taken over, so a client that has gone
-/// without a word must be noticed before its lease ends, as the pool notices a server.
+/// without a word must be noticed before its lease ends, as the pool notices a server; one that is halted, or whose runtime is
+/// blocked, says nothing and keeps its connection, so the server ends it when there has been no statement for longer than the work
+/// may take. Whoever has set that for the session means it.
 const BEGIN: &str = "WITH own AS MATERIALIZED (\
                      SELECT j.id FROM @extschema@.jobs j WHERE j.id = $1 AND j.epoch = $2 AND j.locked_at IS NOT NULL FOR UPDATE), \
                      setting AS MATERIALIZED (\
                      SELECT set_config(s.name, s.value, true) FROM own, \
                      (VALUES ('jwt.claims.database_id', $3::uuid::text), ('jwt.claims.user_id', $4::uuid::text), \
                      ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), \
-                     ('tcp_user_timeout', '20000')) AS s (name, value) WHERE s.value IS NOT NULL) \
+                     ('tcp_user_timeout', '20000'), \
+                     ('idle_in_transaction_session_timeout', CASE current_setting('idle_in_transaction_session_timeout') \
+                     WHEN '0' THEN $5::int4::text END)) AS s (name, value) WHERE s.value IS NOT NULL) \
                      SELECT (SELECT count(*) FROM setting) FROM own";
 
 /// How long a rollback may take before its connection is given up.
@@ -82,6 +86,9 @@ pub async fn complete_in_transaction<C: EnqueueClient>(
 pub struct Work<'a> {
     /// None: that of the session.
     pub isolation: Option<IsolationLevel>,
+    /// After so long without a statement the server ends the transaction and its session; None: never, unless the session says
+    /// otherwise.
+    pub idle: Option<Duration>,
     /// Is set when the work begins, or never can; an error before that says nothing of the work.
     pub begun: Option<&'a AtomicBool>,
 }
@@ -144,7 +151,7 @@ impl Db {
             transaction = transaction.isolation_level(isolation);
         }
         let mut transaction = transaction.start().await.map_err(DbError::query("begin")).map_err(failed)?;
-        if !self.begin_work(&transaction, job).await.map_err(failed)? {
+        if !self.begin_work(&transaction, job, how.idle).await.map_err(failed)? {
             how.begin();
             return Err(CompleteError::Stale(job.id).into());
         }
@@ -156,12 +163,20 @@ impl Db {
     }
 
     /// Locks the job's row and takes on its tenant and actor, for the rest of the transaction; false when the attempt is no longer live.
-    async fn begin_work(&self, transaction: &Transaction<'_>, job: &Job) -> Result<bool, DbError> {
+    async fn begin_work(
+        &self,
+        transaction: &Transaction<'_>,
+        job: &Job,
+        idle: Option<Duration>,
+    ) -> Result<bool, DbError> {
+        // Milliseconds; PostgreSQL knows no more than these.
+        let idle = idle.map(|idle| i32::try_from(idle.as_millis()).unwrap_or(i32::MAX));
         let parameters: Parameters<'_> = &[
             (&job.id, Type::INT8),
             (&job.epoch, Type::INT8),
             (&job.database_id, Type::UUID),
             (&job.actor_id, Type::UUID),
+            (&idle, Type::INT4),
         ];
         Ok(!transaction.rows("begin", &self.sql(BEGIN), parameters).await?.is_empty())
     }

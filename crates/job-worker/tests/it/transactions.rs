@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use job_testkit::eventually;
 use job_utils::config::{PostgresConfig, Reader};
+use job_utils::db::Work;
 use job_worker::{
     BoxError, CompleteError, Context, Db, HandlerResult, IsolationLevel, NewJob, Outcome, Shutdown, Task, TaskOptions,
     Worker, enqueue,
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::support::{Bench, LIMIT};
@@ -49,7 +51,8 @@ async fn charge(job: Charge, context: Context<mpsc::UnboundedSender<String>>) ->
         // Another worker takes it over.
         let client = context.db().connection().await?;
         let taken = "UPDATE app_jobs.jobs SET locked_by = 'another', epoch = 1, instance = NULL WHERE id = $1";
-        client.execute(taken, &[&id]).await?;
+        // Behind a pooler a statement that was prepared is in another session.
+        client.query_typed(taken, &[(&id, Type::INT8)]).await?;
     }
     let charged: Result<i64, BoxError> = context
         .transaction(async |transaction| {
@@ -270,6 +273,38 @@ async fn a_transaction_holds_its_job_and_not_for_longer_than_its_client_lives() 
     let client = db.connection().await.unwrap();
     let after: String = client.query_one("SELECT current_setting('tcp_keepalives_count')", &[]).await.unwrap().get(0);
     assert_ne!(after, "3");
+}
+
+/// A halted process keeps its connection and says nothing: here it is work that waits for the job's row, which it holds itself.
+#[tokio::test]
+async fn a_transaction_without_a_statement_for_longer_than_its_task_may_take_is_ended_by_the_server() {
+    async fn handler(_: Charge, context: Context<mpsc::UnboundedSender<String>>) -> HandlerResult {
+        let mut halted = Work::default();
+        halted.idle = Some(Duration::from_millis(100));
+        let ended = context.db().complete_with(context.job(), halted, async |_| -> Result<(), CompleteError> {
+            let other = context.db().connection().await?;
+            let locked = "SELECT FROM app_jobs.jobs WHERE id = $1 FOR UPDATE";
+            other.query_typed(locked, &[(&context.job().id, Type::INT8)]).await.expect("the row is free again");
+            Ok(())
+        });
+        let error = tokio::time::timeout(LIMIT, ended).await?.unwrap_err();
+        context.state().send(error.to_string())?;
+        context
+            .transaction(async |transaction| {
+                let row = transaction.query_one("SHOW idle_in_transaction_session_timeout", &[]).await?;
+                context.state().send(row.get(0))?;
+                Ok(())
+            })
+            .await
+    }
+    let bench = Bench::new().await;
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let task = TaskOptions::new().timeout(LIMIT);
+    let worker = Worker::builder(pool(&bench)).state(told).task_with(task, handler).build().unwrap();
+    enqueue(&bench.sql, Charge::Commit).await.unwrap();
+    assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Done);
+    assert_eq!(heard.recv().await.unwrap(), "complete failed");
+    assert_eq!(heard.recv().await.unwrap(), "35s", "5 s more than the task may take");
 }
 
 /// A second transaction within the first one would wait for it.
