@@ -10,7 +10,7 @@ pub mod preview;
 mod scheduler;
 pub mod timetable;
 
-use job_utils::config::SchedulerConfig;
+use job_utils::config::{ConfigError, SchedulerConfig};
 use job_utils::db::{Db, DbError, Identity, Listener, SchedulerDb, SchedulerInstance};
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
@@ -35,6 +35,9 @@ pub struct Stopped {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchedulerError {
+    /// Settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The database settings are wrong or Postgres refuses them.
     #[error("the scheduler cannot use the database")]
     Db(#[from] DbError),
@@ -65,7 +68,11 @@ pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped,
 }
 
 /// Runs a scheduler on a given pool until told to stop; then gives its schedules back.
+///
+/// # Errors
+/// A setting cannot be used, or Postgres refuses what waiting cannot mend.
 pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Result<Stopped, SchedulerError> {
+    ConfigError::none_of(config.problems())?;
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
-use job_utils::config::ServerConfig;
+use job_utils::config::{ConfigError, ServerConfig};
 use job_utils::db::{CallbackDb, Db, DbError};
 use job_utils::health;
 use job_utils::shutdown::Shutdown;
@@ -24,6 +24,9 @@ const LAST_ANSWERS: Duration = Duration::from_millis(250);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
+    /// Settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The database settings are wrong or Postgres refuses them.
     #[error("the callback server cannot use the database")]
     Db(#[from] DbError),
@@ -57,12 +60,16 @@ pub async fn bind(port: u16) -> Result<TcpListener, ServerError> {
 /// outcomes are stored, and at the end of the grace with 503.
 ///
 /// It serves from the start: /healthz answers while the database is still awaited, and /readyz says what is missing.
+///
+/// # Errors
+/// A setting cannot be used, or the socket fails.
 pub async fn run_with(
     config: ServerConfig,
     db: Db,
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> Result<(), ServerError> {
+    ConfigError::none_of(config.problems())?;
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "callback server listens");
     }

@@ -1,6 +1,6 @@
 //! Service: the parts as values, put together by a builder.
 
-use job_utils::config::{ConfigError, Fault, SchedulerConfig, ServerConfig};
+use job_utils::config::{ConfigError, SchedulerConfig, ServerConfig};
 use job_utils::db::Db;
 use job_utils::db::migrate::migrate;
 use job_utils::shutdown::Shutdown;
@@ -74,11 +74,7 @@ impl Service {
         let Self { db, migrates, worker, server, scheduler } = self;
         let scheduling = scheduler.iter().flat_map(SchedulerConfig::problems);
         let serving = server.iter().flat_map(|server| server.config.problems());
-        let faults: Vec<Fault> =
-            scheduling.chain(serving).map(|(var, message)| Fault { name: var.name, message }).collect();
-        if !faults.is_empty() {
-            return Err(ConfigError { faults }.into());
-        }
+        ConfigError::none_of(scheduling.chain(serving))?;
         if migrates {
             if !db.wait_until_reachable(&shutdown).await? {
                 return Ok(Stopped::default());

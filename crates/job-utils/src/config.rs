@@ -109,6 +109,15 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    /// Refuses settings that have problems, as their `problems()` found them.
+    ///
+    /// # Errors
+    /// There are some.
+    pub fn none_of(problems: impl IntoIterator<Item = (&'static Var, String)>) -> Result<(), Self> {
+        let faults: Vec<Fault> = problems.into_iter().map(|(var, message)| Fault { name: var.name, message }).collect();
+        if faults.is_empty() { Ok(()) } else { Err(Self { faults }) }
+    }
+
     /// The value when both are; else every fault of both, the second's first.
     ///
     /// # Errors

@@ -124,10 +124,16 @@ async fn settings_that_no_part_could_work_with_are_refused() {
     let db = Db::from_url("postgres://localhost/nowhere").unwrap();
     let (mut scheduler, mut server) = (SchedulerConfig::default(), ServerConfig::default());
     (scheduler.lease, server.callback_timeout) = (Duration::ZERO, Duration::MAX);
-    let service = Service::builder(db).scheduler(scheduler).server(server).build();
+    let service = Service::builder(db.clone()).scheduler(scheduler.clone()).server(server.clone()).build();
     let error = service.run(Shutdown::new()).await.unwrap_err().to_string();
-    let expected = "JOBS_SCHEDULER_LEASE: must be at least 1s\n  JOBS_CALLBACK_TIMEOUT: is longer than 87600h";
-    assert!(error.contains(expected), "{error}");
+    let (scheduling, serving) =
+        ("JOBS_SCHEDULER_LEASE: must be at least 1s", "JOBS_CALLBACK_TIMEOUT: is longer than 87600h");
+    assert!(error.contains(&format!("{scheduling}\n  {serving}")), "{error}");
+    let error = job_scheduler::run_with(scheduler, db.clone(), Shutdown::new()).await.unwrap_err().to_string();
+    assert!(error.contains(scheduling), "{error}");
+    let listener = job_server::bind(0).await.unwrap();
+    let error = job_server::run_with(server, db, listener, Shutdown::new()).await.unwrap_err().to_string();
+    assert!(error.contains(serving), "{error}");
 }
 
 #[tokio::test]

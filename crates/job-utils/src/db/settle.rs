@@ -162,7 +162,7 @@ async fn run_blocked<T>(db: Db, mut receiver: mpsc::UnboundedReceiver<Settlement
                 if waiting.iter().all(|(_, said)| *said) {
                     tokio::select! {
                         () = tokio::time::sleep(BLOCKED_REST) => {}
-                        item = receiver.recv() => waiting.extend(item.map(|item| (item, false))),
+                        Some(item) = receiver.recv() => waiting.push_back((item, false)),
                     }
                 }
             }
