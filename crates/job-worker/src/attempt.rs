@@ -67,31 +67,35 @@ impl Runner {
         let mut next = Some((lane, job));
         while let Some((lane, job)) = next {
             let claim = claim_of(&job);
-            if AssertUnwindSafe(self.run(lane, job)).catch_unwind().await.is_err() {
+            let took = AssertUnwindSafe(self.run(lane, job)).catch_unwind().await;
+            if took.is_err() {
                 tracing::error!(job.id = claim.0, "an attempt was lost by a panic outside its handler");
                 self.slots.forget(&[claim]);
                 self.slots.doubt();
             }
-            next = self.slots.next(lane);
+            next = self.slots.next(lane, took.unwrap_or(Duration::MAX));
         }
     }
 
-    async fn run(&self, lane: usize, job: Job) {
+    /// Returns how long it took.
+    async fn run(&self, lane: usize, mut job: Job) -> Duration {
         match (self.registry.by_task.get(&job.task_identifier), &self.dispatcher) {
             (Some(task), _) => self.run_here(lane, job, task).await,
             (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher).await,
             // Not claimed as a rule.
             (None, None) => {
                 let outcome = Outcome::Fail("the worker has no handler for the task".to_owned());
+                job.payload = String::new();
                 self.settle(outcome, Attempt { lane, job: Arc::new(job), duration: Duration::ZERO }).await;
+                Duration::ZERO
             }
         }
     }
 
-    async fn run_here(&self, lane: usize, job: Job, task: &Registered) {
+    async fn run_here(&self, lane: usize, job: Job, task: &Registered) -> Duration {
         let started = Instant::now();
         let mut job = Arc::new(job);
-        let context = Context::new(job.clone(), task.timeout, self.surroundings.clone());
+        let context = Context::new(job.clone(), self.surroundings.clone());
         let outcome = self.registry.run(task, &context).await;
         let completed = context.is_completed();
         drop(context);
@@ -100,7 +104,8 @@ impl Runner {
             // Something that the handler has spawned goes on with it.
             None => job = Arc::new(job.clone_without_payload()),
         }
-        let attempt = Attempt { lane, job, duration: started.elapsed() };
+        let duration = started.elapsed();
+        let attempt = Attempt { lane, job, duration };
         if completed {
             self.registry.given_back.ended(attempt.job.id);
             self.completed(outcome, attempt);
@@ -108,6 +113,7 @@ impl Runner {
             let outcome = self.registry.stored(task, &attempt.job, outcome);
             self.settle(outcome, attempt).await;
         }
+        duration
     }
 
     /// The handler's own transaction has completed the job.
@@ -127,20 +133,23 @@ impl Runner {
         self.slots.settled([(lane, claim_of(&job), job.queue_name.clone())]);
     }
 
-    async fn dispatch(&self, lane: usize, mut job: Job, dispatcher: &Dispatcher) {
+    async fn dispatch(&self, lane: usize, mut job: Job, dispatcher: &Dispatcher) -> Duration {
         let started = Instant::now();
         let outcome = match dispatcher.dispatch(&mut job).await {
             Answer::Complete => Outcome::Complete,
             Answer::Fail(message) => Outcome::Fail(message),
             Answer::Postpone { message, after, counts } => Outcome::Postpone { message, after, counts },
             Answer::Accept => {
-                let duration_ms = started.elapsed().as_millis();
+                let duration = started.elapsed();
+                let duration_ms = duration.as_millis();
                 tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job accepted");
                 self.slots.accepted(claim_of(&job));
-                return;
+                return duration;
             }
         };
-        self.settle(outcome, Attempt { lane, job: Arc::new(job), duration: started.elapsed() }).await;
+        let duration = started.elapsed();
+        self.settle(outcome, Attempt { lane, job: Arc::new(job), duration }).await;
+        duration
     }
 
     async fn settle(&self, outcome: Outcome, ticket: Attempt) {

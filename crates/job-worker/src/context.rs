@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use job_utils::db::{
     CompleteError, Db, EnqueueClient, IsolationLevel, Job, Transaction, Work, attempt_token, complete_in_transaction,
@@ -10,7 +10,7 @@ use job_utils::db::{
 use job_utils::shutdown::Shutdown;
 use tracing::Span;
 
-/// So long after the task's time is up, the server takes a transaction without a statement for one whose process is halted.
+/// A transaction that is without a statement for as long as the handler had left, and this, is taken for that of a halted process.
 const IDLE_MARGIN: Duration = Duration::from_secs(5);
 
 /// Why a handler is to end.
@@ -48,8 +48,8 @@ impl Surroundings {
 /// What is the same for all clones.
 struct Attempt {
     job: Arc<Job>,
-    /// How long it may take.
-    timeout: Duration,
+    /// When the handler's time is up. A hook has no time of its own.
+    deadline: OnceLock<Instant>,
     surroundings: Arc<Surroundings>,
     /// There once somebody has asked for it, or the time is up.
     timed_out: OnceLock<Shutdown>,
@@ -80,7 +80,7 @@ impl<S> Clone for Context<S> {
 }
 
 impl Context {
-    pub(crate) fn new(job: Arc<Job>, timeout: Duration, surroundings: Arc<Surroundings>) -> Self {
+    pub(crate) fn new(job: Arc<Job>, surroundings: Arc<Surroundings>) -> Self {
         let span = tracing::info_span!(
             "job.run",
             job.id = job.id,
@@ -88,8 +88,9 @@ impl Context {
             job.attempts = job.attempts
         );
         let (watched, open, completed) = Default::default();
-        let (timed_out, begun, state) = (OnceLock::new(), AtomicBool::new(true), surroundings.none.clone());
-        let attempt = Attempt { job, timeout, surroundings, timed_out, watched, open, begun, completed, span };
+        let (deadline, timed_out) = Default::default();
+        let (begun, state) = (AtomicBool::new(true), surroundings.none.clone());
+        let attempt = Attempt { job, deadline, surroundings, timed_out, watched, open, begun, completed, span };
         Self { attempt: Arc::new(attempt), state }
     }
 }
@@ -207,7 +208,8 @@ impl<S> Context<S> {
     /// no failed attempt: [`Outcome::GivenBack`](crate::Outcome::GivenBack). Nor is a deadlock.
     ///
     /// From beginning to end it holds the job's row: a job that was taken over is not begun, and a producer who enqueues with this job's key
-    /// waits, as does an operator who wants to end the job. So it is no place for long work.
+    /// waits, as does an operator who wants to end the job. So it is no place for long work. PostgreSQL ends it, and its session, when
+    /// it is without a statement for as long as the task had left at its beginning and 5 s more: its process is halted then.
     ///
     /// # Errors
     /// What `work` returns, and everything is rolled back; [`CompleteError`] when the job could not be completed. When the
@@ -244,7 +246,7 @@ impl<S> Context<S> {
     where
         E: From<CompleteError>,
     {
-        let Attempt { job, timeout, open, begun, completed, .. } = &*self.attempt;
+        let Attempt { job, deadline, open, begun, completed, .. } = &*self.attempt;
         // A second one would wait for the row that the first one holds, and that one perhaps for it.
         if open.swap(true, Ordering::Relaxed) {
             return Err(CompleteError::Open(job.id).into());
@@ -253,7 +255,7 @@ impl<S> Context<S> {
         begun.store(false, Ordering::Relaxed);
         let mut how = Work::default();
         (how.isolation, how.begun) = (isolation, Some(begun));
-        how.idle = Some(*timeout + IDLE_MARGIN);
+        how.idle = deadline.get().map(|deadline| deadline.saturating_duration_since(Instant::now()) + IDLE_MARGIN);
         let value = self.db().complete_with(job, how, work).await?;
         completed.store(true, Ordering::Relaxed);
         Ok(value)
@@ -276,6 +278,12 @@ impl<S> Context<S> {
     /// Whether the job has been completed by [`Context::transaction`].
     pub(crate) fn is_completed(&self) -> bool {
         self.attempt.completed.load(Ordering::Relaxed)
+    }
+
+    /// The handler begins, and has so much time.
+    pub(crate) fn begin(&self, timeout: Duration) {
+        // An attempt begins once.
+        let _ = self.attempt.deadline.set(Instant::now() + timeout);
     }
 
     /// The handler's time is up. Returns whether it has asked for it.

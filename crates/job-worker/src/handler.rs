@@ -69,8 +69,6 @@ impl TaskOptions {
 pub(crate) struct Registered {
     run: Box<Run>,
     pub(crate) options: TaskOptions,
-    /// How long an attempt may take.
-    pub(crate) timeout: Duration,
 }
 
 /// The tasks that run here, by identifier, and the hooks around all of them.
@@ -92,6 +90,7 @@ where
     let run = move |context: Context| -> BoxFuture<'static, Outcome> {
         let (state, handler) = (state.clone(), handler.clone());
         Box::pin(async move {
+            context.begin(timeout);
             let given = context.clone().with_state(state);
             // The handler is called within the future: what it does before its first await may panic as well.
             let running = AssertUnwindSafe(async move { handler(given).await }).catch_unwind();
@@ -108,7 +107,7 @@ where
             }
         })
     };
-    Registered { run: Box::new(run), options, timeout }
+    Registered { run: Box::new(run), options }
 }
 
 /// Waits for a handler as long as it has time, and a little longer when it is about to end.

@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use crate::attempt::claim_of;
 
-/// The rate is that of this window and of the one before it. Longer than a claim takes: while one is waited for, nothing ends.
-const RATE_WINDOW: Duration = Duration::from_millis(25);
+/// The rate is that of this window and of the one before it. Longer than a claim takes: while one is waited for, nothing ends. A job
+/// that takes longer is not quick: of those nothing is held ahead, although many may end at once.
+const RATE_WINDOW: Duration = Duration::from_millis(100);
 
 /// The largest claim: past a few hundred a batch gains nothing, and holds its rows longer.
 pub(crate) const BATCH: usize = 500;
@@ -58,7 +59,7 @@ struct Lane {
     buffer: VecDeque<Job>,
     /// When the buffer was last filled.
     filled: Instant,
-    /// Ended since the window began, and when that was.
+    /// Quick jobs that ended since the window began, and when that was.
     ended: usize,
     since: Instant,
     /// Ended in the window before.
@@ -88,8 +89,7 @@ impl Lane {
         }
     }
 
-    /// Holds ahead what the lane got through in the last two windows. Never more than really ended: slow jobs that end together are
-    /// not quick ones.
+    /// Holds ahead what the lane got through in the last two windows, and never more.
     fn measure(&mut self, prefetch: usize) {
         let elapsed = self.since.elapsed();
         if elapsed >= RATE_WINDOW {
@@ -177,12 +177,12 @@ impl Slots {
         state.lanes[lane].filled = Instant::now();
     }
 
-    /// The slot's job has ended: the next one for it, of any lane, its own last, so that the lanes take turns.
-    pub(crate) fn next(&self, lane: usize) -> Option<(usize, Job)> {
+    /// The slot's job has ended, and took so long: the next one for it, of any lane, its own last, so that the lanes take turns.
+    pub(crate) fn next(&self, lane: usize, took: Duration) -> Option<(usize, Job)> {
         let mut state = self.state();
         state.running -= 1;
         state.lanes[lane].running -= 1;
-        state.lanes[lane].ended += 1;
+        state.lanes[lane].ended += usize::from(took <= RATE_WINDOW);
         let lanes = state.lanes.len();
         let next = (1..=lanes).map(|i| (lane + i) % lanes).find(|next| state.can_start(*next, self.concurrency));
         let next = next.and_then(|next| state.start(next).map(|job| (next, job)));
@@ -290,7 +290,7 @@ impl Slots {
         for lane in &mut state.lanes {
             if lane.filled.elapsed() > age {
                 aged.extend(lane.buffer.drain(..).map(|job| claim_of(&job)));
-                lane.ahead = 0;
+                (lane.ahead, lane.ended, lane.before) = (0, 0, 0);
             }
         }
         // Once given back, they may be claimed again at any moment.

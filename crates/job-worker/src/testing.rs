@@ -116,7 +116,7 @@ impl Worker {
         let Some(task) = self.registry.by_task.get(&job.task_identifier) else {
             return Ok(Outcome::Snooze { after: Duration::ZERO });
         };
-        let context = Context::new(Arc::new(job.clone()), task.timeout, surroundings.clone());
+        let context = Context::new(Arc::new(job.clone()), surroundings.clone());
         let outcome = self.registry.run(task, &context).await;
         if context.is_completed() {
             self.registry.given_back.ended(job.id);

@@ -48,7 +48,7 @@ pub const JOBS_PREFETCH: Var = Var {
     name: "JOBS_PREFETCH",
     default: "1000",
     used_by: "worker, service",
-    about: "How many jobs may be claimed ahead while jobs are so fast that they start within 50 ms; 0 for none.",
+    about: "How many jobs may be claimed ahead while jobs take no longer than 100 ms; 0 for none.",
 };
 /// Poll interval.
 pub const JOBS_POLL_INTERVAL: Var = Var {

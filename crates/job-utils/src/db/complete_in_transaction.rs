@@ -19,7 +19,7 @@ const SQL: &str = "SELECT @extschema@.complete_in_transaction($1)";
 /// settings for the rest of the transaction; what is NULL is not set. A row that is locked is not taken over, so a client that has gone
 /// without a word must be noticed before its lease ends, as the pool notices a server; one that is halted, or whose runtime is
 /// blocked, says nothing and keeps its connection, so the server ends it when there has been no statement for longer than the work
-/// may take. Whoever has set that for the session means it.
+/// may take; sooner where that is set.
 const BEGIN: &str = "WITH own AS MATERIALIZED (\
                      SELECT j.id FROM @extschema@.jobs j WHERE j.id = $1 AND j.epoch = $2 AND j.locked_at IS NOT NULL FOR UPDATE), \
                      setting AS MATERIALIZED (\
@@ -27,8 +27,9 @@ const BEGIN: &str = "WITH own AS MATERIALIZED (\
                      (VALUES ('jwt.claims.database_id', $3::uuid::text), ('jwt.claims.user_id', $4::uuid::text), \
                      ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), \
                      ('tcp_user_timeout', '20000'), \
-                     ('idle_in_transaction_session_timeout', CASE current_setting('idle_in_transaction_session_timeout') \
-                     WHEN '0' THEN $5::int4::text END)) AS s (name, value) WHERE s.value IS NOT NULL) \
+                     ('idle_in_transaction_session_timeout', (SELECT $5::int4::text FROM \
+                     (SELECT 1000 * extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval) AS ms) AS given \
+                     WHERE given.ms = 0 OR given.ms > $5::int4))) AS s (name, value) WHERE s.value IS NOT NULL) \
                      SELECT (SELECT count(*) FROM setting) FROM own";
 
 /// How long a rollback may take before its connection is given up.
@@ -86,8 +87,8 @@ pub async fn complete_in_transaction<C: EnqueueClient>(
 pub struct Work<'a> {
     /// None: that of the session.
     pub isolation: Option<IsolationLevel>,
-    /// After so long without a statement the server ends the transaction and its session; None: never, unless the session says
-    /// otherwise.
+    /// After so long without a statement the server ends the transaction and its session, or sooner where the session's settings say
+    /// so; None: as those say. From 1 ms to 24 days.
     pub idle: Option<Duration>,
     /// Is set when the work begins, or never can; an error before that says nothing of the work.
     pub begun: Option<&'a AtomicBool>,
@@ -169,8 +170,8 @@ impl Db {
         job: &Job,
         idle: Option<Duration>,
     ) -> Result<bool, DbError> {
-        // Milliseconds; PostgreSQL knows no more than these.
-        let idle = idle.map(|idle| i32::try_from(idle.as_millis()).unwrap_or(i32::MAX));
+        // Milliseconds, of which 0 would be none.
+        let idle = idle.map(|idle| i32::try_from(idle.as_millis()).unwrap_or(i32::MAX).max(1));
         let parameters: Parameters<'_> = &[
             (&job.id, Type::INT8),
             (&job.epoch, Type::INT8),

@@ -2,6 +2,8 @@
 
 use job_testkit::process::Signal;
 use job_testkit::{Answer, FakeFunction, Gate, eventually};
+use job_worker::{Context, Db, HandlerResult, Shutdown, TaskOptions, Worker};
+use tokio::sync::watch;
 
 use super::support::{Bench, LIMIT};
 
@@ -107,4 +109,30 @@ async fn a_limited_task_runs_no_more_jobs_at_once_and_holds_up_no_other() {
     gate.open();
     bench.empty().await;
     assert_eq!(slow(), 20);
+}
+
+/// Many slow jobs that end at once look like a rate; but what is claimed ahead of such would only wait.
+#[tokio::test]
+async fn slow_jobs_that_end_together_are_not_taken_for_quick_ones() {
+    async fn slow(context: Context<watch::Receiver<i64>>) -> HandlerResult {
+        context.state().clone().wait_for(|done| context.job().id <= *done).await?;
+        Ok(())
+    }
+    let bench = Bench::new().await;
+    bench.run("SELECT app_jobs.add_job('slow') FROM generate_series(1, 150)").await;
+    let (done, told) = watch::channel(0);
+    let worker = Worker::builder(Db::from_url(bench.db.url()).unwrap()).concurrency(50);
+    let worker = worker.state(told).raw_task("slow", TaskOptions::new(), slow).build().unwrap();
+    let shutdown = Shutdown::new();
+    let running = tokio::spawn(worker.run(shutdown.clone()));
+    let slow = "locked_at < clock_timestamp() - interval '150 ms'";
+    eventually(LIMIT, async || bench.count(slow).await == 50).await;
+    done.send(50).unwrap();
+    eventually(LIMIT, async || bench.count("locked_at IS NOT NULL AND id > 50").await >= 50).await;
+    bench.idle().await;
+    assert_eq!(bench.count("locked_at IS NOT NULL").await, 50);
+    done.send(150).unwrap();
+    bench.empty().await;
+    shutdown.trigger();
+    running.await.unwrap().unwrap();
 }

@@ -278,7 +278,7 @@ async fn a_transaction_holds_its_job_and_not_for_longer_than_its_client_lives() 
 /// A halted process keeps its connection and says nothing: here it is work that waits for the job's row, which it holds itself.
 #[tokio::test]
 async fn a_transaction_without_a_statement_for_longer_than_its_task_may_take_is_ended_by_the_server() {
-    async fn handler(_: Charge, context: Context<mpsc::UnboundedSender<String>>) -> HandlerResult {
+    async fn handler(job: Charge, context: Context<mpsc::UnboundedSender<String>>) -> HandlerResult {
         let mut halted = Work::default();
         halted.idle = Some(Duration::from_millis(100));
         let ended = context.db().complete_with(context.job(), halted, async |_| -> Result<(), CompleteError> {
@@ -289,6 +289,9 @@ async fn a_transaction_without_a_statement_for_longer_than_its_task_may_take_is_
         });
         let error = tokio::time::timeout(LIMIT, ended).await?.unwrap_err();
         context.state().send(error.to_string())?;
+        limits(job, context).await
+    }
+    async fn limits(_: Charge, context: Context<mpsc::UnboundedSender<String>>) -> HandlerResult {
         context
             .transaction(async |transaction| {
                 let row = transaction.query_one("SHOW idle_in_transaction_session_timeout", &[]).await?;
@@ -300,11 +303,25 @@ async fn a_transaction_without_a_statement_for_longer_than_its_task_may_take_is_
     let bench = Bench::new().await;
     let (told, mut heard) = mpsc::unbounded_channel();
     let task = TaskOptions::new().timeout(LIMIT);
-    let worker = Worker::builder(pool(&bench)).state(told).task_with(task, handler).build().unwrap();
+    let worker = Worker::builder(pool(&bench)).state(told.clone()).task_with(task.clone(), handler).build().unwrap();
     enqueue(&bench.sql, Charge::Commit).await.unwrap();
     assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Done);
     assert_eq!(heard.recv().await.unwrap(), "complete failed");
-    assert_eq!(heard.recv().await.unwrap(), "35s", "5 s more than the task may take");
+    let limit = heard.recv().await.unwrap();
+    let limit: u64 = limit.trim_end_matches("ms").parse().unwrap();
+    assert!((5001..35_000).contains(&limit), "{limit} ms: 5 s more than the task has left");
+
+    for (given, expected) in [("1s", "1s"), ("1d", "")] {
+        bench
+            .run(&format!("ALTER DATABASE {} SET idle_in_transaction_session_timeout = '{given}'", bench.db.name()))
+            .await;
+        let worker =
+            Worker::builder(Db::from_url(bench.db.url()).unwrap()).state(told.clone()).task_with(task.clone(), limits);
+        enqueue(&bench.sql, Charge::Commit).await.unwrap();
+        assert_eq!(worker.build().unwrap().run_due().await.unwrap()[0].outcome, Outcome::Done);
+        let limit = heard.recv().await.unwrap();
+        assert!(if expected.is_empty() { limit.ends_with("ms") } else { limit == expected }, "{given}: {limit}");
+    }
 }
 
 /// A second transaction within the first one would wait for it.
