@@ -37,10 +37,18 @@ async fn quickstart() {
 }
 
 #[test]
-fn quickstart_has_forty_lines_and_is_in_the_readme() {
+fn quickstart_has_forty_lines_and_is_in_the_readmes() {
     let quickstart = include_str!("../quickstart.rs");
     assert!(quickstart.lines().count() <= 40);
-    assert!(include_str!("../../README.md").contains(&format!("```rust,no_run\n{quickstart}```")));
+    let shown = format!("```rust,no_run\n{quickstart}```");
+    let (workspace, worker) = (include_str!("../../README.md"), include_str!("../../crates/job-worker/README.md"));
+    assert!(workspace.contains(&shown));
+    assert!(worker.contains(&shown));
+    // `cargo xtask ci` follows what the workspace's says to a program that runs.
+    let (_, section) = workspace.split_once("## As a Rust library").unwrap();
+    let (_, additions) = section.split_once("`cargo add --path").unwrap();
+    let (additions, _) = additions.split_once("where it makes the schema").unwrap();
+    assert!(worker.contains(additions), "the README of job-worker should say:{additions}");
 }
 
 #[tokio::test]
