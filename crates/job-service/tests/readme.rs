@@ -31,6 +31,8 @@ async fn the_page_on_the_library_shows_sql_that_runs_and_the_sqlx_that_is_tested
     let client = test_db.connect().await;
     let sql = blocks(LIBRARY, "sql");
     assert!(!sql.is_empty());
+    let schedule = r#"SELECT FROM app_jobs.add_scheduled_job('clean_up', '{}', '"@daily"', job_key := 'clean-up')"#;
+    client.batch_execute(schedule).await.unwrap();
     for block in &sql {
         client.batch_execute(block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
     }
@@ -38,6 +40,8 @@ async fn the_page_on_the_library_shows_sql_that_runs_and_the_sqlx_that_is_tested
     let jobs: String = client.query_one(jobs, &[]).await.unwrap().get(0);
     let expected = r#"receipt-42/{"order": 42}/mail receipt-1/{"order": 1} receipt-2/{"order": 2}"#;
     assert_eq!(jobs, expected);
+    let schedules = client.query_one("SELECT count(*) FROM app_jobs.scheduled_jobs", &[]).await.unwrap();
+    assert_eq!(schedules.get::<_, i64>(0), 0, "the page says how to remove one");
 
     let tested = include_str!("../../../bench/ours/examples/sqlx.rs");
     let shown = blocks(LIBRARY, "rust,ignore");

@@ -203,6 +203,9 @@ impl<S> Context<S> {
     /// [`Context::db`], sees nothing of it and is not undone with it, it waits for good for what this one has locked, and handlers that each
     /// hold one connection and want a second can wait for each other.
     ///
+    /// The transaction does not know the schema of the [`Db`]: `enqueue(transaction, …)` goes into `app_jobs`. For another it is
+    /// `enqueue_in(transaction, context.db().schema(), …)`.
+    ///
     /// It waits for a connection until the task's time is up. The pool lends these transactions all of its connections but two (half of
     /// them, where it has less than four), which remain for the worker itself. Before the work has begun, an error or the end of the time is
     /// no failed attempt: [`Outcome::GivenBack`](crate::Outcome::GivenBack). Nor is a deadlock.

@@ -58,7 +58,8 @@ impl DbBuilder {
         Self { config, client, tls, schema, pool_size, statement_timeout, listen }
     }
 
-    /// The jobs schema; `app_jobs` unless given.
+    /// The jobs schema; `app_jobs` unless given. Only this [`Db`] knows it: what enqueues on a transaction, or on a connection or a pool of
+    /// one's own, goes into `app_jobs` unless it is named ([`enqueue_in`](crate::db::enqueue_in)).
     pub fn schema(mut self, schema: SchemaName) -> Self {
         self.schema = Some(schema);
         self
