@@ -1,4 +1,6 @@
-#![doc = include_str!("../README.md")]
+//! The core of the job system.
+// Its example needs the feature.
+#![cfg_attr(feature = "db", doc = include_str!("../README.md"))]
 
 pub mod backoff;
 pub mod config;
