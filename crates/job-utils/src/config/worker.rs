@@ -62,7 +62,7 @@ pub const JOBS_SHUTDOWN_GRACE: Var = Var {
     name: "JOBS_SHUTDOWN_GRACE",
     default: "25s",
     used_by: "worker, server, scheduler, service",
-    about: "How long a stop waits for jobs in flight before it gives them back (Docker and Kubernetes kill after 30 s).",
+    about: "How long a stop waits for jobs in flight before it gives them back (Kubernetes kills after 30 s, Docker after 10: `--stop-timeout 30`; the compose file sets it).",
 };
 /// Dispatch time-out.
 pub const JOBS_DISPATCH_TIMEOUT: Var = Var {
