@@ -1,5 +1,6 @@
 //! `cargo xtask compose-test`: the images, and the compose stack with the specification's examples run against it as written.
 
+mod apart;
 mod confined;
 mod engine;
 mod image;
@@ -74,12 +75,14 @@ async fn test(
     steps.step("memory, idle", stack::memory("idle")).await?;
     steps.step("section 4: GraphQL", specification::graphql()).await?;
     steps.step("section 5: jobs", specification::jobs()).await?;
+    steps.step("section 5: scheduled jobs", specification::schedules()).await?;
     steps.step("section 1: CREATE EXTENSION", specification::extension()).await?;
     steps.step("confined", confined::check(engine)).await?;
     steps.step("jobs under load", load::measure(options.jobs)).await?;
     steps.step("docker kill -s KILL under load", load::killed(options.jobs * 2)).await?;
     steps.step("SIGTERM under load", load::stopped(options.jobs * 2)).await?;
     steps.step("three workers beside the service", load::scaled(engine, options.jobs * 2)).await?;
+    steps.step("the programs that the stack has no service of", apart::check()).await?;
     steps.step("SIGTERM", stack::stop_all()).await
 }
 

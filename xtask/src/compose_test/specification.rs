@@ -16,6 +16,8 @@ use crate::steps::output_of;
 const GRAPHQL: &str = include_str!("../../../crates/job-service/tests/seed/4-graphql.sh");
 const IDS: &str = include_str!("../../../crates/job-service/tests/seed/5-ids.sh");
 const LOOK: &str = include_str!("../../../crates/job-service/tests/seed/5-jobs.sql");
+const SCHEDULE: &str = include_str!("../../../crates/job-service/tests/seed/5-schedule.sql");
+const SCHEDULES: &str = include_str!("../../../crates/job-service/tests/seed/5-schedules.sql");
 
 /// Each block of section 5, and what the function's log then shows.
 const ENQUEUE: [(&str, &[&str]); 3] = [
@@ -82,6 +84,21 @@ pub(super) async fn jobs() -> Result<()> {
     let query = ["exec", "-i", "postgres", "psql", "-U", "postgres", "-d", "constructive", "-c", LOOK];
     println!("{LOOK}{}", docker(&query).await?);
     Ok(())
+}
+
+/// The second section 5: add a schedule, and look at it. The stack's scheduler leaves it alone (JOBS_SUPPORTED).
+pub(super) async fn schedules() -> Result<()> {
+    let query =
+        ["exec", "-i", "postgres", "psql", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "constructive", "-c"];
+    for block in [SCHEDULE, SCHEDULES] {
+        let printed = docker(&[&query[..], &[block]].concat()).await?;
+        println!("{block}{printed}");
+        if !printed.contains("some-task-name") || !printed.contains("(1 row)") {
+            bail!("there is no schedule, or more than that one: {printed}");
+        }
+    }
+    // Later steps start a scheduler of their own.
+    psql("DELETE FROM app_jobs.scheduled_jobs").await.map(drop)
 }
 
 /// Section 1, in a database of its own: the schema of `constructive` was made by the migration.
