@@ -1,29 +1,27 @@
 //! Ports by their names, and hosts in settings: what they lead to.
 
+use std::collections::BTreeMap;
+
+use job_utils::config::gateway::INTERNAL_GATEWAY_DEVELOPMENT_MAP;
 use serde_json::Value;
 
-use super::{list, text};
+use super::{is_selected, list, text};
 
 /// Names of ports that no container has.
 pub(super) fn port_problems(object: &Value, objects: &[Value]) -> Vec<String> {
-    let (selector, used): (&str, Vec<&str>) = match text(object, "/kind") {
+    let used: Vec<&str> = match text(object, "/kind") {
         "Service" if text(object, "/apiVersion") == "v1" => {
-            ("/spec/selector", list(object, "/spec/ports").iter().map(|port| text(port, "/targetPort")).collect())
+            list(object, "/spec/ports").iter().map(|port| text(port, "/targetPort")).collect()
         }
         "NetworkPolicy" => {
             let rules = list(object, "/spec/ingress").iter().flat_map(|rule| list(rule, "/ports"));
-            ("/spec/podSelector/matchLabels", rules.map(|port| text(port, "/port")).collect())
+            rules.map(|port| text(port, "/port")).collect()
         }
         _ => return probe_problems(object),
     };
-    let wanted = object.pointer(selector).and_then(Value::as_object);
-    let selected = objects.iter().filter_map(|other| other.pointer("/spec/template")).filter(|pod| {
-        let labels = pod.pointer("/metadata/labels");
-        wanted.is_some_and(|wanted| {
-            wanted.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
-        })
-    });
-    let there: Vec<&str> = selected.flat_map(|pod| list(pod, "/spec/containers")).flat_map(names).collect();
+    let selected = objects.iter().filter(|other| is_selected(object, other));
+    let there: Vec<&str> =
+        selected.flat_map(|pod| list(pod, "/spec/template/spec/containers")).flat_map(names).collect();
     let missing = used.into_iter().filter(|port| !port.is_empty() && !there.contains(port));
     missing.map(|port| format!("no pod that it selects has the port {port}")).collect()
 }
@@ -52,21 +50,22 @@ fn names(container: &Value) -> Vec<&str> {
 pub(super) fn host_problems(object: &Value, objects: &[Value]) -> Vec<String> {
     let namespace = text(object, "/metadata/namespace");
     let mut problems = Vec::new();
-    for (host, port) in hosts(object) {
+    for Host { name: host, port, anywhere } in hosts(object) {
         let mut parts = host.split('.');
         let name = parts.next().unwrap_or_default();
         match (parts.next(), parts.next()) {
             // Short names are of this namespace.
             (None, _) => {}
             (Some(there), Some("svc")) if there == namespace => {}
-            (Some(_), Some("svc")) => {
+            (Some(_), Some("svc")) if !anywhere => {
                 problems.push(format!("{host} is in another namespace than {namespace}"));
                 continue;
             }
-            // Not of the cluster.
+            // Not of the cluster, or of another's namespace.
             _ => continue,
         }
         match ports_of(name, objects) {
+            None if anywhere => {}
             None => problems.push(format!("there is no Service {name}")),
             Some(ports) => {
                 if let Some(port) = port.filter(|port| !ports.is_empty() && !ports.contains(port)) {
@@ -75,39 +74,73 @@ pub(super) fn host_problems(object: &Value, objects: &[Value]) -> Vec<String> {
             }
         }
     }
+    if map(object).is_some_and(|text| functions(text).is_none()) {
+        problems.push(format!("{} is no JSON object of URLs", INTERNAL_GATEWAY_DEVELOPMENT_MAP.name));
+    }
     problems
 }
 
-/// Every host in an object's settings, with the port where it is known.
-fn hosts(object: &Value) -> Vec<(&str, Option<u64>)> {
+/// A host in a setting.
+struct Host {
+    name: String,
+    /// Where it is known.
+    port: Option<u64>,
+    /// Of a function that is not ours: it may be deployed by itself, in another namespace, too.
+    anywhere: bool,
+}
+
+/// Every host in an object's settings.
+fn hosts(object: &Value) -> Vec<Host> {
+    let host = |name: &str| Host { name: name.to_owned(), port: None, anywhere: false };
+    match text(object, "/kind") {
+        "ScaledObject" => {
+            return list(object, "/spec/triggers")
+                .iter()
+                .map(|trigger| host(text(trigger, "/metadata/host")))
+                .collect();
+        }
+        "ConfigMap" => {}
+        _ => return Vec::new(),
+    }
     let mut hosts = Vec::new();
-    if text(object, "/kind") == "ScaledObject" {
-        hosts.extend(list(object, "/spec/triggers").iter().map(|trigger| (text(trigger, "/metadata/host"), None)));
-    }
-    if text(object, "/kind") != "ConfigMap" {
-        return hosts;
-    }
     for (name, value) in object.pointer("/data").and_then(Value::as_object).into_iter().flatten() {
         let value = value.as_str().unwrap_or_default();
         if name == "PGHOST" {
-            hosts.push((value, None));
-        }
-        // Of a URL, or of each in a JSON object of them.
-        for part in value.split('"') {
-            let Some((scheme, rest)) = part.split_once("://") else { continue };
-            let authority = rest.split(['/', '?']).next().unwrap_or_default();
-            let authority = authority.rsplit('@').next().unwrap_or_default();
-            let (host, port) =
-                authority.split_once(':').map_or((authority, None), |(host, port)| (host, port.parse().ok()));
-            let usual = match scheme {
-                "http" => Some(80),
-                "https" => Some(443),
-                _ => None,
-            };
-            hosts.push((host, port.or(usual)));
+            hosts.push(host(value));
+        } else if name == INTERNAL_GATEWAY_DEVELOPMENT_MAP.name {
+            for (task, url) in functions(value).into_iter().flatten() {
+                let ours = task == send_verification_link::TASK || send_email::TASKS.contains(&task.as_str());
+                hosts.extend(host_of(&url, !ours));
+            }
+        } else {
+            hosts.extend(host_of(value, false));
         }
     }
     hosts
+}
+
+/// The setting that says where functions are.
+fn map(object: &Value) -> Option<&str> {
+    object.get("data")?.get(INTERNAL_GATEWAY_DEVELOPMENT_MAP.name)?.as_str()
+}
+
+/// Its tasks and their URLs.
+fn functions(text: &str) -> Option<BTreeMap<String, String>> {
+    serde_json::from_str(text).ok()
+}
+
+/// The host of a URL.
+fn host_of(url: &str, anywhere: bool) -> Option<Host> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let (host, port) = authority.split_once(':').map_or((authority, None), |(host, port)| (host, port.parse().ok()));
+    let usual = match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    };
+    Some(Host { name: host.to_owned(), port: port.or(usual), anywhere })
 }
 
 /// The ports of a Service: of one that is rendered, or (not known, none) of one that an operator makes. None when nobody does.
