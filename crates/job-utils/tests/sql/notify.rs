@@ -31,6 +31,44 @@ async fn an_insert_wakes_once_per_transaction_and_none_wakes_none() {
     }
 }
 
+/// What [`job_utils::db::enqueue_many`] calls once a job has a key mode or an actor, beside what one such job is enqueued with.
+#[tokio::test]
+async fn a_batch_with_key_modes_wakes_once_as_a_single_call_does_and_not_when_it_only_keeps_jobs() {
+    let db = database().await;
+    let (s, mut ear) = (Session::open(&db).await, Ear::on(&db, JOBS).await);
+    let many = |mode: &str, keys: &str| {
+        format!(
+            "SELECT app_jobs.enqueue_all('{{x,x,x}}', NULL, '{{{keys}}}', '{{{mode},{mode},{mode}}}', '{{q,NULL,r}}')"
+        )
+    };
+    let one = |mode: &str, key: &str| format!("SELECT app_jobs.enqueue('x', '{{}}', '{key}', '{mode}', 'q')");
+    for mode in ["ignore", "replace", "preserve_run_at"] {
+        // New jobs, and then the same keys again: jobs that wait.
+        let again = usize::from(mode != "ignore");
+        let keys = format!("{mode}1,{mode}2,{mode}3");
+        for (statement, times) in [
+            (many(mode, &keys), 1),
+            (many(mode, &keys), again),
+            (one(mode, &format!("{mode}4")), 1),
+            (one(mode, &format!("{mode}4")), again),
+            // One of three is new, and has no key.
+            (many(mode, &format!("{mode}1,NULL,{mode}3")), 1),
+        ] {
+            assert_eq!(woken(&s, &mut ear, &statement).await, times, "{statement}");
+        }
+    }
+    s.run("UPDATE app_jobs.jobs SET locked_by = 'worker', locked_at = now() WHERE key LIKE 'ignore%'").await;
+    ear.count().await;
+    // Running jobs are kept as well. A batch of nothing wakes nobody.
+    for statement in [
+        many("ignore", "ignore1,ignore2,ignore3"),
+        one("ignore", "ignore4"),
+        "SELECT app_jobs.enqueue_all('{}', NULL, NULL)".into(),
+    ] {
+        assert_eq!(woken(&s, &mut ear, &statement).await, 0, "{statement}");
+    }
+}
+
 #[tokio::test]
 async fn a_replaced_key_a_release_a_retry_and_a_reschedule_wake() {
     let db = database().await;
