@@ -1,5 +1,6 @@
 //! A worker as a library: typed handlers, and how each way to end an attempt is stored.
 
+use std::fmt::{Debug, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -12,6 +13,10 @@ use job_worker::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Barrier, mpsc};
 use tokio::task::JoinHandle;
+use tracing::field::Field;
+use tracing::span::{Attributes, Id};
+use tracing::{Instrument, Span, Subscriber};
+use tracing_subscriber::layer::{self, Layer, SubscriberExt};
 
 use super::support::{Bench, LIMIT};
 
@@ -343,6 +348,41 @@ async fn hooks_go_around_every_handler_the_first_outermost() {
         enqueue(&bench.sql, job).await.unwrap();
         assert_eq!(outcomes.recv().await.unwrap(), expected);
     }
+    running.stop().await;
+}
+
+/// Sends each new span of attempts: its id, its name and its fields.
+struct Spans(mpsc::UnboundedSender<(Id, String)>);
+
+impl<S: Subscriber> Layer<S> for Spans {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, _: layer::Context<'_, S>) {
+        let mut said = attributes.metadata().name().to_owned();
+        if said == "job.run" {
+            attributes.record(&mut |field: &Field, value: &dyn Debug| write!(said, " {field}={value:?}").unwrap());
+            self.0.send((id.clone(), said)).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_applications_subscriber_sees_the_span_in_which_the_handler_runs() {
+    type Seen = mpsc::UnboundedSender<[Option<Id>; 3]>;
+    async fn look(_: Greet, context: Context<Seen>) -> HandlerResult {
+        let spawned = tokio::spawn(async { Span::current().id() }.instrument(context.span().clone()));
+        Ok(context.state().send([Span::current().id(), context.span().id(), spawned.await?])?)
+    }
+    let (new, mut spans) = mpsc::unbounded_channel();
+    let (seen, mut inside) = mpsc::unbounded_channel();
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(Spans(new)));
+    // While there is one subscriber only, the first thread that reaches the span decides whether it is ever of interest: that of another test
+    // has none.
+    let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
+    let bench = Bench::new().await;
+    let running = Running::start(builder(&bench).state(seen).task(look));
+    let job = enqueue(&bench.sql, ada()).await.unwrap().id;
+    let (id, said) = spans.recv().await.unwrap();
+    assert_eq!(said, format!("job.run job.id={job} job.task=\"greet\" job.attempts=1"));
+    assert_eq!(inside.recv().await.unwrap(), [(); 3].map(|()| Some(id.clone())));
     running.stop().await;
 }
 
