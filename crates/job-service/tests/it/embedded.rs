@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use job_service::{
     Cancelled, Context, Db, HandlerResult, SchedulerConfig, SchedulerError, ServerConfig, ServerError, Service,
-    ServiceError, Shutdown, Task, Worker, WorkerError, enqueue, migrate,
+    ServiceError, Shutdown, Task, Worker, WorkerError, enqueue, migrate, schedule,
 };
 use job_testkit::{Answer, FakeFunction, TestDb, eventually};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio_postgres::Client;
 
 use super::support::{Bench, LIMIT, get, migrated};
 
@@ -296,4 +297,17 @@ fn its_futures_are_send() {
     is_send(enqueue(&db, Tick {}));
     is_send(job_service::enqueue_many(&db, [Tick {}]));
     is_send(migrate(&db));
+    is_send(schedule(&db, "@daily", Tick {}));
+    async fn in_transactions(client: &mut Client, context: &Context) -> HandlerResult {
+        context
+            .transaction(async |transaction| -> HandlerResult { Ok(enqueue(transaction, Tick {}).await.map(drop)?) })
+            .await?;
+        let transaction = client.transaction().await?;
+        enqueue(&transaction, Tick {}).await?;
+        job_service::enqueue_many(&transaction, [Tick {}]).await?;
+        schedule(&transaction, "@daily", Tick {}).await?;
+        context.complete_in(&transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+    let _ = |client: &mut Client, context: &Context| is_send(in_transactions(client, context));
 }
