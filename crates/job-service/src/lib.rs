@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+mod schedule;
 mod service;
 mod supervise;
 
 use job_utils::config::{Env, Reader};
 
+pub use schedule::schedule;
 pub use service::{Service, ServiceBuilder};
 pub use supervise::Stopped;
 // What an application needs beside the service, so that one dependency is enough: each type that the API shows.
@@ -17,7 +19,7 @@ pub use job_worker::{
     Job, JobError, KeyMode, MigrateError, Migrated, NewJob, Next, NotReady, Outcome, PostgresConfig, ProcessEnv, Retry,
     SchemaName, Shutdown, SqlState, Stopped as WorkerStopped, Task, TaskOptions, Tasks, Timestamp, Transaction, Uuid,
     Worker, WorkerBuilder, WorkerConfig, WorkerError, config, deadpool_postgres, enqueue, enqueue_in, enqueue_many,
-    enqueue_many_in, jiff, migrate, rustls, schedule, testing, tokio_postgres,
+    enqueue_many_in, jiff, migrate, rustls, testing, tokio_postgres,
 };
 
 /// The settings of all three parts, read together.

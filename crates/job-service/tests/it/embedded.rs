@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use job_service::{
-    Cancelled, Context, Db, HandlerResult, SchedulerConfig, SchedulerError, ServerConfig, ServerError, Service,
+    Cancelled, Context, Db, Field, HandlerResult, SchedulerConfig, SchedulerError, ServerConfig, ServerError, Service,
     ServiceError, Shutdown, Task, Worker, WorkerError, enqueue, migrate, schedule,
 };
 use job_testkit::{Answer, FakeFunction, TestDb, eventually};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -118,6 +119,33 @@ async fn a_service_that_is_dropped_leaves_nothing_behind() {
     eventually(LIMIT, async || number(fires).await > before).await;
     running.abort();
     assert!(running.await.unwrap_err().is_cancelled());
+}
+
+/// A typo is told where it was made. SQL goes on to accept it, and the scheduler to tell.
+#[tokio::test]
+async fn a_rule_that_no_scheduler_could_use_is_refused() {
+    let postgres = TestDb::from_template("service", migrated).await;
+    let client = postgres.connect().await;
+    for (rule, message) in [
+        (json!("0 25 * * *"), r#"schedule_info, hour: 25 is not within 0-23 (character 3 of "0 25 * * *")"#),
+        (json!({"rule": "@daly"}), "@daly"),
+        (json!({"rule": "@daily", "tz": "Europe/Berlyn"}), "Europe/Berlyn"),
+        (json!({"rule": "0 0 30 2 *"}), "the rule can never fire: no date matches it"),
+    ] {
+        let error = schedule(&client, &rule, Tick {}).await.unwrap_err();
+        assert_eq!(error.field(), Some(Field::Rule), "{error:?}");
+        assert!(error.to_string().starts_with("rule: ") && error.to_string().contains(message), "{error}");
+    }
+    let rules = [r#""0 23 * * *""#, r#"{"rule":"@daily","tz":"Europe/Berlin"}"#, r#"{"hour":1,"minute":0}"#];
+    for rule in rules {
+        schedule(&client, &serde_json::from_str::<Value>(rule).unwrap(), Tick {}).await.unwrap();
+    }
+    let typo = r#"SELECT app_jobs.add_scheduled_job('tick', '{}', '"0 25 * * *"'::json)"#;
+    client.batch_execute(typo).await.unwrap();
+    let stored =
+        client.query("SELECT schedule_info::text FROM app_jobs.scheduled_jobs ORDER BY id", &[]).await.unwrap();
+    let stored: Vec<String> = stored.iter().map(|row| row.get(0)).collect();
+    assert_eq!((&stored[..3], &stored[3..]), (&rules.map(String::from)[..], &[r#""0 25 * * *""#.to_owned()][..]));
 }
 
 #[tokio::test]

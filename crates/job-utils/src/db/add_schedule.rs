@@ -30,7 +30,7 @@ const OF_TENANT: &str = "SELECT (@extschema@.add_scheduled_job($8::uuid, $1::tex
 /// # }
 /// ```
 ///
-/// Whether the rule can be used is told by the scheduler.
+/// Whether the rule can be used is told by the scheduler, and before by `schedule` of job-service, which refuses one that cannot.
 ///
 /// # Errors
 /// As those of [`enqueue`](crate::db::enqueue). A time, a key mode or an actor are refused: a schedule has none.
