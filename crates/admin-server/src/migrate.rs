@@ -1,6 +1,5 @@
 //! Migrate: make the tables of databases, users and sites where they are missing, and fill them when they are empty.
 
-use job_utils::config::PostgresConfig;
 use job_utils::db::{Db, DbError};
 use job_utils::shutdown::Shutdown;
 
@@ -32,7 +31,9 @@ pub enum MigrateError {
 /// # Errors
 /// Settings that cannot work, a statement that Postgres refuses, or a stop while waiting.
 pub async fn migrate(config: &MigrateConfig, shutdown: &Shutdown) -> Result<(), MigrateError> {
-    let db = Db::new(&PostgresConfig { pool_size: 1, ..config.postgres.clone() })?;
+    let mut postgres = config.postgres.clone();
+    postgres.pool_size = 1;
+    let db = Db::new(&postgres)?;
     if !db.wait_until_reachable(shutdown).await? {
         return Err(MigrateError::Stopped);
     }

@@ -18,6 +18,7 @@ const LAST_LINES: usize = 30;
 
 /// A signal for a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Signal {
     /// What a supervisor sends: stop, please.
     Term,

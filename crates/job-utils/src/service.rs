@@ -44,6 +44,7 @@ impl ExitError {
 /// What a program can be told that otherwise only runs.
 #[cfg(feature = "cli")]
 #[derive(Debug, Clone, Copy, clap::Subcommand)]
+#[non_exhaustive]
 pub enum Command {
     /// Ask the service that runs here whether it works: exit code 0, or 70 and the reason.
     Health,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_utils::config::{Tasks, WorkerConfig};
+use job_utils::config::WorkerConfig;
 use job_utils::db::Position;
 use tokio::time::Instant;
 
@@ -165,9 +165,9 @@ pub(crate) type Filter = (Option<Arc<[String]>>, Arc<[String]>);
 pub(crate) fn lanes(config: &WorkerConfig) -> Vec<(usize, Filter)> {
     let limited = |task: &String| config.task_concurrency.contains_key(task);
     let none: Arc<[String]> = Arc::default();
-    let general: Filter = match &config.tasks {
-        Tasks::Any => (None, config.task_concurrency.keys().cloned().collect()),
-        Tasks::Only(tasks) => (Some(tasks.iter().filter(|task| !limited(task)).cloned().collect()), none.clone()),
+    let general: Filter = match config.tasks.as_filter() {
+        None => (None, config.task_concurrency.keys().cloned().collect()),
+        Some(tasks) => (Some(tasks.iter().filter(|task| !limited(task)).cloned().collect()), none.clone()),
     };
     let mut lanes = Vec::new();
     // When every task it supports has a lane of its own, there is nothing to look for.
@@ -175,7 +175,7 @@ pub(crate) fn lanes(config: &WorkerConfig) -> Vec<(usize, Filter)> {
         lanes.push((config.concurrency, general));
     }
     for (task, limit) in &config.task_concurrency {
-        if matches!(&config.tasks, Tasks::Any) || matches!(&config.tasks, Tasks::Only(tasks) if tasks.contains(task)) {
+        if config.tasks.include(task) {
             lanes.push((*limit, (Some(Arc::new([task.clone()])), none.clone())));
         }
     }

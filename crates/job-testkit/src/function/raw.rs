@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 /// What happens to a connection.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum RawAnswer {
     /// It is closed before a byte is read.
     Close,

@@ -37,6 +37,7 @@ pub const VARS: &[&Var] = &[&KNATIVE_SERVICE_URL, &INTERNAL_GATEWAY_URL, &INTERN
 
 /// Where functions are.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Gateway {
     /// Base URL.
     pub base: HttpUrl,

@@ -58,6 +58,7 @@ impl Listen {
 
 /// A connection URL that stands in for the usual one.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Endpoint {
     /// The variable that it comes from, for messages.
     pub var: &'static Var,

@@ -196,6 +196,7 @@ impl SslMode {
 
 /// How to reach Postgres.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PostgresConfig {
     /// The variable that the connection URL comes from, for messages.
     pub url_var: &'static Var,

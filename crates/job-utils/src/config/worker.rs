@@ -142,6 +142,7 @@ const MOST_JOBS: usize = 1_000_000;
 
 /// Which tasks a worker or scheduler takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Tasks {
     /// Every task.
     Any,

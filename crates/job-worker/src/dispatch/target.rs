@@ -124,7 +124,7 @@ struct Shared {
 
 impl Targets {
     pub(crate) fn new(config: &WorkerConfig) -> std::io::Result<Self> {
-        let Gateway { base, development_map } = &config.gateway;
+        let Gateway { base, development_map, .. } = &config.gateway;
         let urls = || development_map.values().flatten().chain([base]);
         let tls = urls().any(|url| url.scheme() == "https");
         let connector = Arc::new(Connector::new(tls, config.http2)?);

@@ -201,7 +201,8 @@ async fn a_statement_that_is_abandoned_within_a_transaction_does_not_keep_its_co
     let bench = Bench::new().await;
     bench.run("CREATE TABLE charges (job bigint)").await;
     let (told, mut answered) = mpsc::unbounded_channel();
-    let one = PostgresConfig { pool_size: 1, ..settings(bench.db.env()) };
+    let mut one = settings(bench.db.env());
+    one.pool_size = 1;
     let worker = Worker::builder(Db::new(&one).unwrap()).state(told).task(impatient).build().unwrap();
     let shutdown = Shutdown::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));
@@ -263,8 +264,9 @@ async fn a_transaction_holds_its_job_and_not_for_longer_than_its_client_lives() 
     let (told, mut heard) = mpsc::unbounded_channel();
     let state = (bench.db.connect().await, told);
     // By TCP and through no pooler, where there are such settings.
-    let db = Db::new(&PostgresConfig { url: None, hosts: vec!["127.0.0.1".into()], ..settings(bench.db.direct_env()) })
-        .unwrap();
+    let mut direct = settings(bench.db.direct_env());
+    (direct.url, direct.hosts) = (None, vec!["127.0.0.1".into()]);
+    let db = Db::new(&direct).unwrap();
     let worker = Worker::builder(db.clone()).state(state).task(handler).build().unwrap();
     enqueue(&bench.sql, Charge::Commit).await.unwrap();
     assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Done);
