@@ -1,5 +1,6 @@
 //! What strangers do with the crates: put them into a package, and follow the README to a program that runs.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub(crate) async fn packages() -> Result<()> {
     // Dirty, because it is checked before a commit as well.
     let mut arguments = vec!["package", "--workspace", "--allow-dirty", "--quiet"];
     arguments.extend(NOT_PUBLISHED.iter().flat_map(|name| ["--exclude", name]));
+    remove_unpacked()?;
     // What a package depends on is built once for all of them, and as it is for the workspace.
     let mut command = command(&arguments);
     command.env("CARGO_TARGET_DIR", env::target_dir()).env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
@@ -28,6 +30,32 @@ pub(crate) async fn packages() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() || said.contains("warning:") {
         bail!("`cargo {}` said:\n{said}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// cargo unpacks what it has packaged where it unpacks what it downloads, in a directory named by the place of the target directory, and
+/// does not do so again for the same version: it would build what an earlier run in this place has packaged.
+fn remove_unpacked() -> Result<()> {
+    let registries = steps::cargo_home()?.join("registry/src");
+    let names = |directory: &Path| -> Result<Vec<String>> {
+        let entries = match std::fs::read_dir(directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("cannot read {}", directory.display()))?,
+        };
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    };
+    // Those of registries on the network begin with a host.
+    for registry in names(&registries)?.iter().filter(|name| name.starts_with('-')) {
+        for package in names(&env::workspace_dir().join("crates"))? {
+            let unpacked = registries.join(registry).join(format!("{package}-{}", env!("CARGO_PKG_VERSION")));
+            match std::fs::remove_dir_all(&unpacked) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", unpacked.display()));
+                }
+                _ => {}
+            }
+        }
     }
     Ok(())
 }
