@@ -22,10 +22,16 @@ pub(crate) async fn packages() -> Result<()> {
     // Dirty, because it is checked before a commit as well.
     let mut arguments = vec!["package", "--workspace", "--allow-dirty", "--quiet"];
     arguments.extend(NOT_PUBLISHED.iter().flat_map(|name| ["--exclude", name]));
+    // cargo takes what it has packaged for what it downloads: by the place of its directory and the version, it neither unpacks nor builds
+    // it again when it is another. So the directory is always in another place, by name; what packages depend on is built once for all of
+    // them, and as it is for the workspace.
     remove_unpacked()?;
-    // What a package depends on is built once for all of them, and as it is for the workspace.
+    let place = tempfile::tempdir()?;
+    let target = place.path().join("target");
+    std::fs::create_dir_all(env::target_dir())?;
+    std::os::unix::fs::symlink(env::target_dir(), &target)?;
     let mut command = command(&arguments);
-    command.env("CARGO_TARGET_DIR", env::target_dir()).env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
+    command.env("CARGO_TARGET_DIR", &target).env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
     let output = command.stderr(Stdio::piped()).output().await.context("cannot run cargo")?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() || said.contains("warning:") {
@@ -34,8 +40,7 @@ pub(crate) async fn packages() -> Result<()> {
     Ok(())
 }
 
-/// cargo unpacks what it has packaged where it unpacks what it downloads, in a directory named by the place of the target directory, and
-/// does not do so again for the same version: it would build what an earlier run in this place has packaged.
+/// Removes what earlier runs have packaged and cargo has unpacked beside what it downloads.
 fn remove_unpacked() -> Result<()> {
     let registries = steps::cargo_home()?.join("registry/src");
     let names = |directory: &Path| -> Result<Vec<String>> {
