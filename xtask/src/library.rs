@@ -1,6 +1,5 @@
 //! What strangers do with the crates: put them into a package, and follow the README to a program that runs.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -25,7 +24,6 @@ pub(crate) async fn packages() -> Result<()> {
     // cargo takes what it has packaged for what it downloads: by the place of its directory and the version, it neither unpacks nor builds
     // it again when it is another. So the directory is always in another place, by name; what packages depend on is built once for all of
     // them, and as it is for the workspace.
-    remove_unpacked()?;
     let place = tempfile::tempdir()?;
     let target = place.path().join("target");
     std::fs::create_dir_all(env::target_dir())?;
@@ -36,31 +34,6 @@ pub(crate) async fn packages() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() || said.contains("warning:") {
         bail!("`cargo {}` said:\n{said}", arguments.join(" "));
-    }
-    Ok(())
-}
-
-/// Removes what earlier runs have packaged and cargo has unpacked beside what it downloads.
-fn remove_unpacked() -> Result<()> {
-    let registries = steps::cargo_home()?.join("registry/src");
-    let names = |directory: &Path| -> Result<Vec<String>> {
-        let entries = match std::fs::read_dir(directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(|| format!("cannot read {}", directory.display()))?,
-        };
-        Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
-    };
-    // Those of registries on the network begin with a host.
-    for registry in names(&registries)?.iter().filter(|name| name.starts_with('-')) {
-        for package in names(&env::workspace_dir().join("crates"))? {
-            let unpacked = registries.join(registry).join(format!("{package}-{}", env!("CARGO_PKG_VERSION")));
-            match std::fs::remove_dir_all(&unpacked) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", unpacked.display()));
-                }
-                _ => {}
-            }
-        }
     }
     Ok(())
 }

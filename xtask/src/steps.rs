@@ -1,6 +1,5 @@
 //! Steps with one line each: what, how long, and whether it passed.
 
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -80,13 +79,6 @@ pub(crate) async fn cargo_output(arguments: &[&str]) -> Result<String> {
 /// The cargo that runs this.
 pub(crate) fn cargo_program() -> String {
     env::var("CARGO").unwrap_or_else(|| "cargo".to_owned())
-}
-
-/// Where cargo keeps its configuration and what it has downloaded.
-pub(crate) fn cargo_home() -> Result<PathBuf> {
-    let home = env::var("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(env::var("HOME")?).join(".cargo")));
-    home.context("neither CARGO_HOME nor HOME is set")
 }
 
 /// What a command prints to standard output; its complaint is the error.

@@ -4,9 +4,7 @@ use anyhow::{Context, Result, bail};
 
 use super::engine::{PROJECT, docker, logs};
 use super::stack;
-
-/// The network of the compose files.
-const NETWORK: &str = "constructive-net";
+use crate::deploy_check::compose::NETWORK;
 
 /// Where the database is: what docker-compose.jobs.yml passes.
 const DATABASE: &[&str] = &[

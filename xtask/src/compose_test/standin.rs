@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use super::engine::docker;
 use crate::setup;
-use crate::steps::{cargo_home, cargo_program, output_of};
+use crate::steps::{cargo_program, output_of};
 
 /// On every image that is made here; its value says what of.
 const LABEL: &str = "jobs.standin";
@@ -150,8 +150,11 @@ async fn fetch(root: &Path, work: &Path, chef: &str) -> Result<()> {
     let _ = std::fs::remove_dir_all(&home);
     std::fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
     // A registry of one's own, where there is one; its credentials stay where they are.
-    let own = cargo_home()?;
-    if own.join("config.toml").is_file() {
+    let own =
+        env::var("CARGO_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(env::var("HOME")?).join(".cargo")));
+    if let Some(own) = own
+        && own.join("config.toml").is_file()
+    {
         std::fs::copy(own.join("config.toml"), home.join("config.toml"))
             .context("cannot copy cargo's configuration")?;
     }

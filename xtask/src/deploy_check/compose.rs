@@ -13,7 +13,7 @@ use crate::tidy::env_table;
 pub(crate) const FILES: [&str; 2] = ["docker-compose.yml", "docker-compose.jobs.yml"];
 
 /// The network that both files share.
-const NETWORK: &str = "constructive-net";
+pub(crate) const NETWORK: &str = "constructive-net";
 
 /// Who stays up, under a container name that is its service's, with what it publishes: of docker-compose.yml, and of the
 /// specification's section 4.
@@ -76,17 +76,8 @@ pub(crate) fn command(program: &[String]) -> Command {
 pub(crate) async fn check(program: &[String], root: &Path) -> Result<()> {
     for (file, published) in FILES.into_iter().zip(PUBLISHED) {
         let mut command = command(program);
-        command.args(["-f", file, "--profile", "workers", "config"]).current_dir(root);
-        // What the files say by themselves, and not what this shell adds.
-        for variable in env_table::names() {
-            command.env_remove(variable);
-        }
-        let output = command.output().await.with_context(|| format!("cannot run {}", program.join(" ")))?;
-        if !output.status.success() {
-            bail!("{file}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        let text = String::from_utf8(output.stdout)?;
-        let config = serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
+        command.args(["-f", file]);
+        let config = config(command, root).await.with_context(|| file.to_owned())?;
         let mut problems = problems(&config);
         problems.extend(confinement_problems(&config));
         problems.extend(published_problems(&config, published));
@@ -95,6 +86,48 @@ pub(crate) async fn check(program: &[String], root: &Path) -> Result<()> {
         }
         if !problems.is_empty() {
             bail!("{file}: {}", problems.join("\n"));
+        }
+    }
+    example(program, root).await.context("the function in deploy/README.md")
+}
+
+/// What compose makes of the files that a command names.
+async fn config(mut command: Command, root: &Path) -> Result<Value> {
+    command.args(["--profile", "workers", "config"]).current_dir(root);
+    // What the files say by themselves, and not what this shell adds.
+    for variable in env_table::names() {
+        command.env_remove(variable);
+    }
+    let output = command.output().await.context("cannot run compose")?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(serde_saphyr::from_str(&String::from_utf8(output.stdout)?)?)
+}
+
+/// The README's file and its `export` add a function that the worker and the service know of.
+async fn example(program: &[String], root: &Path) -> Result<()> {
+    let readme = std::fs::read_to_string(root.join("deploy/README.md"))?;
+    let file = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let export = readme.lines().find(|line| line.starts_with("export JOBS_SUPPORTED="));
+    let (file, export) = file.zip(export).context("there is no file, or no export")?;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("docker-compose.greet.yml");
+    std::fs::write(&path, file)?;
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{export}\nexec \"$@\"")).arg("sh").args(program);
+    command.args(["-f", FILES[1], "-f"]).arg(&path);
+    let config = config(command, root).await?;
+    if config["services"]["greet"]["networks"].get(NETWORK).is_none() {
+        bail!("greet is not on {NETWORK}");
+    }
+    for (name, variable) in ["knative-job-service", "job-worker"]
+        .iter()
+        .flat_map(|name| [(name, "JOBS_SUPPORTED"), (name, "INTERNAL_GATEWAY_DEVELOPMENT_MAP")])
+    {
+        let value = &config["services"][name]["environment"][variable];
+        if !value.as_str().is_some_and(|value| value.contains("greet")) {
+            bail!("{name}: {variable} is {value}");
         }
     }
     Ok(())
