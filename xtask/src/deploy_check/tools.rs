@@ -17,11 +17,13 @@ pub(super) struct Tools {
     bin: PathBuf,
 }
 
-/// The environment, made where there is none or where it was made of other requirements.
+/// The environment, made where there is none, or one of other requirements or for another place.
 pub(super) async fn find(root: &Path) -> Result<Tools> {
     let directory = env::target_dir().join("deploy-check/python");
     let requirements = root.join(REQUIREMENTS);
     let wanted = std::fs::read_to_string(&requirements).with_context(|| format!("cannot read {REQUIREMENTS}"))?;
+    // An environment does not work in another place than the one that it was made for.
+    let wanted = format!("{}\n{wanted}", directory.display());
     // Written last: an installation that was cut off is not one.
     let stamp = directory.join("requirements.installed");
     let tools = Tools { bin: directory.join("bin") };
