@@ -28,6 +28,12 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V16__library", include_str!("../../migrations/V16__library.sql")),
     ("V17__random_epochs", include_str!("../../migrations/V17__random_epochs.sql")),
     ("V18__batches_with_modes", include_str!("../../migrations/V18__batches_with_modes.sql")),
+    ("V19__rights", include_str!("../../migrations/V19__rights.sql")),
+    ("V20__enqueue_bounds", include_str!("../../migrations/V20__enqueue_bounds.sql")),
+    ("V21__enqueue_forms", include_str!("../../migrations/V21__enqueue_forms.sql")),
+    ("V22__claim_bounds", include_str!("../../migrations/V22__claim_bounds.sql")),
+    ("V23__schedule_bounds", include_str!("../../migrations/V23__schedule_bounds.sql")),
+    ("V24__administration", include_str!("../../migrations/V24__administration.sql")),
 ];
 
 /// Run after the migrations, every time.

@@ -1,0 +1,1 @@
+-- V19__rights: to be filled.

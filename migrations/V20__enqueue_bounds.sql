@@ -1,0 +1,1 @@
+-- V20__enqueue_bounds: to be filled.

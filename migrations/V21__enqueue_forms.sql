@@ -1,0 +1,1 @@
+-- V21__enqueue_forms: to be filled.

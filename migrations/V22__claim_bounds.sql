@@ -1,0 +1,1 @@
+-- V22__claim_bounds: to be filled.

@@ -1,0 +1,1 @@
+-- V23__schedule_bounds: to be filled.

@@ -1,0 +1,1 @@
+-- V24__administration: to be filled.
