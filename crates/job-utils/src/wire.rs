@@ -6,5 +6,6 @@
 mod body;
 pub mod callback;
 pub mod dispatch;
+pub mod encoding;
 pub mod headers;
 pub mod signature;

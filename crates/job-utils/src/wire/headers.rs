@@ -1,4 +1,6 @@
-//! Header names, in the lower case in which HTTP libraries compare them.
+//! Header names, in the lower case in which HTTP libraries compare them, and how headers that are flags are read.
+
+use http::HeaderMap;
 
 /// The id of the worker that holds the job.
 pub const X_WORKER_ID: &str = "x-worker-id";
@@ -12,5 +14,31 @@ pub const X_ACTOR_ID: &str = "x-actor-id";
 pub const X_CALLBACK_URL: &str = "x-callback-url";
 /// Names the attempt for the SQL function `complete_in_transaction`.
 pub const X_JOB_TOKEN: &str = "x-job-token";
-/// `true` on a function's answer or on a callback: the attempt failed.
+/// `true` on a function's answer or on a callback: the attempt failed. Read by [`flag`].
 pub const X_JOB_ERROR: &str = "x-job-error";
+/// `false` on a function's answer or on a callback that says that the attempt failed: another would fail as well. Read by
+/// [`flag`].
+pub const X_JOB_RETRY: &str = "x-job-retry";
+/// Which attempt of the job this is, from 1.
+pub const X_JOB_ATTEMPT: &str = "x-job-attempt";
+/// How many attempts the job has.
+pub const X_JOB_MAX_ATTEMPTS: &str = "x-job-max-attempts";
+/// The job's task identifier; what is not a visible ASCII character, and `%`, is percent-encoded.
+pub const X_JOB_TASK: &str = "x-job-task";
+
+/// Whether a header that is a flag is set: anything but `false`, `0` and nothing is true, as functions are written in
+/// languages that spell it `True`, `TRUE` or `1`. None when it is absent or empty.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue};
+/// use job_utils::wire::headers::{X_JOB_ERROR, flag};
+/// let read = |value| flag(&HeaderMap::from_iter([(X_JOB_ERROR.parse().unwrap(), HeaderValue::from_static(value))]), X_JOB_ERROR);
+/// assert_eq!([read("true"), read("True"), read("1"), read("yes")], [Some(true); 4]);
+/// assert_eq!([read("false"), read(" False "), read("0")], [Some(false); 3]);
+/// assert_eq!([read(""), read(" "), flag(&HeaderMap::new(), X_JOB_ERROR)], [None; 3]);
+/// ```
+pub fn flag(headers: &HeaderMap, name: &str) -> Option<bool> {
+    let value = headers.get(name)?.as_bytes().trim_ascii();
+    let unset = value == b"0" || value.eq_ignore_ascii_case(b"false");
+    (!value.is_empty()).then_some(!unset)
+}
