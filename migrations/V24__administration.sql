@@ -1,1 +1,121 @@
--- V24__administration: to be filled.
+-- For operators. What a call leaves alone, and what it changes without effect, is told in a WARNING with a HINT. The result
+-- is as before: callers of the original rely on it.
+
+-- What an operator's function has to tell: which of the jobs that it has changed have no attempts left, and which jobs it has
+-- left alone, because they run. It looks after the change: a job that has begun or ended meanwhile is told as it is now.
+CREATE FUNCTION @extschema@.warn_of_jobs(job_ids bigint[], changed bigint[], exhausted bigint[] DEFAULT '{}')
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    running bigint[] := ARRAY(
+        SELECT j.id FROM @extschema@.jobs j
+         WHERE j.id = ANY (job_ids) AND NOT EXISTS (SELECT FROM unnest(changed) AS c (id) WHERE c.id = j.id)
+         ORDER BY j.id);
+BEGIN
+    IF cardinality(exhausted) > 0 THEN
+        RAISE WARNING USING
+            MESSAGE = format('jobs without attempts left, which will not run: %s in all, of them %s',
+                             cardinality(exhausted), array_to_string(exhausted[1:10], ', ')),
+            HINT = 'attempts := 0 starts them anew; a larger max_attempts lets them go on.';
+    END IF;
+    IF cardinality(running) > 0 THEN
+        RAISE WARNING USING
+            MESSAGE = format('jobs that run were left alone: %s in all, of them %s', cardinality(running),
+                             array_to_string(running[1:10], ', ')),
+            HINT = 'Call again when they have ended. One whose function is lost is started again by '
+                || 'UPDATE @extschema@.jobs SET locked_at = NULL, locked_by = NULL WHERE id = ….';
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.warn_of_jobs(bigint[], bigint[], bigint[]) FROM PUBLIC;
+
+-- As in V11, and it tells of jobs that run, and of those that it has changed and that have no attempts left.
+CREATE OR REPLACE FUNCTION @extschema@.reschedule_jobs(
+    job_ids bigint[], run_at timestamptz DEFAULT NULL, priority int DEFAULT NULL, attempts int DEFAULT NULL,
+    max_attempts int DEFAULT NULL
+) RETURNS SETOF @extschema@.jobs
+LANGUAGE plpgsql AS $$
+DECLARE
+    job @extschema@.jobs;
+    changed bigint[] := '{}';
+    exhausted bigint[] := '{}';
+BEGIN
+    FOR job IN
+        WITH chosen AS MATERIALIZED (
+            SELECT c.id FROM @extschema@.jobs c
+             WHERE c.id = ANY (job_ids)
+               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours' AND coalesce(c.deadline < now(), true))
+             ORDER BY c.id FOR UPDATE)
+        UPDATE @extschema@.jobs j
+           SET run_at = coalesce(reschedule_jobs.run_at, j.run_at),
+               priority = coalesce(reschedule_jobs.priority, j.priority),
+               attempts = coalesce(reschedule_jobs.attempts, j.attempts),
+               max_attempts = coalesce(reschedule_jobs.max_attempts, j.max_attempts),
+               -- Whoever gives attempts anew wants the job to run after all.
+               superseded = j.superseded AND reschedule_jobs.attempts IS NULL,
+               locked_at = NULL, locked_by = NULL, updated_at = clock_timestamp()
+          FROM chosen WHERE j.id = chosen.id
+        RETURNING j.*
+    LOOP
+        changed := changed || job.id;
+        IF job.attempts >= job.max_attempts THEN
+            exhausted := exhausted || job.id;
+        END IF;
+        RETURN NEXT job;
+    END LOOP;
+    PERFORM @extschema@.warn_of_jobs(job_ids, changed, exhausted);
+END
+$$;
+COMMENT ON FUNCTION @extschema@.reschedule_jobs(bigint[], timestamptz, int, int, int) IS
+    'Changes when and how jobs run; NULL keeps a value. Returns the jobs it changed. Warns of jobs that run or have no attempts left.';
+
+CREATE OR REPLACE FUNCTION @extschema@.permanently_fail_jobs(job_ids bigint[], error_message text DEFAULT NULL)
+RETURNS SETOF @extschema@.jobs
+LANGUAGE plpgsql AS $$
+DECLARE
+    job @extschema@.jobs;
+    changed bigint[] := '{}';
+BEGIN
+    FOR job IN
+        WITH chosen AS MATERIALIZED (
+            SELECT c.id FROM @extschema@.jobs c
+             WHERE c.id = ANY (job_ids)
+               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours' AND coalesce(c.deadline < now(), true))
+             ORDER BY c.id FOR UPDATE)
+        UPDATE @extschema@.jobs j
+           SET last_error = coalesce(error_message, 'Manually marked as failed'), attempts = j.max_attempts,
+               locked_at = NULL, locked_by = NULL, updated_at = clock_timestamp()
+          FROM chosen WHERE j.id = chosen.id
+        RETURNING j.*
+    LOOP
+        changed := changed || job.id;
+        RETURN NEXT job;
+    END LOOP;
+    PERFORM @extschema@.warn_of_jobs(job_ids, changed);
+END
+$$;
+COMMENT ON FUNCTION @extschema@.permanently_fail_jobs(bigint[], text) IS
+    'Marks jobs as failed for good: they stay, and are not tried again. Returns the jobs it changed. Warns of jobs that run.';
+
+CREATE OR REPLACE FUNCTION @extschema@.complete_jobs(job_ids bigint[]) RETURNS SETOF @extschema@.jobs
+LANGUAGE plpgsql AS $$
+DECLARE
+    job @extschema@.jobs;
+    removed bigint[] := '{}';
+BEGIN
+    FOR job IN
+        WITH chosen AS MATERIALIZED (
+            SELECT c.id FROM @extschema@.jobs c
+             WHERE c.id = ANY (job_ids)
+               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours' AND coalesce(c.deadline < now(), true))
+             ORDER BY c.id FOR UPDATE)
+        DELETE FROM @extschema@.jobs j USING chosen WHERE j.id = chosen.id
+        RETURNING j.*
+    LOOP
+        removed := removed || job.id;
+        RETURN NEXT job;
+    END LOOP;
+    PERFORM @extschema@.warn_of_jobs(job_ids, removed);
+END
+$$;
+COMMENT ON FUNCTION @extschema@.complete_jobs(bigint[]) IS
+    'Removes jobs as done. Returns the jobs it removed. Warns of jobs that run.';

@@ -34,10 +34,10 @@ impl From<AdminJob> for Job {
     fn from(job: AdminJob) -> Self {
         Self {
             id: BigInt(job.id),
-            database_id: job.database_id,
-            actor_id: job.actor_id,
-            queue_name: job.queue_name,
-            task_identifier: job.task_identifier,
+            database_id: job.tenant,
+            actor_id: job.actor,
+            queue_name: job.queue,
+            task_identifier: job.task,
             payload: Json(job.payload),
             priority: job.priority,
             run_at: Datetime(job.run_at),
@@ -79,10 +79,10 @@ impl From<AdminSchedule> for ScheduledJob {
     fn from(schedule: AdminSchedule) -> Self {
         Self {
             id: BigInt(schedule.id),
-            database_id: schedule.database_id,
-            actor_id: schedule.actor_id,
-            queue_name: schedule.queue_name,
-            task_identifier: schedule.task_identifier,
+            database_id: schedule.tenant,
+            actor_id: schedule.actor,
+            queue_name: schedule.queue,
+            task_identifier: schedule.task,
             payload: Json(schedule.payload),
             priority: schedule.priority,
             max_attempts: schedule.max_attempts,

@@ -46,7 +46,7 @@ pub(crate) async fn take(
     }
     let blocks: Vec<_> = differing.iter().copied().collect();
     let (ours, others): (Vec<_>, Vec<_>) =
-        db.held(&blocks).await?.into_iter().partition(|row| tasks.include(&row.task_identifier));
+        db.held(&blocks).await?.into_iter().partition(|row| tasks.include(&row.task));
     let ids: HashSet<i64> = ours.iter().map(|row| row.id).collect();
     for row in &ours {
         claimed.look_at(agenda, row);
@@ -76,7 +76,7 @@ impl Claimed {
             Looked::Invalid(error) => {
                 tracing::warn!(
                     schedule.id = row.id,
-                    job.task = row.task_identifier,
+                    job.task = row.task,
                     "a schedule cannot be used until it is changed: {error}"
                 );
             }

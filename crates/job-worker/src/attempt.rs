@@ -55,7 +55,7 @@ impl Runner {
             }
             of_settler.settled(results.into_iter().map(|(settlement, _)| {
                 let attempt = settlement.ticket;
-                (attempt.lane, claim_of(&attempt.job), attempt.job.queue_name.clone())
+                (attempt.lane, claim_of(&attempt.job), attempt.job.queue.clone())
             }));
         });
         let surroundings = Surroundings::new(db, stopping);
@@ -79,7 +79,7 @@ impl Runner {
 
     /// Returns how long it took.
     async fn run(&self, lane: usize, mut job: Job) -> Duration {
-        match (self.registry.by_task.get(&job.task_identifier), &self.dispatcher) {
+        match (self.registry.by_task.get(&job.task), &self.dispatcher) {
             (Some(task), _) => self.run_here(lane, job, task).await,
             (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher).await,
             // Not claimed as a rule.
@@ -120,17 +120,17 @@ impl Runner {
     fn completed(&self, outcome: outcome::Outcome, attempt: Attempt) {
         let Attempt { lane, job, duration } = attempt;
         let duration_ms = duration.as_millis();
-        tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job completed");
+        tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");
         if outcome != outcome::Outcome::Done {
             let error = outcome.error();
             tracing::warn!(
                 job.id = job.id,
-                job.task = job.task_identifier,
+                job.task = job.task,
                 error,
                 "the handler's transaction has completed the job: what it returned afterwards does nothing"
             );
         }
-        self.slots.settled([(lane, claim_of(&job), job.queue_name.clone())]);
+        self.slots.settled([(lane, claim_of(&job), job.queue.clone())]);
     }
 
     async fn dispatch(&self, lane: usize, mut job: Job, dispatcher: &Dispatcher) -> Duration {
@@ -142,7 +142,7 @@ impl Runner {
             Answer::Accept => {
                 let duration = started.elapsed();
                 let duration_ms = duration.as_millis();
-                tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job accepted");
+                tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job accepted");
                 self.slots.accepted(claim_of(&job));
                 return duration;
             }
@@ -172,7 +172,7 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
     let duration_ms = duration.as_millis();
     match (result, &settlement.outcome) {
         (Ok(Settled::Done), Outcome::Complete) => {
-            tracing::info!(job.id = job.id, job.task = job.task_identifier, duration_ms, "job completed");
+            tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");
         }
         (
             Ok(Settled::Done),
@@ -183,7 +183,7 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
         ) if job.attempts >= job.max_attempts || matches!(settlement.outcome, Outcome::FailForGood(_)) => {
             tracing::error!(
                 job.id = job.id,
-                job.task = job.task_identifier,
+                job.task = job.task,
                 job.attempts = job.attempts,
                 duration_ms,
                 error,
@@ -192,19 +192,15 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
         }
         (Ok(Settled::Done), Outcome::Postpone { message: error, after, counts: false }) => tracing::info!(
             job.id = job.id,
-            job.task = job.task_identifier,
+            job.task = job.task,
             duration_ms,
             after = in_words(*after),
             error,
             "job postponed"
         ),
-        (Ok(Settled::Done), Outcome::Snooze(after)) => tracing::info!(
-            job.id = job.id,
-            job.task = job.task_identifier,
-            duration_ms,
-            after = in_words(*after),
-            "job snoozed"
-        ),
+        (Ok(Settled::Done), Outcome::Snooze(after)) => {
+            tracing::info!(job.id = job.id, job.task = job.task, duration_ms, after = in_words(*after), "job snoozed")
+        }
         (
             Ok(Settled::Done),
             Outcome::Fail(error)
@@ -213,7 +209,7 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
             | Outcome::Postpone { message: error, .. },
         ) => tracing::warn!(
             job.id = job.id,
-            job.task = job.task_identifier,
+            job.task = job.task,
             job.attempts = job.attempts,
             job.max_attempts = job.max_attempts,
             duration_ms,
@@ -222,7 +218,7 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
         ),
         // The function's callback was faster, or the job was taken away: an answer that comes too late is no error.
         (Ok(Settled::Stale), _) => {
-            tracing::debug!(job.id = job.id, job.task = job.task_identifier, "job already settled");
+            tracing::debug!(job.id = job.id, job.task = job.task, "job already settled");
         }
         (Err(SettleError::Refused(_)), _) => {} // told by the settler
         (Err(error), _) => tracing::warn!(job.id = job.id, "{error}"),

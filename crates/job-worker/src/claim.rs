@@ -279,7 +279,7 @@ impl Claimer {
                         if lane.exhausted && !self.slots.has_freed(index) {
                             lane.pace(now - took);
                             // One job of each named queue: there others may be due beyond those that were seen.
-                            let whole = jobs.iter().all(|job| job.queue_name.is_none());
+                            let whole = jobs.iter().all(|job| job.queue.is_none());
                             if whole && !lane.woken && self.vigil.always_woken() {
                                 lane.next_look = lane.last_look_at(self.poll_interval);
                             }

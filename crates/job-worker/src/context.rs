@@ -81,12 +81,7 @@ impl<S> Clone for Context<S> {
 
 impl Context {
     pub(crate) fn new(job: Arc<Job>, surroundings: Arc<Surroundings>) -> Self {
-        let span = tracing::info_span!(
-            "job.run",
-            job.id = job.id,
-            job.task = job.task_identifier,
-            job.attempts = job.attempts
-        );
+        let span = tracing::info_span!("job.run", job.id = job.id, job.task = job.task, job.attempts = job.attempts);
         let (watched, open, completed) = Default::default();
         let (deadline, timed_out) = Default::default();
         let (begun, state) = (AtomicBool::new(true), surroundings.none.clone());
@@ -299,7 +294,7 @@ impl<S> Context<S> {
 impl<S> std::fmt::Debug for Context<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Neither payload nor epoch.
-        let Job { id, task_identifier, attempts, .. } = self.job();
-        f.debug_struct("Context").field("id", id).field("task", task_identifier).field("attempts", attempts).finish()
+        let Job { id, task, attempts, .. } = self.job();
+        f.debug_struct("Context").field("id", id).field("task", task).field("attempts", attempts).finish()
     }
 }

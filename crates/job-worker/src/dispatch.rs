@@ -48,7 +48,7 @@ impl Dispatcher {
 
     /// Sends a job to its function, and says what the answer means. Takes the payload out of the job.
     pub(crate) async fn dispatch(&self, job: &mut Job) -> Answer {
-        let target = match self.targets.of(&job.task_identifier) {
+        let target = match self.targets.of(&job.task) {
             Ok(target) => target,
             Err(message) => return Answer::Fail(storable(&message)),
         };

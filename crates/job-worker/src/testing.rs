@@ -113,7 +113,7 @@ impl Worker {
         surroundings: &Arc<Surroundings>,
     ) -> Result<Outcome, RunDueError> {
         // Claimed by its task.
-        let Some(task) = self.registry.by_task.get(&job.task_identifier) else {
+        let Some(task) = self.registry.by_task.get(&job.task) else {
             return Ok(Outcome::Snooze { after: Duration::ZERO });
         };
         let context = Context::new(Arc::new(job.clone()), surroundings.clone());

@@ -159,14 +159,7 @@ fn a_long_outage_is_looked_through_quickly() {
     let since: Timestamp = "1996-01-01T00:00:00Z".parse().unwrap();
     for id in 0..200 {
         let row = owing(id, &with("* * * * * *", "missed", "once"), "00:00:00", "00:00:00");
-        agenda.look_at(&ScheduledJob::held(
-            id,
-            row.task_identifier,
-            row.schedule_info,
-            row.digest,
-            since,
-            at("12:00:00"),
-        ));
+        agenda.look_at(&ScheduledJob::held(id, row.task, row.schedule_info, row.digest, since, at("12:00:00")));
     }
     assert_eq!(due(&agenda, "11:59:59").len(), 200);
 }

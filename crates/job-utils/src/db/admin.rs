@@ -42,10 +42,10 @@ const ADD: &str = concat!("SELECT ", job_columns!(), " FROM ", add_job_call!(at)
 #[allow(missing_docs, reason = "named as the columns, which migrations/V1__tables.sql describes")]
 pub struct AdminJob {
     pub id: i64,
-    pub database_id: Option<Uuid>,
-    pub actor_id: Option<Uuid>,
-    pub queue_name: Option<String>,
-    pub task_identifier: String,
+    pub tenant: Option<Uuid>,
+    pub actor: Option<Uuid>,
+    pub queue: Option<String>,
+    pub task: String,
     /// JSON exactly as it was written.
     pub payload: String,
     pub priority: i32,
@@ -66,10 +66,10 @@ pub struct AdminJob {
 #[allow(missing_docs, reason = "named as the columns, which migrations/V1__tables.sql describes")]
 pub struct AdminSchedule {
     pub id: i64,
-    pub database_id: Option<Uuid>,
-    pub actor_id: Option<Uuid>,
-    pub queue_name: Option<String>,
-    pub task_identifier: String,
+    pub tenant: Option<Uuid>,
+    pub actor: Option<Uuid>,
+    pub queue: Option<String>,
+    pub task: String,
     /// JSON exactly as it was written.
     pub payload: String,
     pub priority: i32,
@@ -176,10 +176,10 @@ fn refusal(error: &Error) -> Option<String> {
 fn job(row: &Row) -> Result<AdminJob, Error> {
     Ok(AdminJob {
         id: row.try_get(0)?,
-        database_id: row.try_get(1)?,
-        actor_id: row.try_get(2)?,
-        queue_name: row.try_get(3)?,
-        task_identifier: row.try_get(4)?,
+        tenant: row.try_get(1)?,
+        actor: row.try_get(2)?,
+        queue: row.try_get(3)?,
+        task: row.try_get(4)?,
         payload: row.try_get(5)?,
         priority: row.try_get(6)?,
         run_at: row.try_get::<_, Instant>(7)?.0,
@@ -197,10 +197,10 @@ fn job(row: &Row) -> Result<AdminJob, Error> {
 fn schedule(row: &Row) -> Result<AdminSchedule, Error> {
     Ok(AdminSchedule {
         id: row.try_get(0)?,
-        database_id: row.try_get(1)?,
-        actor_id: row.try_get(2)?,
-        queue_name: row.try_get(3)?,
-        task_identifier: row.try_get(4)?,
+        tenant: row.try_get(1)?,
+        actor: row.try_get(2)?,
+        queue: row.try_get(3)?,
+        task: row.try_get(4)?,
         payload: row.try_get(5)?,
         priority: row.try_get(6)?,
         max_attempts: row.try_get(7)?,

@@ -123,7 +123,7 @@ impl Position {
 
     /// Moves on past claimed jobs. Those of `freed` queues were not found on the way.
     pub fn advance(&mut self, jobs: &[Job], freed: &[String]) {
-        let found = |job: &&Job| !job.queue_name.as_ref().is_some_and(|queue| freed.contains(queue));
+        let found = |job: &&Job| !job.queue.as_ref().is_some_and(|queue| freed.contains(queue));
         for job in jobs.iter().filter(found) {
             // `-infinity` is an instant that does not go back into the database.
             let at = (job.run_at.max(Timestamp::UNIX_EPOCH), job.id);
@@ -143,13 +143,13 @@ pub struct Job {
     /// The job's id.
     pub id: i64,
     /// The tenant's database.
-    pub database_id: Option<Uuid>,
+    pub tenant: Option<Uuid>,
     /// Who caused the job.
-    pub actor_id: Option<Uuid>,
+    pub actor: Option<Uuid>,
     /// The named queue, whose jobs run one at a time.
-    pub queue_name: Option<String>,
+    pub queue: Option<String>,
     /// Which function does it.
-    pub task_identifier: String,
+    pub task: String,
     /// The payload, JSON exactly as it was written.
     pub payload: String,
     /// Smaller runs earlier.
@@ -168,10 +168,10 @@ impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Job")
             .field("id", &self.id)
-            .field("database_id", &self.database_id)
-            .field("actor_id", &self.actor_id)
-            .field("queue_name", &self.queue_name)
-            .field("task_identifier", &self.task_identifier)
+            .field("tenant", &self.tenant)
+            .field("actor", &self.actor)
+            .field("queue", &self.queue)
+            .field("task", &self.task)
             .field("priority", &self.priority)
             .field("run_at", &self.run_at)
             .field("attempts", &self.attempts)
@@ -184,21 +184,16 @@ impl Job {
     /// The same job with an empty payload.
     #[must_use]
     pub fn clone_without_payload(&self) -> Self {
-        Self {
-            queue_name: self.queue_name.clone(),
-            task_identifier: self.task_identifier.clone(),
-            payload: String::new(),
-            ..*self
-        }
+        Self { queue: self.queue.clone(), task: self.task.clone(), payload: String::new(), ..*self }
     }
 
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             id: row.try_get(0)?,
-            database_id: row.try_get(1)?,
-            actor_id: row.try_get(2)?,
-            queue_name: row.try_get(3)?,
-            task_identifier: row.try_get(4)?,
+            tenant: row.try_get(1)?,
+            actor: row.try_get(2)?,
+            queue: row.try_get(3)?,
+            task: row.try_get(4)?,
             payload: row.try_get::<_, RawJson>(5)?.0,
             priority: row.try_get(6)?,
             run_at: row.try_get::<_, Instant>(7)?.0,

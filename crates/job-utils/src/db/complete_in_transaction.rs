@@ -175,8 +175,8 @@ impl Db {
         let parameters: Parameters<'_> = &[
             (&job.id, Type::INT8),
             (&job.epoch, Type::INT8),
-            (&job.database_id, Type::UUID),
-            (&job.actor_id, Type::UUID),
+            (&job.tenant, Type::UUID),
+            (&job.actor, Type::UUID),
             (&idle, Type::INT4),
         ];
         Ok(!transaction.rows("begin", &self.sql(BEGIN), parameters).await?.is_empty())

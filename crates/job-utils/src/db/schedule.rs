@@ -56,7 +56,7 @@ pub struct ScheduledJob {
     /// The schedule's id.
     pub id: i64,
     /// Which function its jobs are for.
-    pub task_identifier: String,
+    pub task: String,
     /// When to fire, in any of the accepted forms: the JSON as it was written. Not parsed here, because Postgres takes
     /// JSON that a parser refuses (1e999, a lone surrogate), and one such row must not hide the others.
     pub schedule_info: String,
@@ -74,19 +74,19 @@ impl ScheduledJob {
     /// One as it stands in the table, with nothing wrong.
     pub fn held(
         id: i64,
-        task_identifier: String,
+        task: String,
         schedule_info: String,
         digest: i64,
         fired_until: Timestamp,
         owed_since: Timestamp,
     ) -> Self {
-        Self { id, task_identifier, schedule_info, digest, fired_until, owed_since, last_error: None }
+        Self { id, task, schedule_info, digest, fired_until, owed_since, last_error: None }
     }
 
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             id: row.try_get(0)?,
-            task_identifier: row.try_get(1)?,
+            task: row.try_get(1)?,
             schedule_info: row.try_get(2)?,
             digest: row.try_get(3)?,
             fired_until: row.try_get(4)?,

@@ -1,5 +1,7 @@
 //! reschedule_jobs, permanently_fail_jobs, complete_jobs: what operators do to jobs that do not run.
 
+use tokio_postgres::{AsyncMessage, NoTls};
+
 use crate::sql::support::{Session, database};
 
 /// Jobs 1 waiting, 2 running, 3 locked 5 hours ago, 4 failed for good; ids from 1.
@@ -110,4 +112,53 @@ async fn no_ids_change_nothing() {
         }
     }
     assert_eq!(s.show("SELECT * FROM app_jobs.jobs ORDER BY id").await, before);
+}
+
+#[tokio::test]
+async fn operators_are_told_what_was_left_alone_and_what_will_not_run_all_the_same() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    four_jobs(&s).await;
+    let (client, mut connection) = tokio_postgres::connect(db.url(), NoTls).await.unwrap();
+    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notice(notice) = message {
+                let _ = sender.send(notice);
+            }
+        }
+    });
+    // Notices come before the answer.
+    let mut warnings = async |call: &str| {
+        let ids = client.query(&format!("SELECT id FROM app_jobs.{call} ORDER BY id"), &[]).await.unwrap();
+        let mut said = Vec::new();
+        while let Ok(notice) = told.try_recv() {
+            assert_eq!((notice.severity(), notice.code().code()), ("WARNING", "01000"), "{notice}");
+            assert!(notice.hint().is_some(), "{notice}");
+            said.push(notice.message().to_owned());
+        }
+        (ids.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), said)
+    };
+    let runs = "jobs that run were left alone: 1 in all, of them 2".to_owned();
+    let exhausted = "jobs without attempts left, which will not run: 1 in all, of them 4".to_owned();
+    let both = vec![exhausted.clone(), runs.clone()];
+    assert_eq!(warnings("reschedule_jobs('{4}', run_at := now())").await, (vec![4], vec![exhausted]));
+    assert_eq!(warnings("reschedule_jobs('{2}', run_at := now())").await, (vec![], vec![runs.clone()]));
+    assert_eq!(warnings("reschedule_jobs('{1,2,4,99}', run_at := now())").await, (vec![1, 4], both));
+    assert_eq!(warnings("reschedule_jobs('{4}', attempts := 0)").await, (vec![4], vec![]));
+    assert_eq!(warnings("permanently_fail_jobs('{1,2}')").await, (vec![1], vec![runs.clone()]));
+    assert_eq!(warnings("permanently_fail_jobs('{1,99}')").await, (vec![1], vec![]));
+    assert_eq!(warnings("reschedule_jobs('{1}', max_attempts := 99)").await, (vec![1], vec![]));
+    assert_eq!(warnings("complete_jobs('{1,2,4}')").await, (vec![1, 4], vec![runs]));
+    assert_eq!(warnings("complete_jobs(NULL)").await, (vec![], vec![]));
+
+    // However many there are, a message names ten.
+    s.run(
+        "INSERT INTO app_jobs.jobs (id, task_identifier, attempts) SELECT n, 'x', 25 FROM generate_series(101, 5100) n",
+    )
+    .await;
+    let (ids, said) = warnings("reschedule_jobs(ARRAY(SELECT id FROM app_jobs.jobs WHERE id > 100))").await;
+    assert_eq!(ids.len(), 5000);
+    let first = "jobs without attempts left, which will not run: 5000 in all, of them 101, 102, 103, 104, 105, 106, 107, 108, 109, 110";
+    assert_eq!(said, [first]);
 }

@@ -86,7 +86,7 @@ impl Target {
             token.set_sensitive(true);
             headers.insert(headers::X_JOB_TOKEN, token);
         }
-        for (name, id) in [(X_DATABASE_ID, job.database_id), (X_ACTOR_ID, job.actor_id)] {
+        for (name, id) in [(X_DATABASE_ID, job.tenant), (X_ACTOR_ID, job.actor)] {
             // A uuid's text is always a header's.
             if let Some(id) = id.and_then(|id| HeaderValue::from_str(id.hyphenated().encode_lower(&mut [0; 36])).ok()) {
                 headers.insert(name, id);

@@ -301,7 +301,7 @@ struct Authenticated;
 
 impl Hook for Authenticated {
     async fn around(&self, context: &Context, next: Next<'_>) -> Outcome {
-        match context.job().actor_id {
+        match context.job().actor {
             None => Outcome::Fail { error: "nobody has asked for this".into() },
             actor => USER.scope(actor, next.run()).await,
         }
@@ -322,7 +322,7 @@ impl Hook for Told {
 #[tokio::test]
 async fn hooks_go_around_every_handler_the_first_outermost() {
     async fn greet(job: Greet, context: Context) -> HandlerResult {
-        assert_eq!(USER.get(), context.job().actor_id);
+        assert_eq!(USER.get(), context.job().actor);
         match job.name.as_str() {
             "panic" => panic!("in the handler"),
             "slow" => std::future::pending().await,
