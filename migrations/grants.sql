@@ -22,7 +22,7 @@ BEGIN
 
         IF role_name = 'administrator' THEN
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.job_queues, @extschema@.scheduled_jobs,
-                @extschema@.settings, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
+                @extschema@.settings, @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
             GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
         ELSIF role_name = 'jobs_runtime' THEN
             -- INSERT into jobs: a schedule makes one. job_queues: UPDATE is what locking a row takes; rows come and go by

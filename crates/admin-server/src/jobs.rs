@@ -192,13 +192,16 @@ pub(crate) async fn add_job(ctx: &Context<'_>, input: AddJobInput) -> Result<Add
     if let Some(priority) = input.priority {
         job = job.priority(priority);
     }
-    let added = ctx.data::<AdminDb>()?.add_job(&job).await.map_err(|error| match error {
-        AddJobError::Refused(reason) => bad_input(reason),
-        AddJobError::Db(error) => told(&error),
+    let result = match ctx.data::<AdminDb>()?.add_job(&job).await {
+        Ok(added) => Some(added.into()),
+        // As PostGraphile shows a row of NULLs.
+        Err(AddJobError::KeptOut) => None,
+        Err(AddJobError::Refused(reason)) => return Err(bad_input(reason)),
+        Err(AddJobError::Db(error)) => return Err(told(&error)),
         // It can grow; what this server does not know is told as it is.
-        other => Error::new(other.to_string()),
-    })?;
-    Ok(AddJobPayload { client_mutation_id: input.client_mutation_id, result: Some(added.into()) })
+        Err(other) => return Err(Error::new(other.to_string())),
+    };
+    Ok(AddJobPayload { client_mutation_id: input.client_mutation_id, result })
 }
 
 /// A database error; one that has a command against it names the command.

@@ -90,6 +90,7 @@ fn take(fire: Fire, made: Materialised, agenda: &mut Agenda, obstacles: &mut Obs
         Materialised::AlreadyScheduled => {
             tracing::debug!(schedule.id = schedule, %at, "a fire is skipped: the previous job still waits or runs");
         }
+        Materialised::KeptOut(reason) => tracing::info!(schedule.id = schedule, %at, "a fire is skipped: {reason}"),
         Materialised::Known => tracing::debug!(schedule.id = schedule, %at, "a fire had been dealt with"),
         Materialised::Refused(message) => {
             tracing::error!(schedule.id = schedule, %at, "a fire made no job: {message}");

@@ -10,6 +10,7 @@
 mod sql {
     mod administration;
     mod blocked;
+    mod bounds;
     mod catalog;
     mod claim;
     mod concurrency;
@@ -23,6 +24,7 @@ mod sql {
     mod fires;
     mod forms;
     mod isolation;
+    mod kept_out;
     mod keys;
     mod leases;
     mod library;

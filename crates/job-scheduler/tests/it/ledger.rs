@@ -51,6 +51,33 @@ async fn a_fire_whose_job_postgres_refuses_is_told_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_fire_whose_job_a_trigger_keeps_out_is_told_and_its_schedule_and_the_others_go_on() {
+    let db = database().await;
+    let client = db.connect().await;
+    collect_fires(&client).await;
+    client
+        .batch_execute(
+            "CREATE FUNCTION divert() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN IF NEW.task_identifier = ''away'' THEN RETURN NULL; END IF; RETURN NEW; END';
+             CREATE TRIGGER divert BEFORE INSERT ON app_jobs.jobs FOR EACH ROW EXECUTE FUNCTION divert()",
+        )
+        .await
+        .unwrap();
+    let away = schedule(&client, "away", EVERY_SECOND).await;
+    client.execute("UPDATE app_jobs.scheduled_jobs SET key = 'key-away' WHERE id = $1", &[&away]).await.unwrap();
+    let fine = schedule(&client, "fine", EVERY_SECOND).await;
+    let scheduler = Running::start(db.url(), &[]);
+    eventually(LIMIT, async || ledger(&client, away).await >= 3 && ledger(&client, fine).await >= 3).await;
+    scheduler.stop().await;
+    let reasons =
+        "SELECT string_agg(DISTINCT outcome || '|' || coalesce(reason, '-'), ';') FROM app_jobs.schedule_fires";
+    let expected = "made|-;skipped|a trigger on the table jobs returned NULL: no job was made here";
+    assert_eq!(text(&client, reasons).await, expected);
+    let late = "SELECT count(*) FROM app_jobs.schedule_fires WHERE outcome = 'made' AND created_at > fire_at + interval '10 s'";
+    assert_eq!(number(&client, late).await, 0);
+}
+
+#[tokio::test]
 async fn a_job_made_elsewhere_for_the_same_fire_is_not_made_again() {
     let db = database().await;
     let client = db.connect().await;

@@ -67,5 +67,6 @@ pub async fn schedule<C: EnqueueClient>(
     let sql = client.schema().unwrap_or(&SchemaName::default()).apply(sql);
     let rows = client.rows("schedule", &sql, parameters).await.map_err(EnqueueError::read)?;
     // One row, or an error.
-    Ok(rows[0].try_get(0).map_err(DbError::query("schedule"))?)
+    let id: Option<i64> = rows[0].try_get(0).map_err(DbError::query("schedule"))?;
+    id.ok_or(EnqueueError::KeptOut { positions: Vec::new() })
 }

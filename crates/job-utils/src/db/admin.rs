@@ -94,6 +94,9 @@ pub enum AddJobError {
     /// The schema's rules refuse it: why, for the caller.
     #[error("{0}")]
     Refused(String),
+    /// A trigger on the table returned NULL, which keeps the row out: there is no job here.
+    #[error("a trigger on the table jobs returned NULL, which kept the job out: it was not enqueued")]
+    KeptOut,
     /// The database did not do it.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -138,14 +141,18 @@ impl AdminDb {
             ));
         }
         let client = self.db.operation().await?;
-        let result = async { job(&client.query_typed_one(&self.db.sql(ADD), &parameters(new)).await?) };
-        client.run("add a job", result).await.map_err(|error| match &error {
+        let result = async {
+            let row = client.query_typed_one(&self.db.sql(ADD), &parameters(new)).await?;
+            row.try_get::<_, Option<i64>>(0)?.map(|_| job(&row)).transpose()
+        };
+        let added = client.run("add a job", result).await.map_err(|error| match &error {
             DbError::Query { source, .. } => match refusal(source) {
                 Some(reason) => AddJobError::Refused(reason),
                 None => AddJobError::Db(error),
             },
             _ => AddJobError::Db(error),
-        })
+        })?;
+        added.ok_or(AddJobError::KeptOut)
     }
 
     async fn rows<T>(

@@ -148,9 +148,10 @@ pub struct Enqueued {
 }
 
 impl Enqueued {
-    fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+    /// None: a trigger kept the job out.
+    fn from_row(row: &Row) -> Result<Option<Self>, tokio_postgres::Error> {
         let kept = if row.len() > 1 { row.try_get(1)? } else { false };
-        Ok(Self { id: row.try_get(0)?, kept })
+        Ok(row.try_get::<_, Option<i64>>(0)?.map(|id| Self { id, kept }))
     }
 }
 
@@ -185,7 +186,8 @@ impl Enqueued {
 /// The schema is that of the [`Db`](crate::db::Db), else `app_jobs`; [`enqueue_in`] takes another.
 ///
 /// # Errors
-/// The rules of the schema refuse a field, which the error names; or the database did not do it.
+/// The rules of the schema refuse a field, which the error names; a trigger on the table kept the job out; or the database did not
+/// do it.
 pub async fn enqueue<C: EnqueueClient>(client: &C, job: impl IntoJob + Send) -> Result<Enqueued, EnqueueError> {
     enqueue_in(client, client.schema().unwrap_or(&SchemaName::default()), job).await
 }
@@ -205,7 +207,8 @@ pub async fn enqueue_in<C: EnqueueClient>(
     let rows = client.rows("enqueue", &schema.apply(sql), &parameters).await;
     let rows = rows.map_err(|error| EnqueueError::read(error).about(&job))?;
     // Each of these statements gives one row, or an error.
-    Ok(Enqueued::from_row(&rows[0]).map_err(DbError::query("enqueue"))?)
+    let enqueued = Enqueued::from_row(&rows[0]).map_err(DbError::query("enqueue"))?;
+    enqueued.ok_or(EnqueueError::KeptOut { positions: Vec::new() })
 }
 
 /// Enqueues many jobs and returns what became of them in the same order; many times faster than one by one.
@@ -254,6 +257,7 @@ pub fn enqueue_many_in<C: EnqueueClient, J: IntoJob>(
             job.check().map_err(|error| error.at(index))?;
         }
         let mut enqueued = Vec::with_capacity(jobs.len());
+        let mut kept_out = Vec::new();
         let mut rest = jobs.as_slice();
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at(chunk_length(rest));
@@ -261,11 +265,15 @@ pub fn enqueue_many_in<C: EnqueueClient, J: IntoJob>(
             let sql = schema.apply(if columns.have_options_of_enqueue() { MANY_WITH_OPTIONS } else { MANY });
             let rows = client.rows("enqueue many", &sql, &columns.parameters()).await;
             let rows = rows.map_err(|error| EnqueueError::read(error).about_one_of(&jobs))?;
-            for row in &rows {
-                enqueued.push(Enqueued::from_row(row).map_err(DbError::query("enqueue many"))?);
+            let first = jobs.len() - rest.len();
+            for (index, row) in rows.iter().enumerate() {
+                match Enqueued::from_row(row).map_err(DbError::query("enqueue many"))? {
+                    Some(job) => enqueued.push(job),
+                    None => kept_out.push(first + index),
+                }
             }
             rest = after;
         }
-        Ok(enqueued)
+        if kept_out.is_empty() { Ok(enqueued) } else { Err(EnqueueError::KeptOut { positions: kept_out }) }
     }
 }

@@ -15,6 +15,7 @@ const DUMPED: &[(&str, &str)] = &[
     ("scheduled_jobs_id_seq", ""),
     ("job_queues", "WHERE false"),
     ("settings", ""),
+    ("limits", ""),
 ];
 
 /// The first version that was released: what came before it was never installed anywhere.

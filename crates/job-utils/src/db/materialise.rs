@@ -35,6 +35,8 @@ pub enum Materialised {
     Job(i64),
     /// It made none: the previous job still waits or runs.
     AlreadyScheduled,
+    /// It made none: a trigger of the application's kept the job out, as this says.
+    KeptOut(String),
     /// It had been dealt with before.
     Known,
     /// Nothing: this instance does not hold the schedule, or not as it knows it.
@@ -53,6 +55,7 @@ impl Materialised {
         let outcome: &str = row.try_get(0)?;
         Ok(match (outcome, row.try_get(1)?) {
             ("made", Some(job)) => Self::Job(job),
+            ("skipped", _) if row.try_get::<_, Option<&str>>(2)?.is_some() => Self::KeptOut(text(3)?),
             ("skipped", _) => Self::AlreadyScheduled,
             ("known", _) => Self::Known,
             ("early", _) => Self::Early,

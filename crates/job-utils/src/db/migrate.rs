@@ -34,6 +34,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V22__claim_bounds", include_str!("../../migrations/V22__claim_bounds.sql")),
     ("V23__schedule_bounds", include_str!("../../migrations/V23__schedule_bounds.sql")),
     ("V24__administration", include_str!("../../migrations/V24__administration.sql")),
+    ("V25__batches_kept_out", include_str!("../../migrations/V25__batches_kept_out.sql")),
 ];
 
 /// Run after the migrations, every time.

@@ -57,7 +57,7 @@ async fn left(s: &Session, calls: &str) -> String {
     let shown = s
         .show(
             "SELECT said.n, said.kept, j.key, j.payload FROM said LEFT JOIN app_jobs.jobs j USING (id) ORDER BY said.n;
-             SELECT payload, key, queue_name, round(extract(epoch FROM run_at - now())), attempts, max_attempts, priority, actor_id,
+             SELECT payload, key, queue_name, round(extract(epoch FROM run_at - now()) / 60), attempts, max_attempts, priority, actor_id,
                     last_error, locked_by, superseded
                FROM app_jobs.jobs ORDER BY payload::text::int, key;
              SELECT queue_name, job_count, locked_by FROM app_jobs.job_queues ORDER BY queue_name",

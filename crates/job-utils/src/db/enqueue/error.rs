@@ -61,9 +61,25 @@ pub enum EnqueueError {
         #[source]
         source: Option<DbError>,
     },
+    /// A trigger on the table `jobs` returned NULL, which keeps a row out: these jobs were not made there, whatever the trigger made
+    /// of them instead. It is no error to the transaction, in which everything else stays as it is.
+    #[error("{}", kept_out(positions))]
+    KeptOut {
+        /// Which of many jobs, counted from 0; the others were enqueued. Empty for a single one.
+        positions: Vec<usize>,
+    },
     /// The database did not do it.
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+fn kept_out(positions: &[usize]) -> String {
+    let told = "a trigger on the table jobs returned NULL, which kept";
+    match positions {
+        [] => format!("{told} the job out: it was not enqueued"),
+        [one] => format!("{told} jobs[{one}] out: the others were enqueued"),
+        [first, ..] => format!("{told} {} jobs out, first jobs[{first}]: the others were enqueued", positions.len()),
+    }
 }
 
 fn place(position: Option<usize>) -> String {
@@ -81,7 +97,7 @@ impl EnqueueError {
             Self::Refused { field, message, source, .. } => {
                 Self::Refused { position: Some(index), field, message, source }
             }
-            Self::Db(_) => self,
+            Self::KeptOut { .. } | Self::Db(_) => self,
         }
     }
 
@@ -116,11 +132,11 @@ impl EnqueueError {
         }
     }
 
-    /// Which field is refused; None when the database did not do it.
+    /// Which field is refused; None when none is.
     pub fn field(&self) -> Option<Field> {
         match self {
             Self::Refused { field, .. } => Some(*field),
-            Self::Db(_) => None,
+            Self::KeptOut { .. } | Self::Db(_) => None,
         }
     }
 
@@ -133,6 +149,7 @@ impl EnqueueError {
     pub fn sql_state(&self) -> Option<&SqlState> {
         match self {
             Self::Refused { source, .. } => source.as_ref()?.sql_state(),
+            Self::KeptOut { .. } => None,
             Self::Db(error) => error.sql_state(),
         }
     }
@@ -154,7 +171,11 @@ pub(crate) fn fault(answer: &Answer, message: &str) -> Option<(Field, String)> {
         Some("jobs_task_identifier_length") => (Field::Task, "the task identifier has more than 126 characters"),
         Some("jobs_queue_name_length") => (Field::Queue, "the queue name has more than 126 characters"),
         Some("jobs_key_length") => (Field::Key, "the job key has more than 512 characters"),
-        Some("jobs_max_attempts_positive") => (Field::MaxAttempts, "max_attempts is not greater than 0"),
+        Some("jobs_max_attempts_positive" | "scheduled_jobs_max_attempts_positive") => {
+            (Field::MaxAttempts, "max_attempts is not greater than 0")
+        }
+        Some("jobs_payload_size" | "scheduled_jobs_payload_size") => (Field::Payload, message),
+        Some("scheduled_jobs_schedule_info_size") => (Field::Rule, message),
         Some(_) => return None,
         None if *state == SqlState::DATETIME_FIELD_OVERFLOW => (Field::RunAt, "run_at is out of range"),
         None if message.contains("jwt.claims.user_id") => (Field::Actor, message),
