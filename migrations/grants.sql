@@ -5,6 +5,28 @@ DO $grants$
 DECLARE
     role_name text;
     routine record;
+    -- What each of the roles may call, by name: all forms of it. A function that is in no list is for the owner and for what runs
+    -- as the owner. What a function calls that runs as its caller, its caller must be allowed to call. No trigger functions:
+    -- whoever may call one can put it on a table of his own.
+    producer CONSTANT text[] := '{
+        add_job, add_jobs, add_jobs_for_own_tenant, add_scheduled_job, enqueue, enqueue_all, enqueue_all_for_own_tenant,
+        enqueue_for_own_tenant, own_uuid}';
+    runtime CONSTANT text[] := '{
+        add_job, add_job_for_any_tenant, add_jobs, add_jobs_for_any_tenant, add_jobs_for_own_tenant, complete_in_transaction,
+        enqueue, enqueue_all, enqueue_all_for_any_tenant, enqueue_all_for_own_tenant, enqueue_for_any_tenant,
+        enqueue_for_own_tenant, own_uuid,
+
+        accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs, end_held_jobs,
+        ended_instances, extend_job, fail_held_jobs, fail_job, forget_worker, get_job, heartbeat, instance_lock, interrupt_jobs,
+        lock_queue, next_run_at, permanently_fail_jobs, positions_left, register_waiter, release_claimed_jobs,
+        release_held_jobs, release_jobs, require_worker_id, reschedule_jobs, retry_at, take_back_jobs, unregister_waiter,
+        waiter_horizon, waiter_horizon_passed, waiter_lock, wake_workers, warn_of_jobs,
+
+        claim_scheduled_jobs, claim_schedules, enqueue_job, fire_schedule, fire_schedules, get_scheduled_job, leave_scheduler,
+        mark_schedules, materialise_scheduled_jobs, prune_schedule_fires, release_scheduled_jobs, release_schedules,
+        run_scheduled_job, schedule_digest, scheduler_heartbeat}';
+    administrators CONSTANT text[] := runtime || '{
+        add_scheduled_job, add_scheduled_job_for_any_tenant, set_max_payload, set_notify}';
 BEGIN
     FOREACH role_name IN ARRAY '{administrator,jobs_runtime,jobs_producer}'::text[] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role_name) THEN
@@ -37,24 +59,18 @@ BEGIN
             PERFORM @extschema@.show_all_tenants_to(role_name);
         END IF;
 
-        -- jobs_runtime: a function that runs as its caller gives no right that the tables do not; of those that run as their
-        -- owner it gets the ones that make jobs, which it may do anyhow. Not add_scheduled_job.
         FOR routine IN
-            SELECT p.oid::regprocedure AS signature FROM pg_proc p
+            SELECT p.oid::regprocedure AS signature, p.proname = ANY (CASE role_name
+                       WHEN 'administrator' THEN administrators WHEN 'jobs_runtime' THEN runtime ELSE producer END) AS given,
+                   EXISTS (SELECT FROM aclexplode(p.proacl) AS a WHERE a.grantee = role_name::regrole) AS had
+              FROM pg_proc p
              WHERE p.pronamespace = '@extschema@'::regnamespace AND pg_has_role(p.proowner, 'USAGE')
-               AND CASE role_name
-                   WHEN 'administrator' THEN true
-                   WHEN 'jobs_runtime' THEN p.prorettype <> 'trigger'::regtype AND NOT p.prosecdef
-                        OR p.proname IN ('add_job', 'add_job_for_any_tenant', 'add_jobs_for_own_tenant',
-                                         'add_jobs_for_any_tenant', 'enqueue_for_own_tenant', 'enqueue_for_any_tenant',
-                                         'enqueue_all_for_own_tenant', 'enqueue_all_for_any_tenant',
-                                         'complete_in_transaction')
-                   WHEN 'jobs_producer' THEN p.proname IN ('add_job', 'add_jobs', 'add_jobs_for_own_tenant', 'add_scheduled_job',
-                                                           'enqueue', 'enqueue_all', 'enqueue_for_own_tenant',
-                                                           'enqueue_all_for_own_tenant', 'own_uuid')
-                   END
         LOOP
-            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role_name);
+            IF routine.given THEN
+                EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role_name);
+            ELSIF routine.had THEN
+                EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM %I', routine.signature, role_name);
+            END IF;
         END LOOP;
     END LOOP;
 END

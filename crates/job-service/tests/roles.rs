@@ -59,13 +59,14 @@ async fn service(cluster: &Cluster, function: &FakeFunction, port: u16) -> Proce
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_documented_set_up_works_from_the_first_role_to_the_last_job() {
-    let [superuser, producer, owner] = blocks().try_into().expect("the page has three blocks of SQL");
+    let [superuser, producer, owner, too_much] = blocks().try_into().expect("the page has four blocks of SQL");
     let cluster = Cluster::temporary().await.unwrap();
     psql(&cluster, "postgres", "postgres", superuser).await;
     let mut migrate = program(&cluster, "jobs_owner").arg("migrate").spawn();
     assert_eq!(migrate.exit_code(LIMIT).await, 0, "{}", migrate.output());
     assert!(!migrate.output().contains("WARN"), "every role is there: {}", migrate.output());
     psql(&cluster, "jobs_owner", "shop", owner).await;
+    psql(&cluster, "jobs_owner", "shop", too_much).await;
     let as_user =
         async |user: &str| postgres::connect(&cluster.url("shop").replace("postgres@", &format!("{user}@"))).await;
     let watch = as_user("jobs_owner").await;
@@ -127,6 +128,7 @@ async fn the_documented_set_up_works_from_the_first_role_to_the_last_job() {
             .map_err(|error| error.code().unwrap().code().to_owned())
     };
     assert_eq!(jobs("shop_tenant", TENANT).await, Ok(2));
+    assert_eq!(watch.query(too_much, &[]).await.unwrap().len(), 0, "nobody has more than the page gives");
     assert_eq!(jobs("shop_tenant", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11").await, Ok(0));
     assert_eq!(jobs("shop_monitor", "").await, Ok(2));
     assert_eq!(jobs("shop", TENANT).await, Err("42501".to_owned()));

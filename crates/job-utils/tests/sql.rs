@@ -9,6 +9,7 @@
 
 mod sql {
     mod administration;
+    mod attacks;
     mod blocked;
     mod bounds;
     mod catalog;
@@ -23,6 +24,7 @@ mod sql {
     mod extension;
     mod fires;
     mod forms;
+    mod functions;
     mod isolation;
     mod kept_out;
     mod keys;

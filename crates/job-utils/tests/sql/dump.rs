@@ -74,6 +74,42 @@ async fn a_migrated_database_survives_dump_and_restore() {
 }
 
 #[tokio::test]
+async fn data_alone_restored_into_a_migrated_schema_counts_every_job_once() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "SELECT app_jobs.add_job('first', '{}', 'k1', 'q1'); SELECT app_jobs.add_job('second', '{}', NULL, 'q1');
+         SELECT app_jobs.add_job('third', '{}', NULL, 'q2'); SELECT app_jobs.get_job('worker-1')",
+    )
+    .await;
+    let everything = "SELECT * FROM app_jobs.jobs ORDER BY id; SELECT * FROM app_jobs.job_queues ORDER BY 1";
+    let before = s.show(everything).await;
+    for options in [&["--data-only"][..], &["--data-only", "--disable-triggers"]] {
+        let file = PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/")).join(format!("{}.data", db.name()));
+        let file_name = file.to_str().unwrap();
+        let dump = ["--format=custom", "--data-only", "--exclude-table=app_jobs.schema_history", "--file", file_name];
+        program("pg_dump", &db, &dump).await;
+        let restored = database().await;
+        program(
+            "pg_restore",
+            &restored,
+            &[options, &["--exit-on-error", "--dbname", restored.name(), file_name]].concat(),
+        )
+        .await;
+        std::fs::remove_file(&file).unwrap();
+        let r = Session::open(&restored).await;
+        assert_eq!(r.show(everything).await, before, "{options:?}");
+        // Nothing of the queues is left when their jobs are done, and they are served.
+        assert_eq!(r.number("SELECT id FROM app_jobs.complete_job('worker-1', 1)").await, 1);
+        for job in [2, 3] {
+            assert_eq!(r.get_job("'worker-2'").await, Some(job), "{options:?}");
+            assert_eq!(r.number(&format!("SELECT id FROM app_jobs.complete_job('worker-2', {job})")).await, job);
+        }
+        assert_eq!(r.show("SELECT * FROM app_jobs.job_queues").await, "", "{options:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_restored_migrated_database_is_up_to_date_for_migrate() {
     let db = database().await;
     let restored = copy(&db).await;

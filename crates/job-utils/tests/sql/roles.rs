@@ -1,47 +1,12 @@
 //! The least-privilege set-up: an owner that migrates and is no superuser, jobs_runtime for the services, jobs_producer for
 //! applications. Each tries what it must not be able to do, and does what it is for.
 
-use job_testkit::TestDb;
 use job_utils::db::{Field, NewJob, enqueue, enqueue_many};
 
-use crate::sql::support::{Role, Session, database, migrate_schema};
+use crate::sql::support::{Place, Session};
 
 const OWN: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
 const OTHER: &str = "b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a22";
-
-/// A database that a role without any other right has migrated.
-struct Place {
-    db: TestDb,
-    admin: Session,
-    owner: Role,
-}
-
-impl Place {
-    async fn new() -> Self {
-        // So that the server has the three roles: the owner may not make them.
-        let _made_by_a_superuser = database().await;
-        let db = TestDb::empty().await;
-        let admin = Session::open(&db).await;
-        let owner = Role::create(&db, &admin, "owner").await;
-        admin.run(&format!("GRANT CREATE ON DATABASE {} TO {}", db.name(), owner.name)).await;
-        let _ = migrate_schema(&owner.url, "app_jobs").await.unwrap();
-        Self { db, admin, owner }
-    }
-
-    /// A login role that is a member of `group`.
-    async fn member(&self, group: &str) -> Role {
-        let role = Role::create(&self.db, &self.admin, group).await;
-        self.admin.run(&format!("GRANT {group} TO {}", role.name)).await;
-        role
-    }
-
-    async fn end(self, others: Vec<Role>) {
-        for role in others {
-            role.remove(&self.admin).await;
-        }
-        self.owner.remove(&self.admin).await;
-    }
-}
 
 /// Each statement ends with "permission denied", or "must be owner".
 async fn all_denied(s: &Session, statements: &[&str]) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use job_testkit::{TestDb, eventually};
 use job_utils::config::{PostgresConfig, Reader};
 use job_utils::db::Db;
-use job_utils::db::migrate::{self, MigrateError, Migrated};
+use job_utils::db::migrate::{self, MIGRATIONS, MigrateError, Migrated};
 use tokio::sync::mpsc;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
@@ -188,5 +188,56 @@ impl Role {
     /// Removes the role and what it owns.
     pub(crate) async fn remove(self, admin: &Session) {
         admin.run(&format!("DROP OWNED BY {0} CASCADE; DROP ROLE {0}", self.name)).await;
+    }
+}
+
+/// A database that a role without any other right has migrated.
+pub(crate) struct Place {
+    pub(crate) db: TestDb,
+    /// A superuser.
+    pub(crate) admin: Session,
+    /// Who migrated.
+    pub(crate) owner: Role,
+}
+
+impl Place {
+    /// Migrated as `job-service migrate` does.
+    pub(crate) async fn new() -> Self {
+        let place = Self::empty().await;
+        let _ = migrate_schema(&place.owner.url, "app_jobs").await.unwrap();
+        place
+    }
+
+    /// Migrated no further than to the migration of this number, as an older version left it.
+    pub(crate) async fn of_version(last: usize) -> Self {
+        let place = Self::empty().await;
+        let sql: String = MIGRATIONS[..last].iter().map(|(_, sql)| sql.replace("@extschema@", "app_jobs")).collect();
+        place.owner.session().await.run(&format!("BEGIN; CREATE SCHEMA app_jobs; {sql} COMMIT")).await;
+        place
+    }
+
+    async fn empty() -> Self {
+        // So that the server has the three roles: the owner may not make them.
+        let _made_by_a_superuser = database().await;
+        let db = TestDb::empty().await;
+        let admin = Session::open(&db).await;
+        let owner = Role::create(&db, &admin, "owner").await;
+        admin.run(&format!("GRANT CREATE ON DATABASE {} TO {}", db.name(), owner.name)).await;
+        Self { db, admin, owner }
+    }
+
+    /// A login role that is a member of `group`.
+    pub(crate) async fn member(&self, group: &str) -> Role {
+        let role = Role::create(&self.db, &self.admin, group).await;
+        self.admin.run(&format!("GRANT {group} TO {}", role.name)).await;
+        role
+    }
+
+    /// Removes the roles, which belong to the whole server.
+    pub(crate) async fn end(self, others: Vec<Role>) {
+        for role in others {
+            role.remove(&self.admin).await;
+        }
+        self.owner.remove(&self.admin).await;
     }
 }

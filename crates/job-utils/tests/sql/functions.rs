@@ -1,0 +1,174 @@
+//! Who may call which function of the schema: each one is decided on here and in grants.sql. A function that is new is
+//! nobody's, and fails the test, until it is in both.
+
+use std::collections::BTreeMap;
+
+use crate::sql::support::{Place, Role, Session, database, migrate_schema};
+
+/// Whoever makes jobs, for its own tenant.
+const ENQUEUES: &str = "administrator jobs_producer jobs_runtime";
+/// What makes schedules, for its own tenant: the services make none.
+const SCHEDULES: &str = "administrator jobs_producer";
+/// The services, and what operators do by hand.
+const WORKS: &str = "administrator jobs_runtime";
+const ADMINISTERS: &str = "administrator";
+/// The owner, and what runs as the owner.
+const NOBODY: &str = "";
+
+/// Every function, with all of its forms, and who may call it.
+const FUNCTIONS: &[(&str, &str)] = &[
+    ("accept_held_jobs", WORKS),
+    ("add_job", ENQUEUES),
+    ("add_job_for_any_tenant", WORKS),
+    ("add_jobs", ENQUEUES),
+    ("add_jobs_for_any_tenant", WORKS),
+    ("add_jobs_for_own_tenant", ENQUEUES),
+    ("add_scheduled_job", SCHEDULES),
+    ("add_scheduled_job_for_any_tenant", ADMINISTERS),
+    ("claim_instance_jobs", WORKS),
+    ("claim_jobs", WORKS),
+    ("claim_scheduled_jobs", WORKS),
+    ("claim_schedules", WORKS),
+    ("claim_uuid", NOBODY),
+    ("complete_held_jobs", WORKS),
+    ("complete_in_transaction", WORKS),
+    ("complete_job", WORKS),
+    ("complete_jobs", WORKS),
+    ("end_held_jobs", WORKS),
+    ("ended_instances", WORKS),
+    ("enqueue", ENQUEUES),
+    ("enqueue_all", ENQUEUES),
+    ("enqueue_all_for_any_tenant", WORKS),
+    ("enqueue_all_for_own_tenant", ENQUEUES),
+    ("enqueue_for_any_tenant", WORKS),
+    ("enqueue_for_own_tenant", ENQUEUES),
+    ("enqueue_job", WORKS),
+    ("enqueue_jobs", NOBODY),
+    ("enqueue_keyed_job", NOBODY),
+    ("enqueue_scheduled_job", NOBODY),
+    ("extend_job", WORKS),
+    ("fail_held_jobs", WORKS),
+    ("fail_job", WORKS),
+    ("fire_schedule", WORKS),
+    ("fire_schedules", WORKS),
+    ("forget_worker", WORKS),
+    ("get_job", WORKS),
+    ("get_scheduled_job", WORKS),
+    ("has_trusted_json", NOBODY),
+    ("heartbeat", WORKS),
+    ("instance_lock", WORKS),
+    ("interrupt_jobs", WORKS),
+    ("json_expression", NOBODY),
+    ("leave_scheduler", WORKS),
+    ("lock_queue", WORKS),
+    ("mark_schedules", WORKS),
+    ("materialise_scheduled_jobs", WORKS),
+    ("next_run_at", WORKS),
+    ("own_uuid", ENQUEUES),
+    ("permanently_fail_jobs", WORKS),
+    ("positions_left", WORKS),
+    ("prune_schedule_fires", WORKS),
+    ("refuse_large_payload", NOBODY),
+    ("refuse_other_table", NOBODY),
+    ("refuse_untyped_db_id", NOBODY),
+    ("register_waiter", WORKS),
+    ("release_claimed_jobs", WORKS),
+    ("release_held_jobs", WORKS),
+    ("release_jobs", WORKS),
+    ("release_scheduled_jobs", WORKS),
+    ("release_schedules", WORKS),
+    ("require_element_per_job", NOBODY),
+    ("require_worker_id", WORKS),
+    ("reschedule_jobs", WORKS),
+    ("retry_at", WORKS),
+    ("row_expression", NOBODY),
+    ("run_scheduled_job", WORKS),
+    ("schedule_digest", WORKS),
+    ("scheduler_heartbeat", WORKS),
+    ("set_max_payload", ADMINISTERS),
+    ("set_notify", ADMINISTERS),
+    ("show_all_tenants_to", NOBODY),
+    ("sync_queues", NOBODY),
+    ("take_back_jobs", WORKS),
+    ("tg_add_job_with_row", NOBODY),
+    ("tg_add_job_with_row_id", NOBODY),
+    ("tg_bounded", NOBODY),
+    ("tg_job_queues_derived", NOBODY),
+    ("tg_jobs_deleted", NOBODY),
+    ("tg_jobs_inserted", NOBODY),
+    ("tg_jobs_touch", NOBODY),
+    ("tg_jobs_truncated", NOBODY),
+    ("tg_jobs_updated", NOBODY),
+    ("tg_scheduled_jobs_changed", NOBODY),
+    ("tg_scheduled_jobs_notify", NOBODY),
+    ("tg_scheduled_jobs_renewed", NOBODY),
+    ("trigger_job_with_fields", NOBODY),
+    ("trigger_task", NOBODY),
+    ("unregister_waiter", WORKS),
+    ("waiter_horizon", WORKS),
+    ("waiter_horizon_passed", WORKS),
+    ("waiter_lock", WORKS),
+    ("wake_workers", WORKS),
+    ("warn_of_jobs", WORKS),
+    ("write_jobs", NOBODY),
+];
+
+/// Every function of a schema with the roles, of those `of`, that may call it; a function whose forms differ comes twice.
+async fn callable(s: &Session, of: &str) -> String {
+    s.show(&format!(
+        "SELECT DISTINCT p.proname, (
+                SELECT coalesce(string_agg(r.rolname, ' ' ORDER BY r.rolname), '') FROM pg_roles r
+                 WHERE r.rolname = ANY ('{{{of}}}') AND has_function_privilege(r.rolname, p.oid, 'EXECUTE'))
+           FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace ORDER BY 1"
+    ))
+    .await
+}
+
+#[tokio::test]
+async fn every_function_is_granted_to_whom_it_is_for_and_to_nobody_else() {
+    let place = Place::new().await;
+    let found = callable(&place.admin, "administrator,jobs_runtime,jobs_producer").await;
+    let expected: Vec<String> = FUNCTIONS.iter().map(|(name, roles)| format!("{name}|{roles}")).collect();
+    let sorted: BTreeMap<&str, &str> = FUNCTIONS.iter().copied().collect();
+    assert_eq!(sorted.len(), FUNCTIONS.len(), "each function once");
+    let undecided: Vec<&str> = found.lines().filter(|line| !expected.iter().any(|known| known == line)).collect();
+    assert_eq!(undecided, Vec::<&str>::new(), "decide in this file and in migrations/grants.sql who may call these");
+    let gone: Vec<&String> =
+        expected.iter().filter(|known| !found.lines().any(|line| line == known.as_str())).collect();
+    assert_eq!(gone, Vec::<&String>::new(), "these are not there");
+    // Nobody else has a right to any: not PUBLIC, and no role that the server may have.
+    let others = place
+        .admin
+        .show(
+            "SELECT DISTINCT p.proname, a.grantee FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+               LEFT JOIN pg_roles r ON r.oid = a.grantee
+              WHERE p.pronamespace = 'app_jobs'::regnamespace AND a.grantee <> p.proowner
+                AND coalesce(r.rolname, '') NOT IN ('administrator', 'jobs_runtime', 'jobs_producer')",
+        )
+        .await;
+    assert_eq!(others, "");
+    place.end(vec![]).await;
+}
+
+#[tokio::test]
+async fn a_trigger_function_is_granted_to_none_of_the_roles_however_they_got_it() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let owner = Role::create(&db, &s, "shop").await;
+    // As earlier versions did, and as somebody may have done by hand.
+    s.run(&format!(
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs TO administrator, jobs_runtime, jobs_producer;
+         GRANT EXECUTE ON FUNCTION app_jobs.tg_add_job_with_row_id() TO {}",
+        owner.name
+    ))
+    .await;
+    let _ = migrate_schema(db.url(), "app_jobs").await.unwrap();
+    let found = callable(&s, "administrator,jobs_runtime,jobs_producer").await;
+    let expected: Vec<String> = FUNCTIONS.iter().map(|(name, roles)| format!("{name}|{roles}")).collect();
+    assert_eq!(found, expected.join("\n"));
+    // A role of one's own keeps what it was given.
+    let own = callable(&s, &owner.name).await;
+    let own: Vec<&str> = own.lines().filter(|line| !line.ends_with('|')).collect();
+    assert_eq!(own, [format!("tg_add_job_with_row_id|{}", owner.name)]);
+    owner.remove(&s).await;
+}
