@@ -67,7 +67,7 @@ async fn outbox() {
     assert_eq!(order(1999).await, 200);
     eventually(LIMIT, async || count(&client, receipts).await == 1).await;
     assert_eq!(count(&client, JOBS).await, 0, "the receipt and the end of its job are one commit");
-    assert_eq!(order(1999).await, 422);
+    assert_eq!(order(1999).await, 409);
     let made = "SELECT last_value FROM app_jobs.jobs_id_seq";
     assert_eq!(count(&client, made).await, 2, "its job was enqueued");
     assert_eq!(count(&client, JOBS).await, 0, "and is gone with the order");
@@ -75,6 +75,51 @@ async fn outbox() {
     eventually(LIMIT, async || count(&client, receipts).await == 2).await;
     let paid = "SELECT count(*) FROM receipts WHERE text IN ('paid: 1999', 'paid: 2000')";
     assert_eq!(count(&client, paid).await, 2, "a receipt an order");
+    stop(process).await;
+}
+
+#[tokio::test]
+async fn outbox_answers_by_whose_fault_it_is() {
+    let (db, mut process) = start(env!("CARGO_BIN_EXE_outbox"), &[("PORT", "0")]).await;
+    let url = process.wait_for_line("http://", LIMIT).await;
+    let http = reqwest::Client::new();
+    let order = async |body: &str| {
+        let request = http.post(url.trim()).header("content-type", "application/json").body(body.to_owned());
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, said) = order(r#"{"total": 0}"#).await;
+    let told: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((status, told["field"].as_str()), (422, Some("total")), "{said}");
+    let (status, said) = order("{}").await;
+    assert!(status == 422 && said.contains("total"), "{status} {said}");
+
+    // What is wrong in here is told in the log alone.
+    let client = db.connect().await;
+    client
+        .batch_execute(
+            "ALTER TABLE orders RENAME TO orders_of_old; CREATE VIEW orders AS SELECT 1 / 0 AS id, 1 AS total",
+        )
+        .await
+        .unwrap();
+    let (status, said) = order(r#"{"total": 1}"#).await;
+    assert!(status == 500 && !said.contains("view"), "{status} {said}");
+    process.wait_for_line("an order failed: a statement failed: ", LIMIT).await;
+    client.batch_execute("DROP VIEW orders; ALTER TABLE orders_of_old RENAME TO orders").await.unwrap();
+
+    // The database takes no connections for a while, and ends those that there are.
+    let admin = job_testkit::postgres::connect(&db.url().replace(db.name(), "postgres")).await;
+    let allow = async |yes: bool| {
+        let sql = format!("ALTER DATABASE {} ALLOW_CONNECTIONS {yes}", db.name());
+        admin.batch_execute(&sql).await.unwrap();
+    };
+    allow(false).await;
+    let end = format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{}'", db.name());
+    admin.query(&end, &[]).await.unwrap();
+    let (status, said) = order(r#"{"total": 1}"#).await;
+    assert!(status == 503 && said.contains("try again"), "{status} {said}");
+    allow(true).await;
+    eventually(LIMIT, async || order(r#"{"total": 1}"#).await.0 == 200).await;
     stop(process).await;
 }
 

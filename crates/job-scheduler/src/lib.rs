@@ -32,7 +32,7 @@ pub struct Stopped {
 }
 
 /// Why a scheduler cannot run.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SchedulerError {
     /// Settings cannot be used.
@@ -51,6 +51,8 @@ pub enum SchedulerError {
         source: std::io::Error,
     },
 }
+
+job_utils::debug_as_chain!(SchedulerError);
 
 /// Runs a scheduler alone, with health checks when a port is configured, until told to stop. With the feature `cli`.
 #[cfg(feature = "cli")]

@@ -21,7 +21,7 @@ use crate::callback::Callbacks;
 const LAST_ANSWERS: Duration = Duration::from_millis(250);
 
 /// Why a callback server cannot run.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
     /// Settings cannot be used.
@@ -43,6 +43,8 @@ pub enum ServerError {
     #[error("the callback server failed")]
     Serve(#[source] std::io::Error),
 }
+
+job_utils::debug_as_chain!(ServerError);
 
 /// Runs a callback server alone until told to stop.
 pub async fn run(config: ServerConfig, shutdown: Shutdown) -> Result<(), ServerError> {

@@ -15,11 +15,11 @@ pub use job_server::ServerError;
 pub use job_utils::config::{SchedulerConfig, ServerConfig};
 pub use job_worker::{
     BoxError, BuildError, CallbackSecrets, Cancelled, CompleteError, ConfigError, Context, Db, DbBuilder, DbError,
-    EnqueueClient, EnqueueError, Enqueued, Fault, Field, HandlerResult, Hook, IntoJob, IntoOutcome, IsolationLevel,
-    Job, JobError, KeyMode, MigrateError, Migrated, NewJob, Next, NotReady, Outcome, PostgresConfig, ProcessEnv, Retry,
-    SchemaName, Shutdown, SqlState, Stopped as WorkerStopped, Task, TaskOptions, Tasks, Timestamp, Transaction, Uuid,
-    Worker, WorkerBuilder, WorkerConfig, WorkerError, config, deadpool_postgres, enqueue, enqueue_in, enqueue_many,
-    enqueue_many_in, jiff, migrate, rustls, testing, tokio_postgres,
+    EnqueueClient, EnqueueError, Enqueued, Fault, Field, HandlerResult, Hook, IntoJob, IntoOutcome, IntoTimestamp,
+    IsolationLevel, Job, JobError, KeyMode, MigrateError, Migrated, NewJob, Next, NotReady, Outcome, PostgresConfig,
+    ProcessEnv, Retry, SchemaName, Shutdown, SqlState, Stopped as WorkerStopped, Task, TaskOptions, Tasks, Timestamp,
+    Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, config, deadpool_postgres, enqueue,
+    enqueue_in, enqueue_many, enqueue_many_in, jiff, migrate, rustls, testing, tokio_postgres,
 };
 
 /// The settings of all three parts, read together.
@@ -48,7 +48,7 @@ impl ServiceConfig {
 }
 
 /// Why the service cannot go on. The other parts have been stopped in order.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceError {
     /// Settings of a part cannot be used.
@@ -70,6 +70,8 @@ pub enum ServiceError {
     #[error(transparent)]
     Scheduler(#[from] job_scheduler::SchedulerError),
 }
+
+job_utils::debug_as_chain!(ServiceError);
 
 /// Runs worker, callback server and scheduler on one pool until told to stop, or until one of them fails.
 ///

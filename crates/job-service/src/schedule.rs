@@ -23,6 +23,17 @@ use serde::Serialize;
 /// # }
 /// ```
 ///
+/// A rule is read in the scheduler's zone (TZ, UTC unless set), or in one of its own:
+///
+/// ```no_run
+/// # use job_service::{Db, EnqueueError, NewJob, schedule};
+/// # async fn example(db: &Db) -> Result<(), EnqueueError> {
+/// let mondays = serde_json::json!({ "rule": "0 9 * * MON", "tz": "Europe/Berlin" });
+/// schedule(db, mondays, NewJob::raw("report", "").key("report-on-mondays")).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// Here a date without an offset is read as UTC, and by the scheduler in its own zone (TZ): where `start` and `end` are within a day of each
 /// other, give both an offset, or the one may find a fire between them that the other does not. Of what merely has no effect the scheduler
 /// tells.
@@ -31,7 +42,7 @@ use serde::Serialize;
 /// As those of [`enqueue`](crate::enqueue); [`Field::Rule`] when the rule cannot be used. A time, a key mode or an actor are refused: a
 /// schedule has none.
 pub async fn schedule<C: EnqueueClient>(
-    client: &C,
+    client: C,
     rule: impl Serialize + Send,
     job: impl IntoJob + Send,
 ) -> Result<i64, EnqueueError> {

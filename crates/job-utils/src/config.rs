@@ -102,11 +102,13 @@ pub struct Fault {
 }
 
 /// Everything that is wrong with a configuration. A program that gets one exits with 64.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
     /// Every fault, in the order of reading.
     pub faults: Vec<Fault>,
 }
+
+crate::debug_as_chain!(ConfigError);
 
 impl ConfigError {
     /// Refuses settings that have problems, as their `problems()` found them.

@@ -1,4 +1,5 @@
-//! How errors are told: the message and its causes, in one line.
+//! How errors are told: the message and its causes, in one line. The `Debug` of our errors is the same, since it is what
+//! `main() -> Result<(), Box<dyn Error>>`, `unwrap` and `?error` in a log show.
 
 use std::error::Error;
 
@@ -24,4 +25,17 @@ pub fn chain(error: &dyn Error) -> String {
         cause = next.source();
     }
     text
+}
+
+/// The `Debug` of errors: [`chain`].
+#[macro_export]
+#[doc(hidden)]
+macro_rules! debug_as_chain {
+    ($($error:ty),* $(,)?) => {$(
+        impl ::std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.write_str(&$crate::error::chain(self))
+            }
+        }
+    )*};
 }

@@ -24,6 +24,10 @@ use serde::de::DeserializeOwned;
 ///
 /// The payload is written and read with serde, so it changes like any stored format: a new field needs `#[serde(default)]` while
 /// jobs without it wait, or an old worker runs.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no type of job",
+    note = "with serde's derives on it: `impl Task for {Self} {{ const IDENTIFIER: &'static str = \"…\"; }}`"
+)]
 pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     /// The task identifier, 1 to 126 characters. With HTTP functions it is also the path of the function.
     const IDENTIFIER: &'static str;

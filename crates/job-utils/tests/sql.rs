@@ -11,6 +11,7 @@ mod sql {
     mod administration;
     mod attacks;
     mod blocked;
+    mod borrowed_pool;
     mod bounds;
     mod catalog;
     mod claim;

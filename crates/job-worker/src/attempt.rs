@@ -33,6 +33,8 @@ struct Attempt {
     lane: usize,
     /// Without the payload, which can be large.
     job: Arc<Job>,
+    /// Those of the job, or fewer by its task's policy.
+    max_attempts: i32,
     duration: Duration,
 }
 
@@ -86,7 +88,9 @@ impl Runner {
             (None, None) => {
                 let outcome = Outcome::Fail("the worker has no handler for the task".to_owned());
                 job.payload = String::new();
-                self.settle(outcome, Attempt { lane, job: Arc::new(job), duration: Duration::ZERO }).await;
+                let max_attempts = job.max_attempts;
+                let attempt = Attempt { lane, job: Arc::new(job), max_attempts, duration: Duration::ZERO };
+                self.settle(outcome, attempt).await;
                 Duration::ZERO
             }
         }
@@ -95,7 +99,8 @@ impl Runner {
     async fn run_here(&self, lane: usize, job: Job, task: &Registered) -> Duration {
         let started = Instant::now();
         let mut job = Arc::new(job);
-        let context = Context::new(job.clone(), self.surroundings.clone());
+        let max_attempts = task.options.retry.most(job.max_attempts);
+        let context = Context::new(job.clone(), max_attempts, self.surroundings.clone());
         let outcome = self.registry.run(task, &context).await;
         let completed = context.is_completed();
         drop(context);
@@ -105,7 +110,7 @@ impl Runner {
             None => job = Arc::new(job.clone_without_payload()),
         }
         let duration = started.elapsed();
-        let attempt = Attempt { lane, job, duration };
+        let attempt = Attempt { lane, job, max_attempts, duration };
         if completed {
             self.registry.given_back.ended(attempt.job.id);
             self.completed(outcome, attempt);
@@ -118,7 +123,7 @@ impl Runner {
 
     /// The handler's own transaction has completed the job.
     fn completed(&self, outcome: outcome::Outcome, attempt: Attempt) {
-        let Attempt { lane, job, duration } = attempt;
+        let Attempt { lane, job, duration, .. } = attempt;
         let duration_ms = duration.as_millis();
         tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");
         if outcome != outcome::Outcome::Done {
@@ -148,7 +153,8 @@ impl Runner {
             }
         };
         let duration = started.elapsed();
-        self.settle(outcome, Attempt { lane, job: Arc::new(job), duration }).await;
+        let max_attempts = job.max_attempts;
+        self.settle(outcome, Attempt { lane, job: Arc::new(job), max_attempts, duration }).await;
         duration
     }
 
@@ -168,7 +174,7 @@ pub(crate) fn claim_of(job: &Job) -> (i64, i64) {
 }
 
 fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>) {
-    let Attempt { job, duration, .. } = &settlement.ticket;
+    let Attempt { job, duration, max_attempts, .. } = &settlement.ticket;
     let duration_ms = duration.as_millis();
     match (result, &settlement.outcome) {
         (Ok(Settled::Done), Outcome::Complete) => {
@@ -180,7 +186,7 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
             | Outcome::Fail(error)
             | Outcome::Retry { message: error, .. }
             | Outcome::Postpone { message: error, counts: true, .. },
-        ) if job.attempts >= job.max_attempts || matches!(settlement.outcome, Outcome::FailForGood(_)) => {
+        ) if job.attempts >= *max_attempts || matches!(settlement.outcome, Outcome::FailForGood(_)) => {
             tracing::error!(
                 job.id = job.id,
                 job.task = job.task,
@@ -211,7 +217,7 @@ fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>)
             job.id = job.id,
             job.task = job.task,
             job.attempts = job.attempts,
-            job.max_attempts = job.max_attempts,
+            job.max_attempts = max_attempts,
             duration_ms,
             error,
             "job failed"

@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use job_utils::db::{
-    CompleteError, Db, EnqueueClient, IsolationLevel, Job, Transaction, Work, attempt_token, complete_in_transaction,
+    CompleteError, Db, EnqueueClient, IsolationLevel, Job, Transaction, Waits, Work, attempt_token,
+    complete_in_transaction,
 };
 use job_utils::shutdown::Shutdown;
 use tracing::Span;
@@ -48,6 +49,10 @@ impl Surroundings {
 /// What is the same for all clones.
 struct Attempt {
     job: Arc<Job>,
+    /// Those of the job, or fewer by the task's policy.
+    max_attempts: i32,
+    /// Whether the handler waits for a connection.
+    waits: Waits,
     /// When the handler's time is up. A hook has no time of its own.
     deadline: OnceLock<Instant>,
     surroundings: Arc<Surroundings>,
@@ -80,12 +85,28 @@ impl<S> Clone for Context<S> {
 }
 
 impl Context {
-    pub(crate) fn new(job: Arc<Job>, surroundings: Arc<Surroundings>) -> Self {
-        let span = tracing::info_span!("job.run", job.id = job.id, job.task = job.task, job.attempts = job.attempts);
-        let (watched, open, completed) = Default::default();
-        let (deadline, timed_out) = Default::default();
-        let (begun, state) = (AtomicBool::new(true), surroundings.none.clone());
-        let attempt = Attempt { job, deadline, surroundings, timed_out, watched, open, begun, completed, span };
+    pub(crate) fn new(job: Arc<Job>, max_attempts: i32, surroundings: Arc<Surroundings>) -> Self {
+        let span = tracing::info_span!(
+            "job.run",
+            job.id = job.id,
+            job.task = job.task,
+            job.attempts = job.attempts,
+            job.max_attempts = max_attempts
+        );
+        let state = surroundings.none.clone();
+        let attempt = Attempt {
+            job,
+            max_attempts,
+            waits: Waits::default(),
+            deadline: OnceLock::new(),
+            surroundings,
+            timed_out: OnceLock::new(),
+            watched: AtomicBool::new(false),
+            open: AtomicBool::new(false),
+            begun: AtomicBool::new(true),
+            completed: AtomicBool::new(false),
+            span,
+        };
         Self { attempt: Arc::new(attempt), state }
     }
 }
@@ -96,9 +117,21 @@ impl<S> Context<S> {
         Context { attempt: self.attempt, state }
     }
 
-    /// The job: id, attempt, tenant, actor, and the payload as it was written.
+    /// The job: id, attempt, tenant, actor, and the payload as it was written. Its `max_attempts` are its own; the task's policy may
+    /// allow fewer: [`Context::max_attempts`].
     pub fn job(&self) -> &Job {
         &self.attempt.job
+    }
+
+    /// How many attempts the job has, by what it was enqueued with and by its task's [`Retry`](crate::Retry). This one is the last
+    /// when `context.job().attempts` is as many.
+    pub fn max_attempts(&self) -> i32 {
+        self.attempt.max_attempts
+    }
+
+    /// Whether the handler waits for a connection, is to be known.
+    pub(crate) fn waits(&self) -> &Waits {
+        &self.attempt.waits
     }
 
     /// The application's own state, as the worker's builder got it.
@@ -160,8 +193,38 @@ impl<S> Context<S> {
     ///         .transaction(async |transaction| {
     ///             let sql = "INSERT INTO charges (order_id, cents) VALUES ($1, $2)";
     ///             transaction.execute(sql, &[&job.order, &job.cents]).await?;
-    ///             enqueue(transaction, NewJob::raw("receipt:send", "{}")).await?;
+    ///             enqueue(&*transaction, NewJob::raw("receipt:send", "{}")).await?;
     ///             Ok(())
+    ///         })
+    ///         .await
+    /// }
+    /// ```
+    ///
+    /// The closure's error is any type that a [`CompleteError`] becomes by `From`: that of [`HandlerResult`](crate::HandlerResult), as above,
+    /// `anyhow::Error`, or one of the application's own, which then needs a variant for it:
+    ///
+    /// ```no_run
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { order: i64, cents: i64 }
+    /// use job_worker::{CompleteError, Context, tokio_postgres};
+    ///
+    /// #[derive(Debug, thiserror::Error)]
+    /// enum ChargeError {
+    ///     #[error("order {0} has been charged")]
+    ///     Charged(i64),
+    ///     #[error(transparent)]
+    ///     Database(#[from] tokio_postgres::Error),
+    ///     #[error(transparent)]
+    ///     Complete(#[from] CompleteError),
+    /// }
+    ///
+    /// async fn charge(job: Charge, context: Context) -> Result<(), ChargeError> {
+    ///     context
+    ///         .transaction(async |transaction| {
+    ///             let sql = "UPDATE orders SET charged = $2 WHERE id = $1 AND charged IS NULL";
+    ///             match transaction.execute(sql, &[&job.order, &job.cents]).await? {
+    ///                 0 => Err(ChargeError::Charged(job.order)),
+    ///                 _ => Ok(()),
+    ///             }
     ///         })
     ///         .await
     /// }
@@ -198,8 +261,8 @@ impl<S> Context<S> {
     /// [`Context::db`], sees nothing of it and is not undone with it, it waits for good for what this one has locked, and handlers that each
     /// hold one connection and want a second can wait for each other.
     ///
-    /// The transaction does not know the schema of the [`Db`]: `enqueue(transaction, …)` goes into `app_jobs`. For another it is
-    /// `enqueue_in(transaction, context.db().schema(), …)`.
+    /// The transaction does not know the schema of the [`Db`]: `enqueue(&*transaction, …)` goes into `app_jobs`. For another it is
+    /// `enqueue_in(&*transaction, context.db().schema(), …)`.
     ///
     /// It waits for a connection until the task's time is up. The pool lends these transactions all of its connections but two (half of
     /// them, where it has less than four), which remain for the worker itself. Before the work has begun, an error or the end of the time is
@@ -264,7 +327,7 @@ impl<S> Context<S> {
     ///
     /// # Errors
     /// The attempt is no longer live, or the database did not do it: roll back.
-    pub async fn complete_in<C: EnqueueClient>(&self, transaction: &C) -> Result<(), CompleteError> {
+    pub async fn complete_in<C: EnqueueClient>(&self, transaction: C) -> Result<(), CompleteError> {
         complete_in_transaction(transaction, self.db().schema(), self.job()).await
     }
 

@@ -94,10 +94,12 @@ where
             let given = context.clone().with_state(state);
             // The handler is called within the future: what it does before its first await may panic as well.
             let running = AssertUnwindSafe(async move { handler(given).await }).catch_unwind();
+            let waits = context.waits().clone();
+            let running = async move { waits.of(running).await };
             let limited = limited(&context, timeout, running.instrument(context.span().clone()));
             // What panics beside the handler is the end of one whose time is up: what it held is dropped.
             let outcome = AssertUnwindSafe(limited).catch_unwind().await.unwrap_or_else(|panic| {
-                let error = format!("not done within {}, and {} when dropped", in_words(timeout), panicked(&*panic));
+                let error = format!("{}, and {} when dropped", not_done(&context, timeout), panicked(&*panic));
                 Outcome::Retry { error, after: None }
             });
             match outcome {
@@ -125,7 +127,19 @@ async fn limited(
     match ended {
         Some(Ok(outcome)) => outcome,
         Some(Err(panic)) => Outcome::Retry { error: panicked(&*panic), after: None },
-        None => Outcome::Retry { error: format!("not done within {}", in_words(timeout)), after: None },
+        None => Outcome::Retry { error: not_done(context, timeout), after: None },
+    }
+}
+
+/// That a handler's time is up, and what it has done last as far as that is known.
+fn not_done(context: &Context, timeout: Duration) -> String {
+    let not_done = format!("not done within {}", in_words(timeout));
+    match context.waits().so_far() {
+        None => not_done,
+        Some(waited) => format!(
+            "{not_done}: it has waited {} for a connection of the pool (pool_size of Db::builder, JOBS_POOL_SIZE)",
+            in_words(Duration::from_millis(waited.as_millis() as u64))
+        ),
     }
 }
 

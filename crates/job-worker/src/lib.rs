@@ -44,9 +44,9 @@ pub use crate::worker::{BuildError, Fault, Worker, WorkerBuilder};
 pub use job_utils::config::{self, ConfigError, PostgresConfig, ProcessEnv, SchemaName, Tasks, WorkerConfig};
 pub use job_utils::db::migrate::{MigrateError, Migrated, migrate};
 pub use job_utils::db::{
-    CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, IsolationLevel, Job,
-    KeyMode, NewJob, NotReady, SqlState, Timestamp, Transaction, Uuid, deadpool_postgres, enqueue, enqueue_in,
-    enqueue_many, enqueue_many_in, jiff, rustls, schedule, tokio_postgres,
+    CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, IntoTimestamp,
+    IsolationLevel, Job, KeyMode, NewJob, NotReady, SqlState, Timestamp, Transaction, Uuid, deadpool_postgres, enqueue,
+    enqueue_in, enqueue_many, enqueue_many_in, jiff, rustls, schedule, tokio_postgres,
 };
 pub use job_utils::shutdown::Shutdown;
 pub use job_utils::task::Task;
@@ -71,7 +71,7 @@ pub struct Stopped {
 }
 
 /// Why a worker cannot run.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerError {
     /// It cannot be built.
@@ -93,6 +93,8 @@ pub enum WorkerError {
         source: std::io::Error,
     },
 }
+
+job_utils::debug_as_chain!(WorkerError);
 
 /// Runs a worker alone, all of whose tasks are dispatched, with health checks when a port is configured, until told to stop. With the
 /// feature `cli`.

@@ -80,11 +80,13 @@ impl Outcome {
 ///     }
 /// }
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{}", source.inner)]
 pub struct JobError {
     source: Ending,
 }
+
+job_utils::debug_as_chain!(JobError);
 
 /// A link in the chain of causes that is found by its type, whatever wraps it. It says nothing itself.
 #[derive(Debug)]
@@ -135,6 +137,10 @@ impl JobError {
 
 /// What a handler may return: nothing, an [`Outcome`], or a `Result` of either. Any error will do, a text included; it is a
 /// failed attempt, unless there is a [`JobError`] in it.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`",
+    note = "it returns nothing, an `Outcome`, or a `Result` of either, such as `HandlerResult`, with any error that is `Send + Sync`"
+)]
 pub trait IntoOutcome {
     /// The outcome it stands for.
     fn into_outcome(self) -> Outcome;

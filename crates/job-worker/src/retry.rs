@@ -73,6 +73,11 @@ impl Retry {
         self.max_attempts.is_some_and(|most| attempt >= most)
     }
 
+    /// How many attempts a job has with so many of its own.
+    pub(crate) fn most(&self, own: i32) -> i32 {
+        self.max_attempts.map_or(own, |most| most.min(own))
+    }
+
     /// How long to wait after this attempt, from 1. None: the database knows.
     pub(crate) fn wait(&self, attempt: i32) -> Option<Duration> {
         let wait = match &self.curve {

@@ -43,7 +43,7 @@ pub struct Ran {
 }
 
 /// What kept due jobs from being run.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum RunDueError {
     /// The database did not do it.
@@ -54,10 +54,27 @@ pub enum RunDueError {
     Settle(#[from] SettleError),
 }
 
+job_utils::debug_as_chain!(RunDueError);
+
 impl Worker {
     /// For tests: runs all jobs that are due now and have a handler here, those that they enqueue as well, one after the other in
     /// order, with hooks, timeouts and retry policies; stores how they end; and returns that. A job runs once: one that is due
     /// again at once, after a retry without a wait, is left for the next call. Nothing is dispatched over HTTP.
+    ///
+    /// One after the other, whatever the worker's `concurrency`: jobs that wait for each other would wait for their timeouts. What is to
+    /// run at once is run by the worker itself:
+    ///
+    /// ```no_run
+    /// # use job_worker::{Shutdown, Worker};
+    /// # async fn example(worker: Worker) -> Result<(), Box<dyn std::error::Error>> {
+    /// let shutdown = Shutdown::new();
+    /// let running = tokio::spawn(worker.run(shutdown.clone()));
+    /// // … wait for what the jobs are to bring about …
+    /// shutdown.trigger();
+    /// running.await??;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The database did not do it.
@@ -116,7 +133,8 @@ impl Worker {
         let Some(task) = self.registry.by_task.get(&job.task) else {
             return Ok(Outcome::Snooze { after: Duration::ZERO });
         };
-        let context = Context::new(Arc::new(job.clone()), surroundings.clone());
+        let context =
+            Context::new(Arc::new(job.clone()), task.options.retry.most(job.max_attempts), surroundings.clone());
         let outcome = self.registry.run(task, &context).await;
         if context.is_completed() {
             self.registry.given_back.ended(job.id);

@@ -123,13 +123,15 @@ pub struct Fault {
 }
 
 /// A worker that cannot be built: everything that is wrong with it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the worker cannot be built{}", faults.iter().map(|fault| format!("\n  {}: {}", fault.setting, fault.message)).collect::<String>())]
 #[non_exhaustive]
 pub struct BuildError {
     /// Every fault.
     pub faults: Vec<Fault>,
 }
+
+job_utils::debug_as_chain!(BuildError);
 
 fn fault(setting: impl Into<String>, message: impl Into<String>) -> Fault {
     Fault { setting: setting.into(), message: message.into() }
@@ -153,12 +155,44 @@ fn setting(var: &Var) -> &'static str {
 impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     /// The application's own state, for the handlers of tasks that are added after this: those take a `Context<T>`. What all workers
     /// share goes into an `Arc`.
+    ///
+    /// ```
+    /// # use job_worker::{BuildError, Context, Db, Task, Worker};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Plain {}
+    /// # impl Task for Plain { const IDENTIFIER: &'static str = "plain"; }
+    /// # #[derive(Serialize, Deserialize)] struct Report {}
+    /// # impl Task for Report { const IDENTIFIER: &'static str = "report"; }
+    /// # #[derive(Serialize, Deserialize)] struct CleanUp {}
+    /// # impl Task for CleanUp { const IDENTIFIER: &'static str = "clean_up"; }
+    /// struct App {
+    ///     name: String,
+    /// }
+    ///
+    /// async fn plain(_: Plain, _: Context) {}
+    ///
+    /// async fn report(_: Report, context: Context<App>) {
+    ///     println!("{}", context.state().name);
+    /// }
+    ///
+    /// // With any state, or none.
+    /// async fn clean_up<S>(_: CleanUp, _: Context<S>) {}
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), BuildError> {
+    /// # let db = Db::from_url("postgres://localhost/shop").unwrap();
+    /// // `report` before `.state(…)` does not compile, nor does `plain` after it.
+    /// let worker = Worker::builder(db).task(plain).state(App { name: "shop".into() }).task(report).task(clean_up).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn state<T: Send + Sync + 'static>(self, state: T) -> WorkerBuilder<T> {
         let Self { config, db, registry, tasks, dispatches, said, faults, .. } = self;
         WorkerBuilder { config, db, state: Arc::new(state), registry, tasks, dispatches, said, faults }
     }
 
-    /// Runs jobs of type `T` here. The type says the task's identifier.
+    /// Runs jobs of type `T` here. The type says the task's identifier. The handler's context has the state that was given before this
+    /// ([`WorkerBuilder::state`]).
     ///
     /// A handler shares its threads with the worker: work that blocks belongs into `tokio::task::spawn_blocking`.
     pub fn task<T, F, Fut, R>(self, handler: F) -> Self

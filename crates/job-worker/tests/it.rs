@@ -26,6 +26,7 @@ mod it {
     mod support;
     mod testing;
     mod tls;
+    mod told;
     mod transactions;
     mod undone;
     mod wakes;

@@ -22,6 +22,20 @@ async fn migrating_twice_and_by_three_processes_at_once_is_safe() {
     db.connect().await.batch_execute("SELECT app_jobs.add_job('x')").await.unwrap();
 }
 
+/// With a filter that lets everything of the level through, as an application's subscriber may.
+#[tokio::test]
+async fn a_migration_logs_what_it_has_applied_in_one_line_and_nothing_of_refinery() {
+    let db = TestDb::empty().await;
+    for applied in [1, 0] {
+        let mut process = migrate(&db).env("RUST_LOG", "info").spawn();
+        assert_eq!(process.exit_code(LIMIT).await, 0, "{}", process.output());
+        let output = process.output();
+        assert_eq!(output.lines().filter(|line| line.contains("applied V1__tables, ")).count(), applied, "{output}");
+        assert_eq!(output.lines().filter(|line| line.contains("is up to date")).count(), 1, "{output}");
+        assert!(!output.contains("refinery"), "{output}");
+    }
+}
+
 #[tokio::test]
 async fn migrate_checks_only_the_variables_it_uses() {
     let db = TestDb::empty().await;

@@ -3,9 +3,8 @@
 use postgres_types::Type;
 use serde::Serialize;
 
-use crate::config::SchemaName;
 use crate::db::enqueue::{EnqueueClient, EnqueueError};
-use crate::db::{DbError, Field, IntoJob};
+use crate::db::{Field, IntoJob};
 
 /// The call, in the select list as add_job's.
 const SQL: &str = "SELECT (@extschema@.add_scheduled_job($1::text, nullif($2::text, '')::json, $3::text::json, $4::text, $5::text, \
@@ -30,12 +29,23 @@ const OF_TENANT: &str = "SELECT (@extschema@.add_scheduled_job($8::uuid, $1::tex
 /// # }
 /// ```
 ///
+/// A rule is read in the scheduler's zone (TZ, UTC unless set), or in one of its own:
+///
+/// ```no_run
+/// # use job_utils::db::{Db, EnqueueError, NewJob, schedule};
+/// # async fn example(db: &Db) -> Result<(), EnqueueError> {
+/// let mondays = serde_json::json!({ "rule": "0 9 * * MON", "tz": "Europe/Berlin" });
+/// schedule(db, mondays, NewJob::raw("report", "").key("report-on-mondays")).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// Whether the rule can be used is told by the scheduler, and before by `schedule` of job-service, which refuses one that cannot.
 ///
 /// # Errors
 /// As those of [`enqueue`](crate::db::enqueue). A time, a key mode or an actor are refused: a schedule has none.
 pub async fn schedule<C: EnqueueClient>(
-    client: &C,
+    mut client: C,
     rule: impl Serialize + Send,
     job: impl IntoJob + Send,
 ) -> Result<i64, EnqueueError> {
@@ -64,9 +74,10 @@ pub async fn schedule<C: EnqueueClient>(
         (&job.tenant, Type::UUID),
     ];
     let (sql, parameters) = if job.tenant.is_some() { (OF_TENANT, &parameters[..]) } else { (SQL, &parameters[..7]) };
-    let sql = client.schema().unwrap_or(&SchemaName::default()).apply(sql);
-    let rows = client.rows("schedule", &sql, parameters).await.map_err(EnqueueError::read)?;
+    let schema = client.schema();
+    let rows = client.rows("schedule", &schema.apply(sql), parameters).await;
+    let rows = rows.map_err(|error| EnqueueError::read(error, &schema))?;
     // One row, or an error.
-    let id: Option<i64> = rows[0].try_get(0).map_err(DbError::query("schedule"))?;
+    let id: Option<i64> = rows[0].get(0, "schedule")?;
     id.ok_or(EnqueueError::KeptOut { positions: Vec::new() })
 }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::db::columns::Instant;
 use crate::db::enqueue::{add_job_call, fault, parameters};
+use crate::db::error::Answer;
 use crate::db::statement::Parameters;
 use crate::db::{Db, DbError, NewJob};
 
@@ -88,7 +89,7 @@ pub struct AdminSchedule {
 }
 
 /// A job that was not enqueued.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum AddJobError {
     /// The schema's rules refuse it: why, for the caller.
@@ -101,6 +102,8 @@ pub enum AddJobError {
     #[error(transparent)]
     Db(#[from] DbError),
 }
+
+crate::debug_as_chain!(AddJobError);
 
 /// What the administration may do in the database.
 #[derive(Clone)]
@@ -177,7 +180,7 @@ fn refusal(error: &Error) -> Option<String> {
     if *error.code() == SqlState::CHARACTER_NOT_IN_REPERTOIRE {
         return Some("a text holds a NUL character".to_owned());
     }
-    fault(error, error.message()).map(|(_, message)| message)
+    fault(&Answer::of(error), error.message()).map(|(_, message)| message)
 }
 
 fn job(row: &Row) -> Result<AdminJob, Error> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::Pool;
 use rustls::ClientConfig;
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
@@ -33,6 +34,8 @@ pub struct DbBuilder {
     pool_size: Option<usize>,
     statement_timeout: Option<Duration>,
     listen: Option<Listen>,
+    /// The application's.
+    pool: Option<Pool>,
 }
 
 impl Db {
@@ -44,8 +47,7 @@ impl Db {
     /// Begins with settings of the client, as an application may have them for its own pool. What they leave out is as it is by
     /// default, keepalives among it. TLS, where they ask for it, is not verified, unless [`DbBuilder::tls`] says how.
     ///
-    /// A pool itself will not do: what listens, and holds the worker's id, is a connection whose messages are read, and a statement that
-    /// nobody waits for any more is cancelled, which takes TLS as the pool was given it. Neither can be had from a pool.
+    /// With [`DbBuilder::pool`] it takes the application's pool.
     pub fn builder_from(client: Config) -> DbBuilder {
         // Where and as whom to connect is in the other.
         DbBuilder::new(PostgresConfig::from_url(""), Some(client))
@@ -55,7 +57,7 @@ impl Db {
 impl DbBuilder {
     fn new(config: Result<PostgresConfig, ConfigError>, client: Option<Config>) -> Self {
         let (tls, schema, pool_size, statement_timeout, listen) = Default::default();
-        Self { config, client, tls, schema, pool_size, statement_timeout, listen }
+        Self { config, client, tls, schema, pool_size, statement_timeout, listen, pool: None }
     }
 
     /// The jobs schema; `app_jobs` unless given. Only this [`Db`] knows it: what enqueues on a transaction, or on a connection or a pool of
@@ -69,6 +71,31 @@ impl DbBuilder {
     /// for each job at once that works in a transaction.
     pub fn pool_size(mut self, connections: usize) -> Self {
         self.pool_size = Some(connections);
+        self
+    }
+
+    /// Takes connections of a pool that the application has, rather than make some of its own. The settings with which the builder has
+    /// begun lead to the same database: with them it opens what a pool cannot lend, which is the connection that listens and holds the
+    /// worker's id, that of a migration, and those that cancel a statement which nobody waits for any more.
+    ///
+    /// ```
+    /// use job_utils::db::{Db, DbError};
+    /// use job_utils::db::deadpool_postgres::{Manager, Pool};
+    /// use job_utils::db::tokio_postgres::{Config, NoTls};
+    ///
+    /// fn jobs(config: &Config, pool: &Pool) -> Result<Db, DbError> {
+    ///     Db::builder_from(config.clone()).pool(pool.clone()).build()
+    /// }
+    /// # let config: Config = "postgres://app@localhost/shop".parse().unwrap();
+    /// # let pool = Pool::builder(Manager::new(config.clone(), NoTls)).max_size(8).build().unwrap();
+    /// # assert_eq!(jobs(&config, &pool).unwrap().place(), "localhost:5432/shop");
+    /// ```
+    ///
+    /// What is set for the pool stays: its size, how it recycles, what it does after connecting. How long one waits for a connection
+    /// of it, and for an answer, is as for a pool of its own. A connection without an answer leaves the pool, and with it all that are
+    /// idle, since they may lead to the same place. A worker takes two connections; what else uses the pool must leave them.
+    pub fn pool(mut self, pool: Pool) -> Self {
+        self.pool = Some(pool);
         self
     }
 
@@ -108,6 +135,16 @@ impl DbBuilder {
                 faults.push(Fault { name: JOBS_POOL_SIZE.name, message });
             }
         }
+        if let Some(pool) = &self.pool {
+            let size = pool.status().max_size;
+            if self.pool_size.is_some() {
+                let message = "comes with pool_size, which is that of the pool: leave it out".to_owned();
+                faults.push(Fault { name: "pool", message });
+            } else if size < 2 {
+                let message = format!("has {size} connection at most, and a worker takes two");
+                faults.push(Fault { name: "pool", message });
+            }
+        }
         if let Some(timeout) = self.statement_timeout {
             config.statement_timeout = timeout;
             if timeout < LEAST_STATEMENT_TIMEOUT {
@@ -141,7 +178,7 @@ impl DbBuilder {
             }
             None => tls::connector(&config)?,
         };
-        Db::connecting_by(&config, client, connector)
+        Db::connecting_by(&config, client, connector, self.pool)
     }
 }
 

@@ -36,7 +36,7 @@ const BEGIN: &str = "WITH own AS MATERIALIZED (\
 const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A job that was not completed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum CompleteError {
     /// The attempt is no longer live: the job has been completed, taken over or started again. The transaction has to be rolled
@@ -50,6 +50,8 @@ pub enum CompleteError {
     #[error(transparent)]
     Db(#[from] DbError),
 }
+
+crate::debug_as_chain!(CompleteError);
 
 /// What names an attempt in `X-Job-Token` and for the SQL function `complete_in_transaction`.
 ///
@@ -66,7 +68,7 @@ pub fn attempt_token(job_id: i64, epoch: i64) -> String {
 /// # Errors
 /// The attempt is no longer live; the database did not do it.
 pub async fn complete_in_transaction<C: EnqueueClient>(
-    transaction: &C,
+    mut transaction: C,
     schema: &SchemaName,
     job: &Job,
 ) -> Result<(), CompleteError> {
@@ -166,7 +168,7 @@ impl Db {
     /// Locks the job's row and takes on its tenant and actor, for the rest of the transaction; false when the attempt is no longer live.
     async fn begin_work(
         &self,
-        transaction: &Transaction<'_>,
+        mut transaction: &Transaction<'_>,
         job: &Job,
         idle: Option<Duration>,
     ) -> Result<bool, DbError> {

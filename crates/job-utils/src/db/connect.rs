@@ -74,6 +74,11 @@ impl Connector {
         self.pooled.load(Ordering::Relaxed)
     }
 
+    /// Whether it is known, without a connection, if a pooler is in between.
+    pub(crate) fn knows(&self) -> bool {
+        !self.asks || self.is_pooled()
+    }
+
     /// How to set up TLS.
     pub(crate) fn tls(&self) -> MakeRustlsConnect {
         self.tls.clone()

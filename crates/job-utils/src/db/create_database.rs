@@ -12,7 +12,7 @@ const EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_database WHERE da
 const STATEMENT: &str = "SELECT pg_catalog.format('CREATE DATABASE %I', $1::text)";
 
 /// A database that was not created.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateDatabaseError {
     /// The settings are wrong, or the server's database `postgres` cannot be used.
@@ -31,6 +31,8 @@ pub enum CreateDatabaseError {
     #[error("stopped before Postgres could be reached: no database was created")]
     Stopped,
 }
+
+crate::debug_as_chain!(CreateDatabaseError);
 
 /// Creates the database that the settings name, once Postgres answers. True when it was made, false when it was there. Safe to
 /// run twice and by several processes at once.

@@ -3,14 +3,17 @@
 mod client;
 mod columns;
 mod error;
+mod row;
+#[cfg(feature = "sqlx")]
+mod sqlx;
 
 use postgres_types::{ToSql, Type};
-use tokio_postgres::Row;
 
 use crate::config::SchemaName;
 use crate::db::new_job::{IntoJob, NewJob};
 use crate::db::{DbError, KeyMode};
 use columns::{Columns, chunk_length};
+pub(crate) use row::Row;
 
 pub use client::EnqueueClient;
 pub(crate) use client::sealed::Rows;
@@ -149,9 +152,9 @@ pub struct Enqueued {
 
 impl Enqueued {
     /// None: a trigger kept the job out.
-    fn from_row(row: &Row) -> Result<Option<Self>, tokio_postgres::Error> {
-        let kept = if row.len() > 1 { row.try_get(1)? } else { false };
-        Ok(row.try_get::<_, Option<i64>>(0)?.map(|id| Self { id, kept }))
+    fn from_row(row: &Row, operation: &'static str) -> Result<Option<Self>, DbError> {
+        let kept = if row.len() > 1 { row.get(1, operation)? } else { false };
+        Ok(row.get::<Option<i64>>(0, operation)?.map(|id| Self { id, kept }))
     }
 }
 
@@ -183,13 +186,15 @@ impl Enqueued {
 /// # }
 /// ```
 ///
-/// The schema is that of the [`Db`](crate::db::Db), else `app_jobs`; [`enqueue_in`] takes another.
+/// The schema is that of the [`Db`](crate::db::Db), else `app_jobs`; [`enqueue_in`] takes another. Where `transaction` is a
+/// `&mut Transaction` already, as in a handler's own, it is `&*transaction`: the reference itself would be used up by the call.
 ///
 /// # Errors
-/// The rules of the schema refuse a field, which the error names; a trigger on the table kept the job out; or the database did not
-/// do it.
-pub async fn enqueue<C: EnqueueClient>(client: &C, job: impl IntoJob + Send) -> Result<Enqueued, EnqueueError> {
-    enqueue_in(client, client.schema().unwrap_or(&SchemaName::default()), job).await
+/// The rules of the schema refuse a field, which the error names; a trigger on the table kept the job out; there is no jobs schema; or
+/// the database did not do it.
+pub async fn enqueue<C: EnqueueClient>(client: C, job: impl IntoJob + Send) -> Result<Enqueued, EnqueueError> {
+    let schema = client.schema();
+    enqueue_in(client, &schema, job).await
 }
 
 /// [`enqueue`] into a schema that is not `app_jobs`.
@@ -197,7 +202,7 @@ pub async fn enqueue<C: EnqueueClient>(client: &C, job: impl IntoJob + Send) -> 
 /// # Errors
 /// As there.
 pub async fn enqueue_in<C: EnqueueClient>(
-    client: &C,
+    mut client: C,
     schema: &SchemaName,
     job: impl IntoJob + Send,
 ) -> Result<Enqueued, EnqueueError> {
@@ -205,9 +210,9 @@ pub async fn enqueue_in<C: EnqueueClient>(
     job.check()?;
     let (sql, parameters) = statement(&job);
     let rows = client.rows("enqueue", &schema.apply(sql), &parameters).await;
-    let rows = rows.map_err(|error| EnqueueError::read(error).about(&job))?;
+    let rows = rows.map_err(|error| EnqueueError::read(error, schema).about(&job))?;
     // Each of these statements gives one row, or an error.
-    let enqueued = Enqueued::from_row(&rows[0]).map_err(DbError::query("enqueue"))?;
+    let enqueued = Enqueued::from_row(&rows[0], "enqueue")?;
     enqueued.ok_or(EnqueueError::KeptOut { positions: Vec::new() })
 }
 
@@ -235,10 +240,11 @@ pub async fn enqueue_in<C: EnqueueClient>(
 /// As those of [`enqueue`], with the job's place among the given ones; what can be refused without asking the database is
 /// refused before anything is enqueued.
 pub fn enqueue_many<C: EnqueueClient, J: IntoJob>(
-    client: &C,
+    client: C,
     jobs: impl IntoIterator<Item = J>,
 ) -> impl Future<Output = Result<Vec<Enqueued>, EnqueueError>> + Send {
-    enqueue_many_in(client, client.schema().cloned().unwrap_or_default(), jobs)
+    let schema = client.schema();
+    enqueue_many_in(client, schema, jobs)
 }
 
 /// [`enqueue_many`] into a schema that is not `app_jobs`.
@@ -246,7 +252,7 @@ pub fn enqueue_many<C: EnqueueClient, J: IntoJob>(
 /// # Errors
 /// As there.
 pub fn enqueue_many_in<C: EnqueueClient, J: IntoJob>(
-    client: &C,
+    mut client: C,
     schema: SchemaName,
     jobs: impl IntoIterator<Item = J>,
 ) -> impl Future<Output = Result<Vec<Enqueued>, EnqueueError>> + Send {
@@ -264,10 +270,10 @@ pub fn enqueue_many_in<C: EnqueueClient, J: IntoJob>(
             let columns = Columns::of(chunk, jobs.len() - rest.len());
             let sql = schema.apply(if columns.have_options_of_enqueue() { MANY_WITH_OPTIONS } else { MANY });
             let rows = client.rows("enqueue many", &sql, &columns.parameters()).await;
-            let rows = rows.map_err(|error| EnqueueError::read(error).about_one_of(&jobs))?;
+            let rows = rows.map_err(|error| EnqueueError::read(error, &schema).about_one_of(&jobs))?;
             let first = jobs.len() - rest.len();
             for (index, row) in rows.iter().enumerate() {
-                match Enqueued::from_row(row).map_err(DbError::query("enqueue many"))? {
+                match Enqueued::from_row(row, "enqueue many")? {
                     Some(job) => enqueued.push(job),
                     None => kept_out.push(first + index),
                 }

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::PoolError;
+use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::SqlState;
 
 use crate::config::{ConfigError, Fault, Var, in_words};
+use crate::error::chain;
 
-/// An operation that Postgres did not carry out.
-#[derive(Debug, thiserror::Error)]
+/// An operation that Postgres did not carry out. Of a connection that could not be had the message itself says why; of a
+/// statement its causes do, which `Debug` shows.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum DbError {
     /// No connection could be had.
-    #[error("no connection to Postgres")]
-    Connect(#[source] PoolError),
+    #[error("no connection to Postgres: {}", not_lent(_0))]
+    Connect(PoolError),
     /// The statement failed.
     #[error("{operation} failed")]
     Query {
@@ -22,6 +24,18 @@ pub enum DbError {
         /// Postgres's answer, or the broken connection.
         #[source]
         source: tokio_postgres::Error,
+    },
+    /// The statement failed, on a client of sqlx.
+    #[cfg(feature = "sqlx")]
+    #[error("{operation} failed")]
+    Sqlx {
+        /// What was being done, such as `enqueue`.
+        operation: &'static str,
+        /// The SQLSTATE, when Postgres answered with an error.
+        state: Option<SqlState>,
+        /// Postgres's answer, the broken connection, or the pool.
+        #[source]
+        source: sqlx::Error,
     },
     /// The statement got no answer in time. Whether it was carried out is not known.
     #[error("{operation} got no answer within {} (JOBS_STATEMENT_TIMEOUT at most)", in_words(*limit))]
@@ -52,6 +66,28 @@ impl DbError {
         move |source| Self::Query { operation, source }
     }
 
+    /// [`DbError::query`] for sqlx.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn sqlx(operation: &'static str) -> impl Fn(sqlx::Error) -> Self + Copy {
+        move |source| {
+            let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
+            Self::Sqlx { operation, state: code.map(|code| SqlState::from_code(&code)), source }
+        }
+    }
+
+    /// Postgres's answer, when it answered with an error.
+    pub(crate) fn answer(&self) -> Option<Answer<'_>> {
+        match self {
+            Self::Query { source, .. } => source.as_db_error().map(Answer::of),
+            #[cfg(feature = "sqlx")]
+            Self::Sqlx { state, source, .. } => {
+                let answer = source.as_database_error()?;
+                Some(Answer { state: state.as_ref()?, message: answer.message(), constraint: answer.constraint() })
+            }
+            _ => None,
+        }
+    }
+
     /// A setting that cannot be used.
     pub(crate) fn config(var: &Var, message: impl Into<String>) -> Self {
         Self::Config(ConfigError { faults: vec![Fault { name: var.name, message: message.into() }] })
@@ -67,6 +103,11 @@ impl DbError {
                 None => is_broken(source),
                 Some(code) => is_transient_state(code),
             },
+            #[cfg(feature = "sqlx")]
+            Self::Sqlx { state, source, .. } => match state {
+                None => matches!(source, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut),
+                Some(code) => is_transient_state(code),
+            },
         }
     }
 
@@ -79,6 +120,8 @@ impl DbError {
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Self::Query { source, .. } => source.code().is_none(),
+            #[cfg(feature = "sqlx")]
+            Self::Sqlx { state, source, .. } => state.is_none() && !matches!(source, sqlx::Error::PoolTimedOut),
             Self::Timeout { .. } => true,
             Self::Connect(_) | Self::NoDatabase { .. } | Self::Config(_) => false,
         }
@@ -92,7 +135,8 @@ impl DbError {
                 || is_broken(source),
                 |code| ["08", "57P"].iter().any(|class| code.code().starts_with(class)) || code.code() == STANDBY,
             ),
-            Self::Connect(_) | Self::Timeout { .. } | Self::NoDatabase { .. } | Self::Config(_) => false,
+            // A connection of somebody else's is not ours to give up.
+            _ => false,
         }
     }
 
@@ -105,9 +149,53 @@ impl DbError {
     pub fn sql_state(&self) -> Option<&SqlState> {
         match self {
             Self::Query { source, .. } => source.code(),
+            #[cfg(feature = "sqlx")]
+            Self::Sqlx { state, .. } => state.as_ref(),
             _ => None,
         }
     }
+}
+
+/// An error of the application's own statements, so that one type does for all of its transaction.
+impl From<tokio_postgres::Error> for DbError {
+    fn from(source: tokio_postgres::Error) -> Self {
+        Self::Query { operation: "a statement", source }
+    }
+}
+
+crate::debug_as_chain!(DbError);
+
+/// An error that Postgres has answered with, by whatever client.
+pub(crate) struct Answer<'a> {
+    pub(crate) state: &'a SqlState,
+    pub(crate) message: &'a str,
+    pub(crate) constraint: Option<&'a str>,
+}
+
+impl<'a> Answer<'a> {
+    pub(crate) fn of(answer: &'a tokio_postgres::error::DbError) -> Self {
+        Self { state: answer.code(), message: answer.message(), constraint: answer.constraint() }
+    }
+}
+
+/// Why a pool lent no connection, in the reader's words.
+fn not_lent(error: &PoolError) -> String {
+    match error {
+        PoolError::Timeout(TimeoutType::Wait) => {
+            "all of the pool's are in use, and none has become free in time (pool_size \
+                                                  of Db::builder, JOBS_POOL_SIZE)"
+                .to_owned()
+        }
+        PoolError::Timeout(_) => "the server gave none in time".to_owned(),
+        PoolError::Backend(error) => refused(error),
+        other => chain(other),
+    }
+}
+
+/// Why there is no connection: what Postgres answered, or what is wrong on the way to it.
+pub(crate) fn refused(error: &tokio_postgres::Error) -> String {
+    // "db error" says nothing.
+    error.as_db_error().map_or_else(|| chain(error), ToString::to_string)
 }
 
 /// A standby does not take writes.
@@ -121,10 +209,14 @@ fn is_broken(error: &tokio_postgres::Error) -> bool {
 /// Whether an error is Postgres's answer that two transactions stood in each other's way and this one was undone: a deadlock, or a
 /// serialization failure. The other one got on; the same again will do as a rule. Its causes are not looked at.
 pub fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
+    let conflicts = [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+    #[cfg(feature = "sqlx")]
+    if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        return code.is_some_and(|code| conflicts.iter().any(|conflict| conflict.code() == code));
+    }
     let answer = error.downcast_ref::<tokio_postgres::error::DbError>();
-    answer.is_some_and(|answer| {
-        [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE].contains(answer.code())
-    })
+    answer.is_some_and(|answer| conflicts.contains(answer.code()))
 }
 
 /// Classes 08 (connection), 53 (resources), 57P (shutdown, crash), 40 (serialization, deadlock); a standby that does not
@@ -135,4 +227,21 @@ pub(crate) fn is_transient_state(code: &SqlState) -> bool {
     ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class))
         || code == STANDBY
         || matches!(code, "57014" | "55P03" | "55006" | "42P01" | "3F000" | "42883")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_cannot_be_had_says_why_and_says_it_once() {
+        let timeout = DbError::Connect(PoolError::Timeout(TimeoutType::Wait));
+        let said = "no connection to Postgres: all of the pool's are in use, and none has become free in time (pool_size of \
+                    Db::builder, JOBS_POOL_SIZE)";
+        assert_eq!((timeout.to_string().as_str(), format!("{timeout:?}").as_str()), (said, said));
+        assert_eq!(chain(&timeout), said);
+        let refused = tokio_postgres::Error::__private_api_timeout();
+        let refused = DbError::Connect(PoolError::Backend(refused));
+        assert_eq!(format!("{refused:?}"), "no connection to Postgres: timeout waiting for server");
+    }
 }

@@ -5,17 +5,19 @@ use uuid::Uuid;
 
 use crate::db::{Db, DbError};
 
+/// How to get a jobs schema: in an application, by the program, by SQL.
+pub(crate) const HOW_TO_MAKE_IT: &str = "make it, or bring it up to date, with `migrate(&db)` in a Rust application, with the \
+                                         program `job-service migrate`, or with CREATE EXTENSION \"pgpm-database-jobs\"";
+
 /// Why a service cannot work yet.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum NotReady {
-    /// The database cannot be reached.
-    #[error("the database cannot be reached")]
+    /// The database cannot be asked.
+    #[error(transparent)]
     Database(#[from] DbError),
-    /// The database has no jobs schema.
-    #[error(
-        "{place} has no jobs schema {schema}; make it with `job-service migrate` or CREATE EXTENSION \"pgpm-database-jobs\""
-    )]
+    /// The database has no jobs schema, or an older one.
+    #[error("{place} has no jobs schema {schema} in this version; {HOW_TO_MAKE_IT}")]
     Schema {
         /// Host, port and database.
         place: String,
@@ -33,6 +35,8 @@ pub enum NotReady {
         schema: String,
     },
 }
+
+crate::debug_as_chain!(NotReady);
 
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure(\
@@ -52,11 +56,17 @@ impl Db {
     pub async fn ready(&self) -> Result<(), NotReady> {
         let client = self.operation().await?;
         let (schema, rights) = (self.sql(READY), self.sql(SEES_ALL));
-        let row = client.run("look for the schema", client.query_typed_one(&schema, &[])).await?;
-        if !row.get::<_, bool>(0) {
+        // One operation: of a second one the connection's fate would be that of the first.
+        let looked = async {
+            if client.query_typed_one(&schema, &[]).await?.get(0) {
+                client.query_typed_one(&rights, &[]).await.map(Some)
+            } else {
+                Ok(None)
+            }
+        };
+        let Some(row) = client.run("look for the schema", looked).await? else {
             return Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() });
-        }
-        let row = client.run("look for our rights", client.query_typed_one(&rights, &[])).await?;
+        };
         if row.get(0) { Ok(()) } else { Err(NotReady::Rights { user: row.get(1), schema: self.schema().to_string() }) }
     }
 

@@ -2,8 +2,11 @@
 
 use refinery::{Migration, Runner};
 use tokio_postgres::Client;
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber;
 
 use crate::config::SchemaName;
+use crate::db::error::refused;
 use crate::db::extension;
 use crate::db::{Db, DbError};
 use crate::error::chain;
@@ -78,17 +81,16 @@ pub enum Migrated {
 }
 
 /// A migration that did not happen; the database is unchanged.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
     /// No connection.
-    #[error("cannot reach Postgres at {place}")]
+    #[error("no connection to Postgres at {place}: {}", refused(error))]
     Connect {
         /// Host, port and database.
         place: String,
-        /// Why.
-        #[source]
-        source: tokio_postgres::Error,
+        /// Why, which the message says.
+        error: tokio_postgres::Error,
     },
     /// A pooler is in between.
     #[error(
@@ -119,11 +121,14 @@ pub enum MigrateError {
     Settings(#[from] DbError),
 }
 
-/// Brings the schema up to date. Safe to run twice and by several processes at once.
+crate::debug_as_chain!(MigrateError);
+
+/// Brings the schema up to date. Safe to run twice and by several processes at once. It logs what it has applied, and nothing when
+/// there was nothing to do.
 pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
     // A connection of its own: the advisory lock belongs to the session and ends with it.
     let (mut client, _messages) =
-        db.dedicated().await.map_err(|source| MigrateError::Connect { place: db.place().to_owned(), source })?;
+        db.dedicated().await.map_err(|error| MigrateError::Connect { place: db.place().to_owned(), error })?;
     if db.is_pooled() {
         return Err(MigrateError::Pooled { place: db.place().to_owned() });
     }
@@ -155,7 +160,8 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
         .collect::<Result<Vec<_>, _>>()?;
     let mut runner = Runner::new(&migrations).set_grouped(true);
     runner.set_migration_table_name(format!("{schema}.{HISTORY}"));
-    let report = match runner.run_async(client).await {
+    // refinery tells of every look at the history: what there is to tell, we tell below.
+    let report = match runner.run_async(client).with_subscriber(Dispatch::none()).await {
         Ok(report) => report,
         Err(error) => {
             // refinery's table was made before its transaction; left behind, it would make a foreign schema look like
@@ -171,11 +177,11 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     };
     client.batch_execute(&schema.apply(GRANTS)).await.map_err(MigrateError::Grants)?;
     let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
-    Ok(Migrated::Applied {
-        migrations: report.applied_migrations().iter().map(ToString::to_string).collect(),
-        missing_roles: look.get(4),
-        unrestricted_roles: look.get(5),
-    })
+    let migrations: Vec<String> = report.applied_migrations().iter().map(ToString::to_string).collect();
+    if !migrations.is_empty() {
+        tracing::info!("schema {schema} is up to date: applied {}", migrations.join(", "));
+    }
+    Ok(Migrated::Applied { migrations, missing_roles: look.get(4), unrestricted_roles: look.get(5) })
 }
 
 #[cfg(test)]

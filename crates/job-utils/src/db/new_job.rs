@@ -1,8 +1,8 @@
 //! A job that is to be enqueued, with its options.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Zoned};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -77,6 +77,8 @@ pub struct NewJob {
     pub(crate) actor: Option<Uuid>,
     /// Why there is no payload.
     unwritable: Option<String>,
+    /// Why there is no run_at.
+    out_of_range: Option<String>,
 }
 
 impl NewJob {
@@ -109,18 +111,42 @@ impl NewJob {
             tenant: None,
             actor: None,
             unwritable: None,
+            out_of_range: None,
         }
     }
 
     /// Not before this instant. The last of `run_at` and `delay` counts.
-    pub fn run_at(mut self, run_at: Timestamp) -> Self {
-        (self.run_at, self.delay) = (Some(run_at), None);
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use job_utils::db::NewJob;
+    /// use job_utils::db::jiff::{Timestamp, ToSpan, Zoned};
+    ///
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let report = || NewJob::raw("report", "{}");
+    /// let by_clock = report().run_at(SystemTime::now() + Duration::from_secs(60));
+    /// let by_instant = report().run_at(Timestamp::now() + 1.hour());
+    /// // Tomorrow at nine, where the shop is.
+    /// let by_zone = report().run_at(Zoned::now().in_tz("Europe/Berlin")?.tomorrow()?.with().hour(9).build()?);
+    /// # Ok(())
+    /// # }
+    /// # example().unwrap();
+    /// ```
+    ///
+    /// With the feature `chrono` it takes a `chrono::DateTime` of any zone as well. An instant that no timestamp can be is refused when
+    /// the job is enqueued.
+    pub fn run_at(mut self, run_at: impl IntoTimestamp) -> Self {
+        (self.run_at, self.out_of_range) = match run_at.into_timestamp() {
+            Ok(run_at) => (Some(run_at), None),
+            Err(why) => (None, Some(why)),
+        };
+        self.delay = None;
         self
     }
 
     /// Not before so much time after now by the database's clock, which in a transaction is its beginning.
     pub fn delay(mut self, delay: Duration) -> Self {
-        (self.run_at, self.delay) = (None, Some(delay.as_secs_f64()));
+        (self.run_at, self.out_of_range, self.delay) = (None, None, Some(delay.as_secs_f64()));
         self
     }
 
@@ -221,6 +247,9 @@ impl NewJob {
         if let Some(attempts) = self.max_attempts.filter(|attempts| *attempts < 1) {
             return refuse(Field::MaxAttempts, format!("is {attempts}, and must be at least 1"));
         }
+        if let Some(why) = &self.out_of_range {
+            return refuse(Field::RunAt, format!("is no instant that can be stored: {why}"));
+        }
         if self.delay.is_some_and(|delay| delay > LONGEST_DELAY.as_secs_f64()) {
             return refuse(Field::RunAt, "is more than a thousand years away".to_owned());
         }
@@ -228,7 +257,59 @@ impl NewJob {
     }
 }
 
+/// An instant, in the type of whatever library an application has it from.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no instant at which a job can run",
+    note = "`run_at` takes a `SystemTime`, a `Timestamp` or a `Zoned` of jiff, and a `chrono::DateTime` with the feature `chrono`",
+    note = "a `Duration` from now is `delay(…)`"
+)]
+pub trait IntoTimestamp {
+    /// The instant.
+    ///
+    /// # Errors
+    /// It is beyond the years -9999 to 9999.
+    fn into_timestamp(self) -> Result<Timestamp, String>;
+}
+
+impl IntoTimestamp for Timestamp {
+    fn into_timestamp(self) -> Result<Timestamp, String> {
+        Ok(self)
+    }
+}
+
+impl IntoTimestamp for Zoned {
+    fn into_timestamp(self) -> Result<Timestamp, String> {
+        Ok(self.timestamp())
+    }
+}
+
+impl IntoTimestamp for &Zoned {
+    fn into_timestamp(self) -> Result<Timestamp, String> {
+        Ok(self.timestamp())
+    }
+}
+
+impl IntoTimestamp for SystemTime {
+    fn into_timestamp(self) -> Result<Timestamp, String> {
+        Timestamp::try_from(self).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(feature = "chrono")]
+impl<Z: chrono::TimeZone> IntoTimestamp for chrono::DateTime<Z> {
+    fn into_timestamp(self) -> Result<Timestamp, String> {
+        // Of a leap second chrono counts more than a second's nanoseconds; it is the end of that second here.
+        let nanoseconds = i32::try_from(self.timestamp_subsec_nanos().min(999_999_999)).unwrap_or(999_999_999);
+        Timestamp::new(self.timestamp(), nanoseconds).map_err(|error| error.to_string())
+    }
+}
+
 /// What can be enqueued: a job of a type as it is, or a [`NewJob`] with options.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no job",
+    note = "a job of a type of your own: `impl Task for {Self} {{ const IDENTIFIER: &'static str = \"…\"; }}`, with serde's derives",
+    note = "a job for a task by name: `NewJob::new(\"task\", &json)`"
+)]
 pub trait IntoJob {
     /// The job with its options.
     fn into_job(self) -> NewJob;
@@ -270,6 +351,38 @@ mod tests {
         assert_eq!(at(job().max_attempts(0)), Err("max_attempts: is 0, and must be at least 1".into()));
         assert_eq!(at(job().delay(Duration::MAX)), Err("run_at: is more than a thousand years away".into()));
         assert_eq!(at(job().delay(Duration::MAX).run_at(Timestamp::UNIX_EPOCH)), Ok(()));
+    }
+
+    #[test]
+    fn an_instant_is_taken_in_the_types_of_several_libraries_and_one_that_cannot_be_stored_is_refused() {
+        let instant: Timestamp = "2030-01-02T03:04:05.678Z".parse().unwrap();
+        let at = |job: NewJob| job.run_at;
+        let job = || NewJob::raw("task", "");
+        assert_eq!(at(job().run_at(instant)), Some(instant));
+        assert_eq!(at(job().run_at(SystemTime::from(instant))), Some(instant));
+        let zoned = instant.in_tz("Europe/Berlin").unwrap();
+        assert_eq!(at(job().run_at(&zoned)), Some(instant));
+        assert_eq!(at(job().run_at(zoned)), Some(instant));
+        // Some 30,000 years from now, which a clock of the system can be.
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+        let refused = job().run_at(far).check().unwrap_err();
+        assert_eq!(refused.field(), Some(Field::RunAt));
+        assert!(refused.to_string().starts_with("run_at: is no instant that can be stored: "), "{refused}");
+        assert_eq!(job().run_at(far).run_at(instant).check().map_err(|error| error.to_string()), Ok(()));
+        assert_eq!(job().run_at(far).delay(Duration::ZERO).check().map_err(|error| error.to_string()), Ok(()));
+    }
+
+    #[cfg(feature = "chrono")]
+    #[test]
+    fn an_instant_of_chrono_is_taken_with_its_zone() {
+        use chrono::TimeZone as _;
+        let at = |time| NewJob::raw("task", "").run_at(time).run_at;
+        let time = chrono::FixedOffset::east_opt(3600).unwrap().with_ymd_and_hms(2030, 1, 2, 4, 4, 5).unwrap();
+        assert_eq!(at(time), Some("2030-01-02T03:04:05Z".parse().unwrap()));
+        let before = chrono::FixedOffset::east_opt(0).unwrap().timestamp_opt(-2, 500_000_000).unwrap();
+        assert_eq!(at(before), Some("1969-12-31T23:59:58.5Z".parse().unwrap()));
+        let leap = chrono::FixedOffset::east_opt(0).unwrap().timestamp_opt(59, 1_500_000_000).unwrap();
+        assert_eq!(at(leap), Some("1970-01-01T00:00:59.999999999Z".parse().unwrap()));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{SemaphorePermit, watch};
 use tokio_postgres::Error;
 
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, waits};
 
 /// How long cancelling a statement may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -59,6 +59,7 @@ impl Db {
     /// [`Db::operation`] for a transaction that takes its time. It waits for its turn without a limit, and never takes the last
     /// connections of the pool.
     pub(crate) async fn lasting(&self) -> Result<Lasting<'_>, DbError> {
+        let _wait = waits::wait();
         // It is never closed.
         let share = self.shares().acquire().await.ok();
         let object = self.connection_at_last().await?;

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts,
-};
+use deadpool_postgres::{Object, Pool, PoolError, TimeoutType};
 use tokio::sync::{Semaphore, watch};
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
@@ -14,11 +12,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
-use crate::config::postgres::JOBS_POOL_SIZE;
 use crate::config::{Listen, PostgresConfig, ProcessEnv, Reader, SchemaName, SslMode};
 use crate::db::connect::{Connector, Dedicated};
+use crate::db::lend::Lender;
 use crate::db::operation::Suspicions;
-use crate::db::{DbError, NotReady, tls, url};
+use crate::db::{DbError, NotReady, tls, url, waits};
 use crate::error::chain;
 use crate::shutdown::Shutdown;
 
@@ -45,7 +43,7 @@ pub struct Db {
 }
 
 struct Inner {
-    pool: Pool,
+    lender: Lender,
     connector: Connector,
     /// Where to listen; None: nowhere.
     listening: Option<Connector>,
@@ -68,7 +66,7 @@ impl Db {
     /// # Errors
     /// Settings that cannot be used: a malformed DATABASE_URL, an unreadable root certificate.
     pub fn new(config: &PostgresConfig) -> Result<Self, DbError> {
-        Self::connecting(config, connector(config, config.listen)?)
+        Self::connecting(config, connector(config, config.listen)?, None)
     }
 
     /// A pool on the database `postgres` of the same server, and the name of the database that the settings mean.
@@ -76,45 +74,46 @@ impl Db {
         let mut client = client_config(config)?;
         let meant = client.get_dbname().unwrap_or_default().to_owned();
         client.dbname("postgres");
-        Ok((Self::connecting(config, connector_of(config, client, config.listen)?)?, meant))
+        Ok((Self::connecting(config, connector_of(config, client, config.listen)?, None)?, meant))
     }
 
-    /// [`Db::new`] with a client's settings and a way to set up TLS.
+    /// [`Db::new`] with a client's settings and a way to set up TLS, and with the application's pool where it gives one.
     pub(crate) fn connecting_by(
         config: &PostgresConfig,
         client: Config,
         tls: MakeRustlsConnect,
+        theirs: Option<Pool>,
     ) -> Result<Self, DbError> {
         let connector = Connector::new(&client, tls, limit(config, &client), config.listen);
-        Self::connecting(config, (client, connector))
+        Self::connecting(config, (client, connector), theirs)
     }
 
-    fn connecting(config: &PostgresConfig, (client, connector): (Config, Connector)) -> Result<Self, DbError> {
+    fn connecting(
+        config: &PostgresConfig,
+        (client, connector): (Config, Connector),
+        theirs: Option<Pool>,
+    ) -> Result<Self, DbError> {
         let listening = match (&config.listen_at, config.listen) {
             // A pooler there, too, would be found.
             (Some(endpoint), _) => Some(self::connector(&config.at(endpoint), Listen::Auto)?.1),
             (None, Listen::Off) => None,
             (None, Listen::Auto | Listen::On) => Some(connector.clone()),
         };
-        // Fast: a broken connection is noticed by the client itself, no query before each use.
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_connect(client.clone(), connector.clone(), recycling))
-            .max_size(config.pool_size)
-            .wait_timeout(Some(connector.limit()))
-            .create_timeout(Some(connector.limit()))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| DbError::config(&JOBS_POOL_SIZE, error.to_string()))?;
+        let lender = match theirs {
+            Some(pool) => Lender::theirs(pool, connector.clone()),
+            None => Lender::ours(client.clone(), connector.clone(), config.pool_size)?,
+        };
+        let size = lender.most();
         Ok(Self {
             inner: Arc::new(Inner {
-                pool,
+                lender,
                 connector,
                 listening,
                 elsewhere: config.listen_at.is_some(),
                 schema: config.schema.clone(),
                 statement_timeout: config.statement_timeout,
                 // A pool of none is one of a single connection that never comes: its waits end by their limits.
-                shares: Semaphore::new((config.pool_size - KEPT.min(config.pool_size / 2)).max(1)),
+                shares: Semaphore::new((size - KEPT.min(size / 2)).max(1)),
                 cancelling: TaskTracker::new(),
                 suspicions: Suspicions::new(),
                 database: client.get_dbname().unwrap_or_default().to_owned(),
@@ -155,16 +154,17 @@ impl Db {
     /// # Errors
     /// All are in use, or there is none to be had.
     pub async fn connection(&self) -> Result<Object, DbError> {
-        self.lent(&self.inner.pool.timeouts()).await
+        self.lent(true).await
     }
 
     /// A connection from the pool, however long all are in use.
     pub(crate) async fn connection_at_last(&self) -> Result<Object, DbError> {
-        self.lent(&Timeouts { wait: None, ..self.inner.pool.timeouts() }).await
+        self.lent(false).await
     }
 
-    async fn lent(&self, timeouts: &Timeouts) -> Result<Object, DbError> {
-        self.inner.pool.timeout_get(timeouts).await.map_err(|error| {
+    async fn lent(&self, limited: bool) -> Result<Object, DbError> {
+        let _wait = waits::wait();
+        self.inner.lender.lend(limited).await.map_err(|error| {
             if !matches!(error, PoolError::Timeout(TimeoutType::Wait)) {
                 self.inner.suspicions.raise();
             }
@@ -190,7 +190,7 @@ impl Db {
 
     /// Closes the connections that nobody uses at this moment.
     pub(crate) fn drop_idle(&self) {
-        self.inner.pool.retain(|_, _| false);
+        self.inner.lender.drop_idle();
     }
 
     /// Tells of suspicions from now on.

@@ -39,7 +39,7 @@ pub enum Settled {
 }
 
 /// An outcome that could not be stored.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettleError {
     /// Postgres refuses this outcome.
@@ -49,6 +49,8 @@ pub enum SettleError {
     #[error("stopping: the outcome was not stored")]
     Stopped,
 }
+
+crate::debug_as_chain!(SettleError);
 
 /// An outcome on its way. The ticket comes back with what became of it.
 #[derive(Debug)]

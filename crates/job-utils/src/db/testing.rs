@@ -21,9 +21,8 @@ use jiff::Timestamp;
 use postgres_types::Type;
 use uuid::Uuid;
 
-use crate::config::SchemaName;
 use crate::db::columns::{Instant, RawJson};
-use crate::db::enqueue::EnqueueClient;
+use crate::db::enqueue::{EnqueueClient, Row};
 use crate::db::migrate::migrate;
 use crate::db::{Db, DbError};
 use crate::error::chain;
@@ -59,12 +58,12 @@ pub struct InQueue<T> {
 ///
 /// # Errors
 /// The database does not answer, or a payload is not of the type: the message says so.
-pub async fn enqueued<T: Task>(client: &impl EnqueueClient) -> Result<Vec<InQueue<T>>, TestingError> {
-    let sql = client.schema().unwrap_or(&SchemaName::default()).apply(ENQUEUED);
+pub async fn enqueued<T: Task>(mut client: impl EnqueueClient) -> Result<Vec<InQueue<T>>, TestingError> {
+    let sql = client.schema().apply(ENQUEUED);
     let rows = client.rows("look", &sql, &[(&T::IDENTIFIER, Type::TEXT)]).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     for row in &rows {
-        let job = in_queue(row).map_err(DbError::query("look"))?;
+        let job = in_queue(row)?;
         let payload = serde_json::from_str(&job.payload);
         jobs.push(job.with(payload.map_err(|source| TestingError::Payload { id: job.id, source })?));
     }
@@ -80,19 +79,20 @@ impl InQueue<String> {
 }
 
 /// With the payload as JSON text.
-fn in_queue(row: &tokio_postgres::Row) -> Result<InQueue<String>, tokio_postgres::Error> {
+fn in_queue(row: &Row) -> Result<InQueue<String>, DbError> {
+    const LOOK: &str = "look";
     Ok(InQueue {
-        id: row.try_get(0)?,
-        payload: row.try_get::<_, RawJson>(1)?.0,
-        queue: row.try_get(2)?,
-        key: row.try_get(3)?,
-        priority: row.try_get(4)?,
-        run_at: row.try_get::<_, Instant>(5)?.0,
-        attempts: row.try_get(6)?,
-        max_attempts: row.try_get(7)?,
-        last_error: row.try_get(8)?,
-        tenant: row.try_get(9)?,
-        actor: row.try_get(10)?,
+        id: row.get(0, LOOK)?,
+        payload: row.get::<RawJson>(1, LOOK)?.0,
+        queue: row.get(2, LOOK)?,
+        key: row.get(3, LOOK)?,
+        priority: row.get(4, LOOK)?,
+        run_at: row.get::<Instant>(5, LOOK)?.0,
+        attempts: row.get(6, LOOK)?,
+        max_attempts: row.get(7, LOOK)?,
+        last_error: row.get(8, LOOK)?,
+        tenant: row.get(9, LOOK)?,
+        actor: row.get(10, LOOK)?,
     })
 }
 
@@ -102,7 +102,7 @@ fn in_queue(row: &tokio_postgres::Row) -> Result<InQueue<String>, tokio_postgres
 /// There is none. The message shows those that are there.
 #[allow(clippy::panic, reason = "it fails a test")]
 pub async fn assert_enqueued<T: Task + std::fmt::Debug>(
-    client: &impl EnqueueClient,
+    client: impl EnqueueClient,
     condition: impl Fn(&InQueue<T>) -> bool,
 ) -> InQueue<T> {
     let mut jobs = match enqueued::<T>(client).await {
@@ -123,8 +123,8 @@ pub async fn assert_enqueued<T: Task + std::fmt::Debug>(
 ///
 /// # Errors
 /// The database does not answer.
-pub async fn advance(client: &impl EnqueueClient, time: Duration) -> Result<usize, DbError> {
-    let sql = client.schema().unwrap_or(&SchemaName::default()).apply(ADVANCE);
+pub async fn advance(mut client: impl EnqueueClient, time: Duration) -> Result<usize, DbError> {
+    let sql = client.schema().apply(ADVANCE);
     Ok(client.rows("advance", &sql, &[(&time.as_secs_f64(), Type::FLOAT8)]).await?.len())
 }
 
@@ -139,7 +139,7 @@ pub async fn migrate_url(url: String) -> Result<(), String> {
 }
 
 /// What a test could not look at.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TestingError {
     /// A job's payload is not of its type.
@@ -155,3 +155,5 @@ pub enum TestingError {
     #[error(transparent)]
     Db(#[from] DbError),
 }
+
+crate::debug_as_chain!(TestingError);

@@ -7,6 +7,7 @@ use job_utils::config::SchemaName;
 use job_utils::db::{EnqueueClient, Enqueued, Field, KeyMode, NewJob, enqueue, enqueue_in, enqueue_many};
 use job_utils::task::Task;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::sql::support::{LIMIT, Session, database, handle, handle_with, migrate_schema};
@@ -79,7 +80,7 @@ async fn every_option_arrives_one_by_one_and_in_a_batch() {
 }
 
 /// Enqueues once on a client of whatever kind.
-async fn on(client: &impl EnqueueClient) -> Enqueued {
+async fn on(client: impl EnqueueClient) -> Enqueued {
     enqueue(client, ada()).await.unwrap()
 }
 
@@ -93,13 +94,16 @@ async fn it_works_on_a_pool_a_connection_and_a_transaction_of_either_client() {
     let manager = deadpool_postgres::Manager::new(config, tokio_postgres::NoTls);
     let pool = deadpool_postgres::Pool::builder(manager).max_size(1).build().unwrap();
     let mut ids = vec![on(&handle).await.id, on(&pool).await.id, on(&s.client).await.id, on(&object).await.id];
-    let transaction = s.client.transaction().await.unwrap();
+    let mut transaction = s.client.transaction().await.unwrap();
     ids.push(on(&transaction).await.id);
+    ids.push(on(&mut transaction).await.id);
     transaction.commit().await.unwrap();
-    let transaction = object.transaction().await.unwrap();
+    let mut transaction = object.transaction().await.unwrap();
     ids.push(on(&transaction).await.id);
+    ids.push(on(&mut transaction).await.id);
     transaction.commit().await.unwrap();
-    assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
+    ids.push(on(&mut object).await.id);
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     // Futures that can be moved between threads.
     let spawned =
         tokio::spawn(async move { (on(&handle).await, enqueue_many(&pool, vec![ada()]).await.unwrap().len()) });
@@ -110,10 +114,7 @@ async fn it_works_on_a_pool_a_connection_and_a_transaction_of_either_client() {
 #[tokio::test]
 async fn an_enqueue_that_is_dropped_does_not_leave_a_busy_connection_in_the_pool() {
     const CONNECTIONS: usize = 2;
-    async fn drop_waiting<C: EnqueueClient + Clone + Send + 'static>(client: &C, s: &Session) {
-        let waiting: Vec<_> = std::iter::repeat_n(client.clone(), CONNECTIONS)
-            .map(|client| tokio::spawn(async move { enqueue(&client, ada().job().key("k")).await }))
-            .collect();
+    async fn drop_waiting(client: impl EnqueueClient, waiting: [JoinHandle<()>; CONNECTIONS], s: &Session) {
         let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                        AND wait_event_type = 'Lock'";
         eventually(LIMIT, async || s.number(blocked).await >= CONNECTIONS as i64).await;
@@ -129,14 +130,18 @@ async fn an_enqueue_that_is_dropped_does_not_leave_a_busy_connection_in_the_pool
     let blocker = Session::open(&db).await;
     blocker.run("BEGIN; SELECT app_jobs.add_job('greet', '{\"name\": \"Bob\"}', 'k')").await;
     let handle = handle_with(db.url(), "app_jobs", &[("JOBS_POOL_SIZE", "2")]);
-    drop_waiting(&handle, &s).await;
+    let waiting = [handle.clone(), handle.clone()]
+        .map(|handle| tokio::spawn(async move { drop(enqueue(&handle, ada().job().key("k")).await) }));
+    drop_waiting(&handle, waiting, &s).await;
     let blocked =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     eventually(LIMIT, async || s.number(blocked).await == 0).await;
 
     let manager = deadpool_postgres::Manager::new(db.url().parse().unwrap(), tokio_postgres::NoTls);
     let pool = deadpool_postgres::Pool::builder(manager).max_size(CONNECTIONS).build().unwrap();
-    drop_waiting(&pool, &s).await;
+    let waiting = [pool.clone(), pool.clone()]
+        .map(|pool| tokio::spawn(async move { drop(enqueue(&pool, ada().job().key("k")).await) }));
+    drop_waiting(&pool, waiting, &s).await;
     blocker.run("ROLLBACK").await;
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs WHERE key = 'free'").await, 1);
 }

@@ -381,7 +381,7 @@ async fn an_applications_subscriber_sees_the_span_in_which_the_handler_runs() {
     let running = Running::start(builder(&bench).state(seen).task(look));
     let job = enqueue(&bench.sql, ada()).await.unwrap().id;
     let (id, said) = spans.recv().await.unwrap();
-    assert_eq!(said, format!("job.run job.id={job} job.task=\"greet\" job.attempts=1"));
+    assert_eq!(said, format!("job.run job.id={job} job.task=\"greet\" job.attempts=1 job.max_attempts=25"));
     assert_eq!(inside.recv().await.unwrap(), [(); 3].map(|()| Some(id.clone())));
     running.stop().await;
 }

@@ -2,31 +2,46 @@
 
 use deadpool_postgres::Object;
 use postgres_types::{ToSql, Type};
-use tokio_postgres::Row;
 
 use crate::config::SchemaName;
+use crate::db::enqueue::row::Row;
 use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
 /// A pool, a connection, or a transaction, that can enqueue. Statements are prepared once per connection where the client keeps
-/// them (deadpool_postgres, [`Db`]), and sent in one round trip, unprepared, where it does not (tokio_postgres).
+/// them (deadpool_postgres, sqlx, [`Db`]), and sent in one round trip, unprepared, where it does not (tokio_postgres).
+///
+/// | of | it is |
+/// |---|---|
+/// | this crate | `&db` |
+/// | deadpool-postgres | `&pool`, `&object`, `&transaction` |
+/// | tokio-postgres | `&client`, `&transaction` |
+/// | sqlx, with the feature `sqlx` | `&pool`, `&mut *connection`, `&mut *transaction` |
 ///
 /// A future that is dropped before it is done, by a timeout say, may still enqueue: what was sent is sent. On a connection or a
 /// transaction of the caller's its statement goes on, and what comes next there waits for it. A pool does not get back a
 /// connection that is busy; a [`Db`] cancels the statement besides.
-pub trait EnqueueClient: sealed::Rows + Sync {}
+#[diagnostic::on_unimplemented(
+    message = "jobs cannot be enqueued on `{Self}`",
+    label = "no reference to a pool, a connection or a transaction that is known here",
+    note = "known are: `&db`; `&pool`, `&object`, `&transaction` of deadpool-postgres and `&client`, `&transaction` of tokio-postgres, \
+            in the versions that this crate re-exports",
+    note = "with its feature `sqlx` also `&mut *transaction`, `&mut *connection` and `&pool` of sqlx 0.9",
+    note = "everything else that runs SQL enqueues by `SELECT id FROM app_jobs.enqueue('task', …)`: see docs/library.md"
+)]
+pub trait EnqueueClient: sealed::Rows + Send {}
 
 pub(crate) mod sealed {
     use super::{DbError, Parameters, Row, SchemaName};
 
     pub trait Rows {
-        /// The schema that it is for; None: the usual one.
-        fn schema(&self) -> Option<&SchemaName> {
-            None
+        /// The schema that it is for.
+        fn schema(&self) -> SchemaName {
+            SchemaName::default()
         }
 
         fn rows(
-            &self,
+            &mut self,
             operation: &'static str,
             sql: &str,
             parameters: Parameters<'_>,
@@ -34,37 +49,48 @@ pub(crate) mod sealed {
     }
 }
 
+/// The rows of a client, as those of any.
+pub(super) fn of_client(rows: Vec<tokio_postgres::Row>) -> Vec<Row> {
+    rows.into_iter().map(Row::Client).collect()
+}
+
 macro_rules! unprepared {
     ($($client:ty),*) => {$(
         impl sealed::Rows for $client {
-            async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
-                self.query_typed(sql, parameters).await.map_err(DbError::query(operation))
+            async fn rows(&mut self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
+                self.query_typed(sql, parameters).await.map(of_client).map_err(DbError::query(operation))
             }
         }
         impl EnqueueClient for $client {}
     )*};
 }
-unprepared!(tokio_postgres::Client, tokio_postgres::Transaction<'_>);
+unprepared!(&tokio_postgres::Client, &tokio_postgres::Transaction<'_>);
 
 macro_rules! prepared {
     ($($client:ty),*) => {$(
         impl sealed::Rows for $client {
-            async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
-                let types: Vec<Type> = parameters.iter().map(|(_, ty)| ty.clone()).collect();
+            async fn rows(&mut self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
+                let (types, values): (Vec<Type>, Vec<&(dyn ToSql + Sync)>) =
+                    parameters.iter().map(|(value, ty)| (ty.clone(), *value)).unzip();
                 let statement = self.prepare_typed_cached(sql, &types).await.map_err(DbError::query(operation))?;
-                let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
-                self.query(&statement, &values).await.map_err(DbError::query(operation))
+                self.query(&statement, &values).await.map(of_client).map_err(DbError::query(operation))
             }
         }
         impl EnqueueClient for $client {}
     )*};
 }
-prepared!(Object, deadpool_postgres::ClientWrapper, deadpool_postgres::Transaction<'_>);
+prepared!(&Object, &deadpool_postgres::ClientWrapper, &deadpool_postgres::Transaction<'_>);
 
-impl sealed::Rows for deadpool_postgres::Pool {
-    async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
+impl sealed::Rows for &deadpool_postgres::Pool {
+    async fn rows(
+        &mut self,
+        operation: &'static str,
+        sql: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, DbError> {
         let mut lent = Lent(None);
-        let rows = lent.0.insert(self.get().await.map_err(DbError::Connect)?).rows(operation, sql, parameters).await;
+        let mut object: &Object = lent.0.insert(self.get().await.map_err(DbError::Connect)?);
+        let rows = sealed::Rows::rows(&mut object, operation, sql, parameters).await;
         // Back into the pool.
         lent.0 = None;
         rows
@@ -80,24 +106,47 @@ impl Drop for Lent {
     }
 }
 
-impl EnqueueClient for deadpool_postgres::Pool {}
+impl EnqueueClient for &deadpool_postgres::Pool {}
 
 /// In the schema of its settings.
-impl sealed::Rows for Db {
-    fn schema(&self) -> Option<&SchemaName> {
-        Some(Db::schema(self))
+impl sealed::Rows for &Db {
+    fn schema(&self) -> SchemaName {
+        Db::schema(self).clone()
     }
 
-    async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
+    async fn rows(
+        &mut self,
+        operation: &'static str,
+        sql: &str,
+        parameters: Parameters<'_>,
+    ) -> Result<Vec<Row>, DbError> {
         // Dropped before the answer, it cancels the statement, and the connection leaves the pool.
         let lent = self.operation().await?;
         let asked = async {
             if self.is_pooled() {
-                return lent.query_typed(sql, parameters).await.map_err(DbError::query(operation));
+                return lent.query_typed(sql, parameters).await.map(of_client).map_err(DbError::query(operation));
             }
-            Object::rows(&lent, operation, sql, parameters).await
+            let mut object: &Object = &lent;
+            sealed::Rows::rows(&mut object, operation, sql, parameters).await
         };
         lent.run_without_limit(asked).await
     }
 }
-impl EnqueueClient for Db {}
+impl EnqueueClient for &Db {}
+
+macro_rules! as_shared {
+    ($($client:ty),*) => {$(
+        impl sealed::Rows for &mut $client {
+            fn schema(&self) -> SchemaName {
+                sealed::Rows::schema(&&**self)
+            }
+
+            async fn rows(&mut self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
+                sealed::Rows::rows(&mut &**self, operation, sql, parameters).await
+            }
+        }
+        impl EnqueueClient for &mut $client {}
+    )*};
+}
+as_shared!(Db, deadpool_postgres::Pool, Object, deadpool_postgres::ClientWrapper, deadpool_postgres::Transaction<'_>);
+as_shared!(tokio_postgres::Client, tokio_postgres::Transaction<'_>);

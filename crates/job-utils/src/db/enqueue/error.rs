@@ -1,7 +1,9 @@
 //! Why a job was not enqueued: which of its fields is refused, and why.
 
-use tokio_postgres::error::{DbError as Answer, SqlState};
+use tokio_postgres::error::SqlState;
 
+use crate::config::SchemaName;
+use crate::db::error::Answer;
 use crate::db::{DbError, NewJob};
 
 /// A field of a job, by the name that it has in `NewJob`.
@@ -45,7 +47,7 @@ impl std::fmt::Display for Field {
 }
 
 /// A job that was not enqueued.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum EnqueueError {
     /// The rules of the schema refuse a field.
@@ -68,9 +70,27 @@ pub enum EnqueueError {
         /// Which of many jobs, counted from 0; the others were enqueued. Empty for a single one.
         positions: Vec<usize>,
     },
+    /// There is no jobs schema, or an older one. `migrate(&db)` makes it, or brings it up to date.
+    #[error("there is no jobs schema {schema} in this version; {}", crate::db::inspect::HOW_TO_MAKE_IT)]
+    NoSchema {
+        /// The schema's quoted name.
+        schema: String,
+        /// What Postgres answered.
+        #[source]
+        source: DbError,
+    },
     /// The database did not do it.
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+crate::debug_as_chain!(EnqueueError);
+
+/// An error of the application's own statements, so that one type does for all of its transaction.
+impl From<tokio_postgres::Error> for EnqueueError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Db(error.into())
+    }
 }
 
 fn kept_out(positions: &[usize]) -> String {
@@ -97,16 +117,18 @@ impl EnqueueError {
             Self::Refused { field, message, source, .. } => {
                 Self::Refused { position: Some(index), field, message, source }
             }
-            Self::KeptOut { .. } | Self::Db(_) => self,
+            other => other,
         }
     }
 
-    /// Reads Postgres's answer.
-    pub(crate) fn read(error: DbError) -> Self {
-        let DbError::Query { source, .. } = &error else { return Self::Db(error) };
-        let Some(answer) = source.as_db_error() else { return Self::Db(error) };
-        let (position, said) = split(answer.message());
-        let Some((field, message)) = fault(answer, said) else { return Self::Db(error) };
+    /// Reads Postgres's answer to what was asked of a schema.
+    pub(crate) fn read(error: DbError, schema: &SchemaName) -> Self {
+        let Some(answer) = error.answer() else { return Self::Db(error) };
+        if is_missing(&answer, schema) {
+            return Self::NoSchema { schema: schema.to_string(), source: error };
+        }
+        let (position, said) = split(answer.message);
+        let Some((field, message)) = fault(&answer, said) else { return Self::Db(error) };
         Self::Refused { position, field, message, source: Some(error) }
     }
 
@@ -136,13 +158,17 @@ impl EnqueueError {
     pub fn field(&self) -> Option<Field> {
         match self {
             Self::Refused { field, .. } => Some(*field),
-            Self::KeptOut { .. } | Self::Db(_) => None,
+            Self::KeptOut { .. } | Self::NoSchema { .. } | Self::Db(_) => None,
         }
     }
 
     /// Whether the same call may succeed a little later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Db(error) if error.is_transient())
+        match self {
+            // Objects that are not there at this moment may be, as during a restore; a schema that nobody has made will not be.
+            Self::Refused { .. } | Self::KeptOut { .. } | Self::NoSchema { .. } => false,
+            Self::Db(error) => error.is_transient(),
+        }
     }
 
     /// The SQLSTATE, when Postgres answered with an error.
@@ -150,8 +176,18 @@ impl EnqueueError {
         match self {
             Self::Refused { source, .. } => source.as_ref()?.sql_state(),
             Self::KeptOut { .. } => None,
+            Self::NoSchema { source, .. } => source.sql_state(),
             Self::Db(error) => error.sql_state(),
         }
+    }
+}
+
+/// Whether the schema, or the function of it that was called, is not there. What a trigger of the application's calls is not meant.
+fn is_missing(answer: &Answer<'_>, schema: &SchemaName) -> bool {
+    match answer.state {
+        state if *state == SqlState::INVALID_SCHEMA_NAME => answer.message.contains(schema.as_str()),
+        state if *state == SqlState::UNDEFINED_FUNCTION => answer.message.contains(&format!("{}.", schema.as_str())),
+        _ => false,
     }
 }
 
@@ -165,9 +201,9 @@ fn split(message: &str) -> (Option<usize>, &str) {
 }
 
 /// Which field of a job an answer is about, and why it is refused.
-pub(crate) fn fault(answer: &Answer, message: &str) -> Option<(Field, String)> {
-    let state = answer.code();
-    let (field, message) = match answer.constraint().filter(|name| !name.is_empty()) {
+pub(crate) fn fault(answer: &Answer<'_>, message: &str) -> Option<(Field, String)> {
+    let state = answer.state;
+    let (field, message) = match answer.constraint.filter(|name| !name.is_empty()) {
         Some("jobs_task_identifier_length") => (Field::Task, "the task identifier has more than 126 characters"),
         Some("jobs_queue_name_length") => (Field::Queue, "the queue name has more than 126 characters"),
         Some("jobs_key_length") => (Field::Key, "the job key has more than 512 characters"),
