@@ -141,8 +141,14 @@ fn shows_no_secret(env: &Environment, text: &str) {
 /// Whether a variable holds the marker where everybody may see it.
 fn may_show(name: &str, value: &str) -> bool {
     match name {
-        // Only this part of it is no secret.
-        "DATABASE_URL" => value.contains(MARKER) && value.contains("sslrootcert"),
+        // The file of the roots is no secret, and neither is the name of a parameter where no password can reach that far.
+        "DATABASE_URL" | "JOBS_LISTEN_URL" | "JOBS_MIGRATE_URL" => {
+            let parameters = match value.split_once("://") {
+                Some((_, rest)) => rest.split_once('?').is_some_and(|(_, query)| !query.contains('@')),
+                None => !value.contains("password"),
+            };
+            value.contains(MARKER) && (parameters || value.contains("sslrootcert"))
+        }
         "INTERNAL_GATEWAY_DEVELOPMENT_MAP" => match serde_json::from_str(value) {
             Ok(Value::Object(map)) => {
                 map.iter().any(|(task, url)| task.contains(MARKER) || url.as_str().is_some_and(url_shows))

@@ -8,18 +8,23 @@ mod connection;
 pub mod gateway;
 mod id;
 pub mod listen;
+mod misspelt;
+mod nearest;
 pub mod postgres;
 pub mod scheduler;
 pub mod server;
+mod tls;
 pub mod worker;
 
 pub use crate::http_url::{HttpUrl, parse_http_url, shown};
 pub use gateway::Gateway;
 pub use jiff::tz::TimeZone;
 pub use listen::{Endpoint, Listen};
-pub use postgres::{PostgresConfig, SchemaName, SslMode};
+pub use misspelt::misspelt;
+pub use postgres::{PostgresConfig, SchemaName};
 pub use scheduler::SchedulerConfig;
 pub use server::ServerConfig;
+pub use tls::SslMode;
 pub use worker::{Tasks, WorkerConfig};
 
 use std::collections::{BTreeMap, HashMap};
@@ -45,6 +50,11 @@ pub struct Var {
 pub trait Env {
     /// The variable's value, None when it is unset.
     fn get(&self, name: &str) -> Option<String>;
+
+    /// The names of all variables, where they can be told.
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The environment of this process.
@@ -56,17 +66,30 @@ impl Env for ProcessEnv {
     fn get(&self, name: &str) -> Option<String> {
         std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
     }
+
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    fn names(&self) -> Vec<String> {
+        std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect()
+    }
 }
 
 impl Env for HashMap<String, String> {
     fn get(&self, name: &str) -> Option<String> {
         HashMap::get(self, name).cloned()
     }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
 }
 
 impl Env for BTreeMap<&str, &str> {
     fn get(&self, name: &str) -> Option<String> {
         BTreeMap::get(self, name).map(|value| (*value).to_owned())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().map(|name| (*name).to_owned()).collect()
     }
 }
 
@@ -146,6 +169,24 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// What is to be said of a variable whose value can be used.
+#[derive(Debug, PartialEq, Eq)]
+struct Notice {
+    warns: bool,
+    name: &'static str,
+    message: String,
+}
+
+impl Notice {
+    fn log(&self) {
+        if self.warns {
+            tracing::warn!("{}: {}", self.name, self.message);
+        } else {
+            tracing::info!("{}: {}", self.name, self.message);
+        }
+    }
+}
+
 /// Reads variables and collects faults.
 ///
 /// ```
@@ -160,12 +201,13 @@ impl fmt::Display for ConfigError {
 pub struct Reader<'a> {
     env: &'a dyn Env,
     faults: Vec<Fault>,
+    notices: Vec<Notice>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of `env` without faults.
     pub fn new(env: &'a dyn Env) -> Self {
-        Self { env, faults: Vec::new() }
+        Self { env, faults: Vec::new(), notices: Vec::new() }
     }
 
     /// Notes that a variable's value cannot be used. One fault a variable: the first says what is wrong, and a service of
@@ -176,9 +218,29 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Warns of a value that can be used but does something else than it seems to. [`Reader::finish`] logs it, once.
+    pub fn warn(&mut self, var: &Var, message: impl Into<String>) {
+        self.notice(Notice { warns: true, name: var.name, message: message.into() });
+    }
+
+    /// Says what follows from a variable that is perhaps unset. [`Reader::finish`] logs it, once.
+    pub fn inform(&mut self, var: &Var, message: impl Into<String>) {
+        self.notice(Notice { warns: false, name: var.name, message: message.into() });
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        if !self.notices.contains(&notice) {
+            self.notices.push(notice);
+        }
+    }
+
     /// The value, or every fault found so far.
     pub fn finish<T>(self, value: T) -> Result<T, ConfigError> {
-        if self.faults.is_empty() { Ok(value) } else { Err(ConfigError { faults: self.faults }) }
+        if !self.faults.is_empty() {
+            return Err(ConfigError { faults: self.faults });
+        }
+        self.notices.iter().for_each(Notice::log);
+        Ok(value)
     }
 
     /// The variable as the user set it; an empty variable is an unset one.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::config::{ConfigError, Env, ProcessEnv};
+use crate::config::{self, ConfigError, Env, ProcessEnv, Var};
 use crate::probe::{self, Target};
 use crate::shutdown::Shutdown;
 use crate::telemetry;
@@ -61,6 +61,13 @@ pub fn arguments<A: clap::Parser>() -> A {
     })
 }
 
+/// Warns of variables that are probably misspelt ones of `vars`. The variables of the services are looked at in every program.
+pub fn warn_of_misspelt(vars: &[&'static Var]) {
+    for (name, meant) in config::misspelt(&ProcessEnv, vars) {
+        tracing::warn!("{name} is set, and nothing reads it: did you mean {meant}?");
+    }
+}
+
 /// Runs a program: reads its configuration, sets up logging, a runtime and signals, waits for `program`, and turns its
 /// result into an exit code (0, 64 for bad configuration, 70 for a failure). Faults of the configuration and of the
 /// logging's variables are told together.
@@ -109,6 +116,7 @@ where
 {
     // Logging first: reading a configuration may have something to say.
     let logging = telemetry::init(&ProcessEnv);
+    warn_of_misspelt(&config::all());
     let config = ConfigError::both(logging, configure(&ProcessEnv))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
     let result = runtime.block_on(async {

@@ -129,6 +129,18 @@ mod tests {
     }
 
     #[test]
+    fn no_program_takes_a_variable_of_another_for_a_misspelt_one() {
+        let functions: [&[&'static Var]; 2] = [send_email::VARS, send_verification_link::VARS];
+        let functions = functions.map(|own| [job_fn::VARS, mailer::VARS, own].concat());
+        for program in [job_utils::config::all(), admin_server::VARS.to_vec()].into_iter().chain(functions) {
+            for name in names() {
+                let env = std::collections::BTreeMap::from([(name, "x")]);
+                assert_eq!(job_utils::config::misspelt(&env, &program), [], "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn every_variable_says_what_it_does() {
         for var in vars() {
             assert!(!var.about.is_empty() && !var.used_by.is_empty(), "{}", var.name);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::config::{HttpUrl, Reader, Var, parse_http_url};
+use crate::config::{HttpUrl, Reader, Var, parse_http_url, shown};
 
 /// Gateway.
 pub const KNATIVE_SERVICE_URL: Var = Var {
@@ -48,6 +48,7 @@ pub struct Gateway {
 impl Gateway {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         let set = reader.url(&KNATIVE_SERVICE_URL);
+        let unset = set.is_none();
         let base = set.or_else(|| {
             let text = reader.text(&INTERNAL_GATEWAY_URL);
             parse_http_url(&text).map_err(|message| reader.fault(&INTERNAL_GATEWAY_URL, message)).ok()
@@ -80,6 +81,13 @@ impl Gateway {
         // A fault was noted when there is no base, so this placeholder is never used.
         #[allow(clippy::expect_used, reason = "a literal URL parses")]
         let base = base.unwrap_or_else(|| parse_http_url("http://gateway:8080").expect("literal"));
+        if unset {
+            let message = format!(
+                "unset, so jobs are posted to {}/<task identifier> (INTERNAL_GATEWAY_URL)",
+                shown(&base).trim_end_matches('/')
+            );
+            reader.inform(&KNATIVE_SERVICE_URL, message);
+        }
         Self { base, development_map }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::connection::UrlParts;
-use crate::config::postgres::read_tls;
+use crate::config::tls::read_tls;
 use crate::config::{Reader, Secret, SslMode, Var};
 
 /// Whether to listen.
@@ -72,7 +72,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     pub(super) fn read(reader: &mut Reader<'_>, var: &'static Var) -> Option<Self> {
-        let parts = reader.optional(var).map(|url| UrlParts::split(&url))?;
+        let parts = UrlParts::read(reader, var)?;
         let (ssl_mode, ssl_root_cert) = read_tls(reader, var, Some(&parts));
         Some(Self { var, url: Secret::new(parts.rest), ssl_mode, ssl_root_cert })
     }

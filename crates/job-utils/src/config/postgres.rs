@@ -5,16 +5,18 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::connection::{UrlParts, with_port};
+use crate::config::connection::{READ_ONLY, UrlParts, takes_writes, with_port};
 use crate::config::listen::{Endpoint, JOBS_LISTEN, JOBS_LISTEN_URL, JOBS_MIGRATE_URL, Listen};
-use crate::config::{ConfigError, Reader, Secret, Var, in_words};
+use crate::config::tls::read_tls;
+use crate::config::{ConfigError, Reader, Secret, SslMode, Var, in_words};
 
 /// A connection URL.
 pub const DATABASE_URL: Var = Var {
     name: "DATABASE_URL",
     default: "",
     used_by: "worker, server, scheduler, service, admin-server",
-    about: "Connection URL, `postgres://user:password@host:port/database`; what it leaves out comes from the PG variables.",
+    about: "Connection URL, `postgres://user:password@host:port/database`, with libpq's parameters after a `?`, or libpq's \
+            `name=value` pairs; what it leaves out comes from the PG variables.",
 };
 /// Host or hosts.
 pub const PGHOST: Var = Var {
@@ -63,14 +65,15 @@ pub const PGSSLROOTCERT: Var = Var {
     name: "PGSSLROOTCERT",
     default: "",
     used_by: "worker, server, scheduler, service, admin-server",
-    about: "File with the root certificates for verify-ca and verify-full (PEM); without it the system's.",
+    about: "File with the root certificates for verify-ca and verify-full (PEM); without it the system's. `system`: the \
+            system's, and verify-full.",
 };
 /// Session kind.
 pub const PGTARGETSESSIONATTRS: Var = Var {
     name: "PGTARGETSESSIONATTRS",
     default: "read-write",
     used_by: "worker, server, scheduler, service, admin-server",
-    about: "Which of several hosts to use: `read-write` skips replicas, `any` takes the first that answers.",
+    about: "Which of several hosts to use: `read-write` (or `primary`) skips replicas, `any` takes the first that answers.",
 };
 /// Schema.
 pub const JOBS_SCHEMA: Var = Var {
@@ -165,35 +168,6 @@ impl fmt::Display for SchemaName {
     }
 }
 
-/// TLS to Postgres, with libpq's meanings. `allow` is `prefer` here: both end with a connection either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SslMode {
-    /// Never.
-    Disable,
-    /// When the server offers it, unverified.
-    Prefer,
-    /// Always, unverified unless a root certificate is configured.
-    Require,
-    /// Always, with a certificate of a trusted root.
-    VerifyCa,
-    /// Always, with a certificate of a trusted root for this host name.
-    VerifyFull,
-}
-
-impl SslMode {
-    fn parse(value: &str) -> Option<Self> {
-        Some(match value {
-            "disable" => Self::Disable,
-            "allow" | "prefer" => Self::Prefer,
-            "require" => Self::Require,
-            "verify-ca" => Self::VerifyCa,
-            "verify-full" => Self::VerifyFull,
-            _ => return None,
-        })
-    }
-}
-
 /// How to reach Postgres.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -252,7 +226,7 @@ impl PostgresConfig {
 
     /// Reads the variables of this file.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let url = reader.optional(&DATABASE_URL).map(|url| UrlParts::split(&url));
+        let url = UrlParts::read(reader, &DATABASE_URL);
         let (ssl_mode, ssl_root_cert) = read_tls(reader, &DATABASE_URL, url.as_ref());
         let hosts: Vec<String> = reader.list(&PGHOST);
         let ports: Vec<u16> = reader
@@ -275,9 +249,11 @@ impl PostgresConfig {
                 .fault(&PGPORT, format!("{} ports for {} hosts: give one, or one per host", ports.len(), hosts.len()));
         }
         let attrs = reader.text(&PGTARGETSESSIONATTRS);
-        if !matches!(attrs.as_str(), "read-write" | "any" | "primary") {
-            reader.fault(&PGTARGETSESSIONATTRS, format!("{attrs:?} is neither read-write nor any"));
-        }
+        let read_write = takes_writes(&attrs).unwrap_or_else(|| {
+            let problem = format!("{attrs:?} is neither read-write nor primary nor any: {READ_ONLY}");
+            reader.fault(&PGTARGETSESSIONATTRS, problem);
+            true
+        });
         let schema = reader.text(&JOBS_SCHEMA);
         let schema = SchemaName::new(&schema).unwrap_or_else(|message| {
             reader.fault(&JOBS_SCHEMA, message);
@@ -305,7 +281,7 @@ impl PostgresConfig {
             database: reader.text(&PGDATABASE),
             ssl_mode,
             ssl_root_cert,
-            read_write: attrs != "any",
+            read_write,
             schema,
             pool_size,
             connect_timeout: Duration::from_secs(5),
@@ -338,25 +314,6 @@ impl PostgresConfig {
             ..self.clone()
         }
     }
-}
-
-/// TLS as a connection string wants it, else as the PG variables say.
-pub(super) fn read_tls(reader: &mut Reader<'_>, var: &Var, url: Option<&UrlParts>) -> (SslMode, Option<PathBuf>) {
-    let url_mode = url.and_then(|parts| parts.ssl_mode.clone());
-    let url_root = url.and_then(|parts| parts.ssl_root_cert.clone());
-    let mode_from = if url_mode.is_some() { var } else { &PGSSLMODE };
-    let mode = url_mode.unwrap_or_else(|| reader.text(&PGSSLMODE));
-    let ssl_mode = SslMode::parse(&mode).unwrap_or_else(|| {
-        // What stands there in a URL may be a piece of a password with a question mark in it.
-        let shown = if mode_from == &PGSSLMODE { format!("{mode:?}") } else { "its sslmode".to_owned() };
-        let modes = "disable, allow, prefer, require, verify-ca, verify-full";
-        reader.fault(mode_from, format!("{shown} is not one of {modes}"));
-        SslMode::Prefer
-    });
-    let ssl_root_cert = url_root.or_else(|| reader.path(&PGSSLROOTCERT));
-    // As libpq: whoever names a root certificate wants it checked.
-    let checked = ssl_mode == SslMode::Require && ssl_root_cert.is_some();
-    (if checked { SslMode::VerifyCa } else { ssl_mode }, ssl_root_cert)
 }
 
 #[cfg(test)]
@@ -395,9 +352,25 @@ mod tests {
     }
 
     #[test]
+    fn which_of_several_hosts_will_do_is_named_as_in_libpq() {
+        let read_write = |value| read(&[("PGTARGETSESSIONATTRS", value)]).map(|config| config.read_write);
+        assert_eq!((read_write("primary").unwrap(), read_write("any").unwrap()), (true, false));
+        assert_eq!(read_write("prefer-standby").unwrap_err().faults[0].name, "PGTARGETSESSIONATTRS");
+    }
+
+    #[test]
+    fn a_parameter_that_cannot_be_honoured_is_its_variables_fault() {
+        for name in ["DATABASE_URL", "JOBS_LISTEN_URL"] {
+            let faults = read(&[(name, "postgres://h/d?gssencmode=require&sslmod=x")]).unwrap_err().faults;
+            assert_eq!((faults.len(), faults[0].name), (1, name));
+            assert!(faults[0].message.contains("gssencmode") && faults[0].message.contains("sslmode"), "{faults:?}");
+        }
+    }
+
+    #[test]
     fn a_url_without_a_port_gets_it_from_pgport() {
         let url = |text| read(&[("DATABASE_URL", text), ("PGPORT", "5433")]).unwrap().url.unwrap().expose().to_owned();
-        assert_eq!(url("postgres://u:p@h1,h2:1/db?x=y"), "postgres://u:p@h1:5433,h2:1/db?x=y");
+        assert_eq!(url("postgres://u:p@h1,h2:1/db?options=y"), "postgres://u:p@h1:5433,h2:1/db?options=y");
         assert_eq!(url("postgres://[::1]/db"), "postgres://[::1]:5433/db");
         assert_eq!(url("postgres:///db"), "postgres:///db");
         let unset = read(&[("DATABASE_URL", "postgres://h/db")]).unwrap();

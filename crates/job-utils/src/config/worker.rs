@@ -153,7 +153,15 @@ pub enum Tasks {
 impl Tasks {
     /// Reads JOBS_SUPPORT_ANY and JOBS_SUPPORTED.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        if reader.flag(&JOBS_SUPPORT_ANY) { Self::Any } else { Self::Only(reader.list(&JOBS_SUPPORTED)) }
+        if !reader.flag(&JOBS_SUPPORT_ANY) {
+            return Self::Only(reader.list(&JOBS_SUPPORTED));
+        }
+        if reader.optional(&JOBS_SUPPORT_ANY).is_none() && !reader.list(&JOBS_SUPPORTED).is_empty() {
+            let message = "has no effect while JOBS_SUPPORT_ANY is not false: every task is taken. Set \
+                           JOBS_SUPPORT_ANY=false to take these only, or true to take every task without this warning";
+            reader.warn(&JOBS_SUPPORTED, message);
+        }
+        Self::Any
     }
 
     /// As the SQL functions take it: None is every task.

@@ -410,7 +410,7 @@ mod tests {
             (ours.get_keepalives_retries(), ours.get_tcp_user_timeout()),
             (Some(KEEPALIVE_RETRIES), Some(&USER_TIMEOUT))
         );
-        let url = "postgres://a/b?keepalives_idle=7&keepalives_interval=8&keepalives_retries=9&tcp_user_timeout=10";
+        let url = "postgres://a/b?keepalives_idle=7&keepalives_interval=8&keepalives_count=9&tcp_user_timeout=10000";
         let theirs = client(&[("DATABASE_URL", url)]);
         let seconds = Duration::from_secs;
         assert_eq!((theirs.get_keepalives_idle(), theirs.get_keepalives_interval()), (seconds(7), Some(seconds(8))));

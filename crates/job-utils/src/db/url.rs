@@ -6,7 +6,7 @@ use tokio_postgres::Config;
 
 const FORM: &str = "write postgres://user:password@host:port/database, with % codes for special characters";
 
-/// Names that the client takes after the question mark; sslmode and sslrootcert have been taken out before.
+/// Names that the client takes after the question mark; the others have been told or taken out before.
 const PARAMETERS: &[&str] = &[
     "application_name",
     "channel_binding",

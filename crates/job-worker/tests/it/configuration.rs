@@ -58,6 +58,31 @@ async fn a_bad_configuration_exits_with_64_and_names_every_fault_at_once() {
 }
 
 #[tokio::test]
+async fn what_has_no_effect_and_where_jobs_are_posted_is_told_at_the_start() {
+    let nobody = job_testkit::cluster::free_port().unwrap().to_string();
+    let start = |pairs: &[(&str, &str)]| {
+        program().env("PGHOST", "127.0.0.1").env("PGPORT", &nobody).envs(pairs.iter().copied()).spawn()
+    };
+    let mut worker = start(&[("JOBS_SUPPORTED", "a,b"), ("JOBS_CONCURENCY", "4"), ("JOBS_DASHBOARD", "on")]);
+    worker.wait_for_line("KNATIVE_SERVICE_URL: unset, so jobs are posted to http://gateway:8080/<task", LIMIT).await;
+    let output = worker.output();
+    for told in [
+        "JOBS_CONCURENCY is set, and nothing reads it: did you mean JOBS_CONCURRENCY?",
+        "JOBS_SUPPORTED: has no effect",
+    ] {
+        assert!(output.contains(told), "{told}: {output}");
+    }
+    assert!(!output.contains("JOBS_DASHBOARD"), "{output}");
+    drop(worker);
+
+    let only = [("JOBS_SUPPORT_ANY", "false"), ("JOBS_SUPPORTED", "a"), ("KNATIVE_SERVICE_URL", "http://gateway")];
+    let mut worker = start(&only);
+    worker.wait_for_line("waiting for", LIMIT).await;
+    let output = worker.output();
+    assert!(!output.contains("has no effect") && !output.contains("jobs are posted"), "{output}");
+}
+
+#[tokio::test]
 async fn a_duration_of_zero_is_a_fault_where_it_makes_no_sense() {
     for name in ["JOBS_POLL_INTERVAL", "JOBS_DISPATCH_TIMEOUT", "JOBS_CALLBACK_TIMEOUT", "JOBS_JOB_EXPIRY"] {
         // Without Postgres, a worker that accepts the setting would wait; the limit ends it.
