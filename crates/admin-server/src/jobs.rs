@@ -1,10 +1,11 @@
 //! The queue in the API: jobs, schedules, and enqueueing.
 
 use async_graphql::{Context, Error, InputObject, Result, SimpleObject};
-use job_utils::db::{AddJobError, AdminDb, AdminJob, AdminSchedule, DbError, NewJob};
+use job_utils::db::{AddJobError, AdminDb, AdminJob, AdminSchedule, DbError, NewJob, Wanted};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use crate::budget::Budget;
 use crate::error::{bad_input, coded, database};
 use crate::schema::scalars::{BigInt, Datetime, Json};
 use crate::schema::{BigIntFilter, Connection, StringFilter};
@@ -153,8 +154,8 @@ pub(crate) struct AddJobPayload {
 pub(crate) async fn jobs(ctx: &Context<'_>, filter: Option<JobFilter>, limit: i64) -> Result<Connection<Job>> {
     let (id, task) = filter.map_or((None, None), |filter| (filter.id, filter.task_identifier));
     let (id, task) = (BigIntFilter::wanted(id)?, StringFilter::wanted(task)?);
-    let jobs =
-        ctx.data::<AdminDb>()?.jobs(id.map(|id| id.0), task.as_deref(), limit).await.map_err(|error| told(&error))?;
+    let (wanted, budget) = (wanted(ctx, id, task.as_deref(), limit), Budget::of(ctx)?);
+    let jobs = budget.rows(ctx.data::<AdminDb>()?.jobs(&wanted, budget.bytes()).await, told)?;
     Ok(Connection { nodes: jobs.into_iter().map(Job::from).collect() })
 }
 
@@ -166,8 +167,8 @@ pub(crate) async fn scheduled_jobs(
 ) -> Result<Connection<ScheduledJob>> {
     let (id, task) = filter.map_or((None, None), |filter| (filter.id, filter.task_identifier));
     let (id, task) = (BigIntFilter::wanted(id)?, StringFilter::wanted(task)?);
-    let admin = ctx.data::<AdminDb>()?;
-    let schedules = admin.schedules(id.map(|id| id.0), task.as_deref(), limit).await.map_err(|error| told(&error))?;
+    let (wanted, budget) = (wanted(ctx, id, task.as_deref(), limit), Budget::of(ctx)?);
+    let schedules = budget.rows(ctx.data::<AdminDb>()?.schedules(&wanted, budget.bytes()).await, told)?;
     Ok(Connection { nodes: schedules.into_iter().map(ScheduledJob::from).collect() })
 }
 
@@ -202,6 +203,12 @@ pub(crate) async fn add_job(ctx: &Context<'_>, input: AddJobInput) -> Result<Add
         Err(other) => return Err(Error::new(other.to_string())),
     };
     Ok(AddJobPayload { client_mutation_id: input.client_mutation_id, result })
+}
+
+/// What to read: large columns only where the query asks for them.
+fn wanted<'a>(ctx: &Context<'_>, id: Option<BigInt>, task: Option<&'a str>, limit: i64) -> Wanted<'a> {
+    let asked = |field| ctx.look_ahead().field("nodes").field(field).exists();
+    Wanted { id: id.map(|id| id.0), task, limit, payload: asked("payload"), schedule_info: asked("scheduleInfo") }
 }
 
 /// A database error; one that has a command against it names the command.

@@ -3,7 +3,7 @@
 //! Columns are cast to text because other systems declare them with types of their own (domains over text or jsonb).
 
 use async_graphql::SimpleObject;
-use job_utils::db::{Db, DbError};
+use job_utils::db::{Db, DbError, ReadBudget};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row};
@@ -92,6 +92,9 @@ pub(crate) struct SiteModule {
     pub(crate) data: Option<Json>,
 }
 
+/// Rows, or None when they have more bytes than the budget.
+type Rows<T> = Result<Option<Vec<T>>, DbError>;
+
 /// Reads the tables that exist; those that do not are empty.
 #[derive(Clone)]
 pub(crate) struct Lookup {
@@ -105,13 +108,13 @@ impl Lookup {
     }
 
     /// Databases, or the one with this id.
-    pub(crate) async fn databases(&self, id: Option<Uuid>, limit: i64) -> Result<Vec<Database>, DbError> {
+    pub(crate) async fn databases(&self, id: Option<Uuid>, limit: i64, budget: &ReadBudget) -> Rows<Database> {
         let read = |row: &Row| Ok(Database { id: row.try_get(0)?, name: row.try_get(1)? });
-        self.rows("look up databases", DATABASES, &[(&id, Type::UUID), (&limit, Type::INT8)], read).await
+        self.rows("look up databases", DATABASES, &[(&id, Type::UUID), (&limit, Type::INT8)], budget, read).await
     }
 
     /// Users, or the one with this id.
-    pub(crate) async fn users(&self, id: Option<Uuid>, limit: i64) -> Result<Vec<User>, DbError> {
+    pub(crate) async fn users(&self, id: Option<Uuid>, limit: i64, budget: &ReadBudget) -> Rows<User> {
         let read = |row: &Row| {
             Ok(User {
                 id: row.try_get(0)?,
@@ -120,27 +123,27 @@ impl Lookup {
                 profile_picture: json(row, 3)?,
             })
         };
-        self.rows("look up users", USERS, &[(&id, Type::UUID), (&limit, Type::INT8)], read).await
+        self.rows("look up users", USERS, &[(&id, Type::UUID), (&limit, Type::INT8)], budget, read).await
     }
 
     /// Sites of a database.
-    pub(crate) async fn sites(&self, database_id: Uuid, limit: i64) -> Result<Vec<Site>, DbError> {
+    pub(crate) async fn sites(&self, database_id: Uuid, limit: i64, budget: &ReadBudget) -> Rows<Site> {
         let read = |row: &Row| {
             Ok(Site { id: row.try_get(0)?, database_id: row.try_get(1)?, title: row.try_get(2)?, logo: json(row, 3)? })
         };
-        self.rows("look up sites", SITES, &[(&database_id, Type::UUID), (&limit, Type::INT8)], read).await
+        self.rows("look up sites", SITES, &[(&database_id, Type::UUID), (&limit, Type::INT8)], budget, read).await
     }
 
     /// Domains of a site.
-    pub(crate) async fn domains(&self, site_id: Uuid, limit: i64) -> Result<Vec<Domain>, DbError> {
+    pub(crate) async fn domains(&self, site_id: Uuid, limit: i64, budget: &ReadBudget) -> Rows<Domain> {
         let read = |row: &Row| Ok(Domain { id: row.try_get(0)?, subdomain: row.try_get(1)?, domain: row.try_get(2)? });
-        self.rows("look up domains", DOMAINS, &[(&site_id, Type::UUID), (&limit, Type::INT8)], read).await
+        self.rows("look up domains", DOMAINS, &[(&site_id, Type::UUID), (&limit, Type::INT8)], budget, read).await
     }
 
     /// Themes of a site.
-    pub(crate) async fn themes(&self, site_id: Uuid, limit: i64) -> Result<Vec<SiteTheme>, DbError> {
+    pub(crate) async fn themes(&self, site_id: Uuid, limit: i64, budget: &ReadBudget) -> Rows<SiteTheme> {
         let read = |row: &Row| Ok(SiteTheme { id: row.try_get(0)?, theme: json(row, 1)? });
-        self.rows("look up themes", THEMES, &[(&site_id, Type::UUID), (&limit, Type::INT8)], read).await
+        self.rows("look up themes", THEMES, &[(&site_id, Type::UUID), (&limit, Type::INT8)], budget, read).await
     }
 
     /// Modules of a site, or those with this name.
@@ -149,11 +152,12 @@ impl Lookup {
         site_id: Uuid,
         name: Option<String>,
         limit: i64,
-    ) -> Result<Vec<SiteModule>, DbError> {
+        budget: &ReadBudget,
+    ) -> Rows<SiteModule> {
         let read = |row: &Row| Ok(SiteModule { id: row.try_get(0)?, name: row.try_get(1)?, data: json(row, 2)? });
         let parameters: &[(&(dyn ToSql + Sync), Type)] =
             &[(&site_id, Type::UUID), (&name, Type::TEXT), (&limit, Type::INT8)];
-        self.rows("look up modules", MODULES, parameters, read).await
+        self.rows("look up modules", MODULES, parameters, budget, read).await
     }
 
     async fn rows<T>(
@@ -161,16 +165,12 @@ impl Lookup {
         operation: &'static str,
         sql: &'static str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
+        budget: &ReadBudget,
         read: impl Fn(&Row) -> Result<T, Error>,
-    ) -> Result<Vec<T>, DbError> {
-        let client = self.db.connection().await?;
-        // In one round trip, not prepared: a pooler may be in between.
-        let result =
-            async { client.query_typed(sql, parameters).await?.iter().map(read).collect::<Result<Vec<_>, _>>() };
-        match result.await {
-            Ok(rows) => Ok(rows),
-            Err(error) if error.code().is_some_and(is_missing_table) => Ok(Vec::new()),
-            Err(source) => Err(DbError::Query { operation, source }),
+    ) -> Rows<T> {
+        match self.db.rows_within(operation, sql, parameters, budget, read).await {
+            Err(error) if error.sql_state().is_some_and(is_missing_table) => Ok(Some(Vec::new())),
+            rows => rows,
         }
     }
 }

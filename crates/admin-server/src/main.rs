@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             admin_server::migrate(&config, &shutdown).await.map_err(ExitError::from_error)
         }),
         None => service::main(|shutdown| async move {
+            service::warn_of_misspelt(admin_server::VARS);
             admin_server::run(Config::from_env(&ProcessEnv)?, shutdown).await.map_err(ExitError::from_error)
         }),
     }

@@ -9,6 +9,7 @@ use async_graphql::{
 use job_utils::db::{AdminDb, Db};
 use uuid::Uuid;
 
+use crate::budget::{Budget, Counting};
 use crate::error::{bad_input, database};
 use crate::jobs::{AddJobInput, AddJobPayload, Job, JobFilter, ScheduledJob, ScheduledJobFilter};
 use crate::lookup::{Database, Lookup, Site, SiteModule, SiteTheme, User};
@@ -17,8 +18,9 @@ use scalars::BigInt;
 
 /// The deepest query: introspection, as graphql-js asks it, has 15 levels; our own data has 7.
 const MAX_DEPTH: usize = 16;
-/// The most fields of a query: introspection, as graphql-js asks it, has about 230.
-const MAX_COMPLEXITY: usize = 1000;
+/// The most fields of an answer, those of every row: two whole lists of jobs have 34,000. Introspection, as graphql-js asks
+/// it, counts about 230.
+const MAX_COMPLEXITY: usize = 50_000;
 /// The most rows of a list, and what a list without `first` has.
 const MAX_ROWS: i32 = 1000;
 
@@ -30,6 +32,7 @@ pub(crate) fn api(db: Db) -> Api {
     Schema::build(Query, Mutation, EmptySubscription)
         .limit_depth(MAX_DEPTH)
         .limit_complexity(MAX_COMPLEXITY)
+        .extension(Counting)
         .data(Lookup::new(db.clone()))
         .data(AdminDb::new(db))
         .finish()
@@ -56,6 +59,18 @@ pub(crate) fn limit(first: Option<i32>) -> Result<i64> {
         rows @ 0..=MAX_ROWS => Ok(rows.into()),
         rows => Err(bad_input(format!("first: {rows} is not between 0 and {MAX_ROWS}"))),
     }
+}
+
+/// How many fields a list counts for: those of one row for each row that it can have.
+fn complexity(first: Option<i32>, row: usize) -> usize {
+    let rows = usize::try_from(first.unwrap_or(MAX_ROWS)).unwrap_or(0);
+    rows.saturating_mul(row).saturating_add(1)
+}
+
+/// The same for a list below a row. Without `first` it counts for one row, as sites have one domain, theme and module; more
+/// are for the budget in bytes to stop.
+fn inner_complexity(first: Option<i32>, row: usize) -> usize {
+    complexity(Some(first.unwrap_or(1)), row)
 }
 
 macro_rules! filter {
@@ -114,6 +129,7 @@ pub(crate) struct Query;
 #[Object]
 impl Query {
     /// Databases (tenants), oldest first.
+    #[graphql(complexity = "complexity(first, child_complexity)")]
     async fn databases(
         &self,
         ctx: &Context<'_>,
@@ -121,11 +137,13 @@ impl Query {
         first: Option<i32>,
     ) -> Result<Connection<Database>> {
         let id = UuidFilter::wanted(filter.and_then(|filter| filter.id))?;
-        let nodes = ctx.data::<Lookup>()?.databases(id, limit(first)?).await.map_err(|error| database(&error))?;
+        let (limit, budget) = (limit(first)?, Budget::of(ctx)?);
+        let nodes = budget.rows(ctx.data::<Lookup>()?.databases(id, limit, budget.bytes()).await, database)?;
         Ok(Connection { nodes })
     }
 
     /// Users, oldest first.
+    #[graphql(complexity = "complexity(first, child_complexity)")]
     async fn users(
         &self,
         ctx: &Context<'_>,
@@ -133,11 +151,13 @@ impl Query {
         first: Option<i32>,
     ) -> Result<Connection<User>> {
         let id = UuidFilter::wanted(filter.and_then(|filter| filter.id))?;
-        let nodes = ctx.data::<Lookup>()?.users(id, limit(first)?).await.map_err(|error| database(&error))?;
+        let (limit, budget) = (limit(first)?, Budget::of(ctx)?);
+        let nodes = budget.rows(ctx.data::<Lookup>()?.users(id, limit, budget.bytes()).await, database)?;
         Ok(Connection { nodes })
     }
 
     /// Jobs that are not finished, by id.
+    #[graphql(complexity = "complexity(first, child_complexity)")]
     async fn jobs(
         &self,
         ctx: &Context<'_>,
@@ -148,6 +168,7 @@ impl Query {
     }
 
     /// Schedules, by id.
+    #[graphql(complexity = "complexity(first, child_complexity)")]
     async fn scheduled_jobs(
         &self,
         ctx: &Context<'_>,

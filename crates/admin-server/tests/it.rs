@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper fails its test")]
 
 mod it {
+    mod budget;
     mod guard;
     mod limits;
     mod migration;

@@ -16,6 +16,7 @@
 mod accept;
 mod add_schedule;
 mod admin;
+mod bounded;
 mod builder;
 mod callback;
 mod cancel;
@@ -50,7 +51,8 @@ mod waits;
 mod worker;
 
 pub use add_schedule::schedule;
-pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule};
+pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule, Wanted};
+pub use bounded::ReadBudget;
 pub use builder::DbBuilder;
 pub use callback::CallbackDb;
 pub use complete_in_transaction::{CompleteError, Work, attempt_token, complete_in_transaction};

@@ -2,9 +2,10 @@
 
 use async_graphql::{ComplexObject, Context, InputObject, Result};
 
+use crate::budget::Budget;
 use crate::error::database;
 use crate::lookup::{Database, Domain, Lookup, Site, SiteModule, SiteTheme};
-use crate::schema::{Connection, StringFilter, limit};
+use crate::schema::{Connection, StringFilter, inner_complexity, limit};
 
 /// Which modules.
 #[derive(InputObject)]
@@ -16,8 +17,10 @@ pub(super) struct SiteModuleFilter {
 #[ComplexObject]
 impl Database {
     /// The database's sites, by id.
+    #[graphql(complexity = "inner_complexity(first, child_complexity)")]
     async fn sites(&self, ctx: &Context<'_>, first: Option<i32>) -> Result<Connection<Site>> {
-        let nodes = ctx.data::<Lookup>()?.sites(self.id, limit(first)?).await.map_err(|error| database(&error))?;
+        let (limit, budget) = (limit(first)?, Budget::of(ctx)?);
+        let nodes = budget.rows(ctx.data::<Lookup>()?.sites(self.id, limit, budget.bytes()).await, database)?;
         Ok(Connection { nodes })
     }
 }
@@ -25,18 +28,23 @@ impl Database {
 #[ComplexObject]
 impl Site {
     /// The site's domains, by id.
+    #[graphql(complexity = "inner_complexity(first, child_complexity)")]
     async fn domains(&self, ctx: &Context<'_>, first: Option<i32>) -> Result<Connection<Domain>> {
-        let nodes = ctx.data::<Lookup>()?.domains(self.id, limit(first)?).await.map_err(|error| database(&error))?;
+        let (limit, budget) = (limit(first)?, Budget::of(ctx)?);
+        let nodes = budget.rows(ctx.data::<Lookup>()?.domains(self.id, limit, budget.bytes()).await, database)?;
         Ok(Connection { nodes })
     }
 
     /// The site's themes, by id.
+    #[graphql(complexity = "inner_complexity(first, child_complexity)")]
     async fn site_themes(&self, ctx: &Context<'_>, first: Option<i32>) -> Result<Connection<SiteTheme>> {
-        let nodes = ctx.data::<Lookup>()?.themes(self.id, limit(first)?).await.map_err(|error| database(&error))?;
+        let (limit, budget) = (limit(first)?, Budget::of(ctx)?);
+        let nodes = budget.rows(ctx.data::<Lookup>()?.themes(self.id, limit, budget.bytes()).await, database)?;
         Ok(Connection { nodes })
     }
 
     /// The site's modules, by id.
+    #[graphql(complexity = "inner_complexity(first, child_complexity)")]
     async fn site_modules(
         &self,
         ctx: &Context<'_>,
@@ -44,8 +52,8 @@ impl Site {
         first: Option<i32>,
     ) -> Result<Connection<SiteModule>> {
         let name = StringFilter::wanted(filter.and_then(|filter| filter.name))?;
-        let lookup = ctx.data::<Lookup>()?;
-        let nodes = lookup.modules(self.id, name, limit(first)?).await.map_err(|error| database(&error))?;
+        let (limit, budget) = (limit(first)?, Budget::of(ctx)?);
+        let nodes = budget.rows(ctx.data::<Lookup>()?.modules(self.id, name, limit, budget.bytes()).await, database)?;
         Ok(Connection { nodes })
     }
 }

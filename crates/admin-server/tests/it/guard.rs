@@ -39,8 +39,33 @@ async fn any_other_host_name_gets_a_404_that_says_which_one_to_send() {
     for host in hosts {
         let (status, answer) = answer(server.post_to(host).header("content-type", JSON).body(QUERY)).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{host}");
-        let expected = "no API is served for this host name: send the header `Host: private.localhost`";
+        let expected = "no API is served for this host name: send the header `Host: private.localhost`, or X-Meta-Schema or \
+                        X-Api-Name";
         assert_eq!(answer, json!({ "errors": [{ "message": expected }] }), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn the_api_is_selected_by_the_originals_headers_as_well_but_not_for_a_web_page() {
+    let server = Server::start().await;
+    let ask = |name: &str, value: &str| {
+        server.post_to("admin-server:3000").header("content-type", JSON).header(name, value).body(QUERY)
+    };
+    for (name, value) in [("X-Meta-Schema", "true"), ("x-meta-schema", "TRUE"), ("X-Api-Name", "private")] {
+        let (status, answer) = answer(ask(name, value)).await;
+        assert_eq!(
+            (status, &answer["data"]["users"]["nodes"][0]["username"]),
+            (StatusCode::OK, &json!("ada")),
+            "{name}"
+        );
+        // A page whose own name leads here can send any header, but its origin comes with it.
+        for (mark, mark_value) in [("origin", "http://evil.example:3000"), ("sec-fetch-site", "same-origin")] {
+            let (status, _) = self::answer(ask(name, value).header(mark, mark_value)).await;
+            assert_eq!(status, StatusCode::NOT_FOUND, "{name} {mark}");
+        }
+    }
+    for (name, value) in [("X-Meta-Schema", "false"), ("X-Api-Name", ""), ("X-Database-Id", "1"), ("X-Schemata", "a")] {
+        assert_eq!(answer(ask(name, value)).await.0, StatusCode::NOT_FOUND, "{name}: {value}");
     }
 }
 

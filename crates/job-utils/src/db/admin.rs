@@ -10,13 +10,31 @@ use crate::db::columns::Instant;
 use crate::db::enqueue::{add_job_call, fault, parameters};
 use crate::db::error::Answer;
 use crate::db::statement::Parameters;
-use crate::db::{Db, DbError, NewJob};
+use crate::db::{Db, DbError, NewJob, ReadBudget};
 
-/// The columns that [`job`] reads.
+/// The columns that [`job`] reads, with an expression for the payload.
 macro_rules! job_columns {
-    () => {
-        "id, database_id, actor_id, queue_name, task_identifier, payload::text, priority, run_at, attempts, \
-         max_attempts, key, last_error, locked_at, locked_by, created_at, updated_at"
+    ($payload:expr) => {
+        concat!(
+            "id, database_id, actor_id, queue_name, task_identifier, ",
+            $payload,
+            ", priority, run_at, attempts, max_attempts, key, last_error, locked_at, locked_by, created_at, updated_at"
+        )
+    };
+}
+
+/// A column of JSON when a parameter asks for it. A value that alone has more than $4 bytes is not read at all: NULL.
+macro_rules! asked {
+    ($column:literal, $asks:literal) => {
+        concat!(
+            "CASE WHEN NOT ",
+            $asks,
+            " THEN '' WHEN octet_length(",
+            $column,
+            "::text) <= $4 THEN ",
+            $column,
+            "::text END"
+        )
     };
 }
 
@@ -27,15 +45,33 @@ macro_rules! filtered {
     };
 }
 
-const JOBS: &str = concat!("SELECT ", job_columns!(), " FROM @extschema@.jobs", filtered!());
+const JOBS: &str = concat!("SELECT ", job_columns!(asked!("payload", "$5")), " FROM @extschema@.jobs", filtered!());
 
 const SCHEDULES: &str = concat!(
-    "SELECT id, database_id, actor_id, queue_name, task_identifier, payload::text, priority, max_attempts, key, \
-     locked_at, locked_by, schedule_info::text, last_scheduled, last_scheduled_id, paused_at, ended_at, last_error FROM @extschema@.scheduled_jobs",
+    "SELECT id, database_id, actor_id, queue_name, task_identifier, ",
+    asked!("payload", "$5"),
+    ", priority, max_attempts, key, locked_at, locked_by, ",
+    asked!("schedule_info", "$6"),
+    ", last_scheduled, last_scheduled_id, paused_at, ended_at, last_error FROM @extschema@.scheduled_jobs",
     filtered!()
 );
 
-const ADD: &str = concat!("SELECT ", job_columns!(), " FROM ", add_job_call!(at));
+const ADD: &str = concat!("SELECT ", job_columns!("payload::text"), " FROM ", add_job_call!(at));
+
+/// Which rows of a list, and how much of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// The one with this id.
+    pub id: Option<i64>,
+    /// Those of this task.
+    pub task: Option<&'a str>,
+    /// So many at most.
+    pub limit: i64,
+    /// With their payload, which can be large; without, it is an empty text.
+    pub payload: bool,
+    /// Schedules with their schedule_info, likewise.
+    pub schedule_info: bool,
+}
 
 /// A job as it stands in its table.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +83,7 @@ pub struct AdminJob {
     pub actor: Option<Uuid>,
     pub queue: Option<String>,
     pub task: String,
-    /// JSON exactly as it was written.
+    /// JSON exactly as it was written; empty when it was not wanted.
     pub payload: String,
     pub priority: i32,
     pub run_at: Timestamp,
@@ -71,14 +107,14 @@ pub struct AdminSchedule {
     pub actor: Option<Uuid>,
     pub queue: Option<String>,
     pub task: String,
-    /// JSON exactly as it was written.
+    /// JSON exactly as it was written; empty when it was not wanted.
     pub payload: String,
     pub priority: i32,
     pub max_attempts: i32,
     pub key: Option<String>,
     pub locked_at: Option<Timestamp>,
     pub locked_by: Option<String>,
-    /// JSON exactly as it was written.
+    /// JSON exactly as it was written; empty when it was not wanted.
     pub schedule_info: String,
     pub last_scheduled: Option<Timestamp>,
     pub last_scheduled_id: Option<i64>,
@@ -117,20 +153,33 @@ impl AdminDb {
         Self { db }
     }
 
-    /// Jobs by id, filtered by id and task where given, at most `limit`; empty when there are none.
-    pub async fn jobs(&self, id: Option<i64>, task: Option<&str>, limit: i64) -> Result<Vec<AdminJob>, DbError> {
-        self.rows("list jobs", JOBS, &[(&id, Type::INT8), (&task, Type::TEXT), (&limit, Type::INT8)], job).await
+    /// Jobs by id; None when they have more bytes than the budget.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn jobs(&self, wanted: &Wanted<'_>, budget: &ReadBudget) -> Result<Option<Vec<AdminJob>>, DbError> {
+        let read = |row: &Row| {
+            let payload: Option<String> = row.try_get(PAYLOAD)?;
+            payload.map(|payload| job(row, payload)).transpose()
+        };
+        self.list("list jobs", JOBS, wanted, &[(&wanted.payload, Type::BOOL)], budget, read).await
     }
 
-    /// Schedules by id, filtered by id and task where given, at most `limit`; empty when there are none.
+    /// Schedules by id; None when they have more bytes than the budget.
+    ///
+    /// # Errors
+    /// The database did not answer.
     pub async fn schedules(
         &self,
-        id: Option<i64>,
-        task: Option<&str>,
-        limit: i64,
-    ) -> Result<Vec<AdminSchedule>, DbError> {
-        let parameters: Parameters<'_> = &[(&id, Type::INT8), (&task, Type::TEXT), (&limit, Type::INT8)];
-        self.rows("list schedules", SCHEDULES, parameters, schedule).await
+        wanted: &Wanted<'_>,
+        budget: &ReadBudget,
+    ) -> Result<Option<Vec<AdminSchedule>>, DbError> {
+        let read = |row: &Row| {
+            let json = row.try_get::<_, Option<String>>(PAYLOAD)?.zip(row.try_get(SCHEDULE_INFO)?);
+            json.map(|(payload, info)| schedule(row, payload, info)).transpose()
+        };
+        let asks: Parameters<'_> = &[(&wanted.payload, Type::BOOL), (&wanted.schedule_info, Type::BOOL)];
+        self.list("list schedules", SCHEDULES, wanted, asks, budget, read).await
     }
 
     /// Enqueues a job and returns its row.
@@ -146,7 +195,8 @@ impl AdminDb {
         let client = self.db.operation().await?;
         let result = async {
             let row = client.query_typed_one(&self.db.sql(ADD), &parameters(new)).await?;
-            row.try_get::<_, Option<i64>>(0)?.map(|_| job(&row)).transpose()
+            let payload: Option<String> = row.try_get(PAYLOAD)?;
+            payload.map(|payload| job(&row, payload)).transpose()
         };
         let added = client.run("add a job", result).await.map_err(|error| match &error {
             DbError::Query { source, .. } => match refusal(source) {
@@ -158,19 +208,22 @@ impl AdminDb {
         added.ok_or(AddJobError::KeptOut)
     }
 
-    async fn rows<T>(
+    async fn list<T>(
         &self,
         operation: &'static str,
         sql: &str,
-        parameters: Parameters<'_>,
-        read: fn(&Row) -> Result<T, Error>,
-    ) -> Result<Vec<T>, DbError> {
-        let client = self.db.operation().await?;
-        // Not prepared: each look gets a plan for its own filter, and a look by id uses the index.
-        let result = async {
-            client.query_typed(&self.db.sql(sql), parameters).await?.iter().map(read).collect::<Result<Vec<_>, _>>()
-        };
-        client.run(operation, result).await
+        wanted: &Wanted<'_>,
+        asks: Parameters<'_>,
+        budget: &ReadBudget,
+        read: fn(&Row) -> Result<Option<T>, Error>,
+    ) -> Result<Option<Vec<T>>, DbError> {
+        let most = i64::try_from(budget.left()).unwrap_or(i64::MAX);
+        let wanted: Parameters<'_> =
+            &[(&wanted.id, Type::INT8), (&wanted.task, Type::TEXT), (&wanted.limit, Type::INT8), (&most, Type::INT8)];
+        let parameters = [wanted, asks].concat();
+        // Each look gets a plan for its own filter, and a look by id uses the index.
+        let rows = self.db.rows_within(operation, &self.db.sql(sql), &parameters, budget, read).await?;
+        Ok(rows.and_then(|rows| rows.into_iter().collect()))
     }
 }
 
@@ -183,14 +236,19 @@ fn refusal(error: &Error) -> Option<String> {
     fault(&Answer::of(error), error.message()).map(|(_, message)| message)
 }
 
-fn job(row: &Row) -> Result<AdminJob, Error> {
+/// Where the payload stands, of a job and of a schedule.
+const PAYLOAD: usize = 5;
+/// Where schedule_info stands.
+const SCHEDULE_INFO: usize = 11;
+
+fn job(row: &Row, payload: String) -> Result<AdminJob, Error> {
     Ok(AdminJob {
         id: row.try_get(0)?,
         tenant: row.try_get(1)?,
         actor: row.try_get(2)?,
         queue: row.try_get(3)?,
         task: row.try_get(4)?,
-        payload: row.try_get(5)?,
+        payload,
         priority: row.try_get(6)?,
         run_at: row.try_get::<_, Instant>(7)?.0,
         attempts: row.try_get(8)?,
@@ -204,20 +262,20 @@ fn job(row: &Row) -> Result<AdminJob, Error> {
     })
 }
 
-fn schedule(row: &Row) -> Result<AdminSchedule, Error> {
+fn schedule(row: &Row, payload: String, schedule_info: String) -> Result<AdminSchedule, Error> {
     Ok(AdminSchedule {
         id: row.try_get(0)?,
         tenant: row.try_get(1)?,
         actor: row.try_get(2)?,
         queue: row.try_get(3)?,
         task: row.try_get(4)?,
-        payload: row.try_get(5)?,
+        payload,
         priority: row.try_get(6)?,
         max_attempts: row.try_get(7)?,
         key: row.try_get(8)?,
         locked_at: row.try_get::<_, Option<Instant>>(9)?.map(|instant| instant.0),
         locked_by: row.try_get(10)?,
-        schedule_info: row.try_get(11)?,
+        schedule_info,
         last_scheduled: row.try_get::<_, Option<Instant>>(12)?.map(|instant| instant.0),
         last_scheduled_id: row.try_get(13)?,
         paused_at: row.try_get::<_, Option<Instant>>(14)?.map(|instant| instant.0),

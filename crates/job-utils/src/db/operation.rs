@@ -102,6 +102,23 @@ impl Operation {
         self.answered(result.map_err(DbError::query(operation)))
     }
 
+    /// [`Operation::run`] for work that may end in the middle of an answer, with None: then the rest of it is not waited for.
+    /// The statement is cancelled when this is dropped.
+    pub(crate) async fn run_or_leave<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<Option<T>, Error>>,
+    ) -> Result<Option<T>, DbError> {
+        match tokio::time::timeout(self.limit, work).await {
+            Ok(Ok(None)) => Ok(None),
+            Ok(result) => self.answered(result.map_err(DbError::query(operation))),
+            Err(_) => {
+                self.db.suspect();
+                Err(DbError::Timeout { operation, limit: self.limit })
+            }
+        }
+    }
+
     /// Waits for it as long as it takes: whoever no longer wants to wait drops this.
     pub(crate) async fn run_without_limit<T>(
         &self,
