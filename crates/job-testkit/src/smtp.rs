@@ -1,7 +1,7 @@
 //! A real SMTP server that takes every mail and delivers none.
 //!
 //! It speaks as much of RFC 5321 as a client needs to send: EHLO, HELO, AUTH PLAIN and LOGIN (any password), MAIL,
-//! RCPT, DATA, RSET, NOOP, QUIT. It offers no STARTTLS.
+//! RCPT, DATA, RSET, NOOP, QUIT. It offers no STARTTLS, and SMTPUTF8 unless told otherwise.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,8 @@ pub struct Mail {
     pub data: String,
     /// What the client sent to authenticate, in the base64 it was sent in.
     pub auth: Vec<String>,
+    /// The name that the client gave itself.
+    pub hello: String,
 }
 
 impl Mail {
@@ -39,6 +41,7 @@ struct Inner {
     connections: usize,
     mails: Vec<Mail>,
     refuse: Option<String>,
+    without_smtputf8: bool,
 }
 
 type Shared = Arc<Mutex<Inner>>;
@@ -86,6 +89,11 @@ impl SmtpServer {
         lock(&self.state).refuse = Some(reply.into());
     }
 
+    /// Offers SMTPUTF8 to no client from now on.
+    pub fn without_smtputf8(&self) {
+        lock(&self.state).without_smtputf8 = true;
+    }
+
     /// Every mail taken so far.
     pub fn mails(&self) -> Vec<Mail> {
         lock(&self.state).mails.clone()
@@ -117,10 +125,14 @@ async fn converse(stream: TcpStream, state: &Shared) -> std::io::Result<()> {
         let mut words = line.split_whitespace();
         let verb = words.next().unwrap_or_default().to_ascii_uppercase();
         let reply = match verb.as_str() {
-            "EHLO" => "250-testkit\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN LOGIN".to_owned(),
+            "EHLO" => {
+                mail.hello = words.next().unwrap_or_default().to_owned();
+                let smtputf8 = if lock(state).without_smtputf8 { "" } else { "250-SMTPUTF8\r\n" };
+                format!("250-testkit\r\n250-8BITMIME\r\n{smtputf8}250 AUTH PLAIN LOGIN")
+            }
             "HELO" | "NOOP" => "250 OK".to_owned(),
             "RSET" => {
-                mail = Mail { auth: mail.auth, ..Mail::default() };
+                mail = Mail { auth: mail.auth, hello: mail.hello, ..Mail::default() };
                 "250 OK".to_owned()
             }
             "AUTH" => {
@@ -155,7 +167,7 @@ async fn converse(stream: TcpStream, state: &Shared) -> std::io::Result<()> {
                     mail.data.push_str(line.strip_prefix('.').unwrap_or(&line));
                     mail.data.push_str("\r\n");
                 }
-                let next = Mail { auth: mail.auth.clone(), ..Mail::default() };
+                let next = Mail { auth: mail.auth.clone(), hello: mail.hello.clone(), ..Mail::default() };
                 lock(state).mails.push(std::mem::replace(&mut mail, next));
                 "250 taken".to_owned()
             }

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod address;
 pub mod config;
 mod mailgun;
 mod memory;
@@ -9,12 +10,14 @@ mod smtp;
 use job_utils::error::chain;
 use reqwest::Client;
 
-pub use config::{Config, Security, Transport, VARS};
+pub use address::names_one_mailbox_at_most;
+pub use config::{Config, Security, Senders, Transport, VARS, dry_run};
 pub use memory::Outbox;
 pub use message::{Message, header_text};
 
+use address::Redirect;
 use memory::Memory;
-use message::Prepared;
+use message::{Defaults, Prepared};
 
 /// Why a message was not sent. No text holds a key, a password or an address.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,9 @@ pub enum MailError {
     /// An address that no mail can go to or come from.
     #[error("the message's '{0}' is not a valid e-mail address")]
     Address(&'static str),
+    /// A text that is to name one mailbox and does not.
+    #[error("'{0}' must name exactly one mailbox, such as ada@example.com")]
+    Mailboxes(&'static str),
     /// A message without a sender, and no sender in the configuration.
     #[error("the message has no 'from', and neither MAILGUN_FROM nor SMTP_FROM is set")]
     NoSender,
@@ -64,8 +70,7 @@ enum Way {
 /// Sends messages.
 pub struct Mailer {
     way: Way,
-    from: Option<String>,
-    reply_to: Option<String>,
+    defaults: Defaults,
 }
 
 impl Mailer {
@@ -79,17 +84,17 @@ impl Mailer {
                 let client = client.map_err(|error| MailError::Setup(chain(&error)))?;
                 Way::Mailgun(mailgun::Mailgun::new(client, &url, &domain, key)?)
             }
-            Transport::Smtp { host, port, credentials, security } => {
-                Way::Smtp(smtp::Smtp::new(host, port, credentials, security)?)
-            }
+            Transport::Smtp(config) => Way::Smtp(smtp::Smtp::new(config)?),
         };
-        Ok(Self { way, from: config.from, reply_to: config.reply_to })
+        let redirect = config.redirect_to.map(|address| Redirect::new(&address, "redirect_to")).transpose()?;
+        Ok(Self { way, defaults: Defaults { from: config.from, reply_to: config.reply_to, redirect } })
     }
 
     /// A mailer that keeps messages instead of sending them, after the same checks; for tests.
     pub fn memory(from: impl Into<String>) -> (Self, Outbox) {
         let outbox = Outbox::default();
-        (Self { way: Way::Memory(Memory(outbox.clone())), from: Some(from.into()), reply_to: None }, outbox)
+        let defaults = Defaults { from: Some(from.into()), ..Defaults::default() };
+        (Self { way: Way::Memory(Memory(outbox.clone())), defaults }, outbox)
     }
 
     /// Whether this mailer sends nothing.
@@ -97,12 +102,24 @@ impl Mailer {
         matches!(self.way, Way::DryRun)
     }
 
+    /// Checks an address that somebody else chose and that a secret goes to: it must name one mailbox, by any reading of it.
+    /// In a dry run a placeholder will do, which names none.
+    ///
+    /// # Errors
+    /// [`MailError::Mailboxes`] with the field's name.
+    pub fn check_single(&self, address: &str, field: &'static str) -> Result<(), MailError> {
+        if self.is_dry_run() {
+            return if names_one_mailbox_at_most(address) { Ok(()) } else { Err(MailError::Mailboxes(field)) };
+        }
+        address::single(address, field).map(drop)
+    }
+
     /// Sends a message; what it leaves open comes from the configuration. In a dry run it is not even looked at.
     pub async fn send(&self, message: &Message) -> Result<Delivery, MailError> {
         if self.is_dry_run() {
             return Ok(Delivery::DryRun);
         }
-        let prepared = Prepared::new(message, self.from.as_deref(), self.reply_to.as_deref())?;
+        let prepared = Prepared::new(message, &self.defaults)?;
         match &self.way {
             Way::DryRun => return Ok(Delivery::DryRun),
             Way::Mailgun(mailgun) => mailgun.send(&prepared).await?,

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use job_utils::config::Secret;
-use lettre::message::header::{ContentType, ReplyTo, To};
+use email_encoding::headers::rfc2047;
+use email_encoding::headers::writer::EmailWriter;
+use lettre::message::header::{ContentType, Header, HeaderValue, ReplyTo, Subject, To};
 use lettre::message::{MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
 use crate::MailError;
-use crate::config::Security;
+use crate::config::{Security, Smtp as Config};
 use crate::message::Prepared;
 
 /// For each step of the conversation.
@@ -22,13 +24,13 @@ pub(crate) struct Smtp {
 }
 
 impl Smtp {
-    pub(crate) fn new(
-        host: String,
-        port: u16,
-        credentials: Option<(String, Secret)>,
-        security: Security,
-    ) -> Result<Self, MailError> {
-        let tls = TlsParameters::new(host.clone()).map_err(|error| MailError::Setup(error.to_string()))?;
+    pub(crate) fn new(config: Config) -> Result<Self, MailError> {
+        let Config { host, port, credentials, security, verify, name } = config;
+        let tls = TlsParameters::builder(host.clone())
+            .dangerous_accept_invalid_certs(!verify)
+            .dangerous_accept_invalid_hostnames(!verify)
+            .build()
+            .map_err(|error| MailError::Setup(error.to_string()))?;
         let tls = match security {
             Security::Tls => Tls::Wrapper(tls),
             Security::StartTls => Tls::Required(tls),
@@ -40,6 +42,9 @@ impl Smtp {
         if let Some((user, password)) = credentials {
             builder = builder.credentials(Credentials::new(user, password.expose().to_owned()));
         }
+        if let Some(name) = name {
+            builder = builder.hello_name(ClientId::Domain(name));
+        }
         Ok(Self { server, transport: builder.build() })
     }
 
@@ -48,7 +53,7 @@ impl Smtp {
             .message_id(None)
             .from(message.from)
             .mailbox(To::from(message.to))
-            .subject(message.subject);
+            .raw_header(subject(message.subject));
         if let Some(reply_to) = message.reply_to {
             builder = builder.mailbox(ReplyTo::from(reply_to));
         }
@@ -65,5 +70,40 @@ impl Smtp {
 
     fn failed(&self, reason: String) -> MailError {
         MailError::Smtp { server: self.server.clone(), reason }
+    }
+}
+
+/// The subject as it is to be read. lettre writes what is ASCII as it stands; a reader would decode what looks like an
+/// encoded word, and see another subject than was written.
+fn subject(text: String) -> HeaderValue {
+    if !text.contains("=?") {
+        return Subject::from(text).display();
+    }
+    let mut encoded = String::new();
+    let written = rfc2047::encode(&text, &mut EmailWriter::new(&mut encoded, "Subject: ".len(), 0, false));
+    match written {
+        Ok(()) => HeaderValue::dangerous_new_pre_encoded(Subject::name(), text, encoded),
+        // Writing to a string does not fail.
+        Err(_) => Subject::from(text).display(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lettre::message::header::Headers;
+
+    use super::*;
+
+    #[test]
+    fn what_looks_like_an_encoded_word_is_encoded_itself() {
+        let written = |text: &str| {
+            let mut headers = Headers::new();
+            headers.insert_raw(subject(text.to_owned()));
+            headers.to_string()
+        };
+        assert_eq!(written("Plain = subject?"), "Subject: Plain = subject?\r\n");
+        assert_eq!(written("=?UTF-8?Q?a?="), "Subject: =?utf-8?b?PT9VVEYtOD9RP2E/PQ==?=\r\n");
+        let long = written(&"=?UTF-8?Q?word?= ".repeat(20));
+        assert!(long.lines().all(|line| line.len() <= 78), "{long}");
     }
 }

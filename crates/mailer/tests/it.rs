@@ -7,12 +7,15 @@ use std::collections::HashMap;
 use job_testkit::mailgun::FakeMailgun;
 use job_testkit::smtp::SmtpServer;
 use job_utils::config::Reader;
-use mailer::{Config, Delivery, MailError, Mailer, Message};
+use mailer::{Config, Delivery, MailError, Mailer, Message, Senders};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::ServerConfig;
 
 fn mailer(pairs: &[(&str, &str)], dry_run: bool) -> Mailer {
     let env: HashMap<String, String> = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     let mut reader = Reader::new(&env);
-    let config = Config::read(&mut reader, dry_run);
+    let config = Config::read(&mut reader, dry_run, Senders::OfMessages);
     Mailer::new(reader.finish(config).unwrap()).unwrap()
 }
 
@@ -251,7 +254,124 @@ async fn a_message_without_body_sender_or_valid_recipient_is_refused_before_anyt
         },
         from: None,
         reply_to: None,
+        redirect_to: None,
     };
     let error = Mailer::new(config).unwrap().send(&message()).await.unwrap_err();
     assert!(matches!(error, MailError::NoSender), "{error}");
+}
+
+#[tokio::test]
+async fn all_mail_goes_to_the_developers_address_by_either_way() {
+    let (mailgun, smtp) = (FakeMailgun::start().await, SmtpServer::start().await);
+    let url = mailgun.url();
+    let dev = ("MAILGUN_DEV_EMAIL", "dev@staging.example");
+    let api =
+        [("MAILGUN_API_KEY", "k"), ("MAILGUN_DOMAIN", "d"), ("MAILGUN_FROM", "a@b.co"), ("MAILGUN_URL", &url), dev];
+    let message = Message { to: "Ada <ada@example.com>, bob@exämple.com".into(), ..message() };
+    mailer(&api, false).send(&message).await.unwrap();
+    let redirected = ["dev+ada_at_example.com@staging.example", "dev+bob_at_xn--exmple-cua.com@staging.example"];
+    assert_eq!(mailgun.requests()[0].field("to"), Some(redirected.join(", ").as_str()));
+
+    by_smtp(&smtp, &[dev]).send(&message).await.unwrap();
+    let mail = smtp.mails().remove(0);
+    assert_eq!(mail.to, redirected);
+    assert_eq!(mail.header("to"), Some(redirected.join(", ")));
+    for (name, value) in [("cc", mail.header("cc")), ("bcc", mail.header("bcc"))] {
+        assert_eq!(value, None, "{name}");
+    }
+    assert!(!mail.data.contains("ada@example.com"), "{}", mail.data);
+}
+
+#[tokio::test]
+async fn a_domain_beyond_ascii_needs_no_smtputf8_and_a_local_part_does() {
+    let server = SmtpServer::start().await;
+    server.without_smtputf8();
+    let mailer = by_smtp(&server, &[("SMTP_REPLY_TO", "help@exämple.com")]);
+    let to = |to: &str| Message { to: to.into(), ..message() };
+    mailer.send(&to("José <jose@exämple.com>")).await.unwrap();
+    let mail = server.mails().remove(0);
+    assert_eq!(mail.to, ["jose@xn--exmple-cua.com"]);
+    assert_eq!(mail.header("reply-to").as_deref(), Some("help@xn--exmple-cua.com"));
+    assert!(mail.data.is_ascii(), "{}", mail.data);
+
+    let error = mailer.send(&to("josé@exämple.com")).await.unwrap_err();
+    assert!(error.to_string().contains("SMTPUTF8"), "{error}");
+    let server = SmtpServer::start().await;
+    by_smtp(&server, &[]).send(&to("josé@exämple.com")).await.unwrap();
+    assert_eq!(server.mails()[0].to, ["josé@xn--exmple-cua.com"]);
+}
+
+#[tokio::test]
+async fn a_body_and_a_subject_arrive_as_they_are_to_be_read() {
+    let (server, mailgun) = (SmtpServer::start().await, FakeMailgun::start().await);
+    let text = "one\rtwo\r\nthree\nfour\0\r.\rMAIL FROM:<x@y.com>";
+    let message = Message {
+        subject: "=?UTF-8?Q?Paid=21?= not".into(),
+        text: Some(text.into()),
+        html: None,
+        to: "ada@example.com".into(),
+        ..Message::default()
+    };
+    by_smtp(&server, &[]).send(&message).await.unwrap();
+    let mail = server.mails().remove(0);
+    // Base64 of the whole subject: a reader decodes it once.
+    assert_eq!(mail.header("subject").as_deref(), Some("=?utf-8?b?PT9VVEYtOD9RP1BhaWQ9MjE/PSBub3Q=?="));
+    assert!(!mail.data.contains('\0') && !mail.data.replace("\r\n", "").contains('\r'), "{:?}", mail.data);
+    let body = mail.data.split_once("\r\n\r\n").unwrap().1;
+    assert!(body.starts_with("one\r\ntwo\r\nthree\r\nfour"), "{body:?}");
+
+    by_mailgun(&mailgun.url()).send(&message).await.unwrap();
+    let sent = mailgun.requests().remove(0);
+    assert_eq!(sent.field("text"), Some("one\ntwo\nthree\nfour\u{FFFD}\n.\nMAIL FROM:<x@y.com>"));
+    assert_eq!(sent.field("subject"), Some("=?UTF-8?Q?Paid=21?= not"));
+}
+
+#[tokio::test]
+async fn the_server_is_greeted_with_our_name_and_tls_can_be_required() {
+    let server = SmtpServer::start().await;
+    by_smtp(&server, &[("SMTP_NAME", "jobs.example.com")]).send(&message()).await.unwrap();
+    assert_eq!(server.mails()[0].hello, "jobs.example.com");
+    let error = by_smtp(&server, &[("SMTP_REQUIRE_TLS", "true")]).send(&message()).await.unwrap_err();
+    assert!(matches!(error, MailError::Smtp { .. }), "{error}");
+    assert_eq!(server.mails().len(), 1);
+}
+
+/// TLS with a certificate that nobody knows, in front of a server.
+async fn behind_tls(server: &SmtpServer) -> u16 {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (key, certificate) = (path("key.pem"), path("certificate.pem"));
+    let made = format!(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=mail -keyout {key} -out {certificate}"
+    );
+    let made = std::process::Command::new("openssl").args(made.split_whitespace()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(
+        vec![CertificateDer::from_pem_file(certificate).unwrap()],
+        PrivateKeyDer::from_pem_file(key).unwrap(),
+    );
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config.unwrap()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, inner) = (listener.local_addr().unwrap().port(), (server.host(), server.port()));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut outer) = acceptor.accept(stream).await else { continue };
+            let mut inner = tokio::net::TcpStream::connect(inner.clone()).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn an_unknown_certificate_is_refused_unless_it_is_allowed() {
+    let server = SmtpServer::start().await;
+    let port = behind_tls(&server).await.to_string();
+    let secure = [("SMTP_SECURE", "true"), ("SMTP_PORT", port.as_str())];
+    let error = by_smtp(&server, &secure).send(&message()).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    assert_eq!(server.mails().len(), 0);
+    let allowed = [secure[0], secure[1], ("SMTP_TLS_REJECT_UNAUTHORIZED", "false")];
+    by_smtp(&server, &allowed).send(&message()).await.unwrap();
+    assert_eq!(server.mails().len(), 1);
 }

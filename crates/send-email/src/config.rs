@@ -1,6 +1,7 @@
 //! The function's settings.
 
 use job_utils::config::{ConfigError, Env, Reader, Var};
+use mailer::Senders;
 
 /// Whether to send nothing.
 pub const SEND_EMAIL_DRY_RUN: Var = Var {
@@ -27,8 +28,8 @@ impl Config {
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(env);
         let listen = job_fn::Config::read(&mut reader);
-        let dry_run = reader.flag(&SEND_EMAIL_DRY_RUN);
-        let mail = mailer::Config::read(&mut reader, dry_run);
+        let dry_run = mailer::dry_run(&mut reader, &[&SEND_EMAIL_DRY_RUN]);
+        let mail = mailer::Config::read(&mut reader, dry_run, Senders::OfMessages);
         reader.finish(Self { listen, mail })
     }
 }

@@ -136,3 +136,45 @@ async fn the_command_health_asks_the_function_that_runs_here() {
     let mut asked = health();
     assert_eq!(asked.exit_code(SOON).await, 70, "{}", asked.output());
 }
+
+#[tokio::test]
+async fn it_starts_without_a_sender_and_a_message_that_has_none_either_is_the_jobs_error() {
+    let mailgun = FakeMailgun::start().await;
+    let mut variables = variables(&mailgun);
+    variables.retain(|(name, _)| *name != "MAILGUN_FROM");
+    let running = Running::start(&borrowed(&variables)).await;
+    let mut payload = message();
+    payload["from"] = json!("boss@example.com");
+    assert_eq!(running.job(&payload).await, (200, false, json!({ "complete": true })));
+    assert_eq!(mailgun.requests()[0].field("from"), Some("boss@example.com"));
+    let (_, error, answer) = running.job(&message()).await;
+    assert!(error && answer["message"].as_str().unwrap().contains("MAILGUN_FROM"), "{answer}");
+    assert_eq!(mailgun.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_sender_that_cannot_be_one_is_refused_at_the_start() {
+    let mailgun = FakeMailgun::start().await;
+    let mut variables = variables(&mailgun);
+    variables.push(("MAILGUN_FROM", "Acme, Inc. <x@y.com>".to_owned()));
+    let mut process = Program::at(env!("CARGO_BIN_EXE_send-email")).envs(variables).spawn();
+    assert_eq!(process.exit_code(SOON).await, 64);
+    assert!(process.output().contains("MAILGUN_FROM: is not one e-mail address"), "{}", process.output());
+}
+
+#[tokio::test]
+async fn the_originals_variables_keep_a_staging_set_up_from_mailing_customers() {
+    let mailgun = FakeMailgun::start().await;
+    let mut variables = variables(&mailgun);
+    variables.push(("SIMPLE_EMAIL_DRY_RUN", "true".to_owned()));
+    let running = Running::start(&borrowed(&variables)).await;
+    assert_eq!(running.job(&message()).await, (200, false, json!({ "complete": true, "dryRun": true })));
+    assert_eq!(mailgun.requests().len(), 0);
+
+    let last = variables.len() - 1;
+    variables[last] = ("MAILGUN_DEV_EMAIL", "dev@staging.example".to_owned());
+    let mut running = Running::start(&borrowed(&variables)).await;
+    assert_eq!(running.job(&message()).await, (200, false, json!({ "complete": true })));
+    assert_eq!(mailgun.requests()[0].field("to"), Some("dev+ada_at_example.com@staging.example"));
+    running.process.wait_for_line("MAILGUN_DEV_EMAIL: is set", SOON).await;
+}

@@ -1,6 +1,7 @@
 //! The function's settings.
 
 use job_utils::config::{ConfigError, Env, HttpUrl, Reader, Secret, Var};
+use mailer::Senders;
 use reqwest::header::HeaderValue;
 
 const ME: &str = "send-verification-link";
@@ -138,11 +139,8 @@ impl Config {
     pub fn from_env(env: &dyn Env) -> Result<Self, ConfigError> {
         let mut reader = Reader::new(env);
         let listen = job_fn::Config::read(&mut reader);
-        let dry_run = match reader.optional(&SEND_VERIFICATION_LINK_DRY_RUN) {
-            Some(_) => reader.flag(&SEND_VERIFICATION_LINK_DRY_RUN),
-            None => reader.flag(&SEND_EMAIL_LINK_DRY_RUN),
-        };
-        let mail = mailer::Config::read(&mut reader, dry_run);
+        let dry_run = mailer::dry_run(&mut reader, &[&SEND_VERIFICATION_LINK_DRY_RUN, &SEND_EMAIL_LINK_DRY_RUN]);
+        let mail = mailer::Config::read(&mut reader, dry_run, Senders::Configured);
         let default_database_id = reader.optional(&DEFAULT_DATABASE_ID);
         let local_app_port = reader.optional(&LOCAL_APP_PORT).map(|_| reader.number(&LOCAL_APP_PORT));
         match graphql(&mut reader) {
@@ -235,6 +233,8 @@ mod tests {
         };
         assert!(dry(&[]));
         assert!(!dry(&[("SEND_VERIFICATION_LINK_DRY_RUN", "false")]));
+        assert!(!dry(&[("SEND_EMAIL_LINK_DRY_RUN", "false"), ("SIMPLE_EMAIL_DRY_RUN", "true")]));
+        assert!(dry(&[("SEND_EMAIL_LINK_DRY_RUN", ""), ("SIMPLE_EMAIL_DRY_RUN", "true")]));
     }
 
     #[test]

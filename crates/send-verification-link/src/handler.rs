@@ -33,6 +33,8 @@ impl Function {
     pub(crate) async fn handle(&self, context: Context, payload: Value) -> Result<Value, FunctionError> {
         let refuse = |message: String| FunctionError::status(400, message);
         let payload = Payload::read(&payload).map_err(|missing| refuse(missing.to_string()))?;
+        // The link is worth an account: it goes to one mailbox, whatever else the text could be read as.
+        self.mailer.check_single(&payload.email, "email").map_err(|error| refuse(error.to_string()))?;
         let database_id = context.database_id.as_ref().or(self.default_database_id.as_ref());
         let database_id = database_id.ok_or_else(|| refuse(NO_DATABASE.to_owned()))?;
 

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         return service::health(job_fn::health_target);
     }
     service::main(|shutdown| async move {
+        service::warn_of_misspelt(&[job_fn::VARS, mailer::VARS, send_verification_link::VARS].concat());
         run(Config::from_env(&ProcessEnv)?, shutdown).await?;
         Ok(())
     })

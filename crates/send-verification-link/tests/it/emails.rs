@@ -9,6 +9,8 @@ use crate::graphql::GraphQl;
 use crate::program::{Program, SOON};
 use crate::{DATABASE_ID, SENDER_ID, dry_run, invitation, reset, verification};
 
+const NOT_ONE: &str = "'email' must name exactly one mailbox, such as ada@example.com";
+
 fn done() -> (u16, bool, Value) {
     (200, false, json!({ "complete": true }))
 }
@@ -89,6 +91,43 @@ async fn a_missing_field_is_answered_400_before_anything_is_looked_up() {
 }
 
 #[tokio::test]
+async fn a_token_goes_to_one_mailbox_or_to_none() {
+    let (graphql, mailgun, smtp) = (GraphQl::start().await, FakeMailgun::start().await, SmtpServer::start().await);
+    let (url, api, host, port) = (graphql.url(), mailgun.url(), smtp.host(), smtp.port().to_string());
+    let by_mailgun = [
+        ("GRAPHQL_URL", url.as_str()),
+        ("MAILGUN_KEY", "k"),
+        ("MAILGUN_DOMAIN", "mg.example.com"),
+        ("MAILGUN_FROM", "no-reply@example.com"),
+        ("MAILGUN_URL", &api),
+    ];
+    let by_smtp = [
+        ("GRAPHQL_URL", url.as_str()),
+        ("EMAIL_SEND_USE_SMTP", "true"),
+        ("SMTP_HOST", &host),
+        ("SMTP_PORT", &port),
+        ("SMTP_FROM", "no-reply@example.com"),
+    ];
+    let dry = [("GRAPHQL_URL", url.as_str()), ("SIMPLE_EMAIL_DRY_RUN", "true")];
+    for variables in [&by_mailgun[..], &by_smtp, &dry] {
+        let program = Program::start(variables).await;
+        for email in [
+            "victim@example.com, attacker@evil.example",
+            "victim@example.com;attacker@evil.example",
+            "victim@example.com\r\nBcc: attacker@evil.example",
+            "everybody: victim@example.com, attacker@evil.example;",
+            "<victim@example.com> <attacker@evil.example>",
+            "=?utf-8?q?victim=40example.com=2C?= <attacker@evil.example>",
+        ] {
+            let mut payload = reset();
+            payload["email"] = json!(email);
+            assert_eq!(program.job(&payload).await, (400, false, json!({ "error": NOT_ONE })), "{email}");
+        }
+    }
+    assert_eq!((mailgun.requests().len(), smtp.connections(), graphql.queries().len()), (0, 0, 0));
+}
+
+#[tokio::test]
 async fn the_default_database_is_used_when_the_header_is_missing() {
     let graphql = GraphQl::start().await;
     let program = Program::start(&[
@@ -153,11 +192,10 @@ async fn mailgun_gets_one_message_per_job_and_none_in_a_dry_run() {
     }
     assert_eq!(mailgun.requests().len(), 3);
 
-    // Addresses are checked when something is sent.
+    // A placeholder will do in a dry run only.
     let mut placeholder = reset();
     placeholder["email"] = json!("[email protected]");
-    let error = "the message's 'to' is not a valid e-mail address";
-    assert_eq!(program.job(&placeholder).await, (200, true, json!({ "message": error })));
+    assert_eq!(program.job(&placeholder).await, (400, false, json!({ "error": NOT_ONE })));
     mailgun.answer(401, "Forbidden");
     let error = "Mailgun did not take the message: HTTP 401; check MAILGUN_API_KEY: Forbidden";
     assert_eq!(program.job(&reset()).await, (200, true, json!({ "message": error })));
