@@ -6,6 +6,7 @@ mod it {
     mod configuration;
     mod embedded;
     mod failover;
+    mod memory;
     mod migration;
     mod outages;
     mod pgbouncer;

@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use job_utils::backoff::Backoff;
 use job_utils::config::in_words;
-use job_utils::db::{Db, Job, Results, SettleError, Settled, Settlement, Settler};
+use job_utils::db::{Db, DbError, Job, Results, SettleError, Settled, Settlement, Settler, WorkerDb};
+use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
-use job_utils::wire::callback::Outcome;
+use job_utils::wire::callback::{Outcome, storable};
 use job_utils::wire::dispatch::Answer;
 
 use crate::context::{Context, Surroundings};
 use crate::dispatch::Dispatcher;
-use crate::handler::{Registered, Registry};
+use crate::handler::{LAST_WORDS, Registered, Registry};
+use crate::memory::{Memory, Share};
 use crate::outcome;
+use crate::place::Place;
 use crate::slots::Slots;
 
 /// Runs jobs. One for all slots.
@@ -25,7 +29,16 @@ pub(crate) struct Runner {
     surroundings: Arc<Surroundings>,
     settler: Settler<Attempt>,
     slots: Arc<Slots>,
-    worker_id: Arc<str>,
+    db: WorkerDb,
+    memory: Memory,
+}
+
+/// Why a job that was claimed without its payload does not run.
+enum NoPayload {
+    /// The claim no longer stands.
+    Gone,
+    /// The database refuses it.
+    Refused(String),
 }
 
 /// What is left of an attempt when its outcome is on its way.
@@ -41,7 +54,8 @@ struct Attempt {
 impl Runner {
     pub(crate) fn new(
         db: Db,
-        worker_id: Arc<str>,
+        worker_db: WorkerDb,
+        memory: Memory,
         registry: Arc<Registry>,
         dispatcher: Option<Dispatcher>,
         slots: Arc<Slots>,
@@ -61,15 +75,23 @@ impl Runner {
             }));
         });
         let surroundings = Surroundings::new(db, stopping);
-        Self { registry, dispatcher, surroundings, settler, slots, worker_id }
+        Self { registry, dispatcher, surroundings, settler, slots, db: worker_db, memory }
+    }
+
+    /// The longest that a handler may take; None: there is none.
+    pub(crate) fn longest_handler(&self) -> Option<Duration> {
+        self.registry.by_task.values().map(|task| task.timeout).max()
     }
 
     /// A slot: runs a job, then whatever else is waiting, and ends when nothing is.
     pub(crate) async fn run_slot(self: Arc<Self>, lane: usize, job: Job) {
+        let place = self.slots.places.take();
         let mut next = Some((lane, job));
         while let Some((lane, job)) = next {
             let claim = claim_of(&job);
-            let took = AssertUnwindSafe(self.run(lane, job)).catch_unwind().await;
+            place.begin(claim);
+            let took = AssertUnwindSafe(self.run(lane, job, &place)).catch_unwind().await;
+            place.end();
             if took.is_err() {
                 tracing::error!(job.id = claim.0, "an attempt was lost by a panic outside its handler");
                 self.slots.forget(&[claim]);
@@ -77,13 +99,38 @@ impl Runner {
             }
             next = self.slots.next(lane, took.unwrap_or(Duration::MAX));
         }
+        self.slots.places.give_back(place);
     }
 
     /// Returns how long it took.
-    async fn run(&self, lane: usize, mut job: Job) -> Duration {
+    async fn run(&self, lane: usize, mut job: Job, place: &Arc<Place>) -> Duration {
+        let mut share = None;
+        if job.is_deferred() {
+            let started = Instant::now();
+            // Boxed: it is large and seldom.
+            let fetched = tokio::select! {
+                biased;
+                fetched = Box::pin(self.fetch_payload(&mut job)) => fetched,
+                () = place.taken() => Err(NoPayload::Gone),
+            };
+            match fetched {
+                Ok(its) => share = Some(its),
+                Err(NoPayload::Gone) => {
+                    self.slots.forget(&[claim_of(&job)]);
+                    return started.elapsed();
+                }
+                Err(NoPayload::Refused(message)) => {
+                    let duration = started.elapsed();
+                    let max_attempts = job.max_attempts;
+                    let attempt = Attempt { lane, job: Arc::new(job), max_attempts, duration };
+                    self.settle(Outcome::Fail(message), attempt).await;
+                    return duration;
+                }
+            }
+        }
         match (self.registry.by_task.get(&job.task), &self.dispatcher) {
-            (Some(task), _) => self.run_here(lane, job, task).await,
-            (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher).await,
+            (Some(task), _) => self.run_here(lane, job, task, place, share).await,
+            (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher, place, share).await,
             // Not claimed as a rule.
             (None, None) => {
                 let outcome = Outcome::Fail("the worker has no handler for the task".to_owned());
@@ -96,19 +143,68 @@ impl Runner {
         }
     }
 
-    async fn run_here(&self, lane: usize, job: Job, task: &Registered) -> Duration {
+    /// Brings the payload of a job that was claimed without it, once there is room for it. As long as the database is away, it is tried
+    /// again.
+    async fn fetch_payload(&self, job: &mut Job) -> Result<Share, NoPayload> {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut said = false;
+        loop {
+            let fetched = async {
+                let Some(size) = self.db.payload_size(job).await? else { return Ok(None) };
+                let Some(share) = self.memory.share(size).await else { return Ok(None) };
+                let _turn = self.memory.turn().await;
+                Ok::<_, DbError>(self.db.load_payload(job, size).await?.then_some(share))
+            };
+            match fetched.await {
+                Ok(fetched) => return fetched.ok_or(NoPayload::Gone),
+                Err(error) if error.is_transient() => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(job.id = job.id, "cannot fetch the job's payload yet: {}", chain(&error));
+                    }
+                }
+                Err(error) => {
+                    let message = format!("its payload cannot be fetched: {}", chain(&error));
+                    return Err(NoPayload::Refused(storable(&message)));
+                }
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    async fn run_here(
+        &self,
+        lane: usize,
+        job: Job,
+        task: &Registered,
+        place: &Arc<Place>,
+        share: Option<Share>,
+    ) -> Duration {
         let started = Instant::now();
         let mut job = Arc::new(job);
         let max_attempts = task.options.retry.most(job.max_attempts);
-        let context = Context::new(job.clone(), max_attempts, self.surroundings.clone());
-        let outcome = self.registry.run(task, &context).await;
-        let completed = context.is_completed();
+        let context = Context::new(job.clone(), max_attempts, self.surroundings.clone(), Some(place.clone()));
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.registry.run(task, &context) => outcome,
+            // The handler ends by itself then; what a hook does around it may not.
+            () = async { place.taken().await; tokio::time::sleep(2 * LAST_WORDS).await } => {
+                outcome::Outcome::retry("its job was taken away")
+            }
+        };
+        place.end();
+        let (completed, taken) = (context.is_completed(), context.is_taken_away());
         drop(context);
+        if taken && !completed {
+            self.registry.given_back.ended(job.id);
+            self.slots.forget(&[claim_of(&job)]);
+            return started.elapsed();
+        }
         match Arc::get_mut(&mut job) {
             Some(job) => job.payload = String::new(),
             // Something that the handler has spawned goes on with it.
             None => job = Arc::new(job.clone_without_payload()),
         }
+        drop(share);
         let duration = started.elapsed();
         let attempt = Attempt { lane, job, max_attempts, duration };
         if completed {
@@ -138,9 +234,26 @@ impl Runner {
         self.slots.settled([(lane, claim_of(&job), job.queue.clone())]);
     }
 
-    async fn dispatch(&self, lane: usize, mut job: Job, dispatcher: &Dispatcher) -> Duration {
+    async fn dispatch(
+        &self,
+        lane: usize,
+        mut job: Job,
+        dispatcher: &Dispatcher,
+        place: &Place,
+        share: Option<Share>,
+    ) -> Duration {
         let started = Instant::now();
-        let outcome = match dispatcher.dispatch(&mut job).await {
+        let answer = tokio::select! {
+            biased;
+            answer = dispatcher.dispatch(&mut job, share) => answer,
+            () = place.taken() => {
+                // With the request its connection is closed.
+                self.slots.forget(&[claim_of(&job)]);
+                return started.elapsed();
+            }
+        };
+        place.end();
+        let outcome = match answer {
             Answer::Complete => Outcome::Complete,
             Answer::Fail(message) => Outcome::Fail(message),
             Answer::Postpone { message, after, counts } => Outcome::Postpone { message, after, counts },
@@ -160,7 +273,8 @@ impl Runner {
 
     async fn settle(&self, outcome: Outcome, ticket: Attempt) {
         let (job_id, epoch) = claim_of(&ticket.job);
-        let settlement = Settlement { worker_id: self.worker_id.clone(), job_id, epoch: Some(epoch), outcome, ticket };
+        let worker_id = self.db.worker_id().clone();
+        let settlement = Settlement { worker_id, job_id, epoch: Some(epoch), outcome, ticket };
         // The settler lives as long as the runner.
         if let Err(error) = self.settler.settle(settlement).await {
             tracing::warn!(job.id = job_id, "{error}");

@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use job_utils::backoff::Backoff;
-use job_utils::config::WorkerConfig;
+use job_utils::config::{WorkerConfig, in_words};
 use job_utils::db::{Claim, Claimed, DbError, Found, Listener, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
@@ -30,6 +30,7 @@ use crate::drain::{Draining, drain};
 use crate::heartbeat::Pulse;
 use crate::lane::{Lane, lanes};
 use crate::slots::{BATCH, Slots};
+use crate::stand_in::StandIn;
 use crate::wake::Vigil;
 
 /// After a doubt, how long to wait each time before looking for jobs that are locked for this process and not known to it: a
@@ -56,9 +57,13 @@ pub(crate) struct Claimer {
     runner: Arc<Runner>,
     lanes: Vec<Lane>,
     claims: FuturesUnordered<BoxFuture<'static, Look>>,
+    /// How many bytes of payloads they might bring.
+    payload_bytes: usize,
     poll_interval: Duration,
     callback_timeout: Duration,
     pulse: Pulse,
+    /// Sends heartbeats when handlers block the runtime.
+    stand_in: Option<StandIn>,
     /// Stores deadlines of accepted jobs.
     accepting: AbortOnDropHandle<()>,
     /// How many looks for unknown jobs are due, when the next one is, and the one under way.
@@ -80,6 +85,8 @@ struct Look {
     limit: usize,
     /// The queues it was told of.
     freed: Vec<String>,
+    /// How many bytes of payloads it might bring.
+    payload_bytes: usize,
     took: Duration,
     found: Result<Found, DbError>,
 }
@@ -93,9 +100,12 @@ impl Claimer {
         listener: Listener,
     ) -> Self {
         let now = Instant::now();
+        let pulse = Pulse::new(config, db.clone(), listener.clone(), slots.clone());
         Self {
             vigil: Vigil::new(db.clone(), listener.clone()),
-            pulse: Pulse::new(config, db.clone(), listener.clone()),
+            stand_in: runner.longest_handler().and_then(|longest| pulse.stand_in(longest)),
+            pulse,
+            payload_bytes: 0,
             accepting: AbortOnDropHandle::new(tokio::spawn(store_deadlines(
                 db.clone(),
                 slots.clone(),
@@ -150,8 +160,8 @@ impl Claimer {
         self.end_claims().await;
         let stopped = *self.stopped.get_or_insert_with(Instant::now);
         let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.pulse.go_on()));
-        let Self { db, slots, running, grace, accepting, callback_timeout, .. } = self;
-        drain(Draining { db, slots, running, grace, accepting, callback_timeout, heartbeat, stopped }).await
+        let Self { db, slots, running, grace, accepting, callback_timeout, stand_in, .. } = self;
+        drain(Draining { db, slots, running, grace, accepting, callback_timeout, heartbeat, stand_in, stopped }).await
     }
 
     /// Slots end in crowds, when jobs are quick.
@@ -239,7 +249,9 @@ impl Claimer {
             let freed = self.slots.take_freed(index, limit);
             let (tasks, excluded, position) = (lane.tasks.clone(), lane.excluded.clone(), lane.position.clone());
             // One look carries it; one that has to be quick does not.
-            let heartbeat = deep && std::mem::take(&mut heartbeat);
+            let heartbeat = (deep && std::mem::take(&mut heartbeat)).then(|| self.slots.places.running());
+            let payload_bytes = self.slots.payload_room(self.payload_bytes);
+            self.payload_bytes += payload_bytes;
             self.claims.push(Box::pin(async move {
                 let claim = Claim {
                     tasks: tasks.as_deref(),
@@ -249,22 +261,25 @@ impl Claimer {
                     position: &position,
                     freed: &freed,
                     horizon,
-                    heartbeat,
+                    heartbeat: heartbeat.as_ref(),
+                    payload_bytes,
                 };
                 let found = db.claim(claim).await;
-                Look { lane: index, deep, limit, freed, took: now.elapsed(), found }
+                Look { lane: index, deep, limit, freed, payload_bytes, took: now.elapsed(), found }
             }));
         }
     }
 
-    fn looked(&mut self, Look { lane: index, deep, limit, freed, took, found }: Look) {
+    fn looked(&mut self, look: Look) {
+        let Look { lane: index, deep, limit, freed, payload_bytes, took, found } = look;
         let now = Instant::now();
+        self.payload_bytes -= payload_bytes;
         let lane = &mut self.lanes[index];
         lane.end(limit);
         match found {
             Ok(Found { claimed, heartbeat }) => {
                 if let Some(found) = heartbeat {
-                    self.pulse.carried(&found);
+                    self.pulse.carried(found);
                 }
                 if deep {
                     lane.end_deep(took);
@@ -312,7 +327,14 @@ impl Claimer {
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!("cannot claim, trying again: {}", chain(&error));
+                    match self.slots.places.blocked() {
+                        None => tracing::warn!("cannot claim, trying again: {}", chain(&error)),
+                        Some(held) => tracing::warn!(
+                            "cannot claim, trying again: a handler has blocked a thread for {}, and the worker with it: {}",
+                            in_words(Duration::from_secs(held.as_secs())),
+                            chain(&error)
+                        ),
+                    }
                 }
                 lane.next_look = now + self.backoff.next_wait();
                 // What it would have claimed may lie behind what another look has.

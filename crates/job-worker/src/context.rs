@@ -11,6 +11,9 @@ use job_utils::db::{
 use job_utils::shutdown::Shutdown;
 use tracing::Span;
 
+use crate::attempt::claim_of;
+use crate::place::Place;
+
 /// A transaction that is without a statement for as long as the handler had left, and this, is taken for that of a halted process.
 const IDLE_MARGIN: Duration = Duration::from_secs(5);
 
@@ -22,6 +25,9 @@ pub enum Cancelled {
     Stopping,
     /// The task's time is up. A handler that has looked has a second more to say how the attempt ends.
     TimedOut,
+    /// The job is no longer this attempt's: it was deleted or unlocked, or somebody else has it. What the handler returns does
+    /// nothing; one that has looked has a second more to clean up.
+    TakenAway,
 }
 
 /// What a handler is told and given besides the payload: its job, the worker's state `S`, the pool, and when to end. Cheap to
@@ -56,8 +62,12 @@ struct Attempt {
     /// When the handler's time is up. A hook has no time of its own.
     deadline: OnceLock<Instant>,
     surroundings: Arc<Surroundings>,
-    /// There once somebody has asked for it, or the time is up.
-    timed_out: OnceLock<Shutdown>,
+    /// Where it runs; a test has none.
+    place: Option<Arc<Place>>,
+    /// There once somebody has asked for it, or the handler is to end.
+    ending: OnceLock<Shutdown>,
+    /// That is because the job was taken away.
+    taken_away: AtomicBool,
     /// The handler has asked when to end.
     watched: AtomicBool,
     /// A transaction is open or waited for.
@@ -85,7 +95,12 @@ impl<S> Clone for Context<S> {
 }
 
 impl Context {
-    pub(crate) fn new(job: Arc<Job>, max_attempts: i32, surroundings: Arc<Surroundings>) -> Self {
+    pub(crate) fn new(
+        job: Arc<Job>,
+        max_attempts: i32,
+        surroundings: Arc<Surroundings>,
+        place: Option<Arc<Place>>,
+    ) -> Self {
         let span = tracing::info_span!(
             "job.run",
             job.id = job.id,
@@ -100,7 +115,9 @@ impl Context {
             waits: Waits::default(),
             deadline: OnceLock::new(),
             surroundings,
-            timed_out: OnceLock::new(),
+            place,
+            ending: OnceLock::new(),
+            taken_away: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             open: AtomicBool::new(false),
             begun: AtomicBool::new(true),
@@ -153,26 +170,31 @@ impl<S> Context<S> {
     /// Names this attempt for the SQL function `complete_in_transaction`, where [`Context::complete_in`] is of no use: in another
     /// client's transaction, such as sqlx's. Whoever has it can end the attempt.
     pub fn token(&self) -> String {
+        self.ends_itself();
         attempt_token(self.attempt.job.id, self.attempt.job.epoch)
     }
 
-    /// Waits until the handler is to end, because the worker stops or its time is up. Nobody ends it before the grace of the stop
-    /// is over, or a second after its time is.
+    /// Waits until the handler is to end, because the worker stops, its time is up, or its job was taken away. Nobody ends it before the
+    /// grace of the stop is over, or a second after the others.
     pub async fn cancelled(&self) -> Cancelled {
-        let Attempt { surroundings, timed_out, watched, .. } = &*self.attempt;
+        let Attempt { surroundings, ending, watched, .. } = &*self.attempt;
         watched.store(true, Ordering::Relaxed);
         tokio::select! {
             biased;
-            () = timed_out.get_or_init(Shutdown::new).triggered() => Cancelled::TimedOut,
+            () = ending.get_or_init(Shutdown::new).triggered() => self.ended_by(),
             () = surroundings.stopping.triggered() => Cancelled::Stopping,
         }
     }
 
     /// Whether the handler is to end, and why: for those that go round in a loop.
     pub fn is_cancelled(&self) -> Option<Cancelled> {
-        let Attempt { surroundings, timed_out, watched, .. } = &*self.attempt;
+        let Attempt { surroundings, ending, deadline, watched, .. } = &*self.attempt;
         watched.store(true, Ordering::Relaxed);
-        if timed_out.get().is_some_and(Shutdown::is_triggered) {
+        if ending.get().is_some_and(Shutdown::is_triggered) {
+            return Some(self.ended_by());
+        }
+        // Nothing tells a handler whose loop never awaits anything.
+        if deadline.get().is_some_and(|deadline| *deadline <= Instant::now()) {
             return Some(Cancelled::TimedOut);
         }
         surroundings.stopping.is_triggered().then_some(Cancelled::Stopping)
@@ -319,6 +341,7 @@ impl<S> Context<S> {
         how.idle = deadline.get().map(|deadline| deadline.saturating_duration_since(Instant::now()) + IDLE_MARGIN);
         let value = self.db().complete_with(job, how, work).await?;
         completed.store(true, Ordering::Relaxed);
+        self.ends_itself();
         Ok(value)
     }
 
@@ -328,7 +351,38 @@ impl<S> Context<S> {
     /// # Errors
     /// The attempt is no longer live, or the database did not do it: roll back.
     pub async fn complete_in<C: EnqueueClient>(&self, transaction: C) -> Result<(), CompleteError> {
+        self.ends_itself();
         complete_in_transaction(transaction, self.db().schema(), self.job()).await
+    }
+
+    /// From now on the job may be gone by the handler's own doing.
+    fn ends_itself(&self) {
+        if let Some(place) = &self.attempt.place {
+            place.ends_itself(claim_of(&self.attempt.job));
+        }
+    }
+
+    /// Why it is to end, when it is and the worker does not stop.
+    fn ended_by(&self) -> Cancelled {
+        if self.attempt.taken_away.load(Ordering::Relaxed) { Cancelled::TakenAway } else { Cancelled::TimedOut }
+    }
+
+    /// Waits until the job has been taken away.
+    pub(crate) async fn taken(&self) {
+        match &self.attempt.place {
+            Some(place) => place.taken().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// When the handler's time is up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.attempt.deadline.get().copied()
+    }
+
+    /// Where the attempt runs.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.attempt.place.as_deref()
     }
 
     /// Whether the last transaction failed, or is waited for, before its work began.
@@ -349,7 +403,23 @@ impl<S> Context<S> {
 
     /// The handler's time is up. Returns whether it has asked for it.
     pub(crate) fn time_out(&self) -> bool {
-        self.attempt.timed_out.get_or_init(Shutdown::new).trigger();
+        self.attempt.ending.get_or_init(Shutdown::new).trigger();
+        self.is_watched()
+    }
+
+    /// The job was taken away. Returns whether the handler has asked for that.
+    pub(crate) fn take_away(&self) -> bool {
+        self.attempt.taken_away.store(true, Ordering::Relaxed);
+        self.time_out()
+    }
+
+    /// Whether the job was taken away.
+    pub(crate) fn is_taken_away(&self) -> bool {
+        self.attempt.taken_away.load(Ordering::Relaxed)
+    }
+
+    /// Whether the handler has asked when to end.
+    pub(crate) fn is_watched(&self) -> bool {
         self.attempt.watched.load(Ordering::Relaxed)
     }
 }

@@ -4,6 +4,7 @@ mod body;
 mod connect;
 mod failure;
 mod origin;
+mod payload;
 mod secrets;
 mod target;
 
@@ -19,7 +20,9 @@ use job_utils::wire::headers::X_JOB_ERROR;
 
 use crate::dispatch::body::AnswerBody;
 use crate::dispatch::failure::{Failure, Progress};
+use crate::dispatch::payload::payload;
 use crate::dispatch::target::{Callback, Target, Targets};
+use crate::memory::Share;
 
 /// Sends jobs to functions.
 pub(crate) struct Dispatcher {
@@ -46,14 +49,15 @@ impl Dispatcher {
         })
     }
 
-    /// Sends a job to its function, and says what the answer means. Takes the payload out of the job.
-    pub(crate) async fn dispatch(&self, job: &mut Job) -> Answer {
+    /// Sends a job to its function, and says what the answer means. Takes the payload out of the job; its share of the memory ends
+    /// when it is sent.
+    pub(crate) async fn dispatch(&self, job: &mut Job, share: Option<Share>) -> Answer {
         let target = match self.targets.of(&job.task) {
             Ok(target) => target,
             Err(message) => return Answer::Fail(storable(&message)),
         };
         let mut progress = Progress::Connecting;
-        let posted = tokio::time::timeout(self.timeout, self.post(&target, job, &mut progress)).await;
+        let posted = tokio::time::timeout(self.timeout, self.post(&target, job, share, &mut progress)).await;
         let failure = match posted {
             Ok(Ok(answer)) => return without_secrets(answer, &target),
             Ok(Err(failure)) => failure,
@@ -62,8 +66,15 @@ impl Dispatcher {
         Answer::Fail(storable(&failure.told(&shown(&target.url), self.http2)))
     }
 
-    async fn post(&self, target: &Target, job: &mut Job, progress: &mut Progress) -> Result<Answer, Failure> {
-        let request = target.request(job, &self.callback);
+    async fn post(
+        &self,
+        target: &Target,
+        job: &mut Job,
+        share: Option<Share>,
+        progress: &mut Progress,
+    ) -> Result<Answer, Failure> {
+        let (payload, unsent) = payload(job, share);
+        let request = target.request(job, payload, &self.callback);
         let (response, lease) = target.origin.send(request, self.first_byte_timeout, progress).await?;
         let (head, body) = response.into_parts();
         let status = head.status.as_u16();
@@ -86,6 +97,9 @@ impl Dispatcher {
             tracing::warn!(job.id = job.id, "the answer is large: only its first MiB was searched for complete");
         }
         target.origin.give_back(lease);
+        if let Some(unsent) = unsent {
+            unsent.linger();
+        }
         Ok(answer)
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::Stopped;
 use crate::accept::store;
 use crate::slots::{Claim, Slots};
+use crate::stand_in::StandIn;
 
 /// How often to look whether accepted jobs have been called back. Only during a stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -40,6 +41,8 @@ pub(crate) struct Draining {
     pub(crate) callback_timeout: Duration,
     /// Shows that the worker lives, until it has given back what it holds.
     pub(crate) heartbeat: AbortOnDropHandle<()>,
+    /// Does so when that cannot.
+    pub(crate) stand_in: Option<StandIn>,
     /// When the stop began.
     pub(crate) stopped: Instant,
 }
@@ -84,6 +87,9 @@ pub(crate) async fn drain(mut worker: Draining) -> Stopped {
     worker.heartbeat.abort();
     // One under way would register the worker again.
     let _ = (&mut worker.heartbeat).await;
+    if let Some(stand_in) = worker.stand_in.take() {
+        stand_in.end().await;
+    }
     // A claim that is carried out after the end of the registration would be nobody's.
     worker.db.cancelled().await;
     let left_behind = leave(&worker).await;

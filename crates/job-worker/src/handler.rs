@@ -18,9 +18,10 @@ use crate::given_back::GivenBack;
 use crate::hook::{DynHook, Next};
 use crate::outcome::{IntoOutcome, Outcome};
 use crate::retry::Retry;
+use crate::thread::Timed;
 
 /// How long a handler that looks when to end has for that, once its time is up.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A handler whose payload's type and state are its own business.
 pub(crate) type Run = dyn Fn(Context) -> BoxFuture<'static, Outcome> + Send + Sync;
@@ -68,6 +69,7 @@ impl TaskOptions {
 /// A task and how to run it.
 pub(crate) struct Registered {
     run: Box<Run>,
+    pub(crate) timeout: Duration,
     pub(crate) options: TaskOptions,
 }
 
@@ -109,26 +111,43 @@ where
             }
         })
     };
-    Registered { run: Box::new(run), options }
+    Registered { run: Box::new(run), timeout, options }
 }
 
-/// Waits for a handler as long as it has time, and a little longer when it is about to end.
+/// Waits for a handler as long as it has time and its job is its own, and a little longer when it is about to end.
 async fn limited(
     context: &Context,
     timeout: Duration,
     running: impl Future<Output = std::thread::Result<Outcome>>,
 ) -> Outcome {
-    let mut running = std::pin::pin!(running);
-    let ended = match tokio::time::timeout(timeout, &mut running).await {
-        Ok(ended) => Some(ended),
-        Err(_) if context.time_out() => tokio::time::timeout(LAST_WORDS, running).await.ok(),
-        Err(_) => None,
+    let running = std::pin::pin!(running);
+    let mut running = Timed::new(running, context);
+    // Whether it has asked when to end.
+    let about_to_end = tokio::select! {
+        biased;
+        ended = tokio::time::timeout(timeout, &mut running) => ended.map_err(|_| context.time_out()),
+        () = context.taken() => Err(context.take_away()),
     };
-    match ended {
-        Some(Ok(outcome)) => outcome,
-        Some(Err(panic)) => Outcome::Retry { error: panicked(&*panic), after: None },
-        None => Outcome::Retry { error: not_done(context, timeout), after: None },
-    }
+    let ended = match about_to_end {
+        Ok(ended) => Some(ended),
+        Err(true) => tokio::time::timeout(LAST_WORDS, &mut running).await.ok(),
+        Err(false) => None,
+    };
+    let end = context.deadline().map(|end| if context.is_watched() { end + LAST_WORDS } else { end });
+    let error = match ended {
+        Some(Err(panic)) => panicked(&*panic),
+        Some(Ok(outcome)) => match end.and_then(|end| running.held_beyond(end)) {
+            None => return outcome,
+            Some(held) => format!(
+                "not done within {}: it held its thread for {} s, and what blocks belongs into spawn_blocking",
+                in_words(timeout),
+                held.as_secs()
+            ),
+        },
+        None if context.is_taken_away() => "its job was taken away".to_owned(),
+        None => not_done(context, timeout),
+    };
+    Outcome::Retry { error, after: None }
 }
 
 /// That a handler's time is up, and what it has done last as far as that is known.

@@ -3,6 +3,7 @@
 //! A look from the beginning carries the heartbeat along when it is due, so that an idle worker sends one statement per
 //! poll interval. When no such look comes, it goes alone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use job_utils::backoff::Backoff;
@@ -11,6 +12,9 @@ use job_utils::db::{DbError, Heartbeat, Listener, WorkerDb};
 use job_utils::error::chain;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+use crate::slots::{Claim, Slots};
+use crate::stand_in::{Beats, StandIn};
 
 /// The longest time between two heartbeats, and so how late the end of a lease or of a deadline may be noticed.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -21,12 +25,19 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// How long the session of an earlier process may take to connect anew before it counts as ended.
 const RECONNECT: Duration = Duration::from_millis(1500);
 
+/// How long an attempt whose job is gone may still take to say so itself.
+const LAST_ANSWER: Duration = Duration::from_millis(1500);
+
 /// How many heartbeats may be lost before the lease ends.
 const PER_LEASE: u32 = 6;
 
 /// When to send heartbeats.
 pub(crate) struct Pulse {
     db: WorkerDb,
+    slots: Arc<Slots>,
+    beats: Beats,
+    /// Ends attempts that have been taken away.
+    ending: JoinSet<()>,
     /// Its connection stands in for the pool's when those do not get through.
     listener: Listener,
     interval: Duration,
@@ -42,9 +53,16 @@ fn interval(config: &WorkerConfig) -> Duration {
 
 impl Pulse {
     /// The worker has just registered by its first heartbeat.
-    pub(crate) fn new(config: &WorkerConfig, db: WorkerDb, listener: Listener) -> Self {
+    pub(crate) fn new(config: &WorkerConfig, db: WorkerDb, listener: Listener, slots: Arc<Slots>) -> Self {
         let interval = interval(config);
-        Self { db, listener, interval, next: Instant::now() + interval, sending: JoinSet::new(), failing: false }
+        let (sending, ending, failing) = Default::default();
+        let (beats, next) = (Beats::new(), Instant::now() + interval);
+        Self { db, slots, beats, ending, listener, interval, next, sending, failing }
+    }
+
+    /// Sends heartbeats on a thread of their own for as long as none are sent here, beside handlers that may take `longest`.
+    pub(crate) fn stand_in(&self, longest: Duration) -> Option<StandIn> {
+        StandIn::start(self.db.clone(), self.beats.clone(), self.interval, longest)
     }
 
     /// Whether a look that starts now may carry it.
@@ -62,8 +80,8 @@ impl Pulse {
         self.next = Instant::now() + self.interval;
         if self.sending.is_empty() {
             // It takes no longer than the interval: one that hangs must not keep the next from another connection.
-            let (db, listener) = (self.db.clone(), self.listener.clone());
-            self.sending.spawn(async move { db.heartbeat_by(&listener).await });
+            let (db, listener, running) = (self.db.clone(), self.listener.clone(), self.slots.places.running());
+            self.sending.spawn(async move { db.heartbeat_by(&listener, running).await });
         }
     }
 
@@ -73,8 +91,9 @@ impl Pulse {
         let Some(sent) = self.sending.join_next().await else { return std::future::pending().await };
         match sent {
             Ok(Ok(found)) => {
-                self.carried(&found);
-                found.expired
+                let expired = found.expired;
+                self.carried(found);
+                expired
             }
             Ok(Err(error)) => {
                 // Soon again: a lease is at stake.
@@ -92,10 +111,32 @@ impl Pulse {
     }
 
     /// A heartbeat has got through.
-    pub(crate) fn carried(&mut self, found: &Heartbeat) {
+    pub(crate) fn carried(&mut self, found: Heartbeat) {
         self.next = Instant::now() + self.interval;
         self.failing = false;
-        tell(found);
+        self.beats.beat();
+        tell(&found);
+        self.end_taken(found.taken);
+    }
+
+    /// Ends attempts whose claims no longer hold their jobs. Most of those have just ended by themselves: a function has called back
+    /// and is about to answer.
+    fn end_taken(&mut self, claims: Vec<Claim>) {
+        while self.ending.try_join_next().is_some() {}
+        if claims.is_empty() {
+            return;
+        }
+        let slots = self.slots.clone();
+        self.ending.spawn(async move {
+            tokio::time::sleep(LAST_ANSWER).await;
+            let ids = slots.places.take_away(&claims);
+            if !ids.is_empty() {
+                tracing::warn!(
+                    jobs = ?ids,
+                    "ended attempts whose jobs were taken away: deleted, unlocked, claimed anew, or ended by somebody else"
+                );
+            }
+        });
     }
 
     /// Goes on sending, for a worker that no longer looks.
@@ -140,7 +181,8 @@ pub(crate) async fn register(db: &WorkerDb, listener: &Listener) {
     }
 }
 
-fn tell(found: &Heartbeat) {
+/// Tells what a heartbeat has found.
+pub(crate) fn tell(found: &Heartbeat) {
     if !found.rescued.is_empty() {
         let workers = found.silent.join(", ");
         tracing::warn!(jobs = found.rescued.len(), workers, "rescued jobs of workers that went silent");

@@ -15,10 +15,14 @@ mod handler;
 mod heartbeat;
 mod hook;
 mod lane;
+mod memory;
 mod outcome;
+mod place;
 mod retry;
 mod slots;
+mod stand_in;
 pub mod testing;
+mod thread;
 mod wake;
 mod worker;
 
@@ -32,6 +36,7 @@ use crate::claim::Claimer;
 use crate::dispatch::Dispatcher;
 use crate::heartbeat::register;
 use crate::lane::lanes;
+use crate::memory::{Memory, claimed_ahead};
 use crate::slots::Slots;
 
 pub use crate::context::{Cancelled, Context};
@@ -155,11 +160,12 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
         "worker looks for jobs"
     );
     let limits = lanes(&config).into_iter().map(|(limit, _)| limit);
-    let slots = Arc::new(Slots::new(config.concurrency, config.prefetch, limits));
+    let slots = Arc::new(Slots::new(config.concurrency, config.prefetch, claimed_ahead(&config), limits));
     // Handlers are told, and what they have spawned, also when this future is dropped.
     let stopping = shutdown.child();
     let _told = stopping.trigger_on_drop();
-    let runner = Runner::new(db, worker_db.worker_id().clone(), registry, dispatcher, slots.clone(), stopping);
+    let runner =
+        Runner::new(db, worker_db.clone(), Memory::new(&config), registry, dispatcher, slots.clone(), stopping);
     let claimer = Claimer::new(&config, worker_db, Arc::new(runner), slots, listener);
     Ok(claimer.run(&shutdown).await)
 }

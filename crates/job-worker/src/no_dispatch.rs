@@ -4,6 +4,8 @@ use job_utils::config::WorkerConfig;
 use job_utils::db::Job;
 use job_utils::wire::dispatch::Answer;
 
+use crate::memory::Share;
+
 /// Sends jobs to functions: there is none.
 pub(crate) enum Dispatcher {}
 
@@ -14,7 +16,7 @@ impl Dispatcher {
         Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "without the feature `dispatch`"))
     }
 
-    pub(crate) async fn dispatch(&self, _: &mut Job) -> Answer {
+    pub(crate) async fn dispatch(&self, _: &mut Job, _: Option<Share>) -> Answer {
         match *self {}
     }
 }

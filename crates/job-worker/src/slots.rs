@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::attempt::claim_of;
+use crate::place::Places;
 
 /// The rate is that of this window and of the one before it. Longer than a claim takes: while one is waited for, nothing ends. A job
 /// that takes longer is not quick: of those nothing is held ahead, although many may end at once.
@@ -30,6 +31,10 @@ pub(crate) struct Slots {
     state: Mutex<State>,
     concurrency: usize,
     prefetch: usize,
+    /// How many bytes of payloads may be claimed ahead.
+    payload_bytes: usize,
+    /// What runs in the slots.
+    pub(crate) places: Places,
     /// There is room for a claim that somebody wants to make.
     pub(crate) room: Notify,
     /// A job is no longer held.
@@ -48,6 +53,8 @@ struct State {
     held: HashSet<Claim>,
     /// Claims whose job a function has accepted, and since when, until their deadline is stored.
     accepted: VecDeque<(Claim, Instant)>,
+    /// Bytes of the payloads in the buffers.
+    buffered: usize,
     /// Jobs may be locked for this process that it does not know of.
     doubt: bool,
     stopped: bool,
@@ -110,6 +117,7 @@ impl State {
     fn start(&mut self, index: usize) -> Option<Job> {
         let lane = &mut self.lanes[index];
         let job = lane.buffer.pop_front()?;
+        self.buffered -= job.payload.len();
         lane.running += 1;
         self.running += 1;
         Some(job)
@@ -127,19 +135,25 @@ impl State {
 
 impl Slots {
     /// `limits`: how many jobs each lane may run; all of them together no more than `concurrency`. `prefetch`: how many a
-    /// lane may hold ahead.
-    pub(crate) fn new(concurrency: usize, prefetch: usize, limits: impl IntoIterator<Item = usize>) -> Self {
+    /// lane may hold ahead, with `payload_bytes` in all.
+    pub(crate) fn new(
+        concurrency: usize,
+        prefetch: usize,
+        payload_bytes: usize,
+        limits: impl IntoIterator<Item = usize>,
+    ) -> Self {
         let state = State {
             lanes: limits.into_iter().map(Lane::new).collect(),
             running: 0,
             held: HashSet::new(),
             accepted: VecDeque::new(),
+            buffered: 0,
             doubt: false,
             stopped: false,
         };
         let state = Mutex::new(state);
-        let (room, left, accepting) = Default::default();
-        Self { state, concurrency, prefetch, room, left, accepting }
+        let (places, room, left, accepting) = Default::default();
+        Self { state, concurrency, prefetch, payload_bytes, places, room, left, accepting }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -158,6 +172,11 @@ impl Slots {
         wanted
     }
 
+    /// How many bytes the payloads of a claim may have, when others are on their way that may bring `claiming`.
+    pub(crate) fn payload_room(&self, claiming: usize) -> usize {
+        self.payload_bytes.saturating_sub(self.state().buffered + claiming)
+    }
+
     /// Takes claimed jobs into a lane; returns the jobs that start at once, each in a slot of its own.
     pub(crate) fn fill(&self, lane: usize, jobs: Vec<Job>) -> Vec<Job> {
         self.hold(lane, jobs);
@@ -173,6 +192,7 @@ impl Slots {
     pub(crate) fn hold(&self, lane: usize, jobs: Vec<Job>) {
         let mut state = self.state();
         state.held.extend(jobs.iter().map(claim_of));
+        state.buffered += jobs.iter().map(|job| job.payload.len()).sum::<usize>();
         state.lanes[lane].buffer.extend(jobs);
         state.lanes[lane].filled = Instant::now();
     }
@@ -286,13 +306,15 @@ impl Slots {
     /// Takes out of the buffers what has waited there for longer than `age`.
     pub(crate) fn take_aged(&self, age: Duration) -> Vec<Claim> {
         let mut state = self.state();
-        let mut aged = Vec::new();
+        let (mut aged, mut bytes) = (Vec::new(), 0);
         for lane in &mut state.lanes {
             if lane.filled.elapsed() > age {
+                bytes += lane.buffer.iter().map(|job| job.payload.len()).sum::<usize>();
                 aged.extend(lane.buffer.drain(..).map(|job| claim_of(&job)));
                 (lane.ahead, lane.ended, lane.before) = (0, 0, 0);
             }
         }
+        state.buffered -= bytes;
         // Once given back, they may be claimed again at any moment.
         for claim in &aged {
             state.held.remove(claim);
@@ -314,6 +336,7 @@ impl Slots {
     /// Takes what has not started out of the buffers.
     pub(crate) fn take_buffered(&self) -> Vec<Claim> {
         let mut state = self.state();
+        state.buffered = 0;
         state.lanes.iter_mut().flat_map(|lane| lane.buffer.drain(..)).map(|job| claim_of(&job)).collect()
     }
 

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::attempt::claim_of;
 use crate::context::{Context, Surroundings};
+use crate::memory::claimed_ahead;
 use crate::outcome::Outcome;
 use crate::worker::Worker;
 use crate::{DbError, slots};
@@ -103,7 +104,8 @@ impl Worker {
                 position: &Position::default(),
                 freed: &[],
                 horizon: Duration::ZERO,
-                heartbeat: false,
+                heartbeat: None,
+                payload_bytes: claimed_ahead(&self.config),
             };
             let Claimed::Jobs(jobs) = worker_db.claim(claim).await?.claimed else { return Ok(ran) };
             let (again, new): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| known.contains(&job.id));
@@ -116,7 +118,11 @@ impl Worker {
             if new.is_empty() {
                 return Ok(ran);
             }
-            for job in new {
+            for mut job in new {
+                if job.is_deferred() {
+                    let size = worker_db.payload_size(&job).await?.unwrap_or_default();
+                    worker_db.load_payload(&mut job, size).await?;
+                }
                 let outcome = self.run_now(&settler, &job, &surroundings).await?;
                 ran.push(Ran { job, outcome });
             }
@@ -134,7 +140,7 @@ impl Worker {
             return Ok(Outcome::Snooze { after: Duration::ZERO });
         };
         let context =
-            Context::new(Arc::new(job.clone()), task.options.retry.most(job.max_attempts), surroundings.clone());
+            Context::new(Arc::new(job.clone()), task.options.retry.most(job.max_attempts), surroundings.clone(), None);
         let outcome = self.registry.run(task, &context).await;
         if context.is_completed() {
             self.registry.given_back.ended(job.id);

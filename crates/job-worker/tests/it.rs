@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
 
 mod it {
+    mod blocking;
     mod buffer;
     mod builder;
     mod configuration;
@@ -17,6 +18,7 @@ mod it {
     mod misbehaviour;
     mod network;
     mod outages;
+    mod payloads;
     mod places;
     mod postponed;
     mod queues;
@@ -24,6 +26,7 @@ mod it {
     mod start;
     mod stop;
     mod support;
+    mod taken;
     mod testing;
     mod tls;
     mod told;

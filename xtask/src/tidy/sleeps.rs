@@ -17,9 +17,16 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/job-utils/src/db/listen.rs", "between two looks for the worker id's earlier holder"),
     ("crates/job-utils/src/db/settle.rs", "back-off while the database is away"),
     ("crates/job-worker/src/accept.rs", "the moment in which a function may call back at no cost, and back-off"),
+    (
+        "crates/job-worker/src/attempt.rs",
+        "back-off while the database is away; a hook's time after its job was taken away",
+    ),
     ("crates/job-worker/src/claim.rs", "the patience of a stop with a claim that hangs"),
     ("crates/job-worker/src/drain.rs", "between two looks for callbacks during a stop"),
-    ("crates/job-worker/src/heartbeat.rs", "what an earlier session may take to connect anew, and back-off"),
+    (
+        "crates/job-worker/src/heartbeat.rs",
+        "the last answer of an attempt whose job is gone; what an earlier session may take to connect anew, and back-off",
+    ),
     ("crates/job-worker/src/wake.rs", "between two looks for what was written before the worker waited"),
 ];
 

@@ -50,6 +50,13 @@ pub const JOBS_PREFETCH: Var = Var {
     used_by: "worker, service",
     about: "How many jobs may be claimed ahead while jobs take no longer than 100 ms; 0 for none.",
 };
+/// Memory for payloads.
+pub const JOBS_PAYLOAD_MEMORY: Var = Var {
+    name: "JOBS_PAYLOAD_MEMORY",
+    default: "64",
+    used_by: "worker, service",
+    about: "MiB that payloads may take: a quarter for those claimed ahead, the rest for larger ones, which are fetched when their job starts. A payload that is larger than that is fetched alone.",
+};
 /// Poll interval.
 pub const JOBS_POLL_INTERVAL: Var = Var {
     name: "JOBS_POLL_INTERVAL",
@@ -122,6 +129,7 @@ pub const VARS: &[&Var] = &[
     &JOBS_CONCURRENCY,
     &JOBS_TASK_CONCURRENCY,
     &JOBS_PREFETCH,
+    &JOBS_PAYLOAD_MEMORY,
     &JOBS_POLL_INTERVAL,
     &JOBS_SHUTDOWN_GRACE,
     &JOBS_DISPATCH_TIMEOUT,
@@ -139,6 +147,9 @@ pub(crate) const LEAST: Duration = Duration::from_nanos(1);
 const LEAST_LEASE: Duration = Duration::from_secs(1);
 /// More jobs than a process has room for.
 const MOST_JOBS: usize = 1_000_000;
+
+/// A tebibyte, in MiB.
+const MOST_MEMORY: usize = 1 << 20;
 
 /// Which tasks a worker or scheduler takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,6 +258,8 @@ pub struct WorkerConfig {
     pub task_concurrency: BTreeMap<String, usize>,
     /// Jobs to claim ahead at most.
     pub prefetch: usize,
+    /// Bytes that payloads may take.
+    pub payload_memory: usize,
     /// How often to look without a notification.
     pub poll_interval: Duration,
     /// How long a stop waits for jobs in flight.
@@ -309,6 +322,7 @@ impl WorkerConfig {
             concurrency,
             task_concurrency: read_task_concurrency(reader),
             prefetch: reader.number_within(&JOBS_PREFETCH, 0..=MOST_JOBS),
+            payload_memory: reader.number_within(&JOBS_PAYLOAD_MEMORY, 1..=MOST_MEMORY) << 20,
             poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             dispatch_timeout,

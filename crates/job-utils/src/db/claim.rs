@@ -9,15 +9,21 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::db::columns::{Instant, RawJson};
-use crate::db::heartbeat::{Heartbeat, Instance};
+use crate::db::heartbeat::{Heartbeat, Instance, Running, taken};
 use crate::db::{Db, DbError};
 
-/// The columns of a claimed job, and those of the last row: when the next job is due, and whether writes notify on demand.
+/// The columns of a claimed job, without a payload that has more than $14 bytes, and those of the last row: when the next job is due, and whether writes notify on demand.
+///
+/// What a payload takes is known without reading it, unless it is compressed: then it is looked at as long as that is cheap, and
+/// counts as large if not.
 macro_rules! claimed {
     ($first:literal) => {
         concat!(
             "claimed AS MATERIALIZED (\
-             SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, j.payload, j.priority, j.run_at, \
+             SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, \
+             CASE WHEN pg_column_size(j.payload) <= $14 AND (pg_column_compression(j.payload) IS NULL \
+             OR 4 * pg_column_size(j.payload) <= $14 AND octet_length(j.payload::text) <= $14) THEN j.payload END AS payload, \
+             j.priority, j.run_at, \
              j.attempts, j.max_attempts, j.epoch FROM ",
             $first,
             ", @extschema@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
@@ -51,16 +57,18 @@ const SQL: &str = concat!(
 /// is rescued can be claimed at once.
 const WITH_HEARTBEAT: &str = concat!(
     "WITH beat AS MATERIALIZED (\
-     SELECT b.rescued, b.silent, b.overdue, b.expired FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
-     @extschema@.heartbeat($1, $12, make_interval(secs => $14), $15, $16, make_interval(secs => $4)) b), ",
+     SELECT b.rescued, b.silent, b.overdue, b.expired, ",
+    taken!("$18", "$19"),
+    " AS taken FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
+     @extschema@.heartbeat($1, $12, make_interval(secs => $15), $16, $17, make_interval(secs => $4)) b), ",
     claimed!("(SELECT 0 * count(*)::int AS none FROM beat) AS first"),
-    ", NULL::bigint[], NULL::text[], NULL::bigint[], NULL::boolean FROM claimed",
+    ", NULL::bigint[], NULL::text[], NULL::bigint[], NULL::boolean, NULL::bigint[] FROM claimed",
     nothing!(),
-    ", beat.rescued, beat.silent, beat.overdue, beat.expired FROM beat"
+    ", beat.rescued, beat.silent, beat.overdue, beat.expired, beat.taken FROM beat"
 );
 
 /// What to claim.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Claim<'a> {
     /// Only these tasks; None: any.
     pub tasks: Option<&'a [String]>,
@@ -76,8 +84,11 @@ pub struct Claim<'a> {
     pub freed: &'a [String],
     /// How far ahead to look for the next job that waits for its time.
     pub horizon: Duration,
-    /// Send a heartbeat along.
-    pub heartbeat: bool,
+    /// Send a heartbeat along, and ask whether the claims of these running attempts still stand.
+    pub heartbeat: Option<&'a Running>,
+    /// How many bytes the payloads may have together. Each may have an equal share of them; a larger one is left where it is, for
+    /// [`WorkerDb::load_payload`](crate::db::WorkerDb::load_payload).
+    pub payload_bytes: usize,
 }
 
 /// What a look found.
@@ -105,6 +116,12 @@ pub enum Claimed {
 
 /// How many epochs are sent along at most.
 const LARGEST: usize = 1000;
+
+/// The payload that comes with its claim however small the share is: to fetch it would cost more than it takes.
+const LEAST_SHARE: usize = 1 << 10;
+
+/// The largest payload that comes with its claim: for what is larger, a statement of its own costs little.
+const LARGEST_SHARE: usize = 64 << 10;
 
 /// How many priorities a position remembers. A queue with more is looked at from the beginning.
 const PRIORITIES: usize = 100;
@@ -150,7 +167,7 @@ pub struct Job {
     pub queue: Option<String>,
     /// Which function does it.
     pub task: String,
-    /// The payload, JSON exactly as it was written.
+    /// The payload, JSON exactly as it was written. Empty as long as it is deferred.
     pub payload: String,
     /// Smaller runs earlier.
     pub priority: i32,
@@ -162,6 +179,8 @@ pub struct Job {
     pub max_attempts: i32,
     /// Names this claim among all claims of the job.
     pub epoch: i64,
+    /// The payload was too large to come with the claim.
+    pub(crate) deferred: bool,
 }
 
 impl std::fmt::Debug for Job {
@@ -187,14 +206,22 @@ impl Job {
         Self { queue: self.queue.clone(), task: self.task.clone(), payload: String::new(), ..*self }
     }
 
+    /// Whether the payload is still in the database, because it was too large to come with the claim. Whoever runs the job fetches it
+    /// first: handlers and functions never meet this.
+    pub fn is_deferred(&self) -> bool {
+        self.deferred
+    }
+
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        let payload = row.try_get::<_, Option<RawJson>>(5)?;
         Ok(Self {
+            deferred: payload.is_none(),
             id: row.try_get(0)?,
             tenant: row.try_get(1)?,
             actor: row.try_get(2)?,
             queue: row.try_get(3)?,
             task: row.try_get(4)?,
-            payload: row.try_get::<_, RawJson>(5)?.0,
+            payload: payload.map(|payload| payload.0).unwrap_or_default(),
             priority: row.try_get(6)?,
             run_at: row.try_get::<_, Instant>(7)?.0,
             attempts: row.try_get(8)?,
@@ -215,7 +242,11 @@ impl Db {
         let (expiry, horizon) = (instance.job_expiry.as_secs_f64(), claim.horizon.as_secs_f64());
         let lease = instance.lease.as_secs_f64();
         let epochs = epochs(claim.limit);
-        let parameters: [(&(dyn ToSql + Sync), Type); 16] = [
+        let share =
+            i32::try_from((claim.payload_bytes / claim.limit.max(1)).clamp(LEAST_SHARE, LARGEST_SHARE)).unwrap_or(0);
+        let none = Running::default();
+        let (running_ids, running_epochs) = claim.heartbeat.unwrap_or(&none).arrays();
+        let parameters: [(&(dyn ToSql + Sync), Type); 19] = [
             (&worker_id, Type::TEXT),
             (&claim.tasks, Type::TEXT_ARRAY),
             (&limit, Type::INT4),
@@ -229,13 +260,18 @@ impl Db {
             (&horizon, Type::FLOAT8),
             (&instance.id, Type::UUID),
             (&epochs, Type::INT8_ARRAY),
+            (&share, Type::INT4),
             (&lease, Type::FLOAT8),
             (&instance.listens, Type::BOOL),
             (&instance.overdue_message, Type::TEXT),
+            (running_ids, Type::INT8_ARRAY),
+            (running_epochs, Type::INT8_ARRAY),
         ];
-        let (sql, parameters) =
-            if claim.heartbeat { (WITH_HEARTBEAT, &parameters[..]) } else { (SQL, &parameters[..13]) };
-        let result = async { read(&self.rows(&client, sql, parameters).await?) };
+        let (sql, parameters) = match claim.heartbeat {
+            Some(_) => (WITH_HEARTBEAT, &parameters[..]),
+            None => (SQL, &parameters[..14]),
+        };
+        let result = async { read(&self.rows(&client, sql, parameters).await?, claim.heartbeat.unwrap_or(&none)) };
         client.run("claim", result).await
     }
 }
@@ -250,7 +286,7 @@ fn epochs(limit: usize) -> Vec<i64> {
     }
 }
 
-fn read(rows: &[Row]) -> Result<Found, tokio_postgres::Error> {
+fn read(rows: &[Row], running: &Running) -> Result<Found, tokio_postgres::Error> {
     let (mut jobs, mut nothing, mut heartbeat) = (Vec::with_capacity(rows.len()), None, None);
     for row in rows {
         if row.try_get::<_, Option<i64>>(0)?.is_some() {
@@ -262,7 +298,7 @@ fn read(rows: &[Row]) -> Result<Found, tokio_postgres::Error> {
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         nothing = Some(Claimed::Nothing { due, on_demand: row.try_get(12)? });
         if row.len() > 13 {
-            heartbeat = Some(Heartbeat::from_row(row, 13)?);
+            heartbeat = Some(Heartbeat::from_row(row, 13, running)?);
         }
     }
     let claimed = match nothing {

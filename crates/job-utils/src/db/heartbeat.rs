@@ -15,8 +15,28 @@ use uuid::Uuid;
 use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 
-const SQL: &str = "SELECT b.rescued, b.silent, b.overdue, b.expired FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
-                   @extschema@.heartbeat($1, $2, make_interval(secs => $3), $4, $5, make_interval(secs => $6)) b";
+/// Which of these claims, by their jobs' ids and their epochs, no longer hold their job: by the same condition that an outcome is
+/// stored by. A look-up by id for each of them, whatever the statistics say.
+macro_rules! taken {
+    ($ids:literal, $epochs:literal) => {
+        concat!(
+            "ARRAY(SELECT a.epoch FROM unnest(",
+            $ids,
+            "::bigint[], ",
+            $epochs,
+            "::bigint[]) AS a (id, epoch) WHERE \
+             (SELECT j.locked_by = $1 AND j.epoch = a.epoch FROM @extschema@.jobs j WHERE j.id = a.id) IS NOT TRUE)"
+        )
+    };
+}
+pub(crate) use taken;
+
+const SQL: &str = concat!(
+    "SELECT b.rescued, b.silent, b.overdue, b.expired, ",
+    taken!("$7", "$8"),
+    " FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
+     @extschema@.heartbeat($1, $2, make_interval(secs => $3), $4, $5, make_interval(secs => $6)) b"
+);
 
 const ENDED: &str = "SELECT @extschema@.ended_instances($1, $2)";
 
@@ -49,7 +69,8 @@ impl Instance {
         worker_id: &'a &str,
         lease: &'a f64,
         expiry: &'a f64,
-    ) -> [(&'a (dyn ToSql + Sync), Type); 6] {
+        running: &'a Running,
+    ) -> [(&'a (dyn ToSql + Sync), Type); 8] {
         [
             (worker_id, Type::TEXT),
             (&self.id, Type::UUID),
@@ -57,6 +78,8 @@ impl Instance {
             (&self.listens, Type::BOOL),
             (&self.overdue_message, Type::TEXT),
             (expiry, Type::FLOAT8),
+            (&running.ids, Type::INT8_ARRAY),
+            (&running.epochs, Type::INT8_ARRAY),
         ]
     }
 
@@ -64,6 +87,34 @@ impl Instance {
     /// next, which has the lease to get through.
     pub(crate) fn patience(&self) -> Duration {
         LEAST_PATIENCE.max(self.lease / 12)
+    }
+}
+
+/// Claims whose attempts run. A heartbeat asks whether they still stand.
+#[derive(Clone, Default)]
+pub struct Running {
+    ids: Vec<i64>,
+    epochs: Vec<i64>,
+}
+
+/// From job ids and epochs.
+impl FromIterator<(i64, i64)> for Running {
+    fn from_iter<T: IntoIterator<Item = (i64, i64)>>(claims: T) -> Self {
+        let (ids, epochs) = claims.into_iter().unzip();
+        Self { ids, epochs }
+    }
+}
+
+impl Running {
+    /// The arrays that a heartbeat takes.
+    pub(crate) fn arrays(&self) -> (&Vec<i64>, &Vec<i64>) {
+        (&self.ids, &self.epochs)
+    }
+
+    /// The claims with these epochs.
+    fn with(&self, epochs: &[i64]) -> Vec<(i64, i64)> {
+        let claims = self.ids.iter().copied().zip(self.epochs.iter().copied());
+        claims.filter(|(_, epoch)| epochs.contains(epoch)).collect()
     }
 }
 
@@ -78,16 +129,20 @@ pub struct Heartbeat {
     pub overdue: Vec<i64>,
     /// Locks have expired: a look from the beginning finds their jobs.
     pub expired: bool,
+    /// Those of the claims that were asked about, as job id and epoch, that no longer hold their job: it is gone, or it was unlocked,
+    /// or another claim has it.
+    pub taken: Vec<(i64, i64)>,
 }
 
 impl Heartbeat {
-    /// From four columns, the first at `index`.
-    pub(crate) fn from_row(row: &Row, index: usize) -> Result<Self, tokio_postgres::Error> {
+    /// From five columns, the first at `index`. `running` is what was asked about.
+    pub(crate) fn from_row(row: &Row, index: usize, running: &Running) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             rescued: row.try_get(index)?,
             silent: row.try_get(index + 1)?,
             overdue: row.try_get(index + 2)?,
             expired: row.try_get(index + 3)?,
+            taken: running.with(&row.try_get::<_, Vec<i64>>(index + 4)?),
         })
     }
 }
@@ -98,13 +153,14 @@ impl Db {
         &self,
         worker_id: &str,
         instance: &Instance,
+        running: &Running,
         limit: Duration,
     ) -> Result<Heartbeat, DbError> {
         let client = self.pressing("heartbeat", limit).await?;
         let result = async {
             let (lease, expiry) = (instance.lease.as_secs_f64(), instance.job_expiry.as_secs_f64());
-            let row = self.row(&client, SQL, &instance.parameters(&worker_id, &lease, &expiry)).await?;
-            Heartbeat::from_row(&row, 0)
+            let row = self.row(&client, SQL, &instance.parameters(&worker_id, &lease, &expiry, running)).await?;
+            Heartbeat::from_row(&row, 0, running)
         };
         client.run("heartbeat", result).await
     }
@@ -115,10 +171,25 @@ impl Db {
         client: &Client,
         worker_id: &str,
         instance: &Instance,
+        running: &Running,
     ) -> Result<Heartbeat, tokio_postgres::Error> {
         let (lease, expiry) = (instance.lease.as_secs_f64(), instance.job_expiry.as_secs_f64());
-        let parameters = instance.parameters(&worker_id, &lease, &expiry);
-        Heartbeat::from_row(&client.query_typed_one(&self.sql(SQL), &parameters).await?, 0)
+        let parameters = instance.parameters(&worker_id, &lease, &expiry, running);
+        Heartbeat::from_row(&client.query_typed_one(&self.sql(SQL), &parameters).await?, 0, running)
+    }
+
+    /// [`Db::heartbeat_by`] on a connection that is made for it and closed after it, with nothing of what other runtimes drive.
+    pub(crate) async fn heartbeat_apart(&self, worker_id: &str, instance: &Instance) -> Result<Heartbeat, DbError> {
+        let beat = async {
+            // Its messages are of no interest, but it ends with their receiver.
+            let (client, _messages) = self.dedicated().await?;
+            self.heartbeat_by(&client, worker_id, instance, &Running::default()).await
+        };
+        let limit = instance.lease / 3;
+        match tokio::time::timeout(limit, beat).await {
+            Ok(result) => result.map_err(DbError::query("heartbeat")),
+            Err(_) => Err(DbError::Timeout { operation: "heartbeat", limit }),
+        }
     }
 
     /// The other instances of this worker id whose session has ended, or is just connecting anew.

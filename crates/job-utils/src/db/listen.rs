@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::db::connect::Connector;
-use crate::db::heartbeat::{Heartbeat, Instance};
+use crate::db::heartbeat::{Heartbeat, Instance, Running};
 use crate::db::notify::{Registrar, Waiting};
 use crate::db::{Db, DbError};
 use crate::error::chain;
@@ -85,7 +85,7 @@ enum Question {
     Identity(oneshot::Sender<Identity>),
     Register(oneshot::Sender<Waiting>),
     Unregister,
-    Heartbeat(Arc<str>, Arc<Instance>, oneshot::Sender<Heartbeat>),
+    Heartbeat(Arc<str>, Arc<Instance>, Running, oneshot::Sender<Heartbeat>),
 }
 
 /// A listening connection, and the id that it holds. Clones share both, which end with the last of them.
@@ -161,10 +161,15 @@ impl Listener {
     }
 
     /// Sends a heartbeat on this connection; None when it did not get through.
-    pub(crate) async fn heartbeat(&self, worker_id: Arc<str>, instance: Arc<Instance>) -> Option<Heartbeat> {
+    pub(crate) async fn heartbeat(
+        &self,
+        worker_id: Arc<str>,
+        instance: Arc<Instance>,
+        running: Running,
+    ) -> Option<Heartbeat> {
         let patience = instance.patience();
         let (question, answer) = oneshot::channel();
-        self.ask(Question::Heartbeat(worker_id, instance, question), answer, patience).await
+        self.ask(Question::Heartbeat(worker_id, instance, running, question), answer, patience).await
     }
 
     /// Ends the registration, when there is so much to do that being woken is of no use. Nothing happens when there is
@@ -320,8 +325,8 @@ impl Task {
                 answered
             }
             Question::Unregister => tokio::time::timeout(ANSWER_TIMEOUT, registrar.unregister(client)).await.is_ok(),
-            Question::Heartbeat(worker_id, instance, question) => {
-                let beat = self.db.heartbeat_by(client, &worker_id, &instance);
+            Question::Heartbeat(worker_id, instance, running, question) => {
+                let beat = self.db.heartbeat_by(client, &worker_id, &instance, &running);
                 let answer = tokio::time::timeout(instance.patience(), beat).await;
                 let answered = answer.is_ok();
                 if let Ok(Ok(beat)) = answer {

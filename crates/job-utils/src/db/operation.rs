@@ -10,8 +10,9 @@
 //! the pool, and the listener asks whether anybody is there ([`Suspicions`]). While all is well that costs nothing.
 
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
 use tokio::runtime::Handle;
@@ -22,6 +23,12 @@ use crate::db::{Db, DbError, waits};
 
 /// How long cancelling a statement may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A timer that is so late tells of a process that was halted, or whose threads were all held by something that blocks.
+const LATE: Duration = Duration::from_millis(250);
+
+/// How long an answer that is there may take to be read after that.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a connection is good for after its operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +99,13 @@ impl Operation {
         operation: &'static str,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, DbError> {
-        let Ok(result) = tokio::time::timeout(self.limit, work).await else {
+        let (begun, mut work) = (Instant::now(), pin!(work));
+        let mut answer = tokio::time::timeout(self.limit, &mut work).await;
+        if answer.is_err() && begun.elapsed() > self.limit + LATE {
+            // The timer was late, too: it was this process that stood still. The answer may be there, unread.
+            answer = tokio::time::timeout(UNREAD_TIMEOUT, work).await;
+        }
+        let Ok(result) = answer else {
             // What is pressing ends early; that says nothing of other connections.
             if self.limit >= self.db.statement_timeout() {
                 self.db.suspect();
@@ -128,6 +141,10 @@ impl Operation {
     }
 
     fn answered<T>(&self, result: Result<T, DbError>) -> Result<T, DbError> {
+        if matches!(result, Err(DbError::Timeout { .. })) {
+            // It goes on: whoever drops this cancels it.
+            return result;
+        }
         let lost = result.as_ref().is_err_and(DbError::is_of_the_connection);
         // Nobody has set it before: an operation runs once.
         let _ = self.fate.set(if lost { Fate::Discard } else { Fate::Keep });

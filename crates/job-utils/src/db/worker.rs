@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub use crate::db::claim::{Claim, Claimed, Found, Job, Position};
-pub use crate::db::heartbeat::{Heartbeat, Instance};
+pub use crate::db::heartbeat::{Heartbeat, Instance, Running};
 use crate::db::{Db, DbError, Horizon, Listener};
 
 /// What a worker may do in the database, under its id and as an instance of it.
@@ -33,20 +33,48 @@ impl WorkerDb {
         self.db.claim(&self.worker_id, &self.instance, claim).await
     }
 
-    /// Shows that this instance lives, and looks after the jobs of others. The first heartbeat registers it.
-    pub async fn heartbeat(&self) -> Result<Heartbeat, DbError> {
-        self.db.heartbeat(&self.worker_id, &self.instance, Duration::MAX).await
+    /// About how many bytes a claimed job's payload has; None when the claim no longer stands.
+    ///
+    /// # Errors
+    /// The database did not say.
+    pub async fn payload_size(&self, job: &Job) -> Result<Option<usize>, DbError> {
+        self.db.payload_size(job).await
     }
 
-    /// [`WorkerDb::heartbeat`] for an instance that is registered; by the listening connection when the pool's do not get
-    /// through: all in use by something slow, say, or none to be had because the server has no more.
-    pub async fn heartbeat_by(&self, listener: &Listener) -> Result<Heartbeat, DbError> {
-        match self.db.heartbeat(&self.worker_id, &self.instance, self.instance.patience()).await {
+    /// Brings a claimed job's payload, of about `size` bytes; false when the claim no longer stands. Dropped, it cancels the statement.
+    ///
+    /// # Errors
+    /// The database did not bring it.
+    pub async fn load_payload(&self, job: &mut Job, size: usize) -> Result<bool, DbError> {
+        self.db.load_payload(job, size).await
+    }
+
+    /// Shows that this instance lives, and looks after the jobs of others. The first heartbeat registers it.
+    pub async fn heartbeat(&self) -> Result<Heartbeat, DbError> {
+        self.db.heartbeat(&self.worker_id, &self.instance, &Running::default(), Duration::MAX).await
+    }
+
+    /// [`WorkerDb::heartbeat`] for an instance that is registered, and asks whether the claims of what is `running` still stand; by
+    /// the listening connection when the pool's do not get through: all in use by something slow, say, or none to be had because
+    /// the server has no more.
+    pub async fn heartbeat_by(&self, listener: &Listener, running: Running) -> Result<Heartbeat, DbError> {
+        match self.db.heartbeat(&self.worker_id, &self.instance, &running, self.instance.patience()).await {
             Err(error) if error.is_transient() => {
-                listener.heartbeat(self.worker_id.clone(), self.instance.clone()).await.ok_or(error)
+                listener.heartbeat(self.worker_id.clone(), self.instance.clone(), running).await.ok_or(error)
             }
             result => result,
         }
+    }
+
+    /// [`WorkerDb::heartbeat`] for an instance that is registered, on a connection of its own: for a runtime beside the one that drives
+    /// all others.
+    pub async fn heartbeat_apart(&self) -> Result<Heartbeat, DbError> {
+        self.db.heartbeat_apart(&self.worker_id, &self.instance).await
+    }
+
+    /// How long this instance may be silent.
+    pub fn lease(&self) -> Duration {
+        self.instance.lease
     }
 
     /// Other instances of this worker id whose session has ended, or is just connecting anew.

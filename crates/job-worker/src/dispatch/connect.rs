@@ -4,9 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Uri;
-use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -20,6 +18,7 @@ use tower_service::Service;
 use url::Url;
 
 use crate::dispatch::failure::Failure;
+use crate::dispatch::payload::Payload;
 
 /// How long a connection may take to stand, TLS included.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,9 +31,6 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 /// How long sent data may stay unacknowledged before the connection counts as broken.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A request's body: the payload in one piece.
-pub(crate) type Payload = Full<Bytes>;
 
 /// Which server: scheme, host and port.
 #[derive(Debug)]

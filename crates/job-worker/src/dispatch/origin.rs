@@ -9,8 +9,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 
-use crate::dispatch::connect::{Connector, Payload, Place};
+use crate::dispatch::connect::{Connector, Place};
 use crate::dispatch::failure::{Failure, Progress};
+use crate::dispatch::payload::Payload;
 
 /// Idle connections are closed before the function's server does: Node's does after 5 s, and a POST that meets the
 /// closing connection would fail without anybody's fault.

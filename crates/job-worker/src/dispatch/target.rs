@@ -12,8 +12,9 @@ use job_utils::wire::headers;
 use job_utils::wire::signature::CallbackUrls;
 use url::Url;
 
-use crate::dispatch::connect::{Connector, Payload, Place, authority};
+use crate::dispatch::connect::{Connector, Place, authority};
 use crate::dispatch::origin::Origin;
+use crate::dispatch::payload::Payload;
 use crate::dispatch::secrets::{Secrets, credentials};
 
 const X_WORKER_ID: HeaderName = HeaderName::from_static(headers::X_WORKER_ID);
@@ -69,9 +70,9 @@ impl Target {
         Ok(Self { url, origin, secrets, uri, headers })
     }
 
-    /// The request of a job. It takes the payload, as Postgres returned it.
-    pub(crate) fn request(&self, job: &mut Job, callback: &Callback) -> Request<Payload> {
-        let mut request = Request::new(Payload::from(std::mem::take(&mut job.payload)));
+    /// The request of a job, with its payload as Postgres returned it.
+    pub(crate) fn request(&self, job: &Job, payload: Payload, callback: &Callback) -> Request<Payload> {
+        let mut request = Request::new(payload);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         let mut headers = self.headers.clone();

@@ -266,7 +266,7 @@ async fn an_answer_before_the_end_of_the_request_counts_and_its_connection_holds
         }
     });
     let _worker = bench.worker(&format!("http://{address}")).env("JOBS_DISPATCH_TIMEOUT", "20s").spawn();
-    let big = format!("\"{}\"", "x".repeat(32 << 20));
+    let big = format!("\"{}\"", "x".repeat(15 << 20));
     let id = bench.add_with("big", &big, ", max_attempts := 1").await;
     bench.gone(id).await;
     let started = std::time::Instant::now();

@@ -1,0 +1,197 @@
+//! Place: what a slot runs at this moment, so that an attempt is found while it runs: by its claim, to be ended when that has been taken
+//! away; and by how long it has held its thread.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use job_utils::db::Running;
+use tokio::sync::Notify;
+
+use crate::slots::Claim;
+
+/// An attempt that has run for so long is asked about. Quick ones cost nothing.
+const ASKED: Duration = Duration::from_secs(1);
+
+/// A handler that holds its thread for so long in one go blocks it.
+pub(crate) const BLOCKED: Duration = Duration::from_secs(1);
+
+/// A handler that blocked its thread so long ago may still be why something is late.
+const RECENT: Duration = Duration::from_secs(15);
+
+/// All places of a worker. They are kept: there are as many as jobs have run at once.
+#[derive(Default)]
+pub(crate) struct Places(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    all: Vec<Arc<Place>>,
+    free: Vec<Arc<Place>>,
+}
+
+/// One slot's place.
+pub(crate) struct Place {
+    attempt: Mutex<Option<Attempt>>,
+    /// The attempt has been taken away.
+    taken: Notify,
+    /// When the handler's code got its thread, in milliseconds since `origin`; 0: it has none.
+    entered: AtomicU64,
+    /// When a handler last let go of a thread that it had blocked, and for how long it had.
+    blocked: Mutex<Option<(Instant, Duration)>>,
+    origin: Instant,
+}
+
+struct Attempt {
+    claim: Claim,
+    since: Instant,
+    /// It may end its job by itself, in a transaction: that the job is gone means nothing.
+    ends_itself: bool,
+    taken: bool,
+}
+
+impl Places {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a slot that begins.
+    pub(crate) fn take(&self) -> Arc<Place> {
+        let mut inner = self.inner();
+        if let Some(place) = inner.free.pop() {
+            return place;
+        }
+        let (attempt, taken, entered, blocked) = Default::default();
+        let place = Arc::new(Place { attempt, taken, entered, blocked, origin: Instant::now() });
+        inner.all.push(place.clone());
+        place
+    }
+
+    /// The slot has ended.
+    pub(crate) fn give_back(&self, place: Arc<Place>) {
+        place.end();
+        self.inner().free.push(place);
+    }
+
+    /// The claims of attempts that have run for a while and do not end their jobs themselves.
+    pub(crate) fn running(&self) -> Running {
+        let inner = self.inner();
+        let claim = |place: &Arc<Place>| {
+            let attempt = place.attempt();
+            let attempt = attempt.as_ref().filter(|attempt| !attempt.ends_itself && !attempt.taken)?;
+            (attempt.since.elapsed() >= ASKED).then_some(attempt.claim)
+        };
+        inner.all.iter().filter_map(claim).collect()
+    }
+
+    /// These claims no longer hold their jobs: ends the attempts that still run by them, and returns their jobs' ids.
+    pub(crate) fn take_away(&self, claims: &[Claim]) -> Vec<i64> {
+        let inner = self.inner();
+        let ended = |place: &Arc<Place>| {
+            let mut attempt = place.attempt();
+            let attempt = attempt.as_mut().filter(|attempt| !attempt.ends_itself && !attempt.taken)?;
+            if !claims.contains(&attempt.claim) {
+                return None;
+            }
+            attempt.taken = true;
+            place.taken.notify_waiters();
+            Some(attempt.claim.0)
+        };
+        inner.all.iter().filter_map(ended).collect()
+    }
+
+    /// How long a handler has blocked its thread, one that still does or one that has let go of it not long ago.
+    pub(crate) fn blocked(&self) -> Option<Duration> {
+        self.inner().all.iter().filter_map(|place| place.blocked()).max()
+    }
+}
+
+impl Place {
+    fn attempt(&self) -> MutexGuard<'_, Option<Attempt>> {
+        self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An attempt begins.
+    pub(crate) fn begin(&self, claim: Claim) {
+        let attempt = Attempt { claim, since: Instant::now(), ends_itself: false, taken: false };
+        *self.attempt() = Some(attempt);
+    }
+
+    /// Its outcome is known: from now on the job may be gone, and rightly so.
+    pub(crate) fn end(&self) {
+        *self.attempt() = None;
+        self.entered.store(0, Ordering::Relaxed);
+    }
+
+    /// The attempt ends its job by itself, if it is still the one that runs here.
+    pub(crate) fn ends_itself(&self, claim: Claim) {
+        if let Some(attempt) = self.attempt().as_mut().filter(|attempt| attempt.claim == claim) {
+            attempt.ends_itself = true;
+        }
+    }
+
+    /// Waits until the attempt that runs here has been taken away.
+    pub(crate) async fn taken(&self) {
+        loop {
+            // Made first: it wakes for what comes after this.
+            let told = self.taken.notified();
+            if self.attempt().as_ref().is_some_and(|attempt| attempt.taken) {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// The handler's code gets its thread.
+    pub(crate) fn enter(&self) {
+        self.entered.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// It lets go of it, after so long.
+    pub(crate) fn leave(&self, held: Duration) {
+        self.entered.store(0, Ordering::Relaxed);
+        if held >= BLOCKED {
+            *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), held));
+        }
+    }
+
+    /// For how long a handler here has blocked its thread, now or not long ago.
+    fn blocked(&self) -> Option<Duration> {
+        let entered = self.entered.load(Ordering::Relaxed);
+        let held = Duration::from_millis(self.now().saturating_sub(entered));
+        if entered > 0 && held >= BLOCKED {
+            return Some(held);
+        }
+        let blocked = *self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        blocked.filter(|(ended, _)| ended.elapsed() < RECENT).map(|(_, held)| held)
+    }
+
+    fn now(&self) -> u64 {
+        // 0 means something else.
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attempt_is_ended_by_its_own_claim_only_and_not_when_it_ends_its_job_itself() {
+        let places = Places::default();
+        let place = places.take();
+        place.begin((1, 7));
+        assert!(places.take_away(&[(1, 8), (2, 7)]).is_empty(), "another claim of the job, and another job");
+        place.ends_itself((1, 8));
+        assert_eq!(places.take_away(&[(1, 7)]), [1]);
+        place.taken().await;
+        assert!(places.take_away(&[(1, 7)]).is_empty(), "told once");
+        place.begin((1, 9));
+        place.ends_itself((1, 9));
+        assert!(places.take_away(&[(1, 9)]).is_empty());
+        place.end();
+        assert!(places.take_away(&[(1, 9)]).is_empty(), "its outcome is known");
+        places.give_back(place);
+        places.take();
+        assert_eq!(places.inner().all.len(), 1, "places are used again");
+    }
+}
