@@ -109,7 +109,9 @@ async fn a_dry_run_logs_recipient_and_subject_and_sends_nothing() {
     let mailgun = FakeMailgun::start().await;
     let mut variables = variables(&mailgun);
     variables.push(("SEND_EMAIL_DRY_RUN", "true".to_owned()));
+    variables.push(("SMTP_HOTS", "mail.example.com".to_owned()));
     let mut running = Running::start(&borrowed(&variables)).await;
+    assert!(running.process.output().contains("SMTP_HOTS is set, and nothing reads it: did you mean SMTP_HOST?"));
     assert_eq!(running.job(&message()).await, (200, false, json!({ "complete": true, "dryRun": true })));
     let line = running.process.wait_for_line("dry run", SOON).await;
     assert!(line.contains("ada@example.com") && line.contains("Your report"), "{line}");
