@@ -10,7 +10,7 @@ use job_worker::{
     enqueue_many, schedule,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{Connection, PgPool};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Receipt {
@@ -105,7 +105,7 @@ async fn main() -> Result<()> {
     enqueue(&pool, NewJob::raw("by_text", "")).await?;
     enqueue(&pool, NewJob::raw("in_the_way", "")).await?;
     let options = job_worker::TaskOptions::new;
-    let db = Db::from_url(pool.connect_options().to_url_lossy().as_str())?;
+    let db = Db::from_url(&url)?;
     let worker = Worker::builder(db).state(pool.clone()).task(receipt);
     let worker = worker.raw_task("by_text", options(), by_text);
     let worker = worker.raw_task("in_the_way", options(), in_the_way).build()?;

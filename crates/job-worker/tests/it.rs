@@ -20,6 +20,7 @@ mod it {
     mod outages;
     mod payloads;
     mod places;
+    mod pools;
     mod postponed;
     mod queues;
     mod requests;

@@ -33,9 +33,9 @@ pub enum DbError {
         operation: &'static str,
         /// The SQLSTATE, when Postgres answered with an error.
         state: Option<SqlState>,
-        /// Postgres's answer, the broken connection, or the pool.
+        /// Postgres's answer, the broken connection, or the pool. In a box, since it is large.
         #[source]
-        source: sqlx::Error,
+        source: Box<sqlx::Error>,
     },
     /// The statement got no answer in time. Whether it was carried out is not known.
     #[error("{operation} got no answer within {} (JOBS_STATEMENT_TIMEOUT at most)", in_words(*limit))]
@@ -71,7 +71,7 @@ impl DbError {
     pub(crate) fn sqlx(operation: &'static str) -> impl Fn(sqlx::Error) -> Self + Copy {
         move |source| {
             let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
-            Self::Sqlx { operation, state: code.map(|code| SqlState::from_code(&code)), source }
+            Self::Sqlx { operation, state: code.map(|code| SqlState::from_code(&code)), source: Box::new(source) }
         }
     }
 
@@ -105,7 +105,7 @@ impl DbError {
             },
             #[cfg(feature = "sqlx")]
             Self::Sqlx { state, source, .. } => match state {
-                None => matches!(source, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut),
+                None => matches!(**source, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut),
                 Some(code) => is_transient_state(code),
             },
         }
@@ -121,7 +121,7 @@ impl DbError {
         match self {
             Self::Query { source, .. } => source.code().is_none(),
             #[cfg(feature = "sqlx")]
-            Self::Sqlx { state, source, .. } => state.is_none() && !matches!(source, sqlx::Error::PoolTimedOut),
+            Self::Sqlx { state, source, .. } => state.is_none() && !matches!(**source, sqlx::Error::PoolTimedOut),
             Self::Timeout { .. } => true,
             Self::Connect(_) | Self::NoDatabase { .. } | Self::Config(_) => false,
         }
@@ -211,7 +211,9 @@ fn is_broken(error: &tokio_postgres::Error) -> bool {
 pub fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
     let conflicts = [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
     #[cfg(feature = "sqlx")]
-    if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+    let in_a_box = || error.downcast_ref::<Box<sqlx::Error>>().map(|error| &**error);
+    #[cfg(feature = "sqlx")]
+    if let Some(error) = error.downcast_ref::<sqlx::Error>().or_else(in_a_box) {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         return code.is_some_and(|code| conflicts.iter().any(|conflict| conflict.code() == code));
     }
