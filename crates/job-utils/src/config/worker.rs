@@ -148,9 +148,6 @@ const LEAST_LEASE: Duration = Duration::from_secs(1);
 /// More jobs than a process has room for.
 const MOST_JOBS: usize = 1_000_000;
 
-/// A tebibyte, in MiB.
-const MOST_MEMORY: usize = 1 << 20;
-
 /// Which tasks a worker or scheduler takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -322,7 +319,7 @@ impl WorkerConfig {
             concurrency,
             task_concurrency: read_task_concurrency(reader),
             prefetch: reader.number_within(&JOBS_PREFETCH, 0..=MOST_JOBS),
-            payload_memory: reader.number_within(&JOBS_PAYLOAD_MEMORY, 1..=MOST_MEMORY) << 20,
+            payload_memory: reader.number_within(&JOBS_PAYLOAD_MEMORY, 1..=1 << 20) << 20,
             poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
             shutdown_grace: reader.duration(&JOBS_SHUTDOWN_GRACE),
             dispatch_timeout,
