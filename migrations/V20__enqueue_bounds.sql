@@ -1,5 +1,49 @@
 -- Bounds of enqueueing: a trigger that keeps rows out ends no call in a loop, and what is stored has a size.
 
+-- Sizes. A payload has 16 MiB at most, unless set_max_payload says otherwise: a worker holds those of the jobs it runs in memory, and
+-- what is larger belongs elsewhere, with a reference in the payload. A rule of a schedule has 64 KiB: a scheduler reads all of them.
+--
+-- Inserts into jobs are looked at once per statement, along with what is counted there anyhow, and a job that is replaced by its key
+-- in the function that does it: the condition of a trigger for each row would be read anew by each statement, at 5 us and more. Only
+-- what is beyond 64 KiB is measured exactly. Rows that exist stay as they are and can be updated.
+CREATE TABLE @extschema@.limits (
+    name text PRIMARY KEY,
+    bytes int NOT NULL,
+    CONSTRAINT limits_known CHECK (name = 'payload' AND bytes BETWEEN 65536 AND 536870912)
+);
+COMMENT ON TABLE @extschema@.limits IS 'Limits of the schema that are not the default; set_max_payload changes them.';
+
+-- An error when a payload of so many bytes is beyond the limit. SECURITY DEFINER: whoever may enqueue needs no right to the limits.
+CREATE FUNCTION @extschema@.refuse_large_payload(relation text, size bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    allowed int := coalesce((SELECT l.bytes FROM @extschema@.limits l WHERE l.name = 'payload'), 16777216);
+BEGIN
+    IF size > allowed THEN
+        RAISE EXCEPTION 'the payload has % bytes, and % are allowed', size, allowed
+            USING ERRCODE = 'check_violation', TABLE = relation, CONSTRAINT = relation || '_payload_size',
+                  HINT = 'Store the content elsewhere and put a reference into the payload, or raise the limit: SELECT @extschema@.set_max_payload(…).';
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.refuse_large_payload(text, bigint) FROM PUBLIC;
+
+-- A role that was given a right to enqueue_job by hand needs this one, too.
+DO $rights$
+DECLARE
+    was record;
+BEGIN
+    FOR was IN
+        SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+          FROM pg_proc p CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+         WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proname = 'enqueue_job' AND a.privilege_type = 'EXECUTE'
+           AND a.grantee <> p.proowner
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.refuse_large_payload(text, bigint) TO %s', was.grantee);
+    END LOOP;
+END
+$rights$;
+
 -- A BEFORE INSERT trigger of the application's may return NULL, because the row goes elsewhere. Then a job's row is not written
 -- and nothing holds its key, which until now looked like another session being faster: the call tried again without end.
 --
@@ -36,6 +80,9 @@ BEGIN
              coalesce(new_run_at, now()), coalesce(new_max_attempts, 25), coalesce(new_priority, 0))
         RETURNING * INTO job;
         RETURN job;
+    END IF;
+    IF pg_column_size(new_payload) > 65536 THEN
+        PERFORM @extschema@.refuse_large_payload('jobs', octet_length(new_payload::text));
     END IF;
     FOR turn IN 1 .. 100 LOOP
         INSERT INTO @extschema@.jobs AS j
@@ -91,6 +138,9 @@ BEGIN
         id := (@extschema@.enqueue_job(
             tenant, actor, identifier, payload, job_key, queue_name, run_at, max_attempts, priority)).id;
         RETURN;
+    END IF;
+    IF pg_column_size(payload) > 65536 THEN
+        PERFORM @extschema@.refuse_large_payload('jobs', octet_length(payload::text));
     END IF;
     FOR turn IN 1 .. 100 LOOP
         IF mode = 'ignore' AND current_setting('transaction_isolation') = 'read committed' THEN
@@ -268,35 +318,7 @@ $$;
 COMMENT ON COLUMN @extschema@.schedule_fires.outcome IS
     'made: job_id is its job. skipped (the previous one waits or runs, or a trigger kept the job out), failed: reason says why. missed: there was no scheduler or no database; the row stands for the earlier ones that reason tells of, too.';
 
--- Sizes. A payload has 16 MiB at most, unless set_max_payload says otherwise: a worker holds those of the jobs it runs in memory, and
--- what is larger belongs elsewhere, with a reference in the payload. A rule of a schedule has 64 KiB: a scheduler reads all of them.
---
--- Inserts are looked at once per statement, along with what is counted there anyhow: the condition of a trigger for each row would be
--- read anew by each statement, at 5 us. Only what is beyond 64 KiB is measured exactly. Rows that exist stay as they are and can be
--- updated.
-CREATE TABLE @extschema@.limits (
-    name text PRIMARY KEY,
-    bytes int NOT NULL,
-    CONSTRAINT limits_known CHECK (name = 'payload' AND bytes BETWEEN 65536 AND 536870912)
-);
-COMMENT ON TABLE @extschema@.limits IS 'Limits of the schema that are not the default; set_max_payload changes them.';
-
--- An error when a payload of so many bytes is beyond the limit.
-CREATE FUNCTION @extschema@.refuse_large_payload(relation text, size bigint) RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-    allowed int := coalesce((SELECT l.bytes FROM @extschema@.limits l WHERE l.name = 'payload'), 16777216);
-BEGIN
-    IF size > allowed THEN
-        RAISE EXCEPTION 'the payload has % bytes, and % are allowed', size, allowed
-            USING ERRCODE = 'check_violation', TABLE = relation, CONSTRAINT = relation || '_payload_size',
-                  HINT = 'Store the content elsewhere and put a reference into the payload, or raise the limit: SELECT @extschema@.set_max_payload(…).';
-    END IF;
-END
-$$;
-REVOKE ALL ON FUNCTION @extschema@.refuse_large_payload(text, bigint) FROM PUBLIC;
-
--- As in V9, with the largest payload. (What comes from another table, compressed there, is measured as it is stored.)
+-- As in V19, with the largest payload. (What comes from another table, compressed there, is measured as it is stored.)
 CREATE OR REPLACE FUNCTION @extschema@.tg_jobs_inserted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -307,7 +329,7 @@ DECLARE
     woken boolean;
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        RAISE EXCEPTION 'this trigger function is for the table jobs of its schema only' USING ERRCODE = 'insufficient_privilege';
+        PERFORM @extschema@.refuse_other_table(TG_RELID);
     END IF;
     SELECT count(*), count(n.queue_name), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings)
       INTO jobs, queued, largest, on_demand FROM new_rows n;
@@ -332,40 +354,36 @@ END
 $$;
 
 -- SECURITY DEFINER: whoever may write jobs needs no right to the limits.
-CREATE FUNCTION @extschema@.tg_bounded() RETURNS trigger
+CREATE FUNCTION @extschema@.tg_schedule_bounded() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     size int;
 BEGIN
-    IF TG_RELID NOT IN ('@extschema@.jobs'::regclass, '@extschema@.scheduled_jobs'::regclass) THEN
-        RAISE EXCEPTION 'this trigger function is for the tables of its schema only' USING ERRCODE = 'insufficient_privilege';
+    IF TG_RELID <> '@extschema@.scheduled_jobs'::regclass THEN
+        RAISE EXCEPTION 'this trigger function is for the table scheduled_jobs of its schema only'
+            USING ERRCODE = 'insufficient_privilege';
     END IF;
-    PERFORM @extschema@.refuse_large_payload(TG_TABLE_NAME, octet_length(NEW.payload::text));
-    IF TG_RELID = '@extschema@.scheduled_jobs'::regclass THEN
-        size := octet_length(NEW.schedule_info::text);
-        IF size > 65536 THEN
-            RAISE EXCEPTION 'schedule_info has % bytes, and 65536 are allowed', size
-                USING ERRCODE = 'check_violation', TABLE = 'scheduled_jobs', CONSTRAINT = 'scheduled_jobs_schedule_info_size',
-                      HINT = 'Spread the times over several schedules.';
-        END IF;
+    PERFORM @extschema@.refuse_large_payload('scheduled_jobs', octet_length(NEW.payload::text));
+    size := octet_length(NEW.schedule_info::text);
+    IF size > 65536 THEN
+        RAISE EXCEPTION 'schedule_info has % bytes, and 65536 are allowed', size
+            USING ERRCODE = 'check_violation', TABLE = 'scheduled_jobs', CONSTRAINT = 'scheduled_jobs_schedule_info_size',
+                  HINT = 'Spread the times over several schedules.';
     END IF;
     RETURN NEW;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.tg_bounded() FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.tg_schedule_bounded() FROM PUBLIC;
 
 -- A transaction that stands in the way ends the migration rather than hold up everybody who comes after it.
 SET LOCAL lock_timeout = '5s';
-CREATE TRIGGER jobs_bounded BEFORE UPDATE OF payload ON @extschema@.jobs FOR EACH ROW
-    WHEN (pg_column_size(NEW.payload) > 65536 AND NEW.payload::text <> OLD.payload::text)
-    EXECUTE FUNCTION @extschema@.tg_bounded();
 CREATE TRIGGER scheduled_jobs_bounded BEFORE INSERT ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 OR pg_column_size(NEW.schedule_info) > 65536)
-    EXECUTE FUNCTION @extschema@.tg_bounded();
+    EXECUTE FUNCTION @extschema@.tg_schedule_bounded();
 CREATE TRIGGER scheduled_jobs_bounded_update BEFORE UPDATE OF payload, schedule_info ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 AND NEW.payload::text <> OLD.payload::text
           OR pg_column_size(NEW.schedule_info) > 65536 AND NEW.schedule_info::text <> OLD.schedule_info::text)
-    EXECUTE FUNCTION @extschema@.tg_bounded();
+    EXECUTE FUNCTION @extschema@.tg_schedule_bounded();
 SET LOCAL lock_timeout = DEFAULT;
 
 -- NULL is the default.

@@ -64,6 +64,8 @@ BEGIN
         END LOOP;
         RETURN;
     END IF;
+    PERFORM @extschema@.refuse_large_payload('jobs', max(octet_length(p.payload::text)))
+       FROM unnest(payloads) AS p (payload) WHERE pg_column_size(p.payload) > 65536 HAVING count(*) > 0;
     ids := ARRAY(SELECT nextval('@extschema@.jobs_id_seq') FROM generate_series(1, cardinality(identifiers)));
     FOR turn IN 1 .. 100 LOOP
         IF cardinality(ignoring) > 0 AND current_setting('transaction_isolation') = 'read committed' THEN

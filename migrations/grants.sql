@@ -10,23 +10,23 @@ DECLARE
     -- whoever may call one can put it on a table of his own.
     producer CONSTANT text[] := '{
         add_job, add_jobs, add_jobs_for_own_tenant, add_scheduled_job, enqueue, enqueue_all, enqueue_all_for_own_tenant,
-        enqueue_for_own_tenant, own_uuid}';
+        enqueue_for_own_tenant, graphql_add_job, graphql_add_scheduled_job, own_uuid}';
     runtime CONSTANT text[] := '{
         add_job, add_job_for_any_tenant, add_jobs, add_jobs_for_any_tenant, add_jobs_for_own_tenant, complete_in_transaction,
         enqueue, enqueue_all, enqueue_all_for_any_tenant, enqueue_all_for_own_tenant, enqueue_for_any_tenant,
-        enqueue_for_own_tenant, own_uuid,
+        enqueue_for_own_tenant, graphql_add_job, own_uuid, refuse_large_payload,
 
         accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs, end_held_jobs,
-        ended_instances, extend_job, fail_held_jobs, fail_job, forget_worker, get_job, heartbeat, instance_lock, interrupt_jobs,
-        lock_queue, next_run_at, permanently_fail_jobs, positions_left, register_waiter, release_claimed_jobs,
-        release_held_jobs, release_jobs, require_worker_id, reschedule_jobs, retry_at, take_back_jobs, unregister_waiter,
+        ended_instances, extend_job, fail_held_jobs, fail_job, force_unlock_workers, forget_worker, get_job, heartbeat,
+        instance_lock, interrupt_jobs, lock_queue, next_run_at, permanently_fail_jobs, positions_left, register_waiter, release_claimed_jobs,
+        release_held_jobs, release_jobs, remove_job, require_worker_id, reschedule_jobs, retry_at, take_back_jobs, unregister_waiter,
         waiter_horizon, waiter_horizon_passed, waiter_lock, wake_workers, warn_of_jobs,
 
         claim_scheduled_jobs, claim_schedules, enqueue_job, fire_schedule, fire_schedules, get_scheduled_job, leave_scheduler,
         mark_schedules, materialise_scheduled_jobs, prune_schedule_fires, release_scheduled_jobs, release_schedules,
         run_scheduled_job, schedule_digest, scheduler_heartbeat}';
     administrators CONSTANT text[] := runtime || '{
-        add_scheduled_job, add_scheduled_job_for_any_tenant, set_max_payload, set_notify}';
+        add_scheduled_job, add_scheduled_job_for_any_tenant, graphql_add_scheduled_job, set_max_payload, set_notify}';
 BEGIN
     FOREACH role_name IN ARRAY '{administrator,jobs_runtime,jobs_producer}'::text[] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role_name) THEN

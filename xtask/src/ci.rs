@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::steps::{Steps, cargo, cargo_output};
 use crate::tidy::workspace::Workspace;
-use crate::{chaos, deploy_check, library, rules};
+use crate::{chaos, deploy_check, library, postgraphile, rules};
 
 /// What a crate must not link, with these arguments for its features: a function no database client, an application neither what
 /// only a program needs nor what it has no use for.
@@ -81,6 +81,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
             steps.step("schedules beside croniter and cron-parser", some).await?;
         }
         Err(missing) => steps.skip("schedules beside croniter and cron-parser", &format!("{missing:#}")),
+    }
+    match postgraphile::install().await {
+        Ok(installed) => steps.step("PostGraphile's schema", postgraphile::compare(installed)).await?,
+        Err(missing) => steps.skip("PostGraphile's schema", &format!("{missing:#}")),
     }
     steps.step("chaos, 20 s of it", chaos::run(chaos::Options::short(CHAOS_SEED))).await?;
     steps.finish();

@@ -12,6 +12,7 @@ mod extension;
 mod fuzz;
 mod library;
 mod minder;
+mod postgraphile;
 mod rules;
 mod semver;
 mod setup;
@@ -64,6 +65,8 @@ enum Command {
     Chaos(chaos::Options),
     /// Compare when schedules fire with other evaluators of cron rules, and explain every difference
     Rules(rules::Options),
+    /// Compare what PostGraphile shows of the schema with the committed list
+    Postgraphile,
     /// A function instance of a chaos run
     #[command(hide = true)]
     ChaosFunction(chaos::function::Options),
@@ -103,6 +106,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Bench(options) => Box::pin(bench::run(options)),
         Command::Chaos(options) => Box::pin(chaos::run(options)),
         Command::Rules(options) => Box::pin(rules::run(options)),
+        Command::Postgraphile => Box::pin(postgraphile::run()),
         Command::ChaosFunction(options) => Box::pin(chaos::function::run(options)),
         Command::DeployCheck(options) => Box::pin(deploy_check::run(options)),
         Command::ComposeTest(options) => Box::pin(compose_test::run(options)),

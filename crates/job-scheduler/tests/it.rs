@@ -13,6 +13,7 @@ mod it {
     mod network;
     mod next;
     mod outage;
+    mod rule_check;
     mod stop;
     mod support;
     mod take_over;

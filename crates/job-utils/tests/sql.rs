@@ -35,6 +35,8 @@ mod sql {
     mod materialise;
     mod migrate;
     mod modes;
+    mod more_forms;
+    mod neighbours;
     mod notify;
     mod operation;
     mod queues;

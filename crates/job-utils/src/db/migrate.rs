@@ -38,6 +38,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V23__schedule_bounds", include_str!("../../migrations/V23__schedule_bounds.sql")),
     ("V24__administration", include_str!("../../migrations/V24__administration.sql")),
     ("V25__batches_kept_out", include_str!("../../migrations/V25__batches_kept_out.sql")),
+    ("V26__neighbours", include_str!("../../migrations/V26__neighbours.sql")),
 ];
 
 /// Run after the migrations, every time.

@@ -16,7 +16,8 @@ async fn a_payload_beyond_the_limit_is_refused_with_a_hint_by_every_way_in() {
     let db = database().await;
     let s = Session::open(&db).await;
     let (fits, too_large) = (json(16 * MIB), json(16 * MIB + 1));
-    s.run(&format!("SELECT app_jobs.add_job('x', {fits}); SELECT app_jobs.add_job('x', {})", json(10 * MIB))).await;
+    s.run(&format!("SELECT app_jobs.add_job('x', {fits}); SELECT app_jobs.add_job('x', {}, 'k')", json(10 * MIB)))
+        .await;
     s.run(&format!("SELECT app_jobs.add_scheduled_job('x', {fits})")).await;
     for (call, place) in [
         (format!("SELECT app_jobs.add_job('x', {too_large})"), ""),
@@ -26,7 +27,7 @@ async fn a_payload_beyond_the_limit_is_refused_with_a_hint_by_every_way_in() {
         (format!("SELECT app_jobs.add_jobs('{{a,b}}', ARRAY['1', {too_large}])"), "job 2: "),
         (format!("SELECT app_jobs.add_jobs('{{a,b}}', ARRAY['1', {too_large}], '{{k,l}}')"), "job 2: "),
         (format!("INSERT INTO app_jobs.jobs (task_identifier, payload) VALUES ('x', {too_large})"), ""),
-        (format!("UPDATE app_jobs.jobs SET payload = {too_large}"), ""),
+        (format!("SELECT app_jobs.enqueue('x', {too_large}, 'k', 'preserve_run_at')"), ""),
         (format!("SELECT app_jobs.add_scheduled_job('x', {too_large})"), ""),
         (format!("UPDATE app_jobs.scheduled_jobs SET payload = {too_large}"), ""),
     ] {

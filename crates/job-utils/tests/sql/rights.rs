@@ -40,24 +40,26 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
         .await;
     let path = "search_path=pg_catalog, pg_temp";
     let expected = [
-        ("add_job", 3),
+        ("add_job", 4),
         ("add_job_for_any_tenant", 1),
         ("add_jobs_for_any_tenant", 1),
         ("add_jobs_for_own_tenant", 1),
-        ("add_scheduled_job", 3),
+        ("add_scheduled_job", 10),
         ("add_scheduled_job_for_any_tenant", 1),
         ("complete_in_transaction", 1),
         ("enqueue_all_for_any_tenant", 1),
         ("enqueue_all_for_own_tenant", 1),
         ("enqueue_for_any_tenant", 1),
         ("enqueue_for_own_tenant", 1),
+        ("refuse_large_payload", 1),
         ("tg_add_job_with_row", 1),
         ("tg_add_job_with_row_id", 1),
-        ("tg_bounded", 1),
         ("tg_jobs_deleted", 1),
         ("tg_jobs_inserted", 1),
         ("tg_jobs_truncated", 1),
         ("tg_jobs_updated", 1),
+        ("tg_schedule_bounded", 1),
+        ("tg_scheduled_jobs_checked", 1),
         ("trigger_job_with_fields", 1),
     ];
     let expected: Vec<String> = expected.iter().map(|(name, forms)| format!("{name}|{forms}|{path}")).collect();
@@ -91,7 +93,7 @@ async fn a_role_that_may_only_call_add_job_enqueues_and_nothing_else() {
     assert_eq!(s.show("SELECT task_identifier, database_id FROM app_jobs.add_job('x')").await, format!("x|{tenant}"));
     s.run("SELECT app_jobs.add_job('x', '{}', 'k', 'q'), app_jobs.add_job('x', '{}', 'k', 'q2')").await;
     s.run(&format!(
-        "SELECT app_jobs.add_job('{tenant}'::uuid, 'x'), app_jobs.add_scheduled_job('x', schedule_info := '{{}}')"
+        "SELECT app_jobs.add_job('{tenant}'::uuid, 'x'), app_jobs.add_scheduled_job('x', schedule_info := '{{}}'::json)"
     ))
     .await;
     for forbidden in [

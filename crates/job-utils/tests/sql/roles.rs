@@ -50,8 +50,8 @@ async fn a_producer_may_call_the_functions_that_enqueue_and_nothing_else() {
         .await;
     assert_eq!(
         callable,
-        "add_job|4\nadd_jobs|2\nadd_jobs_for_own_tenant|1\nadd_scheduled_job|4\nenqueue|1\nenqueue_all|1\n\
-         enqueue_all_for_own_tenant|1\nenqueue_for_own_tenant|1\nown_uuid|1"
+        "add_job|8\nadd_jobs|2\nadd_jobs_for_own_tenant|1\nadd_scheduled_job|17\nenqueue|1\nenqueue_all|1\n\
+         enqueue_all_for_own_tenant|1\nenqueue_for_own_tenant|1\ngraphql_add_job|1\ngraphql_add_scheduled_job|1\nown_uuid|1"
     );
     assert_eq!(table_rights(&place.admin, &role.name).await, "");
     place.admin.run("SELECT app_jobs.add_job('x', '{}', 'k')").await;

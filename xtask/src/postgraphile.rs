@@ -1,0 +1,73 @@
+//! PostGraphile, the API engine of the original's platform, on our schema: what it shows of it is a committed list.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail, ensure};
+use job_testkit::{TestDb, env};
+use job_utils::config::{PostgresConfig, Reader};
+use job_utils::db::{Db, migrate};
+use tokio::process::Command;
+
+const PACKAGE: &str = include_str!("postgraphile/package.json");
+const PRINT: &str = include_str!("postgraphile/print.mjs");
+
+/// What it shows. Where a change is meant, this is what to write there: the step's error has it.
+const SHOWN: &str = include_str!("postgraphile/shown.txt");
+
+/// Where PostGraphile is.
+pub(crate) struct Installed(std::path::PathBuf);
+
+/// Installs it under target/, unless it is there. An error says what is missing.
+pub(crate) async fn install() -> Result<Installed> {
+    let directory = env::target_dir().join("postgraphile");
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    for (name, text) in [("package.json", PACKAGE), ("print.mjs", PRINT)] {
+        std::fs::write(directory.join(name), text).with_context(|| format!("cannot write {name}"))?;
+    }
+    output(&directory, "node", &["--version"]).await.context("Node.js is missing")?;
+    let installed = directory.join("node_modules").join("installed.json");
+    if !std::fs::read_to_string(&installed).is_ok_and(|installed| installed == PACKAGE) {
+        let install = ["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"];
+        output(&directory, "npm", &install).await.context("npm's packages cannot be had")?;
+        std::fs::write(&installed, PACKAGE).with_context(|| format!("cannot write {}", installed.display()))?;
+    }
+    Ok(Installed(directory))
+}
+
+/// `cargo xtask postgraphile`.
+pub(crate) async fn run() -> Result<()> {
+    compare(install().await?).await
+}
+
+/// The queue's part of the GraphQL schema is the committed list.
+pub(crate) async fn compare(Installed(directory): Installed) -> Result<()> {
+    let database = TestDb::empty().await;
+    let variables = [("DATABASE_URL".to_owned(), database.url().to_owned())];
+    let variables: std::collections::HashMap<String, String> = variables.into();
+    let mut reader = Reader::new(&variables);
+    let config = PostgresConfig::read(&mut reader);
+    migrate::migrate(&Db::new(&reader.finish(config)?)?).await?;
+    let shown = output(&directory, "node", &["print.mjs", database.url()]).await?;
+    let lines: Vec<&str> = shown.lines().collect();
+    let expected: Vec<&str> = SHOWN.lines().collect();
+    let more: Vec<&&str> = lines.iter().filter(|line| !expected.contains(line)).collect();
+    let missing: Vec<&&str> = expected.iter().filter(|line| !lines.contains(line)).collect();
+    ensure!(
+        more.is_empty() && missing.is_empty(),
+        "it shows more than xtask/src/postgraphile/shown.txt has: {more:#?}, and lacks {missing:#?}. What is not for applications has \
+         a comment that begins with the line @behavior -*"
+    );
+    Ok(())
+}
+
+/// What a program prints.
+async fn output(directory: &Path, program: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.with_context(|| format!("cannot run {program}"))?;
+    if !output.status.success() {
+        bail!("{program} {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
