@@ -188,11 +188,12 @@ async fn a_cast_that_comes_and_goes_among_4000_types_never_runs_as_the_owner() {
 
 /// The trigger functions of this schema's tables that run as the owner, and a trigger for each.
 const OWN_TRIGGERS: &[(&str, &str)] = &[
-    ("tg_bounded", "BEFORE INSERT ON mine FOR EACH ROW"),
     ("tg_jobs_deleted", "AFTER DELETE ON mine REFERENCING OLD TABLE AS old_rows"),
     ("tg_jobs_inserted", "AFTER INSERT ON mine REFERENCING NEW TABLE AS new_rows"),
     ("tg_jobs_truncated", "AFTER TRUNCATE ON mine"),
     ("tg_jobs_updated", "AFTER UPDATE ON mine REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"),
+    ("tg_schedule_bounded", "BEFORE INSERT ON mine FOR EACH ROW"),
+    ("tg_scheduled_jobs_checked", "BEFORE INSERT ON mine FOR EACH ROW"),
 ];
 
 /// A table that looks like jobs to them, whose queue names become text by a function of the attacker's.
