@@ -84,7 +84,7 @@ async fn run_migrate(postgres: PostgresConfig, create: bool, shutdown: Shutdown)
         Migrated::OwnedByExtension => tracing::info!(
             "the extension \"pgpm-database-jobs\" owns schema {schema}: nothing to do (ALTER EXTENSION … UPDATE updates it)"
         ),
-        Migrated::Applied { migrations, missing_roles, unrestricted_roles } => {
+        Migrated::Applied { migrations, missing_roles, unrestricted_roles, creating_roles, .. } => {
             // What was applied the migration has said.
             if migrations.is_empty() {
                 tracing::info!("schema {schema} is up to date");
@@ -94,6 +94,12 @@ async fn run_migrate(postgres: PostgresConfig, create: bool, shutdown: Shutdown)
                     "besides administrator and jobs_runtime these roles see the jobs of all tenants, as far as they have \
                      rights to the tables: {} (docs/roles.md says how to change that)",
                     unrestricted_roles.join(", ")
+                );
+            }
+            for role in creating_roles {
+                tracing::warn!(
+                    "{role} may create functions in schema {schema}, which may be called in place of its own, with its owner's \
+                     rights: REVOKE CREATE ON SCHEMA {schema} FROM {role}, or make the owner of the tables the schema's owner"
                 );
             }
             for role in missing_roles {

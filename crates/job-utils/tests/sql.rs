@@ -20,6 +20,7 @@ mod sql {
     mod deadlock;
     mod derived;
     mod dump;
+    mod encoding;
     mod enqueue;
     mod epochs;
     mod extension;

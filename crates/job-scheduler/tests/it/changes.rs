@@ -148,6 +148,24 @@ async fn what_is_wrong_with_a_rule_is_told_in_its_row_until_it_is_corrected() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_is_told_of_a_rule_with_a_character_that_postgres_cannot_store() {
+    let db = database().await;
+    let client = db.connect().await;
+    collect_fires(&client).await;
+    let bad = schedule(&client, "bad", r#"{"rule": "* * * \u0000 *"}"#).await;
+    let zone = schedule(&client, "zone", r#"{"rule": "* * * * * *", "tz": "Europe/\u0000"}"#).await;
+    let field = schedule(&client, "field", r#"{"rule": "* * * * * *", "time\u0000zone": "Europe/Berlin"}"#).await;
+    let scheduler = Running::start(db.url(), &[]);
+    let told = async |id: i64| {
+        let sql = "SELECT last_error IS NOT NULL FROM app_jobs.scheduled_jobs WHERE id = $1";
+        client.query_one(sql, &[&id]).await.unwrap().get::<_, bool>(0)
+    };
+    eventually(LIMIT, async || told(bad).await && told(zone).await && told(field).await).await;
+    fires(&client, "field", 1).await;
+    scheduler.stop().await;
+}
+
+#[tokio::test]
 async fn a_schedule_that_has_ended_is_marked_held_by_nobody_and_runs_again_with_another_rule() {
     let db = database().await;
     let client = db.connect().await;

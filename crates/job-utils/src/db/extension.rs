@@ -70,10 +70,22 @@ pub fn install(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What keeps psql from running an extension script by hand.
+/// What comes first in each script: psql must not run it by hand, and a database must be able to hold every text.
 fn header(command: &str) -> String {
-    format!("\\echo Use \"{command}\" to load this file. \\quit\n\n")
+    format!("\\echo Use \"{command}\" to load this file. \\quit\n\n{REQUIRE_UTF8}\n")
 }
+
+/// ASCII only: a database of another encoding has to read it.
+const REQUIRE_UTF8: &str = "DO $encoding$\n\
+    BEGIN\n\
+    \x20   IF pg_catalog.current_setting('server_encoding') OPERATOR(pg_catalog.<>) 'UTF8' THEN\n\
+    \x20       RAISE EXCEPTION 'the encoding of the database is %, and only UTF8 can hold every text',\n\
+    \x20           pg_catalog.current_setting('server_encoding')\n\
+    \x20           USING ERRCODE = 'feature_not_supported',\n\
+    \x20               HINT = 'Create a database with ENCODING ''UTF8'' TEMPLATE template0, and move what is in this one.';\n\
+    \x20   END IF;\n\
+    END\n\
+    $encoding$;\n";
 
 fn joined(migrations: &[(&str, &str)]) -> String {
     migrations.iter().map(|(_, sql)| format!("{sql}\n")).collect()

@@ -4,6 +4,7 @@ use postgres_types::Type;
 
 use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
+use crate::wire::callback::storable;
 
 const SQL: &str = "SELECT @extschema@.end_held_jobs($1, $2, $3, $4, $5, $6, $7, $8)";
 
@@ -34,12 +35,14 @@ impl Db {
     ) -> Result<Vec<i32>, DbError> {
         let client = self.operation().await?;
         let Failures { messages, delays, counted, exact, last } = failures;
+        // Whoever made them: one text that Postgres refuses would keep the others from being stored.
+        let messages: Vec<Option<String>> = messages.iter().map(|message| message.map(storable)).collect();
         let result = async {
             let parameters: Parameters<'_> = &[
                 (&ids, Type::INT8_ARRAY),
                 (&workers, Type::TEXT_ARRAY),
                 (&epochs, Type::INT8_ARRAY),
-                (messages, Type::TEXT_ARRAY),
+                (&messages, Type::TEXT_ARRAY),
                 (delays, Type::FLOAT8_ARRAY),
                 (counted, Type::BOOL_ARRAY),
                 (exact, Type::BOOL_ARRAY),

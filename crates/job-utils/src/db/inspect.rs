@@ -24,6 +24,9 @@ pub enum NotReady {
         /// The schema's quoted name.
         schema: String,
     },
+    /// The database has another encoding than UTF8; says which, and what to do.
+    #[error("{0}")]
+    Encoding(String),
     /// Row level security shows the user the jobs of one tenant at most: it would wait for the others for good.
     #[error(
         "{user} does not see all jobs of schema {schema} (row level security): GRANT jobs_runtime TO {user}, or see docs/roles.md"
@@ -46,7 +49,8 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      '@extschema@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
                      AND to_regprocedure(\
                      '@extschema@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[], boolean[])') IS NOT NULL \
-                     AND to_regclass('@extschema@.settings') IS NOT NULL";
+                     AND to_regclass('@extschema@.settings') IS NOT NULL, \
+                     current_setting('server_encoding')";
 
 const ACCEPTED: &str = "SELECT count(*) FROM @extschema@.jobs \
                         WHERE locked_at IS NOT NULL AND instance = $1 AND deadline IS NOT NULL";
@@ -58,13 +62,15 @@ impl Db {
         let (schema, rights) = (self.sql(READY), self.sql(SEES_ALL));
         // One operation: of a second one the connection's fate would be that of the first.
         let looked = async {
-            if client.query_typed_one(&schema, &[]).await?.get(0) {
-                client.query_typed_one(&rights, &[]).await.map(Some)
-            } else {
-                Ok(None)
-            }
+            let row = client.query_typed_one(&schema, &[]).await?;
+            let rights = if row.get(0) { Some(client.query_typed_one(&rights, &[]).await?) } else { None };
+            Ok((row.get::<_, String>(1), rights))
         };
-        let Some(row) = client.run("look for the schema", looked).await? else {
+        let (encoding, rights) = client.run("look for the schema", looked).await?;
+        if let Some(reason) = wrong_encoding(&encoding, self.place()) {
+            return Err(NotReady::Encoding(reason));
+        }
+        let Some(row) = rights else {
             return Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() });
         };
         if row.get(0) { Ok(()) } else { Err(NotReady::Rights { user: row.get(1), schema: self.schema().to_string() }) }
@@ -77,6 +83,16 @@ impl Db {
         let result = async { client.query_typed_one(&sql, &[(&instance, Type::UUID)]).await?.try_get(0) };
         client.run("count accepted jobs", result).await
     }
+}
+
+/// Why a database cannot be used. Texts of functions and of ours hold any character, and programs read every row as UTF-8.
+pub(crate) fn wrong_encoding(encoding: &str, place: &str) -> Option<String> {
+    (encoding != "UTF8").then(|| {
+        format!(
+            "the encoding of the database is {encoding}, and only UTF8 can hold every text ({place}): create one with \
+             CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and move what is in this one"
+        )
+    })
 }
 
 /// Whether no row of another tenant is hidden from us; who we are.

@@ -8,6 +8,7 @@ use tracing::instrument::WithSubscriber;
 use crate::config::SchemaName;
 use crate::db::error::refused;
 use crate::db::extension;
+use crate::db::inspect::wrong_encoding;
 use crate::db::{Db, DbError};
 use crate::error::chain;
 
@@ -62,6 +63,12 @@ const LOOK: &str = "SELECT \
             FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid CROSS JOIN unnest(p.polroles) AS r (role) \
            WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1::text) AND p.polname = 'all_tenants' \
              AND NOT EXISTS (SELECT FROM pg_roles a WHERE a.oid = r.role AND a.rolname IN ('administrator', 'jobs_runtime')) \
+           ORDER BY 1), \
+    ARRAY(SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END \
+            FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'jobs' \
+           CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a \
+           WHERE n.nspname = $1::text AND a.privilege_type = 'CREATE' AND a.grantee <> c.relowner \
+             AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.grantee AND r.rolsuper) \
            ORDER BY 1)";
 
 /// What a migration did.
@@ -76,6 +83,9 @@ pub enum Migrated {
         missing_roles: Vec<String>,
         /// Which other roles see the rows of all tenants, as far as they have rights to the tables.
         unrestricted_roles: Vec<String>,
+        /// Which roles, other than the owner of the tables and superusers, may create objects in the schema: a function of theirs
+        /// may be called in place of one of the schema's, with its owner's rights.
+        creating_roles: Vec<String>,
     },
     /// Nothing: the extension owns the schema, ALTER EXTENSION … UPDATE is the way.
     OwnedByExtension,
@@ -106,6 +116,9 @@ pub enum MigrateError {
         "schema {0} already has a table \"jobs\" that these migrations did not make (the original system's, perhaps); nothing was changed. Set JOBS_SCHEMA to another name, or rename that schema first"
     )]
     Foreign(String),
+    /// The database has another encoding than UTF8; says which, and what to do.
+    #[error("{0}; nothing was changed")]
+    Encoding(String),
     /// A statement failed.
     #[error("the migration failed, nothing was changed")]
     Sql(#[from] tokio_postgres::Error),
@@ -132,6 +145,10 @@ pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
         db.dedicated().await.map_err(|error| MigrateError::Connect { place: db.place().to_owned(), error })?;
     if db.is_pooled() {
         return Err(MigrateError::Pooled { place: db.place().to_owned() });
+    }
+    let encoding = client.query_one("SELECT current_setting('server_encoding')", &[]).await?;
+    if let Some(reason) = wrong_encoding(encoding.get(0), db.place()) {
+        return Err(MigrateError::Encoding(reason));
     }
     client.execute(LOCK, &[]).await?;
     run(&mut client, db.schema()).await
@@ -182,7 +199,12 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     if !migrations.is_empty() {
         tracing::info!("schema {schema} is up to date: applied {}", migrations.join(", "));
     }
-    Ok(Migrated::Applied { migrations, missing_roles: look.get(4), unrestricted_roles: look.get(5) })
+    Ok(Migrated::Applied {
+        migrations,
+        missing_roles: look.get(4),
+        unrestricted_roles: look.get(5),
+        creating_roles: look.get(6),
+    })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
+use crate::config::postgres::PGDATABASE;
 use crate::config::{Listen, PostgresConfig, ProcessEnv, Reader, SchemaName, SslMode};
 use crate::db::connect::{Connector, Dedicated};
 use crate::db::lend::Lender;
@@ -259,7 +260,11 @@ impl Db {
         loop {
             let not_ready = match self.ready().await {
                 Ok(()) => return Ok(true),
-                Err(NotReady::Schema { .. } | NotReady::Rights { .. }) if !for_schema => return Ok(true),
+                // Another database than this one may be meant: migrate looks itself.
+                Err(NotReady::Schema { .. } | NotReady::Rights { .. } | NotReady::Encoding(_)) if !for_schema => {
+                    return Ok(true);
+                }
+                Err(NotReady::Encoding(reason)) => return Err(DbError::config(&PGDATABASE, reason)),
                 Err(NotReady::Database(error)) if is_hopeless(&error) => return Err(error),
                 Err(not_ready) => not_ready,
             };
@@ -277,6 +282,7 @@ impl Db {
                 NotReady::Database(error) => format!("waiting for Postgres at {}: {}", self.place(), chain(error)),
                 missing @ NotReady::Schema { .. } => format!("waiting for the schema: {missing}"),
                 missing @ NotReady::Rights { .. } => format!("waiting for rights: {missing}"),
+                NotReady::Encoding(reason) => reason.clone(),
             };
             if reason != said {
                 tracing::warn!("{reason}");

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
+use crate::wire::callback::storable;
 
 /// One statement a look: a heartbeat; it claims, or, when there was nothing to claim and it is wanted, says in digests what is
 /// held; and last, so that it is fresh, the time. Rows of three kinds: a schedule, (block, digest, count), (time, since,
@@ -247,12 +248,12 @@ impl SchedulerDb {
     pub async fn mark(&self, marks: &[Mark]) -> Result<Vec<i64>, DbError> {
         let ids: Vec<i64> = marks.iter().map(|mark| mark.schedule).collect();
         let digests: Vec<i64> = marks.iter().map(|mark| mark.digest).collect();
-        let errors: Vec<Option<&str>> = marks.iter().map(|mark| mark.error.as_deref()).collect();
+        let errors: Vec<Option<String>> = marks.iter().map(|mark| mark.error.as_deref().map(storable)).collect();
         let ended: Vec<bool> = marks.iter().map(|mark| mark.ended).collect();
         let missed_ats: Vec<Option<Timestamp>> =
             marks.iter().map(|mark| mark.missed.as_ref().map(|(at, _)| *at)).collect();
-        let reasons: Vec<Option<&str>> =
-            marks.iter().map(|mark| mark.missed.as_ref().map(|(_, reason)| reason.as_str())).collect();
+        let reasons: Vec<Option<String>> =
+            marks.iter().map(|mark| mark.missed.as_ref().map(|(_, reason)| storable(reason))).collect();
         let parameters: Parameters<'_> = &[
             (&self.scheduler_id, Type::TEXT),
             (&self.instance.id, Type::UUID),

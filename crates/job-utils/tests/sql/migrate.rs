@@ -179,6 +179,30 @@ async fn it_tells_which_other_roles_see_all_tenants() {
 }
 
 #[tokio::test]
+async fn it_tells_who_else_may_create_functions_in_the_schema() {
+    let db = TestDb::empty().await;
+    let s = Session::open(&db).await;
+    let (owner, other) = (Role::create(&db, &s, "owner").await, Role::create(&db, &s, "other").await);
+    let told = async || match migrate_schema(&owner.url, "app_jobs").await.unwrap() {
+        Migrated::Applied { creating_roles, .. } => creating_roles,
+        other => panic!("{other:?}"),
+    };
+    s.run(&format!(
+        "CREATE SCHEMA app_jobs AUTHORIZATION {}; GRANT ALL ON SCHEMA app_jobs TO {} WITH GRANT OPTION",
+        other.name, owner.name
+    ))
+    .await;
+    assert_eq!(told().await.join(" "), other.name, "a schema of somebody else's, installed into");
+    s.run(&format!("ALTER SCHEMA app_jobs OWNER TO {}", owner.name)).await;
+    assert_eq!(told().await, Vec::<String>::new());
+    s.run("GRANT CREATE ON SCHEMA app_jobs TO PUBLIC").await;
+    assert_eq!(told().await, ["PUBLIC"]);
+    s.run("ALTER SCHEMA app_jobs OWNER TO CURRENT_USER; REVOKE CREATE ON SCHEMA app_jobs FROM PUBLIC").await;
+    other.remove(&s).await;
+    owner.remove(&s).await;
+}
+
+#[tokio::test]
 async fn grants_that_were_lost_are_made_again_by_every_run() {
     let db = database().await;
     let s = Session::open(&db).await;
