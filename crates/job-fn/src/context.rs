@@ -2,7 +2,10 @@
 
 use axum::http::HeaderMap;
 use job_utils::config::Secret;
-use job_utils::wire::headers::{X_ACTOR_ID, X_DATABASE_ID, X_JOB_ID, X_JOB_TOKEN, X_WORKER_ID};
+use job_utils::wire::headers::{
+    X_ACTOR_ID, X_DATABASE_ID, X_JOB_ATTEMPT, X_JOB_ID, X_JOB_MAX_ATTEMPTS, X_JOB_TASK, X_JOB_TOKEN, X_WORKER_ID,
+};
+use percent_encoding::percent_decode_str;
 
 use crate::extend::Extension;
 
@@ -19,6 +22,12 @@ pub struct Context {
     pub database_id: Option<String>,
     /// Who caused the job, a uuid.
     pub actor_id: Option<String>,
+    /// The task's identifier.
+    pub task: Option<String>,
+    /// Which attempt of the job this is, from 1.
+    pub attempt: Option<u32>,
+    /// How many attempts the job has.
+    pub max_attempts: Option<u32>,
     /// Names this attempt for the SQL function `complete_in_transaction`, for a function that shares the database.
     pub token: Option<Secret>,
     /// How to ask for more time.
@@ -32,6 +41,9 @@ impl Context {
             job_id: text(headers, X_JOB_ID),
             database_id: text(headers, X_DATABASE_ID),
             actor_id: text(headers, X_ACTOR_ID),
+            task: text(headers, X_JOB_TASK).map(|task| percent_decode_str(&task).decode_utf8_lossy().into_owned()),
+            attempt: text(headers, X_JOB_ATTEMPT).and_then(|number| number.parse().ok()),
+            max_attempts: text(headers, X_JOB_MAX_ATTEMPTS).and_then(|number| number.parse().ok()),
             token: text(headers, X_JOB_TOKEN).map(Secret::new),
             extension: None,
         }

@@ -25,6 +25,7 @@ use job_utils::error::chain;
 pub struct FunctionError {
     pub(crate) status: Option<StatusCode>,
     pub(crate) message: String,
+    pub(crate) for_good: bool,
 }
 
 impl FunctionError {
@@ -34,14 +35,33 @@ impl FunctionError {
             .ok()
             .filter(|status| status.is_client_error() || status.is_server_error())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status: Some(status), message: message.into() }
+        Self { status: Some(status), message: message.into(), for_good: false }
     }
 
     /// Answers 200 with `X-Job-Error: true` and `{"message": message}`, as an error by `?` does.
     pub fn thrown(message: impl Into<String>) -> Self {
         let message = message.into();
         let message = if message.is_empty() { "the function failed without a message".to_owned() } else { message };
-        Self { status: None, message }
+        Self { status: None, message, for_good: false }
+    }
+
+    /// The job failed for good: trying again is useless. Else as a thrown one.
+    ///
+    /// ```
+    /// use job_fn::FunctionError;
+    /// fn find(mailbox: &str) -> Result<(), FunctionError> {
+    ///     Err(FunctionError::fail(format!("there is no mailbox {mailbox}")))
+    /// }
+    /// # assert!(find("a").is_err());
+    /// ```
+    pub fn fail(message: impl Into<String>) -> Self {
+        Self::thrown(message).for_good()
+    }
+
+    /// The same error, and trying again is useless: `X-Job-Retry: false` goes with it.
+    #[must_use]
+    pub fn for_good(self) -> Self {
+        Self { for_good: true, ..self }
     }
 
     /// What the job service is told, and what it stores as `last_error` when only the callback reaches it.

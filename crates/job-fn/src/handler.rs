@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use job_utils::shutdown::Shutdown;
 use job_utils::wire::callback::Outcome;
-use job_utils::wire::headers::{X_DATABASE_ID, X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
+use job_utils::wire::headers::{X_DATABASE_ID, X_JOB_ERROR, X_JOB_ID, X_JOB_RETRY, X_WORKER_ID};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -145,6 +145,7 @@ async fn run(
     }
     let outcome = match &result {
         Ok(_) => Outcome::Complete,
+        Err(error) if error.for_good => Outcome::FailForGood(error.reported().into_owned()),
         Err(error) => Outcome::Fail(error.reported().into_owned()),
     };
     let (guard, on_the_wire) = oneshot::channel();
@@ -174,12 +175,13 @@ impl AsRef<[u8]> for Written {
 }
 
 fn response(result: Result<Vec<u8>, FunctionError>, request: &HeaderMap, guard: oneshot::Sender<()>) -> Response {
+    let for_good = result.as_ref().is_err_and(|error| error.for_good);
     let (status, thrown, bytes) = match result {
         Ok(bytes) => (StatusCode::OK, false, bytes),
-        Err(FunctionError { status: Some(status), message }) => {
+        Err(FunctionError { status: Some(status), message, .. }) => {
             (status, false, json!({ "error": message }).to_string().into_bytes())
         }
-        Err(FunctionError { status: None, message }) => {
+        Err(FunctionError { status: None, message, .. }) => {
             (StatusCode::OK, true, json!({ "message": message }).to_string().into_bytes())
         }
     };
@@ -189,6 +191,9 @@ fn response(result: Result<Vec<u8>, FunctionError>, request: &HeaderMap, guard: 
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if thrown {
         headers.insert(X_JOB_ERROR, HeaderValue::from_static("true"));
+    }
+    if for_good {
+        headers.insert(X_JOB_RETRY, HeaderValue::from_static("false"));
     }
     for name in [X_WORKER_ID, X_JOB_ID, X_DATABASE_ID] {
         if let Some(value) = text(request, name).and(request.get(name)) {

@@ -54,8 +54,11 @@ fn check(headers: &HeaderMap, body: &[u8], read: Read<'_>) -> bool {
     assert_eq!(sent(X_WORKER_ID), Some(callback.worker_id.as_bytes()), "another worker");
     assert!(callback.worker_id.chars().count() >= 4, "no worker has so short an id");
     assert!(callback.claim.epoch.is_none_or(|epoch| epoch >= 0), "no claim has a negative epoch");
-    assert_eq!(failed(headers), matches!(outcome, Outcome::Fail(_)), "X-Job-Error alone says that an attempt failed");
-    if let Outcome::Fail(message) = &outcome {
+    // Who says that another attempt would fail has failed.
+    let last = matches!(outcome, Outcome::FailForGood(_));
+    assert!(failed(headers) || last || outcome == Outcome::Complete, "X-Job-Error alone says that an attempt failed");
+    assert!(!failed(headers) || outcome != Outcome::Complete, "X-Job-Error alone says that an attempt failed");
+    if let Outcome::Fail(message) | Outcome::FailForGood(message) = &outcome {
         assert!(!message.is_empty(), "a failure without words");
         assert!(!message.contains('\0'), "Postgres cannot store a NUL");
         if let Some(expected) = reported(headers, body) {

@@ -160,6 +160,18 @@ impl Process {
             .unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
     }
 
+    /// Leaves the process room for so many descriptors beyond those it has open, for good.
+    #[cfg(target_os = "linux")]
+    pub fn limit_descriptors(&self, more: u64) {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map(Iterator::count);
+        let open = open.unwrap_or_else(|error| panic!("cannot count the descriptors of {}: {error}", self.name));
+        let limit = Some(u64::try_from(open).unwrap_or(u64::MAX) + more);
+        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed());
+        let limit = rustix::process::Rlimit { current: limit, maximum: limit };
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit)
+            .unwrap_or_else(|error| panic!("cannot limit the descriptors of {}: {error}", self.name));
+    }
+
     /// Waits for the end, and for the output to be complete. None when the process goes on after `limit`.
     pub async fn try_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
         let status = match tokio::time::timeout(limit, self.child.wait()).await {

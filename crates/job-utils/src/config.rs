@@ -13,6 +13,7 @@ mod nearest;
 pub mod postgres;
 pub mod scheduler;
 pub mod server;
+pub mod tasks;
 mod tls;
 pub mod worker;
 
@@ -24,6 +25,7 @@ pub use misspelt::misspelt;
 pub use postgres::{PostgresConfig, SchemaName};
 pub use scheduler::SchedulerConfig;
 pub use server::ServerConfig;
+pub use tasks::{AllTasks, RetrySettings, TaskSettings};
 pub use tls::SslMode;
 pub use worker::{Tasks, WorkerConfig};
 

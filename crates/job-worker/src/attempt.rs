@@ -11,7 +11,6 @@ use job_utils::db::{Db, DbError, Job, Results, SettleError, Settled, Settlement,
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
 use job_utils::wire::callback::{Outcome, storable};
-use job_utils::wire::dispatch::Answer;
 
 use crate::context::{Context, Surroundings};
 use crate::dispatch::Dispatcher;
@@ -243,9 +242,9 @@ impl Runner {
         share: Option<Share>,
     ) -> Duration {
         let started = Instant::now();
-        let answer = tokio::select! {
+        let ended = tokio::select! {
             biased;
-            answer = dispatcher.dispatch(&mut job, share) => answer,
+            ended = dispatcher.dispatch(&mut job, share) => ended,
             () = place.taken() => {
                 // With the request its connection is closed.
                 self.slots.forget(&[claim_of(&job)]);
@@ -253,11 +252,10 @@ impl Runner {
             }
         };
         place.end();
-        let outcome = match answer {
-            Answer::Complete => Outcome::Complete,
-            Answer::Fail(message) => Outcome::Fail(message),
-            Answer::Postpone { message, after, counts } => Outcome::Postpone { message, after, counts },
-            Answer::Accept => {
+        let outcome = match ended {
+            Some(outcome) => outcome,
+            // A callback will tell.
+            None => {
                 let duration = started.elapsed();
                 let duration_ms = duration.as_millis();
                 tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job accepted");

@@ -8,31 +8,38 @@ mod payload;
 mod secrets;
 mod target;
 
-use std::time::{Duration, SystemTime};
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::HeaderMap;
-use http::header::{DATE, HeaderName, RETRY_AFTER};
-use job_utils::config::{WorkerConfig, shown};
+use job_utils::config::{WorkerConfig, in_words, shown};
 use job_utils::db::Job;
-use job_utils::wire::callback::storable;
-use job_utils::wire::dispatch::{Answer, Received, read_answer, retry_after};
-use job_utils::wire::headers::X_JOB_ERROR;
+use job_utils::wire::callback::{Outcome, storable};
+use job_utils::wire::dispatch::{Answer, Received, read_answer};
 
 use crate::dispatch::body::AnswerBody;
 use crate::dispatch::failure::{Failure, Progress};
+use crate::dispatch::origin::idle_limit;
 use crate::dispatch::payload::payload;
 use crate::dispatch::target::{Callback, Target, Targets};
 use crate::memory::Share;
+
+/// How often it is told that descriptors are lacking.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// Of so many tasks it is remembered that their functions accept jobs without a word. A task's name can be anything.
+const MOST_TASKS: usize = 10_000;
 
 /// Sends jobs to functions.
 pub(crate) struct Dispatcher {
     targets: Targets,
     callback: Callback,
-    timeout: Duration,
-    /// How long the head of an answer may take, when that is less.
-    first_byte_timeout: Option<Duration>,
-    complete_on_2xx: bool,
     http2: bool,
+    callback_timeout: Duration,
+    /// Tasks whose functions have accepted a job without a word.
+    wordless: Mutex<HashSet<String>>,
+    /// When it was last told that descriptors are lacking.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Dispatcher {
@@ -42,28 +49,48 @@ impl Dispatcher {
         Ok(Self {
             targets: Targets::new(config)?,
             callback: Callback::new(config),
-            timeout: config.dispatch_timeout,
-            first_byte_timeout: config.first_byte_timeout,
-            complete_on_2xx: config.complete_on_2xx,
             http2: config.http2,
+            callback_timeout: config.callback_timeout,
+            wordless: Mutex::default(),
+            told: Mutex::default(),
         })
     }
 
-    /// Sends a job to its function, and says what the answer means. Takes the payload out of the job; its share of the memory ends
-    /// when it is sent.
-    pub(crate) async fn dispatch(&self, job: &mut Job, share: Option<Share>) -> Answer {
+    /// Sends a job to its function, and says how the attempt ended; None when the function has accepted the job. Takes the
+    /// payload out of the job; its share of the memory ends when it is sent.
+    pub(crate) async fn dispatch(&self, job: &mut Job, share: Option<Share>) -> Option<Outcome> {
         let target = match self.targets.of(&job.task) {
             Ok(target) => target,
-            Err(message) => return Answer::Fail(storable(&message)),
+            Err(message) => return Some(Outcome::Fail(storable(&message))),
         };
+        let (retry, attempt) = (&target.policy.retry, job.attempts);
+        Some(match self.answer(&target, job, share).await {
+            Answer::Accept => return None,
+            Answer::Complete => Outcome::Complete,
+            Answer::Fail(message) => retry.failed(attempt, message),
+            Answer::FailForGood(message) => Outcome::FailForGood(message),
+            Answer::Postpone { message, counts: true, .. } if retry.is_last(attempt) => Outcome::FailForGood(message),
+            Answer::Postpone { message, after, counts } => Outcome::Postpone { message, after, counts },
+        })
+    }
+
+    async fn answer(&self, target: &Target, job: &mut Job, share: Option<Share>) -> Answer {
         let mut progress = Progress::Connecting;
-        let posted = tokio::time::timeout(self.timeout, self.post(&target, job, share, &mut progress)).await;
+        let posted = self.post(target, job, share, &mut progress);
+        let posted = tokio::time::timeout(target.policy.timeout.time, posted).await;
         let failure = match posted {
-            Ok(Ok(answer)) => return without_secrets(answer, &target),
+            Ok(Ok(answer)) => return without_secrets(answer, target),
             Ok(Err(failure)) => failure,
-            Err(_) => Failure::OutOfTime(self.timeout, progress),
+            Err(_) => Failure::OutOfTime(target.policy.timeout, progress),
         };
-        Answer::Fail(storable(&failure.told(&shown(&target.url), self.http2)))
+        let message = storable(&failure.told(&shown(&target.url), self.http2));
+        match failure.not_started() {
+            Some(after) => {
+                self.warn_of_descriptors(&failure, &message);
+                Answer::Postpone { message, after, counts: false }
+            }
+            None => Answer::Fail(message),
+        }
     }
 
     async fn post(
@@ -75,45 +102,72 @@ impl Dispatcher {
     ) -> Result<Answer, Failure> {
         let (payload, unsent) = payload(job, share);
         let request = target.request(job, payload, &self.callback);
-        let (response, lease) = target.origin.send(request, self.first_byte_timeout, progress).await?;
+        let (response, lease) = target.origin.send(request, target.policy.first_byte_timeout, progress).await?;
         let (head, body) = response.into_parts();
         let status = head.status.as_u16();
         let mut body = AnswerBody::new(status, body);
         let beginning = body.beginning(progress).await?;
-        let received = Received {
-            status,
-            job_error: head.headers.get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true"),
-            retry_after: asked_wait(&head.headers),
-            body: &beginning.bytes,
-            cut: beginning.cut,
-        };
-        let answer = read_answer(&received, self.complete_on_2xx);
+        let received = Received::new(status, &head.headers, &beginning.bytes, beginning.cut);
+        let answer = read_answer(&received, &target.url, target.policy.complete_on_2xx, SystemTime::now());
+        if answer == Answer::Accept {
+            if received.is_cut() {
+                tracing::warn!(job.id = job.id, "the answer is large: only its first MiB was searched for complete");
+            }
+            self.warn_of_acceptance(job, &received);
+        }
         if beginning.cut {
             if answer != Answer::Accept {
                 // The connection is closed rather than read to its end.
                 return Ok(answer);
             }
             body.rest(progress).await?;
-            tracing::warn!(job.id = job.id, "the answer is large: only its first MiB was searched for complete");
         }
-        target.origin.give_back(lease);
+        target.origin.give_back(lease, idle_limit(&head.headers));
         if let Some(unsent) = unsent {
             unsent.linger();
         }
         Ok(answer)
     }
-}
 
-/// How long an answer asks to wait.
-fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    retry_after(text(RETRY_AFTER)?, text(DATE), SystemTime::now())
+    /// Tells once of a task whose function accepts jobs as one does that knows nothing of callbacks. Functions that know
+    /// them name the job in their answers, as job-fn's and the original's do, or answer 202.
+    fn warn_of_acceptance(&self, job: &Job, received: &Received<'_>) {
+        if received.status() == 202 || received.names_job() {
+            return;
+        }
+        let mut wordless = self.wordless.lock().unwrap_or_else(PoisonError::into_inner);
+        if wordless.len() < MOST_TASKS && !wordless.contains(&job.task) {
+            wordless.insert(job.task.clone());
+            tracing::warn!(
+                job.id = job.id,
+                job.task = job.task,
+                "HTTP {} without {{\"complete\": true}}: the job waits for a callback, for {}. A function that never calls \
+                 back has to say it, or JOBS_COMPLETE_ON_2XX has to be set",
+                received.status(),
+                in_words(self.callback_timeout)
+            );
+        }
+    }
+
+    fn warn_of_descriptors(&self, failure: &Failure, message: &str) {
+        if !matches!(failure, Failure::NoDescriptor(_)) {
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(
+                "{message}; jobs are put off and lose no attempt: raise the limit (ulimit -n), or lower JOBS_CONCURRENCY"
+            );
+        }
+    }
 }
 
 /// An answer whose message repeats nothing secret that the function was sent.
 fn without_secrets(answer: Answer, target: &Target) -> Answer {
     match answer {
         Answer::Fail(message) => Answer::Fail(target.secrets.hidden(message)),
+        Answer::FailForGood(message) => Answer::FailForGood(target.secrets.hidden(message)),
         Answer::Postpone { message, after, counts } => {
             Answer::Postpone { message: target.secrets.hidden(message), after, counts }
         }

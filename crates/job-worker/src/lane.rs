@@ -172,7 +172,8 @@ pub(crate) fn lanes(config: &WorkerConfig) -> Vec<(usize, Filter)> {
     let mut lanes = Vec::new();
     // When every task it supports has a lane of its own, there is nothing to look for.
     if general.0.as_ref().is_none_or(|tasks| !tasks.is_empty()) {
-        lanes.push((config.concurrency, general));
+        let limit = config.task_settings.rest.concurrency.unwrap_or(config.concurrency);
+        lanes.push((limit.min(config.concurrency), general));
     }
     for (task, limit) in &config.task_concurrency {
         if config.tasks.include(task) {

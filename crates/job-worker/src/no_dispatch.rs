@@ -2,7 +2,7 @@
 
 use job_utils::config::WorkerConfig;
 use job_utils::db::Job;
-use job_utils::wire::dispatch::Answer;
+use job_utils::wire::callback::Outcome;
 
 use crate::memory::Share;
 
@@ -16,7 +16,7 @@ impl Dispatcher {
         Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "without the feature `dispatch`"))
     }
 
-    pub(crate) async fn dispatch(&self, _: &mut Job, _: Option<Share>) -> Answer {
+    pub(crate) async fn dispatch(&self, _: &mut Job, _: Option<Share>) -> Option<Outcome> {
         match *self {}
     }
 }

@@ -3,6 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "dispatch")]
+use job_utils::config::RetrySettings;
+#[cfg(feature = "dispatch")]
+use job_utils::wire::callback::Outcome;
+
 /// The longest of the usual waits, as in the database.
 const USUAL_CAP: Duration = Duration::from_secs(6 * 3600);
 
@@ -66,6 +71,27 @@ impl Retry {
     pub fn jitter(mut self, share: f64) -> Self {
         self.jitter = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
         self
+    }
+
+    /// The policy of settings.
+    #[cfg(feature = "dispatch")]
+    pub(crate) fn of(settings: &RetrySettings) -> Self {
+        let curve = match (settings.first, settings.cap) {
+            (None, _) => Curve::Usual,
+            (Some(first), None) => Curve::Fixed(first),
+            (Some(first), Some(cap)) => Curve::Exponential { first, cap },
+        };
+        Self { max_attempts: settings.max_attempts.map(i32::from), curve, ..Self::default() }.jitter(settings.jitter)
+    }
+
+    /// How a failed attempt ends, from 1.
+    #[cfg(feature = "dispatch")]
+    pub(crate) fn failed(&self, attempt: i32, message: String) -> Outcome {
+        match self.wait(attempt) {
+            _ if self.is_last(attempt) => Outcome::FailForGood(message),
+            Some(after) => Outcome::Retry { message, after },
+            None => Outcome::Fail(message),
+        }
     }
 
     /// Whether no attempt follows this one, from 1.

@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
 
 mod it {
+    mod answers;
     mod blocking;
     mod buffer;
     mod builder;
     mod configuration;
     mod connections;
+    mod descriptors;
     mod endings;
     mod failures;
     mod handlers;
     mod health;
+    mod keep_alive;
     mod leases;
     mod library;
     mod messages;
@@ -28,6 +31,7 @@ mod it {
     mod stop;
     mod support;
     mod taken;
+    mod tasks;
     mod testing;
     mod tls;
     mod told;

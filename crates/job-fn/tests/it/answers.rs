@@ -57,6 +57,41 @@ async fn a_status_of_the_handlers_choice_is_called_back_as_http_and_the_number()
 }
 
 #[tokio::test]
+async fn a_failure_for_good_says_so_in_the_answer_and_in_the_callback() {
+    for (error, status, answered, reported) in [
+        (FunctionError::fail("gone"), 200, json!({ "message": "gone" }), "gone"),
+        (FunctionError::status(404, "gone").for_good(), 404, json!({ "error": "gone" }), "HTTP 404"),
+    ] {
+        let receiver = Receiver::start([]).await;
+        let function = Function::start(App::new(move |_: Context, _: Value| {
+            let error = error.clone();
+            async move { Err::<(), _>(error) }
+        }))
+        .await;
+        let answer = function.dispatch(&receiver.url(), "{}").send().await.unwrap();
+        assert_eq!(answer.headers()["x-job-retry"], "false");
+        assert_eq!(json(answer).await, (status, answered));
+        let callback = receiver.wait_for(1).await.remove(0);
+        assert_eq!(callback.header("x-job-error"), Some("true"));
+        assert_eq!(callback.body, json!({ "status": "error", "error": reported, "retry": false }));
+    }
+}
+
+#[tokio::test]
+async fn a_handler_knows_its_task_and_attempt() {
+    let function = Function::start(App::new(async |context: Context, _: Value| {
+        anyhow::Ok(json!({ "task": context.task, "attempt": context.attempt, "of": context.max_attempts }))
+    }))
+    .await;
+    let request = reqwest::Client::new().post(function.url()).body("{}");
+    let request = request.header("X-Job-Task", "gr%C3%B6%C3%9Fe%2050%25");
+    let answer = request.header("X-Job-Attempt", "3").header("X-Job-Max-Attempts", "25").send().await.unwrap();
+    assert_eq!(json(answer).await, (200, json!({ "task": "größe 50%", "attempt": 3, "of": 25 })));
+    let answer = reqwest::Client::new().post(function.url()).body("{}").send().await.unwrap();
+    assert_eq!(json(answer).await, (200, json!({ "task": null, "attempt": null, "of": null })));
+}
+
+#[tokio::test]
 async fn a_thrown_error_is_answered_200_with_x_job_error_and_called_back_with_its_message() {
     async fn read(_: Context, _: Value) -> anyhow::Result<()> {
         Err(anyhow::Error::from(std::io::Error::other("disk \"full\"")).context("cannot store the report"))

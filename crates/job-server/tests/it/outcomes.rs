@@ -34,6 +34,20 @@ async fn a_failure_stores_the_error_frees_the_job_and_delays_it() {
 }
 
 #[tokio::test]
+async fn a_failure_for_good_leaves_no_attempt() {
+    let bench = Bench::new().await;
+    let id = bench.held().await;
+    let by_body = bench.failure(id, r#"{"error":"gone","retry":false}"#);
+    assert_eq!(send(by_body).await.0, 200);
+    let last = |error: &str| Some(State { attempts: 25, last_error: Some(error.to_owned()), locked_by: None });
+    assert_eq!(bench.job(id).await, last("gone"));
+    let id = bench.held().await;
+    let by_header = bench.failure(id, r#"{"error":"gone too"}"#).header("X-Job-Retry", "false");
+    assert_eq!(send(by_header).await.0, 200);
+    assert_eq!(bench.job(id).await, last("gone too"));
+}
+
+#[tokio::test]
 async fn the_error_is_the_bodys_error_then_its_message_then_unknown() {
     let bench = Bench::new().await;
     let long = "x".repeat(500_000);

@@ -110,7 +110,8 @@ async fn jobs_go_their_way_behind_a_pooler_and_so_does_a_stop_and_a_restart() {
     let failed = eventually_some(LIMIT, async || {
         behind.bench.job(broken).await.filter(|(_, error, locked)| error.is_some() && !locked)
     });
-    assert_eq!(failed.await, (1, Some("HTTP 500: down".to_owned()), false));
+    let told = format!("HTTP 500: down (POST {}/fail)", function.url());
+    assert_eq!(failed.await, (1, Some(told), false));
     behind
         .bench
         .sql

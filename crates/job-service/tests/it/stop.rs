@@ -74,7 +74,8 @@ async fn jobs_in_flight_end_and_are_not_lost() {
     assert_eq!(service.exit_code(LIMIT).await, 0);
     assert_eq!(bench.job(complete).await, None);
     assert_eq!(bench.job(accept).await, None);
-    assert_eq!(bench.job(fail).await, Some((1, Some("HTTP 500: down".to_owned()), false)));
+    let told = format!("HTTP 500: down (POST {}/fail)", function.url());
+    assert_eq!(bench.job(fail).await, Some((1, Some(told), false)));
 }
 
 #[tokio::test]

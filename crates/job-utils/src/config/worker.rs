@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::id::{id_problem, random_id, read_id};
 use crate::config::server::{CallbackAddress, INTERNAL_JOBS_CALLBACK_PORT, JOBS_CALLBACK_TIMEOUT, read_secrets};
+use crate::config::tasks::{AllTasks, JOBS_TASKS, read_limits};
 use crate::config::{ConfigError, Env, Gateway, HttpUrl, LONGEST, PostgresConfig, Reader, Var, in_words};
 use crate::wire::signature::CallbackSecrets;
 
@@ -41,7 +42,7 @@ pub const JOBS_TASK_CONCURRENCY: Var = Var {
     name: "JOBS_TASK_CONCURRENCY",
     default: "",
     used_by: "worker, service",
-    about: "Limits for single tasks within JOBS_CONCURRENCY, as `task=number` between commas.",
+    about: "Limits for single tasks within JOBS_CONCURRENCY, as `task=number` between commas; JOBS_TASKS says the same and more.",
 };
 /// Buffer.
 pub const JOBS_PREFETCH: Var = Var {
@@ -127,6 +128,7 @@ pub const VARS: &[&Var] = &[
     &JOBS_SUPPORT_ANY,
     &JOBS_SUPPORTED,
     &JOBS_CONCURRENCY,
+    &JOBS_TASKS,
     &JOBS_TASK_CONCURRENCY,
     &JOBS_PREFETCH,
     &JOBS_PAYLOAD_MEMORY,
@@ -218,21 +220,6 @@ fn read_first_byte_timeout(reader: &mut Reader<'_>) -> Option<Duration> {
     Some(reader.positive_duration(&JOBS_DISPATCH_FIRST_BYTE_TIMEOUT))
 }
 
-/// Reads JOBS_TASK_CONCURRENCY. The number follows the last `=`: a task identifier can hold anything.
-fn read_task_concurrency(reader: &mut Reader<'_>) -> BTreeMap<String, usize> {
-    let mut limits = BTreeMap::new();
-    for entry in reader.list(&JOBS_TASK_CONCURRENCY) {
-        match entry.rsplit_once('=').map(|(task, limit)| (task.trim(), limit.trim().parse())) {
-            Some((task, Ok(limit))) if limit > 0 && !task.is_empty() => {
-                limits.insert(task.to_owned(), limit);
-            }
-            _ => reader
-                .fault(&JOBS_TASK_CONCURRENCY, format!("{entry:?} is not task=number, with a number of at least 1")),
-        }
-    }
-    limits
-}
-
 /// The worker's settings. From the environment, or the defaults with what differs:
 ///
 /// ```
@@ -253,6 +240,8 @@ pub struct WorkerConfig {
     pub concurrency: usize,
     /// Limits for single tasks, within the concurrency.
     pub task_concurrency: BTreeMap<String, usize>,
+    /// How single tasks are dispatched. Their limits are in `task_concurrency`.
+    pub task_settings: AllTasks,
     /// Jobs to claim ahead at most.
     pub prefetch: usize,
     /// Bytes that payloads may take.
@@ -312,12 +301,15 @@ impl WorkerConfig {
         let callback_timeout = reader.positive_duration(&JOBS_CALLBACK_TIMEOUT);
         let job_expiry = reader.positive_duration(&JOBS_JOB_EXPIRY);
         let lease = reader.duration(&JOBS_LEASE);
+        let task_settings = AllTasks::read(reader);
+        let task_concurrency = read_limits(reader, &task_settings);
         let config = Self {
             postgres: PostgresConfig::read(reader),
             worker_id: read_id(reader, "worker-0"),
             tasks: Tasks::read(reader),
             concurrency,
-            task_concurrency: read_task_concurrency(reader),
+            task_concurrency,
+            task_settings,
             prefetch: reader.number_within(&JOBS_PREFETCH, 0..=MOST_JOBS),
             payload_memory: reader.number_within(&JOBS_PAYLOAD_MEMORY, 1..=1 << 20) << 20,
             poll_interval: reader.positive_duration(&JOBS_POLL_INTERVAL),
@@ -367,6 +359,10 @@ impl WorkerConfig {
             if let Some(message) = duration_problem(duration, least) {
                 problem(var, message);
             }
+        }
+        let Self { dispatch_timeout, first_byte_timeout, job_expiry, .. } = *self;
+        if let Some(message) = self.task_settings.problem(dispatch_timeout, first_byte_timeout, job_expiry) {
+            problem(&JOBS_TASKS, message);
         }
         // Past its expiry a job is claimed anew, so no attempt may legitimately last longer. A job that a function has
         // accepted has its own deadline.

@@ -1,6 +1,6 @@
 //! A body: what a callback or an answer says in JSON.
 //!
-//! Of a body three fields mean something; of the rest it only matters that it is JSON. A reader that builds all of it
+//! Of a body four fields mean something; of the rest it only matters that it is JSON. A reader that builds all of it
 //! refuses what others rightly write: half a surrogate pair (a JavaScript text that was cut in the middle of an emoji), a
 //! number beyond a double, a hundred brackets. A callback that is refused is lost, and its job waits for hours.
 
@@ -16,6 +16,8 @@ use crate::wire::callback::storable;
 pub(crate) struct Body {
     /// Whether `complete` is true.
     pub(crate) complete: bool,
+    /// Whether `retry` is false: another attempt would fail as well.
+    pub(crate) no_retry: bool,
     error: Option<String>,
     message: Option<String>,
 }
@@ -43,6 +45,11 @@ impl Body {
         // It ends with an error where the body is cut.
         let _ = serde_json::Deserializer::from_str(text).deserialize_map(Fields(&mut read));
         read
+    }
+
+    /// Whether it says what went wrong.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.error.is_some() || self.message.is_some()
     }
 
     /// What went wrong: `error`, else `message`. A value that is not a string is its JSON text, an empty string or null
@@ -79,6 +86,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
         while let Some(field) = map.next_key()? {
             match field {
                 Field::Complete => body.complete = map.next_value::<&RawValue>()?.get() == "true",
+                Field::Retry => body.no_retry = map.next_value::<&RawValue>()?.get() == "false",
                 Field::Error => body.error = said(map.next_value()?),
                 Field::Message => body.message = said(map.next_value()?),
                 Field::Other => drop(map.next_value::<IgnoredAny>()?),
@@ -90,6 +98,7 @@ impl<'de> Visitor<'de> for Fields<'_> {
 
 enum Field {
     Complete,
+    Retry,
     Error,
     Message,
     Other,
@@ -100,6 +109,7 @@ impl<'de> Deserialize<'de> for Field {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_bytes(Bytes(|name: &[u8]| match name {
             b"complete" => Self::Complete,
+            b"retry" => Self::Retry,
             b"error" => Self::Error,
             b"message" => Self::Message,
             _ => Self::Other,

@@ -6,10 +6,14 @@
 //! X-Job-Id: 42                 which job
 //! X-Database-Id: <uuid>        optional
 //! X-Job-Error: true            only when the attempt failed
+//! X-Job-Retry: false           only when another would fail as well
 //! Content-Type: application/json
 //!
 //! {"status":"success"}  or  {"status":"error","error":"what went wrong"}
 //! ```
+//!
+//! A failure whose body has `"retry": false` is one for good as well, and who says so with words, `{"error":"…","retry":false}`, has
+//! failed also without `X-Job-Error`.
 //!
 //! `POST /callback/extend`, with the same headers and query, asks for more time: `{"seconds": 600}`, or without a body for
 //! JOBS_CALLBACK_TIMEOUT from now.
@@ -22,7 +26,7 @@ use serde_json::Value;
 
 use crate::http_url::{HttpUrl, parse_http_url};
 use crate::wire::body::Body;
-use crate::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
+use crate::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_JOB_RETRY, X_WORKER_ID, flag};
 use crate::wire::signature::{BadEpoch, CallbackClaim};
 
 /// The path of the callback server's one state-changing route.
@@ -93,13 +97,19 @@ pub struct Report {
     /// What went wrong; absent on success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// `false` when another attempt would fail as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<bool>,
 }
 
 impl From<&Outcome> for Report {
     fn from(outcome: &Outcome) -> Self {
         match outcome.message() {
-            None => Self { status: "success", error: None },
-            Some(error) => Self { status: "error", error: Some(error.to_owned()) },
+            None => Self { status: "success", error: None, retry: None },
+            Some(error) => {
+                let retry = matches!(outcome, Outcome::FailForGood(_)).then_some(false);
+                Self { status: "error", error: Some(error.to_owned()), retry }
+            }
         }
     }
 }
@@ -176,7 +186,10 @@ pub fn read_attempt<'a>(headers: &'a HeaderMap, query: &str) -> Result<Option<At
 /// The body is not what its content type says.
 pub fn read_outcome(headers: &HeaderMap, body: &[u8]) -> Result<Outcome, Malformed> {
     let job_error = headers.get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
-    Ok(read(job_error, has_json(headers), body)?)
+    Ok(match read(job_error, has_json(headers), body)? {
+        Outcome::Fail(message) if flag(headers, X_JOB_RETRY) == Some(false) => Outcome::FailForGood(message),
+        outcome => outcome,
+    })
 }
 
 /// Whether the content type says JSON.
@@ -210,10 +223,12 @@ pub fn callback_url(raw: &str) -> Result<HttpUrl, String> {
 /// empty and is not read.
 pub fn read(job_error: bool, is_json: bool, body: &[u8]) -> Result<Outcome, BadBody> {
     let body = if is_json && !body.trim_ascii().is_empty() { Body::parse(body)? } else { Body::default() };
-    if !job_error {
+    let no_retry = body.no_retry;
+    if !(job_error || no_retry && body.has_failed()) {
         return Ok(Outcome::Complete);
     }
-    Ok(Outcome::Fail(body.failure().unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
+    let fail = if no_retry { Outcome::FailForGood } else { Outcome::Fail };
+    Ok(fail(body.failure().unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
 }
 
 /// Reads an extension: how much time the function asks for; None when it does not say.
@@ -282,6 +297,27 @@ mod tests {
         assert_eq!(fail(r#"{"error":null}"#), UNKNOWN_ERROR);
         assert_eq!(fail("[]"), UNKNOWN_ERROR);
         assert_eq!(fail(""), UNKNOWN_ERROR);
+    }
+
+    #[test]
+    fn a_failure_can_be_one_for_good() {
+        let last = |message: &str| Some(Outcome::FailForGood(message.into()));
+        for job_error in [true, false] {
+            let outcome = read(job_error, true, br#"{"status":"error","error":"gone","retry":false}"#).ok();
+            assert_eq!(outcome, last("gone"), "{job_error}");
+        }
+        assert_eq!(read(true, true, br#"{"retry":false}"#).ok(), last(UNKNOWN_ERROR));
+        assert_eq!(read(false, true, br#"{"retry":false}"#).ok(), Some(Outcome::Complete));
+        assert_eq!(read(true, true, br#"{"error":"a","retry":true}"#).ok(), Some(Outcome::Fail("a".into())));
+        let headers = |error: &'static str, retry: &'static str| {
+            let pairs = [(X_JOB_ERROR, error), (X_JOB_RETRY, retry)];
+            HeaderMap::from_iter(pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())))
+        };
+        assert_eq!(read_outcome(&headers("true", "false"), b"").ok(), last(UNKNOWN_ERROR));
+        assert_eq!(read_outcome(&headers("true", "true"), b"").ok(), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
+        assert_eq!(read_outcome(&headers("false", "false"), b"").ok(), Some(Outcome::Complete));
+        let report = Report::from(&Outcome::FailForGood("gone".into()));
+        assert_eq!(serde_json::to_string(&report).unwrap(), r#"{"status":"error","error":"gone","retry":false}"#);
     }
 
     #[test]

@@ -3,17 +3,24 @@
 //! | answer | meaning |
 //! |---|---|
 //! | 2xx with `{"complete": true, …}` | [`Answer::Complete`] |
+//! | a failure, and `X-Job-Retry: false` or `{"error": …, "retry": false}` | [`Answer::FailForGood`] |
 //! | 429 or 503 with `Retry-After` | [`Answer::Postpone`] |
 //! | `X-Job-Error: true`, or any other status that is not 2xx | [`Answer::Fail`] |
+//! | 2xx but 202 with a body that cannot be decoded | [`Answer::Fail`] |
 //! | any other 2xx | [`Answer::Accept`]: a callback will say how the job ended |
 
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
+use http::header::{DATE, HeaderName, LOCATION, RETRY_AFTER};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
+use crate::http_url::shown;
 use crate::wire::body::Body;
 use crate::wire::callback::storable;
+use crate::wire::encoding::{Coding, Decoded, Undecodable, decode, text};
+use crate::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_JOB_RETRY, flag};
 
 /// Characters that would end or change a path. `:` stays readable; `%` and `\` are here because URL parsers read
 /// `%2e` as a dot and `\` as a slash.
@@ -34,6 +41,9 @@ const SEGMENT: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 const WHOLE: &AsciiSet = &SEGMENT.add(b'/');
+
+/// How much of a body is looked at, in bytes, once it is decoded; more than any answer that means something.
+const DECODED: usize = 1 << 20;
 
 /// How much of an unexpected body goes into `last_error`, in characters.
 const EXCERPT: usize = 300;
@@ -85,6 +95,8 @@ pub enum Answer {
     Complete,
     /// The attempt failed, with this message for `last_error`.
     Fail(String),
+    /// The attempt failed, and the function says that another would fail as well.
+    FailForGood(String),
     /// The function is not ready for the job and says when to ask again.
     Postpone {
         /// For `last_error`.
@@ -98,44 +110,110 @@ pub enum Answer {
     Accept,
 }
 
-/// An answer as it was received.
-#[derive(Debug, Clone, Copy, Default)]
+/// An answer as it was received, its body without its encoding.
+#[derive(Debug, Clone)]
 pub struct Received<'a> {
-    /// Its status.
-    pub status: u16,
-    /// Whether `X-Job-Error` is `true`.
-    pub job_error: bool,
-    /// What its `Retry-After` asks for, as [`retry_after`] reads it.
-    pub retry_after: Option<Duration>,
-    /// Its body, or the beginning of it.
-    pub body: &'a [u8],
-    /// Whether the body is longer than that.
-    pub cut: bool,
+    status: u16,
+    headers: &'a HeaderMap,
+    body: Result<Decoded<'a>, Undecodable>,
 }
 
-/// Reads an answer. With `complete_on_2xx` every 2xx but 202 is a completion, for plain functions that never call back.
+impl<'a> Received<'a> {
+    /// An answer with this body, of which the rest may be missing: then it is `cut`.
+    pub fn new(status: u16, headers: &'a HeaderMap, body: &'a [u8], cut: bool) -> Self {
+        let body = Coding::of(headers).and_then(|coding| decode(body, cut, coding, DECODED));
+        Self { status, headers, body }
+    }
+
+    /// Its status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// Whether only the beginning of the body is there to be read.
+    pub fn is_cut(&self) -> bool {
+        self.body.as_ref().is_ok_and(|body| body.cut)
+    }
+
+    /// Whether the function names the job in its answer, as those do that know the contract and call back.
+    pub fn names_job(&self) -> bool {
+        self.headers.contains_key(X_JOB_ID)
+    }
+
+    /// What went wrong, where the body does not say it: the status and the beginning of the body, and what was asked.
+    fn described(&self, url: &Url, problem: &str) -> String {
+        let separator = if problem.is_empty() { "" } else { ": " };
+        let target = match self.headers.get(LOCATION).filter(|_| (300..400).contains(&self.status)) {
+            // It may be relative. What is in its query may be secret.
+            Some(location) => match location.to_str().ok().and_then(|location| url.join(location).ok()) {
+                Some(location) => format!(", Location: {}; redirects are not followed", shown(&location)),
+                None => ", with a Location that is no URL".to_owned(),
+            },
+            None => String::new(),
+        };
+        format!("HTTP {}{separator}{problem} (POST {}{target})", self.status, shown(url))
+    }
+}
+
+/// Reads the answer to a POST to `url`. With `complete_on_2xx` every 2xx but 202 is a completion, for plain functions that
+/// never call back.
+///
+/// A body that is encoded in a way that is not understood may say anything, so a success with such a body is a failure.
+/// Only where the status says it all, with 202 or `complete_on_2xx`, nothing depends on the body.
 ///
 /// A wait that the answer asks for is kept to when the status is 429 or 503. A 503 uses up the attempt: something is out
 /// of order, and that has to end some day. A 429 does not: the function works, and the job was never looked at. Without a
 /// usable `Retry-After` both are ordinary failures, the 429 as well. If it did not count, nothing would tell when to ask
 /// again or when to stop: e^attempts seconds between attempts only grow with the attempts, and a function that is
 /// overloaded would be asked every few seconds for ever. The usual 25 attempts last four days.
-pub fn read_answer(answer: &Received<'_>, complete_on_2xx: bool) -> Answer {
-    let Received { status, job_error, retry_after, body, cut } = *answer;
-    let success = (200..300).contains(&status);
-    if success && !job_error {
-        let complete = (complete_on_2xx && status != 202) || says_complete(body, cut);
-        return if complete { Answer::Complete } else { Answer::Accept };
+pub fn read_answer(answer: &Received<'_>, url: &Url, complete_on_2xx: bool, now: SystemTime) -> Answer {
+    let Received { status, headers, body, .. } = answer;
+    let (text, said) = match body {
+        Ok(body) => {
+            let text = text(&body.bytes);
+            let said = said(&text, body.cut);
+            (Ok(text), said)
+        }
+        Err(error) => (Err(error), Body::default()),
+    };
+    let no_retry = said.no_retry;
+    let success = (200..300).contains(status) && flag(headers, X_JOB_ERROR) != Some(true);
+    // Who says that another attempt would fail means that this one did.
+    if success && !(no_retry && !said.complete && said.has_failed()) {
+        return match text {
+            _ if said.complete || (complete_on_2xx && *status != 202) => Answer::Complete,
+            Err(error) if *status != 202 => Answer::Fail(storable(&answer.described(url, &error.to_string()))),
+            _ => Answer::Accept,
+        };
     }
-    let message = json(body).and_then(Body::failure).unwrap_or_else(|| {
-        let text = String::from_utf8_lossy(body);
-        let excerpt: String = text.trim().chars().take(EXCERPT).collect();
-        let separator = if excerpt.is_empty() { "" } else { ": " };
-        storable(&format!("HTTP {status}{separator}{excerpt}"))
+    // A body that is cut is not known to be what it looks like.
+    let message = if answer.is_cut() { None } else { said.failure() }.unwrap_or_else(|| {
+        let problem = match text {
+            Ok(text) => text.trim().chars().take(EXCERPT).collect(),
+            Err(error) => error.to_string(),
+        };
+        storable(&answer.described(url, &problem))
     });
-    match (status, retry_after) {
-        (429 | 503, Some(after)) => Answer::Postpone { message, after, counts: status != 429 },
+    match (status, asked_wait(headers, now)) {
+        _ if no_retry || flag(headers, X_JOB_RETRY) == Some(false) => Answer::FailForGood(message),
+        (429 | 503, Some(after)) => Answer::Postpone { message, after, counts: *status != 429 },
         _ => Answer::Fail(message),
+    }
+}
+
+/// How long an answer asks to wait.
+fn asked_wait(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    retry_after(text(RETRY_AFTER)?, text(DATE), now)
+}
+
+/// What a body says. Of one that is cut, only the beginning can say something; most answers of functions that call back are
+/// short texts, and are not looked into.
+fn said(text: &str, cut: bool) -> Body {
+    match text.trim_ascii_start().starts_with('{') {
+        true if cut => Body::beginning(text.as_bytes()),
+        true => Body::parse(text.as_bytes()).unwrap_or_default(),
+        false => Body::default(),
     }
 }
 
@@ -162,16 +240,6 @@ pub fn retry_after(value: &str, date: Option<&str>, now: SystemTime) -> Option<D
         httpdate::parse_http_date(value).ok()?.duration_since(from).unwrap_or_default()
     };
     Some(asked.clamp(SHORTEST_WAIT, LONGEST_WAIT))
-}
-
-/// Whether a body is an object with `"complete": true`. Of a body that is cut, only the beginning can say so.
-fn says_complete(body: &[u8], cut: bool) -> bool {
-    if cut { Body::beginning(body).complete } else { json(body).is_some_and(|body| body.complete) }
-}
-
-/// Parses only what looks like an object: most answers of functions that call back are short texts.
-fn json(body: &[u8]) -> Option<Body> {
-    body.trim_ascii_start().starts_with(b"{").then(|| Body::parse(body).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -203,38 +271,110 @@ mod tests {
         assert_eq!(function_url(&gateway, ".."), Err(NoPath("..".into())));
     }
 
-    #[test]
-    fn answers_mean_what_the_contract_says() {
-        let read = |status, job_error, body: &str| read_answer(&received(status, job_error, body), false);
-        assert_eq!(read(200, false, r#"{"complete": true, "id": 1}"#), Answer::Complete);
-        assert_eq!(read(200, false, r#"{"complete": "true"}"#), Answer::Accept);
-        assert_eq!(read(204, false, ""), Answer::Accept);
-        assert_eq!(read(200, true, r#"{"message": "boom"}"#), Answer::Fail("boom".into()));
-        assert_eq!(read(200, true, r#"{"complete": true}"#), Answer::Fail("HTTP 200: {\"complete\": true}".into()));
-        assert_eq!(read(400, false, r#"{"error": "Missing"}"#), Answer::Fail("Missing".into()));
-        assert_eq!(read(500, false, ""), Answer::Fail("HTTP 500".into()));
-        assert_eq!(read(302, false, "moved"), Answer::Fail("HTTP 302: moved".into()));
-        assert_eq!(read_answer(&received(200, false, "ok"), true), Answer::Complete);
-        assert_eq!(read_answer(&received(202, false, "ok"), true), Answer::Accept);
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
-    fn received(status: u16, job_error: bool, body: &str) -> Received<'_> {
-        Received { status, job_error, body: body.as_bytes(), ..Received::default() }
+    /// An answer of a task at http://fn/task, and whether its status completes.
+    fn answer(status: u16, pairs: &[(&'static str, &'static str)], body: &[u8], complete_on_2xx: bool) -> Answer {
+        let url = "http://user:password@fn/task?token=secret".parse().unwrap();
+        let headers = headers(pairs);
+        read_answer(&Received::new(status, &headers, body, false), &url, complete_on_2xx, SystemTime::now())
+    }
+
+    fn plain(status: u16, body: &str) -> Answer {
+        answer(status, &[], body.as_bytes(), false)
+    }
+
+    fn fail(message: &str) -> Answer {
+        Answer::Fail(message.into())
+    }
+
+    #[test]
+    fn answers_mean_what_the_contract_says() {
+        let thrown = |body: &str| answer(200, &[("x-job-error", "true")], body.as_bytes(), false);
+        assert_eq!(plain(200, r#"{"complete": true, "id": 1}"#), Answer::Complete);
+        assert_eq!(plain(200, r#"{"complete": "true"}"#), Answer::Accept);
+        assert_eq!(plain(204, ""), Answer::Accept);
+        assert_eq!(thrown(r#"{"message": "boom"}"#), fail("boom"));
+        assert_eq!(thrown(r#"{"complete": true}"#), fail(r#"HTTP 200: {"complete": true} (POST http://fn/task)"#));
+        assert_eq!(plain(400, r#"{"error": "Missing"}"#), fail("Missing"));
+        assert_eq!(plain(500, ""), fail("HTTP 500 (POST http://fn/task)"));
+        assert_eq!(answer(200, &[], b"ok", true), Answer::Complete);
+        assert_eq!(answer(202, &[], b"ok", true), Answer::Accept);
+    }
+
+    #[test]
+    fn a_redirect_names_where_it_leads() {
+        let redirect = |location| answer(302, &[("location", location)], b"moved", false);
+        let told = |place: &str| fail(&format!("HTTP 302: moved (POST http://fn/task, {place})"));
+        let to = |place: &str| told(&format!("Location: {place}; redirects are not followed"));
+        assert_eq!(redirect("https://user:pw@other/task/?token=secret#x"), to("https://other/task/"));
+        assert_eq!(redirect("/login"), to("http://fn/login"));
+        assert_eq!(redirect("http://[/"), told("with a Location that is no URL"));
+        assert_eq!(answer(500, &[("location", "/x")], b"", false), plain(500, ""));
+    }
+
+    #[test]
+    fn an_answer_is_understood_however_it_is_encoded_and_is_no_acceptance_when_it_is_not() {
+        const DONE: &[u8] = br#"{"complete": true}"#;
+        let gzip = {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            std::io::Write::write_all(&mut encoder, DONE).unwrap();
+            encoder.finish().unwrap()
+        };
+        let encoded =
+            |status, coding: &'static str, body: &[u8]| answer(status, &[("content-encoding", coding)], body, false);
+        assert_eq!(answer(200, &[], &[b"\xef\xbb\xbf", DONE].concat(), false), Answer::Complete);
+        assert_eq!(answer(200, &[], b"{\"complete\": true, \"name\": \"Jos\xe9\"}", false), Answer::Complete);
+        assert_eq!(encoded(200, "gzip", &gzip), Answer::Complete);
+        assert_eq!(encoded(200, "gzip", b""), Answer::Accept);
+        assert_eq!(encoded(500, "gzip", &gzip), fail(r#"HTTP 500: {"complete": true} (POST http://fn/task)"#));
+        let unread = |status, coding, body: &[u8], told: &str| match encoded(status, coding, body) {
+            Answer::Fail(message) => assert!(message.starts_with(told) && message.ends_with("fn/task)"), "{message}"),
+            other => panic!("{coding}: {other:?}"),
+        };
+        unread(200, "br", DONE, "HTTP 200: its Content-Encoding is \"br\"; identity, gzip and deflate are understood");
+        unread(200, "gzip", &gzip[..gzip.len() - 1], "HTTP 200: its Content-Encoding is gzip, and it is broken: ");
+        unread(200, "gzip", DONE, "HTTP 200: its Content-Encoding is gzip, and it is broken: ");
+        unread(204, "zstd", b"x", "HTTP 204: its Content-Encoding is \"zstd\"");
+        unread(500, "br", DONE, "HTTP 500: its Content-Encoding is \"br\"");
+        // The status says all that matters.
+        assert_eq!(encoded(202, "br", DONE), Answer::Accept);
+        assert_eq!(answer(200, &[("content-encoding", "br")], DONE, true), Answer::Complete);
+    }
+
+    #[test]
+    fn a_function_can_say_that_trying_again_is_useless() {
+        let last = |message: &str| Answer::FailForGood(message.into());
+        let header = |status, value: &'static str, body: &[u8]| answer(status, &[("x-job-retry", value)], body, false);
+        assert_eq!(plain(400, r#"{"error": "no such user", "retry": false}"#), last("no such user"));
+        assert_eq!(plain(200, r#"{"error": "no such user", "retry": false}"#), last("no such user"));
+        assert_eq!(header(422, "False", b"bad"), last("HTTP 422: bad (POST http://fn/task)"));
+        assert_eq!(header(500, "0", br#"{"message": "gone"}"#), last("gone"));
+        let both = [("x-job-error", "true"), ("x-job-retry", "false"), ("retry-after", "5")];
+        assert_eq!(answer(503, &both, br#"{"error": "gone"}"#, false), last("gone"));
+        assert_eq!(answer(200, &[], br#"{"error": "gone", "retry": false}"#, true), last("gone"));
+        // Everything else says nothing of the kind.
+        for body in [r#"{"error": "a", "retry": true}"#, r#"{"error": "a", "retry": null}"#, r#"{"error": "a"}"#] {
+            assert_eq!(plain(500, body), fail("a"), "{body}");
+            assert_eq!(plain(200, body), Answer::Accept, "{body}");
+        }
+        assert_eq!(header(500, "", br#"{"error": "a"}"#), fail("a"));
+        assert_eq!(header(200, "false", b"{}"), Answer::Accept);
+        assert_eq!(plain(200, r#"{"retry": false}"#), Answer::Accept);
+        assert_eq!(plain(200, r#"{"complete": true, "error": "a", "retry": false}"#), Answer::Complete);
     }
 
     #[test]
     fn a_429_or_503_that_says_when_to_ask_again_postpones_the_job() {
-        let wait = Duration::from_secs(7);
-        let read =
-            |status, body| read_answer(&Received { retry_after: Some(wait), ..received(status, false, body) }, true);
-        let postpone = |message: &str, counts| Answer::Postpone { message: message.into(), after: wait, counts };
-        assert_eq!(read(429, "slow down"), postpone("HTTP 429: slow down", false));
+        let read = |status, body: &str| answer(status, &[("retry-after", "7")], body.as_bytes(), true);
+        let postpone =
+            |message: &str, counts| Answer::Postpone { message: message.into(), after: Duration::from_secs(7), counts };
+        assert_eq!(read(429, "slow down"), postpone("HTTP 429: slow down (POST http://fn/task)", false));
         assert_eq!(read(503, r#"{"error": "restarting"}"#), postpone("restarting", true));
         // Without a wait they are failures like any other; a wait alone means nothing.
-        assert_eq!(read_answer(&received(429, false, ""), true), Answer::Fail("HTTP 429".into()));
-        assert_eq!(read_answer(&received(503, false, ""), true), Answer::Fail("HTTP 503".into()));
-        assert_eq!(read(500, ""), Answer::Fail("HTTP 500".into()));
-        assert_eq!(read(302, ""), Answer::Fail("HTTP 302".into()));
+        assert_eq!(plain(429, ""), fail("HTTP 429 (POST http://fn/task)"));
         assert_eq!(read(202, ""), Answer::Accept);
     }
 
@@ -273,18 +413,17 @@ mod tests {
 
     #[test]
     fn of_a_body_that_is_cut_the_beginning_counts() {
-        let read =
-            |status, body: &'static str, cut| read_answer(&Received { cut, ..received(status, false, body) }, false);
+        let url = "http://fn/task".parse().unwrap();
+        let none = HeaderMap::new();
+        let read = |status, body: &[u8]| {
+            read_answer(&Received::new(status, &none, body, true), &url, false, SystemTime::now())
+        };
         let rows = r#"{"id": 1, "complete": true, "rows": [1, 2, "#;
-        assert_eq!(read(200, rows, true), Answer::Complete);
-        assert_eq!(read(200, rows, false), Answer::Accept, "all there is, and broken");
+        assert_eq!(read(200, rows.as_bytes()), Answer::Complete);
+        assert_eq!(plain(200, rows), Answer::Accept, "all there is, and broken");
         // Half a surrogate pair in a name, and a cut in the middle of a character.
-        assert_eq!(read(200, r#"{"\ud83d": 1, "complete": true, "x"#, true), Answer::Complete);
-        let halved = b"{\"complete\": true, \"\xc3";
-        assert_eq!(
-            read_answer(&Received { cut: true, body: halved, ..received(200, false, "") }, false),
-            Answer::Complete
-        );
+        assert_eq!(read(200, br#"{"\ud83d": 1, "complete": true, "x"#), Answer::Complete);
+        assert_eq!(read(200, b"{\"complete\": true, \"\xc3"), Answer::Complete);
         for body in [
             r#"{"rows": [{"complete": true}, "#,
             r#"{"complete": true, "complete": false, "x"#,
@@ -294,8 +433,16 @@ mod tests {
             "xxx",
             "",
         ] {
-            assert_eq!(read(200, body, true), Answer::Accept, "{body}");
+            assert_eq!(read(200, body.as_bytes()), Answer::Accept, "{body}");
         }
-        assert_eq!(read(500, r#"{"error": "a", "#, true), Answer::Fail(r#"HTTP 500: {"error": "a","#.into()));
+        let cut = r#"{"error": "a", "#;
+        assert_eq!(read(500, cut.as_bytes()), fail(r#"HTTP 500: {"error": "a", (POST http://fn/task)"#));
+        // A bomb is a body that is cut.
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut encoder, &vec![b' '; 8 << 20]).unwrap();
+        let (bomb, gzip) = (encoder.finish().unwrap(), headers(&[("content-encoding", "gzip")]));
+        let received = Received::new(200, &gzip, &bomb, false);
+        assert!(received.is_cut());
+        assert_eq!(read_answer(&received, &url, false, SystemTime::now()), Answer::Accept);
     }
 }

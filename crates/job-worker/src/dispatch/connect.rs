@@ -1,8 +1,10 @@
 //! Connect: a TCP connection to an origin, with TLS where its scheme asks for it, ready for requests.
 
+use std::error::Error;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::UdpSocket;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use http::Uri;
 use hyper::client::conn::{http1, http2};
@@ -31,6 +33,16 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 /// How long sent data may stay unacknowledged before the connection counts as broken.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// So many headers of an answer are read; hyper's own limit of 100 is one that proxies and tracing get past.
+const MOST_HEADERS: usize = 256;
+
+/// The same over HTTP/2, in bytes of all names and values; hyper's own limit is 16 KiB.
+const LARGEST_HEAD: u32 = 256 << 10;
+
+/// What `connect` and `socket` say when this process, or the machine, has no descriptor left: EMFILE and ENFILE, the same
+/// numbers on every Unix.
+const NO_DESCRIPTOR: [i32; 2] = [24, 23];
 
 /// Which server: scheme, host and port.
 #[derive(Debug)]
@@ -97,7 +109,7 @@ impl Connector {
     }
 
     /// A connection that takes one request after the other.
-    pub(crate) async fn http1(&self, place: &Place) -> Result<http1::SendRequest<Payload>, Failure> {
+    pub(crate) async fn http1(&self, place: &Place) -> Result<Connection, Failure> {
         in_time(async {
             match self.io(place).await? {
                 Io::Plain(io) => http1_over(io).await,
@@ -124,7 +136,10 @@ impl Connector {
     }
 
     async fn io(&self, place: &Place) -> Result<Io, Failure> {
-        let io = self.tcp.clone().call(place.uri.clone()).await.map_err(|error| Failure::Connect(chain(&error)))?;
+        let io = self.tcp.clone().call(place.uri.clone()).await.map_err(|error| {
+            let cause = chain(&error);
+            if lacks_descriptor(&error) { Failure::NoDescriptor(cause) } else { Failure::Connect(cause) }
+        })?;
         let Some(name) = &place.tls else { return Ok(Io::Plain(io)) };
         let Some(tls) = &self.tls else { return Err(Failure::Connect("TLS was not set up".to_owned())) };
         let stream = tls.connect(name.clone(), io.into_inner()).await;
@@ -141,21 +156,56 @@ async fn in_time<T>(connecting: impl Future<Output = Result<T, Failure>>) -> Res
     tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(Failure::ConnectTimeout))
 }
 
-async fn http1_over<T>(io: T) -> Result<http1::SendRequest<Payload>, Failure>
+/// Whether a connection failed because no descriptor was left. Names are resolved by the system, which opens files and
+/// sockets for that and does not always say why it could not: then a socket of our own tells.
+fn lacks_descriptor(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(next) = cause {
+        if let Some(code) = next.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return NO_DESCRIPTOR.contains(&code);
+        }
+        cause = next.source();
+    }
+    let probe = UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0));
+    probe.is_err_and(|error| error.raw_os_error().is_some_and(|code| NO_DESCRIPTOR.contains(&code)))
+}
+
+/// A connection over HTTP/1.1.
+pub(crate) struct Connection {
+    pub(crate) sender: http1::SendRequest<Payload>,
+    closed: Arc<OnceLock<Instant>>,
+}
+
+impl Connection {
+    /// Since when it is closed, if it is.
+    pub(crate) fn closed_at(&self) -> Option<Instant> {
+        self.closed.get().copied()
+    }
+}
+
+async fn http1_over<T>(io: T) -> Result<Connection, Failure>
 where
     T: Read + Write + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(io).await.map_err(Failure::Answer)?;
-    // It ends with the server's or with the last sender; what goes wrong is told to the request.
-    tokio::spawn(connection);
-    Ok(sender)
+    let handshake = http1::Builder::new().max_headers(MOST_HEADERS).handshake(io);
+    let (sender, connection) = handshake.await.map_err(Failure::Answer)?;
+    let closed = Arc::<OnceLock<Instant>>::default();
+    let ended = closed.clone();
+    tokio::spawn(async move {
+        // It ends with the server's or with the last sender; what goes wrong is told to the request.
+        let _ = connection.await;
+        let _ = ended.set(Instant::now());
+    });
+    Ok(Connection { sender, closed })
 }
 
 async fn http2_over<T>(io: T) -> Result<http2::SendRequest<Payload>, Failure>
 where
     T: Read + Write + Unpin + Send + 'static,
 {
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(Failure::Answer)?;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) =
+        builder.max_header_list_size(LARGEST_HEAD).handshake(io).await.map_err(Failure::Answer)?;
     tokio::spawn(connection);
     Ok(sender)
 }

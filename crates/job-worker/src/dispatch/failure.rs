@@ -15,14 +15,18 @@ use crate::dispatch::connect::CONNECT_TIMEOUT;
 pub(crate) enum Failure {
     /// No connection: why.
     Connect(String),
+    /// No connection, because this process or the machine has no descriptor left for one.
+    NoDescriptor(String),
     /// No connection in time.
     ConnectTimeout,
     /// A connection, but no TLS over it.
     Tls(io::Error),
     /// A connection, but no valid answer over it.
     Answer(hyper::Error),
+    /// The server has refused the request over HTTP/2, and says that it was not looked at.
+    Refused(hyper::Error),
     /// The request was sent, and the head of the answer did not come in time.
-    FirstByte(Duration),
+    FirstByte(Limit),
     /// A success whose body has no end within the limit.
     Endless {
         /// Its status.
@@ -31,7 +35,20 @@ pub(crate) enum Failure {
         limit: usize,
     },
     /// The time for everything together is over.
-    OutOfTime(Duration, Progress),
+    OutOfTime(Limit, Progress),
+}
+
+/// How long something may take, and the setting that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) time: Duration,
+    pub(crate) setting: &'static str,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "within {} ({})", in_words(self.time), self.setting)
+    }
 }
 
 /// How far a dispatch has come.
@@ -51,10 +68,28 @@ pub(crate) enum Progress {
 }
 
 impl Failure {
+    /// What is wrong with an exchange of which no byte of an answer came.
+    pub(crate) fn of(error: hyper::Error) -> Self {
+        if is_unprocessed(&error) { Self::Refused(error) } else { Self::Answer(error) }
+    }
+
+    /// How long to wait before the next try, where the function cannot have been started and nothing is wrong with the
+    /// job: no attempt is used up then. With up to as much again at random, so that those who failed together do not
+    /// come together.
+    pub(crate) fn not_started(&self) -> Option<Duration> {
+        let wait = match self {
+            // Descriptors are given back when jobs end.
+            Self::NoDescriptor(_) => Duration::from_secs(3),
+            Self::Refused(_) => Duration::from_secs(1),
+            _ => return None,
+        };
+        Some(wait.mul_f64(1.0 + fastrand::f64()))
+    }
+
     /// The failure of a POST to `place`, as `last_error` tells it. With `http2` the function had to speak HTTP/2.
     pub(crate) fn told(&self, place: &str, http2: bool) -> String {
         match self {
-            Self::Connect(cause) => format!("cannot connect to {place}: {cause}"),
+            Self::Connect(cause) | Self::NoDescriptor(cause) => format!("cannot connect to {place}: {cause}"),
             Self::ConnectTimeout => format!("cannot connect to {place} within {}", in_words(CONNECT_TIMEOUT)),
             Self::Tls(error) => format!("cannot connect to {place}: {}{}", chain(error), tls_hint(error)),
             Self::Answer(error) => {
@@ -69,22 +104,18 @@ impl Failure {
                 };
                 format!("no valid HTTP answer from {place}: {}{hint}", chain(error))
             }
-            Self::FirstByte(limit) => {
-                format!("no answer from {place} within {} (JOBS_DISPATCH_FIRST_BYTE_TIMEOUT)", in_words(*limit))
-            }
+            Self::Refused(error) => format!("refused by {place}: {}", chain(error)),
+            Self::FirstByte(limit) => format!("no answer from {place} {limit}"),
             Self::Endless { status, limit } => {
                 format!("the answer of {place} has no end: HTTP {status} and more than {} MiB", limit >> 20)
             }
-            Self::OutOfTime(limit, progress) => {
-                let limit = format!("within {} (JOBS_DISPATCH_TIMEOUT)", in_words(*limit));
-                match progress {
-                    Progress::Connecting => format!("cannot connect to {place} {limit}"),
-                    Progress::Waiting => format!("no answer from {place} {limit}"),
-                    Progress::Reading { status, length } => {
-                        format!("no end of the answer of {place} {limit}: HTTP {status} and {length} bytes so far")
-                    }
+            Self::OutOfTime(limit, progress) => match progress {
+                Progress::Connecting => format!("cannot connect to {place} {limit}"),
+                Progress::Waiting => format!("no answer from {place} {limit}"),
+                Progress::Reading { status, length } => {
+                    format!("no end of the answer of {place} {limit}: HTTP {status} and {length} bytes so far")
                 }
-            }
+            },
         }
     }
 }
@@ -103,8 +134,23 @@ fn tls_hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// Whether the server says that it did not look at a request: the one way of being sure once it was written. Over HTTP/2 a
+/// stream is refused (REFUSED_STREAM), or is beyond the last one of a GOAWAY; RFC 9113, 8.7, allows to send it again. Streams
+/// that the server may have looked at end in another error when the connection does.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(next) = cause {
+        if let Some(error) = next.downcast_ref::<h2::Error>() {
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (refused || error.is_go_away());
+        }
+        cause = next.source();
+    }
+    false
+}
+
 /// Whether the connection ended before the answer did.
-fn is_broken_off(error: &hyper::Error) -> bool {
+pub(crate) fn is_broken_off(error: &hyper::Error) -> bool {
     let mut cause: Option<&dyn Error> = Some(error);
     while let Some(next) = cause {
         if next.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
@@ -130,7 +176,8 @@ mod tests {
 
     #[test]
     fn when_time_runs_out_the_message_says_how_far_it_came() {
-        let told = |progress| Failure::OutOfTime(Duration::from_secs(900), progress).told("http://fn/task", false);
+        let limit = Limit { time: Duration::from_secs(900), setting: "JOBS_DISPATCH_TIMEOUT" };
+        let told = |progress| Failure::OutOfTime(limit, progress).told("http://fn/task", false);
         assert_eq!(told(Progress::Connecting), "cannot connect to http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT)");
         assert_eq!(told(Progress::Waiting), "no answer from http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT)");
         assert_eq!(

@@ -1,21 +1,43 @@
 //! Origin: the connections to one server. Over HTTP/1.1 a pool of them, each with one request at a time; over HTTP/2 one
 //! for all requests.
+//!
+//! A server closes connections that are idle for too long, and a POST may meet the closing connection. Nobody can tell then
+//! whether the function was started: the connection's end looks the same when the function read the request and crashed. So
+//! such a POST is a failed attempt and is never sent again by itself. What can be done is to be earlier than the server:
+//!
+//! - Where it announces its time (`Keep-Alive: timeout=5`), a connection is used a second less; with a second or less it is
+//!   not kept at all.
+//! - Where it does not, idle connections are used for [`IDLE_TIMEOUT`]. When the server closes one of them before that, with a
+//!   POST on its way or not, only half of that time is used from then on.
+//!
+//! A request that was never written can be sent again without harm, and hyper says so: the connection's end was seen before
+//! a byte of the request left. It takes another connection.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 
-use crate::dispatch::connect::{Connector, Place};
-use crate::dispatch::failure::{Failure, Progress};
+use crate::dispatch::connect::{Connection, Connector, Place};
+use crate::dispatch::failure::{Failure, Limit, Progress, is_broken_off};
 use crate::dispatch::payload::Payload;
 
-/// Idle connections are closed before the function's server does: Node's does after 5 s, and a POST that meets the
-/// closing connection would fail without anybody's fault.
+/// Idle connections are closed before the function's server does, which is after 5 s in Node.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// By how much a server's announced time is undercut: what is on its way, and the coarse timers of servers.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// A connection that was idle for less was not closed for that: the server was restarted, or the function has crashed.
+const SHORTEST_IDLE: Duration = Duration::from_millis(500);
+
+/// How long it is remembered after what idle time a server closes connections. It may get another setting.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// How often to look for idle connections, while there are any. With [`IDLE_TIMEOUT`] less than Node's 5 s.
 const REAP_INTERVAL: Duration = Duration::from_millis(500);
@@ -32,16 +54,76 @@ pub(crate) struct Origin {
 /// What is kept for the next request.
 #[derive(Default)]
 struct Idle {
-    /// HTTP/1.1: idle connections, and since when; the latest last.
-    http1: Vec<(http1::SendRequest<Payload>, Instant)>,
+    /// HTTP/1.1: idle connections, the latest last.
+    http1: Vec<Kept>,
     /// HTTP/2: the connection, and when it was last used.
     http2: Option<(http2::SendRequest<Payload>, Instant)>,
     /// Whether somebody looks for connections to close.
     reaping: bool,
+    /// How long connections are used at most, as the server has closed some, and when it last did.
+    learned: Option<(Duration, Instant)>,
+}
+
+/// An idle connection.
+struct Kept {
+    connection: Connection,
+    since: Instant,
+    /// How long it may be idle.
+    limit: Duration,
+}
+
+impl Idle {
+    /// The server has closed a connection that was idle for so long.
+    fn learn(&mut self, idle: Duration) {
+        if (SHORTEST_IDLE..IDLE_TIMEOUT).contains(&idle) {
+            let limit = self.limit().min(idle / 2);
+            tracing::debug!(idle = ?idle, limit = ?limit, "the server has closed an idle connection");
+            self.learned = Some((limit, Instant::now()));
+        }
+    }
+
+    /// How long a connection may be idle.
+    fn limit(&self) -> Duration {
+        match self.learned {
+            Some((limit, since)) if since.elapsed() < REMEMBERED => limit,
+            _ => IDLE_TIMEOUT,
+        }
+    }
+
+    /// Removes what cannot be used any more.
+    fn tidy(&mut self) {
+        let mut closed = Vec::new();
+        let limit = self.limit();
+        self.http1.retain(|kept| {
+            closed.extend(kept.connection.closed_at().map(|at| at.saturating_duration_since(kept.since)));
+            !kept.connection.sender.is_closed() && kept.since.elapsed() < kept.limit.min(limit)
+        });
+        closed.into_iter().for_each(|idle| self.learn(idle));
+    }
 }
 
 /// A connection in use; it must be given back after the end of the answer, and is closed otherwise.
-pub(crate) struct Lease(Option<http1::SendRequest<Payload>>);
+pub(crate) struct Lease(Option<Connection>);
+
+/// How long a connection may be idle after an answer with these headers; None: it is not kept.
+pub(crate) fn idle_limit(headers: &HeaderMap) -> Option<Duration> {
+    let Some(announced) = headers.get_all(KEEP_ALIVE).iter().find_map(announced) else { return Some(IDLE_TIMEOUT) };
+    let limit = announced.saturating_sub(MARGIN).min(IDLE_TIMEOUT);
+    (!limit.is_zero()).then_some(limit)
+}
+
+/// The `timeout` of a `Keep-Alive` header: whole seconds among other parameters.
+fn announced(value: &HeaderValue) -> Option<Duration> {
+    value.to_str().ok()?.split(',').find_map(|parameter| {
+        let (name, seconds) = parameter.split_once('=')?;
+        let seconds = seconds.trim().trim_matches('"');
+        // A fraction only makes the time longer; what is too large is long enough.
+        let whole = seconds.split('.').next().unwrap_or_default();
+        let digits = !whole.is_empty() && whole.bytes().all(|byte| byte.is_ascii_digit());
+        let timeout = name.trim().eq_ignore_ascii_case("timeout") && digits;
+        timeout.then(|| Duration::from_secs(whole.parse().unwrap_or(u64::MAX)))
+    })
+}
 
 impl Origin {
     pub(crate) fn new(place: Place, connector: Arc<Connector>) -> Self {
@@ -53,7 +135,7 @@ impl Origin {
     pub(crate) async fn send(
         self: &Arc<Self>,
         request: Request<Payload>,
-        limit: Option<Duration>,
+        limit: Option<Limit>,
         progress: &mut Progress,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         if self.connector.http2() {
@@ -66,24 +148,31 @@ impl Origin {
     async fn send_http1(
         self: &Arc<Self>,
         mut request: Request<Payload>,
-        limit: Option<Duration>,
+        limit: Option<Limit>,
         progress: &mut Progress,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         loop {
             *progress = Progress::Connecting;
-            let (mut sender, used) = match self.take() {
-                Some(sender) => (sender, true),
+            let (mut connection, idle) = match self.take() {
+                Some((connection, idle)) => (connection, Some(idle)),
                 // Boxed: the state of a connection being made would make every dispatch's future some kilobytes larger,
                 // and they are moved.
-                None => (Box::pin(self.connector.http1(&self.place)).await?, false),
+                None => (Box::pin(self.connector.http1(&self.place)).await?, None),
             };
             *progress = Progress::Waiting;
-            match in_time(limit, pin!(sender.try_send_request(request))).await? {
-                Ok(response) => return Ok((response, Lease(Some(sender)))),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if used => request = unsent,
-                    _ => return Err(Failure::Answer(error.into_error())),
-                },
+            match in_time(limit, pin!(connection.sender.try_send_request(request))).await? {
+                Ok(response) => return Ok((response, Lease(Some(connection)))),
+                Err(mut error) => {
+                    let unsent = error.take_message();
+                    let error = error.into_error();
+                    if let Some(idle) = idle.filter(|_| unsent.is_some() || is_broken_off(&error)) {
+                        self.idle().learn(idle);
+                    }
+                    match unsent {
+                        Some(unsent) if idle.is_some() => request = unsent,
+                        _ => return Err(Failure::Answer(error)),
+                    }
+                }
             }
         }
     }
@@ -91,7 +180,7 @@ impl Origin {
     async fn send_http2(
         self: &Arc<Self>,
         mut request: Request<Payload>,
-        limit: Option<Duration>,
+        limit: Option<Limit>,
         progress: &mut Progress,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         loop {
@@ -105,46 +194,53 @@ impl Origin {
                 Ok(response) => return Ok((response, Lease(None))),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if used => request = unsent,
-                    _ => return Err(Failure::Answer(error.into_error())),
+                    _ => {
+                        let failure = Failure::of(error.into_error());
+                        if matches!(failure, Failure::Refused(_)) {
+                            // It may be about to end. Requests on their way over it go on to their end.
+                            self.idle().http2 = None;
+                        }
+                        return Err(failure);
+                    }
                 },
             }
         }
     }
 
-    /// Keeps a connection whose answer has been read to its end.
-    pub(crate) fn give_back(self: &Arc<Self>, lease: Lease) {
-        let Some(mut sender) = lease.0 else { return };
-        if sender.is_ready() {
-            self.keep(sender);
-        } else if !sender.is_closed() {
+    /// Keeps a connection whose answer has been read to its end, for as long as it may be idle.
+    pub(crate) fn give_back(self: &Arc<Self>, lease: Lease, limit: Option<Duration>) {
+        let (Some(mut connection), Some(limit)) = (lease.0, limit) else { return };
+        if connection.sender.is_ready() {
+            self.keep(connection, limit);
+        } else if !connection.sender.is_closed() {
             // The connection's task has yet to see the end of the answer, or the server answered before it had read the
             // whole request, which may take any time.
             let origin = self.clone();
             tokio::spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(IDLE_TIMEOUT, sender.ready()).await {
-                    origin.keep(sender);
+                if let Ok(Ok(())) = tokio::time::timeout(limit, connection.sender.ready()).await {
+                    origin.keep(connection, limit);
                 }
             });
         }
     }
 
-    fn keep(self: &Arc<Self>, sender: http1::SendRequest<Payload>) {
+    fn keep(self: &Arc<Self>, connection: Connection, limit: Duration) {
         let mut idle = self.idle();
-        idle.http1.push((sender, Instant::now()));
+        idle.http1.push(Kept { connection, since: Instant::now(), limit });
         self.reap(&mut idle);
     }
 
-    /// The idle connection that was used last.
-    fn take(&self) -> Option<http1::SendRequest<Payload>> {
+    /// The idle connection that was used last, and how long it has been idle.
+    fn take(&self) -> Option<(Connection, Duration)> {
         let mut idle = self.idle();
-        while let Some((sender, since)) = idle.http1.pop() {
-            if since.elapsed() >= IDLE_TIMEOUT {
-                // The others are older.
-                idle.http1.clear();
-                return None;
+        let limit = idle.limit();
+        while let Some(Kept { connection, since, limit: own }) = idle.http1.pop() {
+            if let Some(closed) = connection.closed_at() {
+                idle.learn(closed.saturating_duration_since(since));
             }
-            if sender.is_ready() {
-                return Some(sender);
+            let age = since.elapsed();
+            if age < own.min(limit) && connection.sender.is_ready() {
+                return Some((connection, age));
             }
         }
         None
@@ -189,10 +285,10 @@ impl Origin {
 }
 
 /// Waits for an answer's head, for as long as the limit says.
-async fn in_time<T>(limit: Option<Duration>, answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
+async fn in_time<T>(limit: Option<Limit>, answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
     match limit {
         None => Ok(answer.await),
-        Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| Failure::FirstByte(limit)),
+        Some(limit) => tokio::time::timeout(limit.time, answer).await.map_err(|_| Failure::FirstByte(limit)),
     }
 }
 
@@ -203,11 +299,56 @@ async fn reap(origin: Weak<Origin>) {
         tick.tick().await;
         let Some(origin) = origin.upgrade() else { return };
         let mut idle = origin.idle();
-        idle.http1.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE_TIMEOUT);
+        idle.tidy();
         idle.http2.take_if(|(sender, used)| sender.is_closed() || used.elapsed() >= IDLE_TIMEOUT);
         if idle.http1.is_empty() && idle.http2.is_none() {
             idle.reaping = false;
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announced_time_is_undercut_by_a_second() {
+        let limit = |value: &'static str| {
+            let headers = HeaderMap::from_iter([(KEEP_ALIVE, HeaderValue::from_static(value))]);
+            idle_limit(&headers).map(|limit| limit.as_secs())
+        };
+        for (value, seconds) in [
+            ("timeout=5", Some(4)),
+            ("timeout=3, max=100", Some(2)),
+            ("max=100,Timeout = \"2\"", Some(1)),
+            ("timeout=2.5", Some(1)),
+            ("timeout=1", None),
+            ("timeout=0", None),
+            ("timeout=99999999999999999999999", Some(4)),
+            // Nothing is announced.
+            ("max=100", Some(4)),
+            ("timeout", Some(4)),
+            ("timeout=soon", Some(4)),
+            ("", Some(4)),
+        ] {
+            assert_eq!(limit(value), seconds, "{value}");
+        }
+        assert_eq!(idle_limit(&HeaderMap::new()), Some(IDLE_TIMEOUT));
+    }
+
+    #[test]
+    fn a_server_that_closes_idle_connections_is_given_less_time() {
+        let mut idle = Idle::default();
+        for nothing in [Duration::from_millis(499), IDLE_TIMEOUT, Duration::MAX] {
+            idle.learn(nothing);
+            assert_eq!(idle.limit(), IDLE_TIMEOUT);
+        }
+        idle.learn(Duration::from_secs(2));
+        assert_eq!(idle.limit(), Duration::from_secs(1));
+        idle.learn(Duration::from_secs(3));
+        assert_eq!(idle.limit(), Duration::from_secs(1), "the shortest counts");
+        idle.learned = idle.learned.map(|(limit, since)| (limit, since - REMEMBERED));
+        assert_eq!(idle.limit(), IDLE_TIMEOUT, "and is forgotten");
     }
 }

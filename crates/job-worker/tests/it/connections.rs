@@ -130,6 +130,36 @@ async fn an_idle_http_2_connection_is_replaced_after_four_seconds_and_what_is_un
 }
 
 #[tokio::test]
+async fn a_request_that_the_server_refused_over_http_2_loses_no_attempt() {
+    let bench = Bench::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // The first request is refused, the second is answered.
+    let server = tokio::spawn(async move {
+        let mut requests = 0;
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                requests += 1;
+                match requests {
+                    1 => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                    _ => {
+                        let mut body = respond.send_response(Response::new(()), false).unwrap();
+                        body.send_data(Bytes::from(r#"{"complete": true}"#), true).unwrap();
+                    }
+                }
+            }
+        }
+    });
+    let mut worker = bench.worker(&url).env("JOBS_HTTP2", "true").spawn();
+    let id = bench.add_with("task", "{}", ", max_attempts := 1").await;
+    let line = worker.wait_for_line("job postponed", LIMIT).await;
+    assert!(line.contains(&format!("job.id={id}")) && line.contains("refused by"), "{line}");
+    bench.gone(id).await;
+    server.abort();
+}
+
+#[tokio::test]
 async fn with_http_2_set_a_function_that_does_not_speak_it_fails_its_jobs_and_the_setting_is_named() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::complete()).await;

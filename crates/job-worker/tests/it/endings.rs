@@ -163,7 +163,10 @@ async fn with_complete_on_2xx_every_2xx_but_202_completes() {
         bench.gone(bench.add(task).await).await;
     }
     assert_eq!(bench.failed(bench.add("error").await).await.last_error.as_deref(), Some("boom"));
-    assert_eq!(bench.failed(bench.add("other").await).await.last_error.as_deref(), Some("HTTP 500: down"));
+    assert_eq!(
+        bench.failed(bench.add("other").await).await.last_error,
+        Some(format!("HTTP 500: down (POST {}/other)", function.url()))
+    );
 }
 
 #[tokio::test]
@@ -196,7 +199,9 @@ async fn an_answer_with_x_job_error_or_not_2xx_fails_the_job_with_the_functions_
         let job = bench.failed(bench.add(task).await).await;
         let last_error = job.last_error.unwrap_or_default();
         assert_eq!(job.attempts, 1, "{task}");
-        if *task == "long" {
+        if error.starts_with("HTTP ") && *task != "long" {
+            assert_eq!(last_error, format!("{error} (POST {}/{task})", function.url()), "{task}");
+        } else if *task == "long" {
             assert!(last_error.starts_with(error) && last_error.len() < 1000, "{} characters", last_error.len());
         } else {
             assert_eq!(&last_error, error, "{task}");
@@ -217,7 +222,9 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
     let _worker = bench.worker(&function.url()).spawn();
     for status in ["301", "302", "303", "307", "308"] {
         let job = bench.failed(bench.add(status).await).await;
-        assert_eq!(job.last_error, Some(format!("HTTP {status}")));
+        let (asked, place) = (function.url(), elsewhere.url());
+        let told = format!("HTTP {status} (POST {asked}/{status}, Location: {place}/; redirects are not followed)");
+        assert_eq!(job.last_error, Some(told));
     }
     assert_eq!(elsewhere.requests().len(), 0);
 }

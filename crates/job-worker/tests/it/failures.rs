@@ -201,7 +201,8 @@ async fn the_last_attempt_leaves_the_job_with_its_error_and_is_not_followed_by_a
     let _worker = bench.worker(&function.url()).spawn();
     let id = bench.add_with("never", "{}", ", max_attempts := 1").await;
     let failed = bench.failed(id).await;
-    assert_eq!((failed.attempts, failed.last_error.as_deref()), (1, Some("HTTP 500: down")));
+    let told = format!("HTTP 500: down (POST {}/never)", function.url());
+    assert_eq!((failed.attempts, failed.last_error), (1, Some(told)));
     // Made due again it still is not taken; a job after it is.
     bench.run("UPDATE app_jobs.jobs SET run_at = now() - interval '1 hour'").await;
     let other = bench.add("other").await;

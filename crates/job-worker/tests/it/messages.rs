@@ -175,7 +175,7 @@ async fn no_failure_shows_what_is_secret_in_a_url() {
         assert!(!shows && last_error.len() > 10, "{task}: {last_error}");
         if ["text", "json", "thrown", "busy"].contains(&task) {
             let told = format!("Basic … /{task}?… http://user:…@jobs/callback?…&epoch=");
-            assert!(last_error.contains(&told) && last_error.ends_with("&signature=…"), "{task}: {last_error}");
+            assert!(last_error.contains(&told) && last_error.contains("&signature=…"), "{task}: {last_error}");
         }
     }
     worker.wait_for_line("job.task=\"nonsense\"", super::support::LIMIT).await;

@@ -277,7 +277,8 @@ async fn http_1_0_is_understood() {
     // The closed connection is not used again.
     bench.gone(bench.add_with("closing", "{}", ", max_attempts := 1").await).await;
     let failed = bench.failed(bench.add("failing").await).await;
-    assert_eq!((failed.last_error.as_deref(), failed.attempts), (Some("HTTP 500: out of order"), 1));
+    let told = format!("HTTP 500: out of order (POST {}/)", failing.url);
+    assert_eq!((failed.last_error, failed.attempts), (Some(told), 1));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ async fn a_429_with_retry_after_postpones_the_job_and_is_told_as_no_failure() {
     let mut worker = bench.worker(&function.url()).spawn();
     let id = bench.add("busy").await;
     let postponed = bench.failed(id).await;
-    assert_eq!(postponed.last_error.as_deref(), Some("HTTP 429: slow down"));
+    assert_eq!(postponed.last_error, Some(format!("HTTP 429: slow down (POST {}/busy)", function.url())));
     let line = worker.wait_for_line("job postponed", LIMIT).await;
     assert!(line.contains(&format!("job.id={id}")) && line.contains("after=\"2m\""), "{line}");
     assert_eq!(function.requests().len(), 1);
@@ -38,7 +38,8 @@ async fn without_a_usable_retry_after_429_and_503_are_failures_like_any_other() 
         ("other", "HTTP 500: down"),
     ] {
         let failed = bench.failed(bench.add(task).await).await;
-        assert_eq!((failed.last_error.as_deref(), failed.attempts), (Some(last_error), 1), "{task}");
+        let told = format!("{last_error} (POST {}/{task})", function.url());
+        assert_eq!((failed.last_error.as_deref(), failed.attempts), (Some(&*told), 1), "{task}");
         assert!((failed.wait - 1f64.exp()).abs() < 0.5, "{task}: {failed:?}");
     }
 }
@@ -68,7 +69,8 @@ async fn a_postponed_job_is_due_when_the_function_said_and_a_429_uses_up_no_atte
     ] {
         let id = bench.add_with(task, "{}", ", max_attempts := 1, queue_name := 'one'").await;
         let postponed = bench.failed(id).await;
-        assert_eq!((postponed.attempts, postponed.last_error.as_deref()), (attempts, Some(last_error)), "{task}");
+        let told = format!("{last_error} (POST {}/{task})", function.url());
+        assert_eq!((postponed.attempts, postponed.last_error.as_deref()), (attempts, Some(&*told)), "{task}");
         assert!((postponed.wait - wait).abs() < 5.0 && postponed.locked_by.is_none(), "{task}: {postponed:?}");
     }
 }

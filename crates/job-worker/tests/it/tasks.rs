@@ -1,0 +1,84 @@
+//! Settings of single tasks: JOBS_TASKS.
+
+use std::time::Duration;
+
+use job_testkit::{Answer, FakeFunction, eventually};
+use serde_json::json;
+
+use super::support::{Bench, LIMIT};
+
+#[tokio::test]
+async fn two_functions_on_two_ports_are_reached_in_production() {
+    let bench = Bench::new().await;
+    let mail = FakeFunction::answering(Answer::complete()).await;
+    let report = FakeFunction::answering(Answer::text(200, "done")).await;
+    let rest = FakeFunction::answering(Answer::complete()).await;
+    let tasks = json!({
+        "mail": { "url": mail.url() },
+        "report:monthly": { "url": format!("{}/monthly?format=pdf", report.url()), "complete_on_2xx": true },
+    });
+    let worker = bench.worker(&rest.url()).env("NODE_ENV", "production").env("JOBS_TASKS", tasks.to_string());
+    let _worker = worker.spawn();
+    for task in ["mail", "report:monthly", "other"] {
+        bench.gone(bench.add_with(task, "{}", ", max_attempts := 1").await).await;
+    }
+    for (function, target) in [(&mail, "/mail"), (&report, "/monthly?format=pdf"), (&rest, "/other")] {
+        let targets: Vec<_> = function.requests().into_iter().map(|request| request.target).collect();
+        assert_eq!(targets, [target]);
+    }
+}
+
+#[tokio::test]
+async fn each_task_has_its_own_time_retries_and_limit() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::start(async |request| match request.target.as_str() {
+        "/slow" => std::future::pending().await,
+        "/busy" => Answer::text(503, "busy").header("Retry-After", "60"),
+        _ => Answer::text(500, "down"),
+    })
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tasks.toml");
+    let url = function.url();
+    std::fs::write(
+        &path,
+        format!(
+            "slow = {{ timeout = '1s', concurrency = 1 }}\n\
+             busy = {{ retry = {{ max_attempts = 1 }} }}\n\
+             ['*']\nurl = '{url}'\nretry = {{ first = '100s', max_attempts = 3 }}\n"
+        ),
+    )
+    .unwrap();
+    let worker = bench.worker("http://127.0.0.1:9").env("JOBS_TASKS", path.to_str().unwrap());
+    let _worker = worker.spawn();
+    let (slow, second) = (bench.add("slow").await, bench.add("slow").await);
+    eventually(LIMIT, async || function.requests().len() == 1).await;
+    let failed = bench.failed(bench.add("any").await).await;
+    assert_eq!((failed.attempts, failed.wait.round()), (1, 100.0));
+    let asked = function.requests().pop().unwrap();
+    assert_eq!((asked.target.as_str(), asked.header("x-job-max-attempts")), ("/any", Some("3")));
+    let busy = bench.failed(bench.add("busy").await).await;
+    assert_eq!((busy.attempts, busy.last_error.as_deref()), (25, Some(&*format!("HTTP 503: busy (POST {url}/busy)"))));
+    for id in [slow, second] {
+        let last_error = bench.failed(id).await.last_error.unwrap();
+        assert_eq!(last_error, format!("no answer from {url}/slow within 1s (timeout of the task)"));
+    }
+    let slow: Vec<_> = function.requests().into_iter().filter(|request| request.target == "/slow").collect();
+    assert!(slow[1].at - slow[0].at >= Duration::from_millis(900), "one at a time");
+}
+
+#[tokio::test]
+async fn a_worker_with_wrong_settings_of_a_task_does_not_start_and_says_where() {
+    let bench = Bench::new().await;
+    let worker =
+        bench.worker("http://127.0.0.1:9").env("JOBS_TASKS", r#"{"mail": {"timout": "5s", "retry": {"first": "x"}}}"#);
+    let mut worker = worker.spawn();
+    assert_eq!(worker.exit_code(LIMIT).await, 64);
+    let output = worker.output();
+    for told in [
+        "JOBS_TASKS: mail.retry.first: is not a duration",
+        "mail.timout: there is no such setting; do you mean timeout?",
+    ] {
+        assert!(output.contains(told), "{output}");
+    }
+}
