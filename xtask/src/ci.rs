@@ -35,6 +35,7 @@ const WITH_OTHER_FEATURES: &[&str] = &[
     "job-server --no-default-features",
     "job-scheduler --no-default-features",
     "job-service --no-default-features",
+    "job-service --no-default-features --features cron",
 ];
 
 /// One plan for every change; `cargo xtask chaos` takes others.

@@ -1,9 +1,10 @@
 //! What a scheduler keeps in memory: the schedules it holds, and which of them fires next. No clock, no I/O.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
-use job_utils::db::{Block, Digest, Fire, Mark, ScheduledJob};
+use job_utils::db::{Block, Digest, Fire, LARGEST_SCHEDULE_INFO, Mark, ScheduledJob};
 
 use crate::timetable::{Missed, Overlap, TimeZone, Timetable};
 
@@ -14,6 +15,11 @@ const LATEST: SignedDuration = SignedDuration::from_secs(60);
 const MOST_MADE_UP: usize = 1000;
 
 const INSTANT: SignedDuration = SignedDuration::from_nanos(1);
+
+/// What fired_until may be; outside, it was written by hand. As in `migrations/V23__schedule_bounds.sql`.
+const USABLE: RangeInclusive<Timestamp> = Timestamp::UNIX_EPOCH..=Timestamp::constant(253_402_128_000, 0);
+const UNUSABLE: &str =
+    "fired_until: is not within the years 1970 to 9999, so what has fired is not known; set it to now()";
 
 /// What looking at a schedule's row brought.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,6 +61,11 @@ struct Schedule {
 }
 
 impl Schedule {
+    /// Whether its row says what it did.
+    fn is_as_in(&self, row: &ScheduledJob) -> bool {
+        self.digest == row.digest && USABLE.contains(&self.fired_until) == USABLE.contains(&row.fired_until)
+    }
+
     fn mark(&self, id: i64) -> Mark {
         let error = self.error.as_deref().map(str::to_owned);
         Mark { schedule: id, digest: self.digest, error, ended: false, missed: None }
@@ -83,10 +94,16 @@ impl Agenda {
         }
     }
 
+    /// Whether the text of its schedule_info is needed to take in a row.
+    pub(crate) fn needs_text_of(&self, row: &ScheduledJob) -> bool {
+        let known = self.schedules.get(&row.id).is_some_and(|known| known.is_as_in(row));
+        !known && row.bytes <= LARGEST_SCHEDULE_INFO && USABLE.contains(&row.fired_until)
+    }
+
     /// Takes in a schedule's row as it is now.
     pub(crate) fn look_at(&mut self, row: &ScheduledJob) -> Looked {
         let known = self.schedules.get_mut(&row.id);
-        if let Some(known) = known.filter(|known| known.digest == row.digest) {
+        if let Some(known) = known.filter(|known| known.is_as_in(row)) {
             let gone_on = known.fired_until < row.fired_until;
             known.fired_until = known.fired_until.max(row.fired_until);
             if gone_on {
@@ -99,11 +116,11 @@ impl Agenda {
             if self.schedules.contains_key(&row.id) { row.owed_since.max(self.steady_since) } else { row.owed_since };
         let late = usize::from(self.has_lived_through(owed_since));
         self.forget(row.id);
-        let (timetable, error) = match Timetable::from_json_with_warnings(&row.schedule_info, &self.default_zone) {
+        let (timetable, error) = match self.read(row) {
             Ok((timetable, warnings)) => {
                 (Some(Box::new(timetable)), (!warnings.is_empty()).then(|| format!("warning: {}", warnings.join("; "))))
             }
-            Err(error) => (None, Some(error.to_string())),
+            Err(error) => (None, Some(error)),
         };
         let resumed = timetable.as_deref().map(|timetable| resume(timetable, row.fired_until, owed_since, late));
         let mut missed = None;
@@ -128,6 +145,17 @@ impl Agenda {
         block.xor ^= row.digest;
         self.advance(row.id);
         looked
+    }
+
+    /// Reads a row; why it cannot be used.
+    fn read(&self, row: &ScheduledJob) -> Result<(Timetable, Vec<String>), String> {
+        if !USABLE.contains(&row.fired_until) {
+            return Err(UNUSABLE.to_owned());
+        }
+        let Some(text) = &row.schedule_info else {
+            return Err(format!("schedule_info: is longer than {LARGEST_SCHEDULE_INFO} bytes, and is not read"));
+        };
+        Timetable::from_json_with_warnings(text, &self.default_zone).map_err(|error| error.to_string())
     }
 
     /// Since when heartbeats have come without a gap. What was due during a gap is missed, except that a schedule's latest fire

@@ -36,6 +36,9 @@ const WAKE_PAUSE: u32 = 4;
 /// Between batches of marks.
 const MARK_PAUSE: Duration = Duration::from_millis(200);
 
+/// How often to look for schedules that no scheduler takes.
+const UNTAKEN_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How often to tidy up.
 const TIDY_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -65,8 +68,12 @@ pub(crate) struct Scheduler {
     poll: Duration,
     /// When to write the next batch of marks.
     mark_at: Instant,
+    /// When to look for schedules that no scheduler takes. One that takes all need not look.
+    untaken_at: Option<Instant>,
     /// When to tidy up.
     tidy_at: Instant,
+    /// How many schedules to claim at once: fewer after a claim that took too long.
+    batch: i32,
     /// Holders of schedules that have not registered, as far as that has been said.
     unregistered: Vec<String>,
     /// Postgres did not answer the last time, and that has been said.
@@ -90,7 +97,9 @@ impl Scheduler {
             changes: (0, 0),
             poll: SHORTEST_POLL,
             mark_at: now,
+            untaken_at: config.tasks.as_filter().map(|_| now + config.lease),
             tidy_at: now + config.lease * 2,
+            batch: claim::BATCH,
             unregistered: Vec::new(),
             away: false,
             config,
@@ -113,7 +122,11 @@ impl Scheduler {
             };
             tokio::select! {
                 () = shutdown.triggered() => break,
-                () = self.listener.wake.woken() => self.compare_soon(),
+                () = self.listener.wake.woken() => {
+                    self.compare_soon();
+                    // Whoever takes it may just be starting.
+                    self.untaken_at = self.untaken_at.map(|at| at.min(Instant::now() + self.config.lease));
+                }
                 () = tokio::time::sleep_until(wait_until) => {}
             }
         }
@@ -128,7 +141,7 @@ impl Scheduler {
                 let look_at = self.beat_at.min(self.compare_at);
                 let mark_at = self.agenda.has_marks().then_some(self.mark_at);
                 let next = self.obstacles.next(&self.agenda, &self.clock);
-                next.into_iter().chain(mark_at).fold(look_at, Instant::min)
+                next.into_iter().chain(mark_at).chain(self.untaken_at).fold(look_at, Instant::min)
             }
             Err(error) => {
                 self.is_away(&error);
@@ -157,6 +170,10 @@ impl Scheduler {
         if self.agenda.has_marks() && Instant::now() >= self.mark_at {
             self.mark_at = Instant::now() + MARK_PAUSE;
             claim::mark(&self.db, &mut self.agenda).await?;
+        }
+        if self.untaken_at.is_some_and(|at| Instant::now() >= at) {
+            self.untaken_at = Some(Instant::now() + UNTAKEN_INTERVAL);
+            claim::tell_untaken(&self.db).await?;
         }
         if Instant::now() >= self.tidy_at {
             self.tidy_at = Instant::now() + TIDY_INTERVAL;
@@ -198,7 +215,13 @@ impl Scheduler {
     async fn look(&mut self, compare: bool) -> Result<(), DbError> {
         let began = Instant::now();
         let tasks = &self.config.tasks;
-        let look = claim::look(&self.db, tasks, self.alone, compare).await?;
+        let look = claim::look(&self.db, tasks, self.batch, self.alone, compare).await;
+        self.batch = match &look {
+            Err(error) if error.took_too_long() => (self.batch / 2).max(1),
+            Err(_) => self.batch,
+            Ok(_) => (self.batch * 2).min(claim::BATCH),
+        };
+        let look = look?;
         self.clock.learn(look.now);
         self.agenda.steady_since(look.steady_since);
         self.heard = Some(began);

@@ -179,9 +179,10 @@ pub fn date(value: &Value, local: &TimeZone, place: &str) -> Result<Timestamp, R
 /// A rule that is not an object.
 fn scalar(value: &Value, default_zone: &TimeZone, place: &str) -> Result<Fires, RuleError> {
     match value {
-        Value::String(text) => match date::from_text(text, default_zone) {
-            Some(at) => Ok(Fires::Once(at)),
-            None => cron::parse(text, place).map(Fires::Rule),
+        // A cron rule first, as in the original: some are dates as well.
+        Value::String(text) => match cron::parse(text, place) {
+            Ok(rule) => Ok(Fires::Rule(rule)),
+            Err(error) => date::from_text(text, default_zone).map(Fires::Once).ok_or(error),
         },
         Value::Number(number) => date::from_epoch(number, place).map(Fires::Once),
         _ => Err(RuleError::new(place, "is neither a cron rule, nor a date, nor a recurrence object")),

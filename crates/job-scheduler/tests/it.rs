@@ -4,7 +4,9 @@
 
 mod it {
     mod blocked;
+    mod bounds;
     mod changes;
+    mod dates;
     mod fires;
     mod high_availability;
     mod idle;
@@ -17,4 +19,5 @@ mod it {
     mod stop;
     mod support;
     mod take_over;
+    mod untaken;
 }

@@ -6,7 +6,7 @@ mod supervise;
 
 use job_utils::config::{Env, Reader};
 
-pub use schedule::schedule;
+pub use schedule::{IntoRule, schedule};
 pub use service::{Service, ServiceBuilder};
 pub use supervise::Stopped;
 // What an application needs beside the service, so that one dependency is enough: each type that the API shows.

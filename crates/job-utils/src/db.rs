@@ -70,7 +70,9 @@ pub use new_job::{IntoJob, IntoTimestamp, KeyMode, NewJob};
 pub use notify::{Horizon, Waiting};
 pub use pool::Db;
 pub use rustls;
-pub use schedule::{Block, Digest, Look, LookFor, Mark, ScheduledJob, SchedulerDb, SchedulerInstance};
+pub use schedule::{
+    Block, Digest, LARGEST_SCHEDULE_INFO, Look, LookFor, Mark, ScheduledJob, SchedulerDb, SchedulerInstance,
+};
 pub use settle::{Results, SettleError, Settled, Settlement, Settler};
 pub use tokio_postgres::error::SqlState;
 pub use tokio_postgres::{self, IsolationLevel, Transaction};

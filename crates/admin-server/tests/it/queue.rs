@@ -192,6 +192,28 @@ async fn a_failed_and_a_running_job_are_shown_as_they_are() {
     assert!(nodes.iter().all(|node| node["runAt"].is_string()), "{data}");
 }
 
+/// Postgres has times that an instant cannot be; a row with one hides no other.
+#[tokio::test]
+async fn jobs_and_schedules_beyond_all_years_are_shown_at_the_nearest_instant() {
+    let server = Server::start().await;
+    let client = server.db.connect().await;
+    let rows = "INSERT INTO app_jobs.jobs (task_identifier, run_at, locked_at, locked_by, created_at, updated_at)
+                SELECT 't', at, at, 'worker-0', at, at
+                  FROM unnest(ARRAY['20000-01-01', 'infinity', '-infinity', '0044-03-15 BC', '2030-01-01Z']::timestamptz[]) at;
+                INSERT INTO app_jobs.scheduled_jobs (task_identifier, schedule_info, last_scheduled, paused_at, ended_at)
+                SELECT 't', '{}', at, at, at FROM unnest(ARRAY['20000-01-01', '-infinity', '2030-01-01Z']::timestamptz[]) at";
+    client.batch_execute(rows).await.unwrap();
+    let (last, first) = ("9999-12-30T22:00:00.999999999Z", "-004713-11-24T00:00:00Z");
+    let data = server.data("{ jobs { nodes { runAt createdAt } } }", json!({})).await;
+    let expected = [last, last, first, "-000043-03-13T00:00:00Z", "2030-01-01T00:00:00Z"];
+    let run_ats: Vec<&Value> = data["jobs"]["nodes"].as_array().unwrap().iter().map(|node| &node["runAt"]).collect();
+    assert_eq!(run_ats, expected);
+    let data = server.data("{ scheduledJobs { nodes { lastScheduled pausedAt endedAt } } }", json!({})).await;
+    let nodes = data["scheduledJobs"]["nodes"].as_array().unwrap();
+    let ended: Vec<&Value> = nodes.iter().map(|node| &node["endedAt"]).collect();
+    assert_eq!(ended, [last, first, "2030-01-01T00:00:00Z"]);
+}
+
 #[tokio::test]
 async fn schedules_are_listed() {
     let server = Server::start().await;

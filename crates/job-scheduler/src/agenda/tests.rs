@@ -159,7 +159,14 @@ fn a_long_outage_is_looked_through_quickly() {
     let since: Timestamp = "1996-01-01T00:00:00Z".parse().unwrap();
     for id in 0..200 {
         let row = owing(id, &with("* * * * * *", "missed", "once"), "00:00:00", "00:00:00");
-        agenda.look_at(&ScheduledJob::held(id, row.task, row.schedule_info, row.digest, since, at("12:00:00")));
+        agenda.look_at(&ScheduledJob::held(
+            id,
+            row.task,
+            row.schedule_info.unwrap(),
+            row.digest,
+            since,
+            at("12:00:00"),
+        ));
     }
     assert_eq!(due(&agenda, "11:59:59").len(), 200);
 }
@@ -292,4 +299,28 @@ fn a_rule_that_was_changed_during_a_gap_makes_up_nothing_for_it() {
     agenda.steady_since(at("00:00:30"));
     agenda.look_at(&owing(1, &info("*/1 * * * * *"), "00:00:06", "00:00:00"));
     assert_eq!(due(&agenda, "00:00:30"), [(1, at("00:00:29")), (1, at("00:00:30"))]);
+}
+
+#[test]
+fn a_row_that_cannot_be_used_is_told_once_and_its_text_is_not_asked_for() {
+    let mut agenda = Agenda::new(TimeZone::UTC);
+    let usable = info("* * * * * *");
+    for (id, fired_until) in [(1, Timestamp::MAX), (2, "-000001-01-01T00:00:00Z".parse().unwrap())] {
+        let row =
+            ScheduledJob::held(id, "task".into(), usable.clone(), digest(id, &usable), fired_until, at("00:00:00"));
+        assert!(!agenda.needs_text_of(&row));
+        assert!(matches!(agenda.look_at(&row), Looked::Invalid(error) if error.starts_with("fired_until: ")));
+        assert_eq!(agenda.look_at(&row), Looked::Known);
+        // Set right, it is read.
+        let right = owing(id, &usable, "00:00:00", "00:00:00");
+        assert!(agenda.needs_text_of(&right));
+        assert_eq!(agenda.look_at(&right), Looked::Taken);
+        assert_eq!(agenda.look_at(&right), Looked::Known);
+    }
+    let large = format!("{usable}{}", " ".repeat(LARGEST_SCHEDULE_INFO as usize));
+    let row = owing(3, &large, "00:00:00", "00:00:00");
+    assert!(!agenda.needs_text_of(&row));
+    let error = "schedule_info: is longer than 65536 bytes, and is not read";
+    assert_eq!(agenda.look_at(&row), Looked::Invalid(error.to_owned()));
+    assert_eq!(agenda.look_at(&row), Looked::Known);
 }

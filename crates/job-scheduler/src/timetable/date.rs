@@ -1,20 +1,19 @@
-//! Dates as JavaScript's `new Date(…)` takes them: epoch milliseconds, and strings in the forms people use.
+//! Dates as JavaScript's `new Date(…)` takes them: epoch milliseconds, and strings in the forms people use. What lies beyond the
+//! years that an instant can have, which end a day before the year 10000, is the nearest instant.
 
-use jiff::civil::{Date, DateTime};
-use jiff::fmt::{rfc2822, strtime};
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+mod written;
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::fmt::temporal::Pieces;
+use jiff::tz::{Offset, TimeZone};
 use serde_json::{Number, Value};
 
+use self::written::Written;
 use super::error::{RuleError, shown};
 
-/// Dates other than ISO 8601 and RFC 2822 that a browser writes or a person types.
-const OTHER_DATES: [&str; 7] =
-    ["%a %b %d %Y", "%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%m/%d/%Y", "%Y/%m/%d", "%Y-%m-%d"];
-/// Times after such a date; both are local.
-const OTHER_TIMES: [&str; 3] = ["", " %H:%M", " %H:%M:%S"];
-/// What JavaScript's `Date.prototype.toString` writes, without the zone's name in parentheses.
-const JAVASCRIPT_FORM: &str = "%a %b %d %Y %H:%M:%S GMT%z";
+/// JavaScript's dates are so many milliseconds around 1970.
+const MOST_MILLISECONDS: i64 = 8_640_000_000_000_000;
 
 /// The instant of a date value that must be one (`start`, `end`).
 pub(super) fn parse(value: &Value, local: &TimeZone, place: &str) -> Result<Timestamp, RuleError> {
@@ -31,65 +30,42 @@ pub(super) fn parse(value: &Value, local: &TimeZone, place: &str) -> Result<Time
 pub(super) fn from_epoch(number: &Number, place: &str) -> Result<Timestamp, RuleError> {
     // A fraction of a millisecond is cut off, as JavaScript does.
     let milliseconds = number.as_i64().or_else(|| number.as_f64().map(|number| number as i64));
-    milliseconds.and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok()).ok_or_else(|| {
-        RuleError::new(place, format!("{number} is not a date in epoch milliseconds (years up to 9999)"))
-    })
+    let milliseconds = milliseconds.filter(|number| (-MOST_MILLISECONDS..=MOST_MILLISECONDS).contains(number));
+    milliseconds.map(|milliseconds| nearest(Timestamp::from_millisecond(milliseconds), milliseconds < 0)).ok_or_else(
+        || RuleError::new(place, format!("{number} is not a date in epoch milliseconds (at most 8640000000000000)")),
+    )
 }
 
 /// The instant a date string names; None when it is none. With an offset or Z it is absolute, a date alone is midnight
 /// UTC, and a date and time without an offset is in the `local` zone.
 pub(super) fn from_text(text: &str, local: &TimeZone) -> Option<Timestamp> {
-    let text = text.trim();
-    if let Some(date) = iso_date(text) {
-        return in_zone(date.into(), &TimeZone::UTC);
-    }
-    // Compact ISO forms (20300101T0000) are not JavaScript's; a cron rule is never taken for one.
-    if starts_with_iso_date(text) {
-        let text = offset_attached(text);
-        return text.parse::<Timestamp>().ok().or_else(|| in_zone(text.parse::<DateTime>().ok()?, local));
-    }
-    if let Ok(zoned) = rfc2822::parse(text) {
-        return Some(zoned.timestamp());
-    }
-    let text = text.split('(').next().unwrap_or(text).trim();
-    if let Ok(zoned) = Zoned::strptime(JAVASCRIPT_FORM, text) {
-        return Some(zoned.timestamp());
-    }
-    OTHER_DATES.iter().find_map(|date| {
-        OTHER_TIMES.iter().find_map(|time| {
-            let parts = strtime::parse(format!("{date}{time}"), text).ok()?;
-            in_zone(parts.to_datetime().or_else(|_| parts.to_date().map(DateTime::from)).ok()?, local)
-        })
-    })
-}
-
-/// `2030-07-01 12:00:00 +02:00` and `… UTC` as ISO 8601 has them.
-fn offset_attached(text: &str) -> String {
-    match text.rsplit_once(' ') {
-        Some((time, "UTC" | "GMT")) => format!("{time}Z"),
-        Some((time, offset)) if offset.starts_with(['+', '-']) => format!("{time}{offset}"),
-        _ => text.to_owned(),
+    match Written::read(text) {
+        Some(Written::At(wall, offset)) => Some(in_zone(wall, offset, local)),
+        Some(Written::Earlier) => Some(Timestamp::MIN),
+        Some(Written::Later) => Some(Timestamp::MAX),
+        // ISO 8601 has forms that JavaScript refuses: hours alone in a time or an offset.
+        None if text.trim_start().as_bytes().get(4) == Some(&b'-') => more_of_iso(text.trim()),
+        None => None,
     }
 }
 
-fn in_zone(wall: DateTime, zone: &TimeZone) -> Option<Timestamp> {
-    zone.to_ambiguous_timestamp(wall).compatible().ok()
+fn more_of_iso(text: &str) -> Option<Timestamp> {
+    let pieces = Pieces::parse(text).ok()?;
+    let offset = pieces.to_numeric_offset().filter(|offset| offset.seconds().abs() < 24 * 3600)?;
+    Some(in_zone(pieces.date().to_datetime(pieces.time()?), Some(offset.seconds()), &TimeZone::UTC))
 }
 
-/// `2030`, `2030-12` or `2030-12-31`.
-fn iso_date(text: &str) -> Option<Date> {
-    let mut parts = text.split('-').map(|part| part.bytes().all(|byte| byte.is_ascii_digit()).then_some(part));
-    let year = parts.next()??;
-    let month = parts.next().unwrap_or(Some("01"))?;
-    let day = parts.next().unwrap_or(Some("01"))?;
-    if parts.next().is_some() || year.len() != 4 || month.len() != 2 || day.len() != 2 {
-        return None;
-    }
-    Date::new(year.parse().ok()?, month.parse().ok()?, day.parse().ok()?).ok()
+fn in_zone(wall: DateTime, offset: Option<i32>, local: &TimeZone) -> Timestamp {
+    let instant = match offset {
+        Some(offset) => Offset::from_seconds(offset).and_then(|offset| offset.to_timestamp(wall)),
+        None => local.to_ambiguous_timestamp(wall).compatible(),
+    };
+    nearest(instant, wall.year() < 0)
 }
 
-fn starts_with_iso_date(text: &str) -> bool {
-    text.get(..10).is_some_and(|date| iso_date(date).is_some())
+/// The instant, or the end of time that is nearest to it.
+fn nearest(instant: Result<Timestamp, jiff::Error>, before: bool) -> Timestamp {
+    instant.unwrap_or(if before { Timestamp::MIN } else { Timestamp::MAX })
 }
 
 #[cfg(test)]
@@ -126,6 +102,23 @@ mod tests {
             ("Mon Jul 01 2030", "2030-06-30T22:00:00Z"),
             ("2030-07-01 12:00:00 UTC", "2030-07-01T12:00:00Z"),
             ("2030-07-01 12:00:00 +02:00", "2030-07-01T10:00:00Z"),
+            ("2026-12-31T24:00:00Z", "2027-01-01T00:00:00Z"),
+            ("2026-12-31T24:00", "2026-12-31T23:00:00Z"),
+            ("3/7/2026, 10:00:00 AM", "2026-03-07T09:00:00Z"),
+            ("3/7/2026, 12:00:00\u{202f}AM", "2026-03-06T23:00:00Z"),
+            ("3/7/26 1:30 pm", "2026-03-07T12:30:00Z"),
+            ("Sat, 7 Mar 2026 10:00:00 EST", "2026-03-07T15:00:00Z"),
+            ("Saturday, March 7, 2026, 10:00 GMT+1", "2026-03-07T09:00:00Z"),
+            ("7-Mar-2026", "2026-03-06T23:00:00Z"),
+            ("Mar 2026", "2026-02-28T23:00:00Z"),
+            ("2026-03-07T10:00:00+0100", "2026-03-07T09:00:00Z"),
+            ("2026-03-07T10:00:00+01", "2026-03-07T09:00:00Z"),
+            // Beyond the last instant, and before the first.
+            ("9999-12-31T23:59:59Z", "9999-12-30T22:00:00.999999999Z"),
+            ("9999-12-31T24:00:00Z", "9999-12-30T22:00:00.999999999Z"),
+            ("9999-12-31T23:59:59", "9999-12-30T22:00:00.999999999Z"),
+            ("+275759-09-13T00:00:00Z", "9999-12-30T22:00:00.999999999Z"),
+            ("-271820-01-01T00:00:00Z", "-009999-01-02T01:59:59Z"),
         ] {
             assert_eq!(at(text).as_deref(), Some(expected), "{text}");
         }
@@ -133,9 +126,35 @@ mod tests {
 
     #[test]
     fn what_is_no_date_is_not_taken_for_one() {
-        for text in
-            ["", "soon", "* * * * *", "1 2 3 4 5", "2030-13-01", "2030-02-30", "2030-07-01T25:00", "1700000000000"]
-        {
+        for text in [
+            "",
+            "soon",
+            "* * * * *",
+            "1 2 3 4 5",
+            "0 12 1 13 *",
+            "61 12 1 JAN ?",
+            "@daily",
+            "2030-13-01",
+            "2030-02-30",
+            "2/30/2030",
+            "2030-07-01T25:00",
+            "2030-07-01T24:00:01Z",
+            "2030-07-01 10:75",
+            "1700000000000",
+            "5",
+            "Jan 5",
+            "3/7",
+            "every 5/5/2030",
+            "Saturday, March 7, 2026 at 10:00",
+            "2030-07-01 05:00 GMT+9900",
+            "2030-07-01-05:00",
+            "13:00 PM 1/1/2030",
+            "0/1/2030",
+            "1/1/2030 10:00 11:00",
+            "+275761-01-01",
+            "1/1/300000",
+            "12-31T10:00",
+        ] {
             assert_eq!(at(text), None, "{text}");
         }
     }

@@ -142,3 +142,9 @@ pub(crate) async fn gaps_and_doubles(client: &Client) -> (i64, i64) {
     let doubles = "SELECT (SELECT count(*) FROM fired) - count(*) FROM app_jobs.schedule_fires WHERE outcome = 'made'";
     (number(client, gaps).await, number(client, doubles).await)
 }
+
+/// What the row of a schedule says is wrong with it; `-` for nothing.
+pub(crate) async fn last_error(client: &Client, schedule: i64) -> String {
+    let sql = "SELECT coalesce(last_error, '-') FROM app_jobs.scheduled_jobs WHERE id = $1";
+    client.query_one(sql, &[&schedule]).await.unwrap().get(0)
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use job_service::{
     Cancelled, Context, Db, Field, HandlerResult, SchedulerConfig, SchedulerError, ServerConfig, ServerError, Service,
-    ServiceError, Shutdown, Task, Worker, WorkerError, enqueue, migrate, schedule,
+    ServiceError, Shutdown, Task, Uuid, Worker, WorkerError, enqueue, migrate, schedule,
 };
 use job_testkit::{Answer, FakeFunction, TestDb, eventually};
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,7 @@ async fn a_rule_that_no_scheduler_could_use_is_refused() {
     }
     let rules = [r#""0 23 * * *""#, r#"{"rule":"@daily","tz":"Europe/Berlin"}"#, r#"{"hour":1,"minute":0}"#];
     for rule in rules {
-        schedule(&client, &serde_json::from_str::<Value>(rule).unwrap(), Tick {}).await.unwrap();
+        schedule(&client, &serde_json::from_str::<Value>(rule).unwrap(), Tick {}.job().key(rule)).await.unwrap();
     }
     let typo = r#"SELECT app_jobs.add_scheduled_job('tick', '{}', '"0 25 * * *"'::json)"#;
     client.batch_execute(typo).await.unwrap();
@@ -146,6 +146,27 @@ async fn a_rule_that_no_scheduler_could_use_is_refused() {
         client.query("SELECT schedule_info::text FROM app_jobs.scheduled_jobs ORDER BY id", &[]).await.unwrap();
     let stored: Vec<String> = stored.iter().map(|row| row.get(0)).collect();
     assert_eq!((&stored[..3], &stored[3..]), (&rules.map(String::from)[..], &[r#""0 25 * * *""#.to_owned()][..]));
+}
+
+/// As an application says its schedules: at every start.
+#[tokio::test]
+async fn a_schedule_said_at_every_start_is_one_schedule() {
+    let postgres = TestDb::from_template("service", migrated).await;
+    let client = postgres.connect().await;
+    let tenants = [Uuid::from_u128(1), Uuid::from_u128(2)];
+    for rule in ["*/5 * * * *", "*/5 * * * *", "*/10 * * * *"] {
+        schedule(&client, rule, Tick {}).await.unwrap();
+        schedule(&client, rule, Tick {}.job().key("another")).await.unwrap();
+        for tenant in tenants {
+            schedule(&client, rule, Tick {}.job().tenant(tenant)).await.unwrap();
+        }
+    }
+    let stored = "SELECT key, schedule_info::text FROM app_jobs.scheduled_jobs ORDER BY key";
+    let stored = client.query(stored, &[]).await.unwrap();
+    let stored: Vec<(String, String)> = stored.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let keys =
+        ["another".to_owned(), "tick".to_owned(), format!("tick:{}", tenants[0]), format!("tick:{}", tenants[1])];
+    assert_eq!(stored, keys.map(|key| (key, r#""*/10 * * * *""#.to_owned())));
 }
 
 #[tokio::test]

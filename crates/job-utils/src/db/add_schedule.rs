@@ -15,16 +15,19 @@ const OF_TENANT: &str = "SELECT (@extschema@.add_scheduled_job($8::uuid, $1::tex
                          $4::text, $5::text, $6::int, $7::int)).id";
 
 /// Adds a schedule and returns its id. `rule` is a cron rule, or whatever `schedule_info` may be: `"*/5 * * * *"`,
-/// `json!({"rule": "0 9 * * MON", "tz": "Europe/Berlin"})`. A job with a key replaces the schedule with that key, so that an
-/// application can say its schedules at every start.
+/// `json!({"rule": "0 9 * * MON", "tz": "Europe/Berlin"})`.
 ///
-/// The jobs that it makes have the same key. A fire while one waits or runs is skipped; a job that is enqueued under that key by hand
-/// takes the place of one that waits, as anywhere.
+/// An application says its schedules at every start: one with the same key is replaced. Without a key the task's identifier is
+/// the key (with a tenant, `<task>:<tenant>`), so give keys to two schedules of one task.
+///
+/// The jobs that a schedule makes have its key as well. A fire while one waits or runs is skipped; a job that is enqueued under
+/// that key by hand takes the place of one that waits, as anywhere.
 ///
 /// ```no_run
 /// # use job_utils::db::{DbError, EnqueueError, NewJob, Db, schedule};
 /// # async fn example(db: &Db) -> Result<(), EnqueueError> {
-/// schedule(db, "*/5 * * * *", NewJob::raw("report", "").key("report-every-5-minutes")).await?;
+/// schedule(db, "*/5 * * * *", NewJob::raw("report", "")).await?;
+/// schedule(db, "0 9 * * MON", NewJob::raw("report", r#"{"of": "the week"}"#).key("weekly-report")).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -49,7 +52,7 @@ pub async fn schedule<C: EnqueueClient>(
     rule: impl Serialize + Send,
     job: impl IntoJob + Send,
 ) -> Result<i64, EnqueueError> {
-    let job = job.into_job();
+    let mut job = job.into_job();
     job.check()?;
     let odd = |field| Err(EnqueueError::refused(field, "a schedule has none of its own".to_owned()));
     if job.run_at.is_some() || job.delay.is_some() {
@@ -61,13 +64,18 @@ pub async fn schedule<C: EnqueueClient>(
     if job.has_options_of_enqueue() {
         return odd(Field::Key);
     }
+    // One schedule for one start or many. Keys are shared by all tenants.
+    let key = job.key.take().unwrap_or_else(|| match job.tenant {
+        Some(tenant) => format!("{}:{tenant}", job.task),
+        None => job.task.clone(),
+    });
     let rule = serde_json::to_string(&rule)
         .map_err(|error| EnqueueError::refused(Field::Rule, format!("cannot be written as JSON: {error}")))?;
     let parameters: [(&(dyn postgres_types::ToSql + Sync), Type); 8] = [
         (&job.task, Type::TEXT),
         (&job.payload, Type::TEXT),
         (&rule, Type::TEXT),
-        (&job.key, Type::TEXT),
+        (&key, Type::TEXT),
         (&job.queue, Type::TEXT),
         (&job.max_attempts, Type::INT4),
         (&job.priority, Type::INT4),

@@ -49,7 +49,9 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      '@extschema@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
                      AND to_regprocedure(\
                      '@extschema@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[], boolean[])') IS NOT NULL \
-                     AND to_regclass('@extschema@.settings') IS NOT NULL, \
+                     AND to_regclass('@extschema@.settings') IS NOT NULL \
+                     AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('@extschema@.schedulers') \
+                     AND a.attname = 'tasks'), \
                      current_setting('server_encoding')";
 
 const ACCEPTED: &str = "SELECT count(*) FROM @extschema@.jobs \

@@ -15,33 +15,102 @@ use postgres_types::Type;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::db::columns::Instant;
 use crate::db::statement::Parameters;
 use crate::db::{Db, DbError};
 use crate::wire::callback::storable;
 
+/// A schedule_info of more bytes is not read: it cannot be used.
+pub const LARGEST_SCHEDULE_INFO: i32 = 65_536;
+
+/// How many bytes of schedule_info one statement reads.
+const BATCH_BYTES: i64 = 4 << 20;
+
+/// How many bytes a row's schedule_info has. What is stored in more than any that can be used has is not read for that.
+macro_rules! bytes {
+    ($row:literal) => {
+        concat!(
+            "CASE WHEN pg_column_size(",
+            $row,
+            ".schedule_info) > 131072 THEN pg_column_size(",
+            $row,
+            ".schedule_info) ELSE octet_length(",
+            $row,
+            ".schedule_info::text) END"
+        )
+    };
+}
+
+/// The columns of a schedule that is held, but for the text of its schedule_info. What is wrong with it may have been written by
+/// others, in any length.
+macro_rules! held_columns {
+    () => {
+        concat!(
+            "s.id, s.task_identifier, @extschema@.schedule_digest(s), ",
+            bytes!("s"),
+            ", s.fired_until, coalesce(s.owed_since, s.fired_until), left(s.last_error, 4000)"
+        )
+    };
+}
+
 /// One statement a look: a heartbeat; it claims, or, when there was nothing to claim and it is wanted, says in digests what is
 /// held; and last, so that it is fresh, the time. Rows of three kinds: a schedule, (block, digest, count), (time, since,
 /// expiry). What it writes is lost in a crash of the server without harm, so it waits for no disk.
-const LOOK: &str = "WITH beat AS MATERIALIZED (\
-                    SELECT b.steady_since, b.expires_in \
-                    FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
-                    @extschema@.scheduler_heartbeat($1, $2, make_interval(secs => $3), $4) b), \
-                    claimed AS MATERIALIZED (\
-                    SELECT c.id, c.task_identifier, c.schedule_info::text AS info, @extschema@.schedule_digest(c) AS digest, \
-                    c.fired_until, c.owed_since, c.last_error \
-                    FROM beat, @extschema@.claim_schedules($1, $2, $5, $6, $7) c) \
-                    SELECT id, task_identifier, info, digest, fired_until, owed_since, last_error, \
-                    NULL::bigint, NULL::timestamptz, NULL::float8 FROM claimed UNION ALL \
-                    SELECT s.id >> $8, NULL, NULL, bit_xor(@extschema@.schedule_digest(s)), NULL, NULL, NULL, count(*), NULL, NULL \
-                    FROM @extschema@.scheduled_jobs s WHERE $9 AND s.instance = $2 AND NOT EXISTS (SELECT FROM claimed) \
-                    GROUP BY 1 UNION ALL \
-                    SELECT NULL, NULL, NULL, NULL, NULL, steady_since, NULL, NULL, clock_timestamp(), \
-                    extract(epoch FROM expires_in)::float8 FROM beat";
-const HELD: &str = "SELECT s.id, s.task_identifier, s.schedule_info::text, @extschema@.schedule_digest(s), s.fired_until, \
-                    coalesce(s.owed_since, s.fired_until), s.last_error \
-                    FROM @extschema@.scheduled_jobs s WHERE s.instance = $1 AND s.id >> $3 = ANY ($2)";
+const LOOK: &str = concat!(
+    "WITH beat AS MATERIALIZED (\
+     SELECT b.steady_since, b.expires_in \
+     FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
+     @extschema@.scheduler_heartbeat($1, $2, make_interval(secs => $3), $4) b), \
+     claimed AS MATERIALIZED (\
+     SELECT c.id, c.task_identifier, @extschema@.schedule_digest(c) AS digest, ",
+    bytes!("c"),
+    " AS bytes, c.fired_until, c.owed_since, left(c.last_error, 4000) AS last_error \
+     FROM beat, @extschema@.claim_schedules($1, $2, $5, $6, $7) c) \
+     SELECT id, task_identifier, digest, bytes, fired_until, owed_since, last_error, \
+     NULL::bigint, NULL::timestamptz, NULL::float8 FROM claimed UNION ALL \
+     SELECT s.id >> $8, NULL, bit_xor(@extschema@.schedule_digest(s)), NULL, NULL, NULL, NULL, count(*), NULL, NULL \
+     FROM @extschema@.scheduled_jobs s WHERE $9 AND s.instance = $2 AND NOT EXISTS (SELECT FROM claimed) \
+     GROUP BY 1 UNION ALL \
+     SELECT NULL, NULL, NULL, NULL, NULL, steady_since, NULL, NULL, clock_timestamp(), \
+     extract(epoch FROM expires_in)::float8 FROM beat"
+);
+const HELD: &str = concat!(
+    "SELECT ",
+    held_columns!(),
+    " FROM @extschema@.scheduled_jobs s WHERE s.instance = $1 AND s.id >> $3 = ANY ($2)"
+);
+const WITH_TEXT: &str = concat!(
+    "SELECT ",
+    held_columns!(),
+    ", CASE WHEN ",
+    bytes!("s"),
+    " <= $3 THEN s.schedule_info::text END FROM @extschema@.scheduled_jobs s WHERE s.instance = $1 AND s.id = ANY ($2)"
+);
+
+/// Tells, in their rows, schedules that do not fire because no live scheduler takes their tasks: free ones, and those of holders
+/// that are gone. A rule that cannot be used is told of instead, as long as it is there.
+const UNTAKEN: &str = "WITH live AS MATERIALIZED (\
+                       SELECT r.tasks FROM @extschema@.schedulers r WHERE r.heartbeat_at >= clock_timestamp() - r.lease), \
+                       idle AS (\
+                       SELECT s.id, s.task_identifier, s.last_error FROM @extschema@.scheduled_jobs s \
+                       WHERE s.locked_at IS NULL AND s.paused_at IS NULL AND s.ended_at IS NULL UNION ALL \
+                       SELECT s.id, s.task_identifier, s.last_error FROM @extschema@.scheduled_jobs s \
+                       WHERE s.instance = ANY (ARRAY(SELECT r.instance FROM @extschema@.schedulers r \
+                       WHERE r.heartbeat_at < clock_timestamp() - r.lease))), \
+                       untaken AS MATERIALIZED (\
+                       SELECT i.id FROM idle i WHERE (i.last_error IS NULL OR i.last_error LIKE 'warning:%') \
+                       AND NOT EXISTS (SELECT FROM live WHERE live.tasks IS NULL OR i.task_identifier = ANY (live.tasks)) \
+                       LIMIT $1), \
+                       locked AS MATERIALIZED (\
+                       SELECT s.id FROM @extschema@.scheduled_jobs s WHERE s.id = ANY (ARRAY(SELECT u.id FROM untaken u)) \
+                       FOR UPDATE SKIP LOCKED) \
+                       UPDATE @extschema@.scheduled_jobs s SET last_error = 'no live scheduler takes the task \"' || \
+                       s.task_identifier || '\" (JOBS_SUPPORTED of the schedulers): the schedule does not fire until one does' \
+                       FROM locked WHERE s.id = locked.id RETURNING s.id, s.task_identifier";
 const LOOKING: &str = "look for schedules";
 const LOOKING_AT_HELD: &str = "look at held schedules";
+const READING: &str = "read schedules";
+const TELLING: &str = "tell of schedules that nobody takes";
 const MARK: &str = "SELECT @extschema@.mark_schedules($1, $2, $3, $4, $5, $6, $7, $8)";
 const RELEASE: &str = "SELECT @extschema@.release_schedules($1, $2)";
 const LEAVE: &str = "SELECT @extschema@.leave_scheduler($1)";
@@ -58,11 +127,14 @@ pub struct ScheduledJob {
     pub id: i64,
     /// Which function its jobs are for.
     pub task: String,
-    /// When to fire, in any of the accepted forms: the JSON as it was written. Not parsed here, because Postgres takes
-    /// JSON that a parser refuses (1e999, a lone surrogate), and one such row must not hide the others.
-    pub schedule_info: String,
     /// Stands for the id, task and schedule_info: 8 bytes to keep instead of the text.
     pub digest: i64,
+    /// How long schedule_info is. Of what is longer than [`LARGEST_SCHEDULE_INFO`], roughly.
+    pub bytes: i32,
+    /// When to fire, in any of the accepted forms: the JSON as it was written, once it is read ([`SchedulerDb::with_text`]). Not
+    /// parsed here, because Postgres takes JSON that a parser refuses (1e999, a lone surrogate), and one such row must not hide
+    /// the others.
+    pub schedule_info: Option<String>,
     /// Its fires up to this instant are dealt with.
     pub fired_until: Timestamp,
     /// Every fire from this instant on is to be made; what was missed before is as schedule_info says.
@@ -72,7 +144,7 @@ pub struct ScheduledJob {
 }
 
 impl ScheduledJob {
-    /// One as it stands in the table, with nothing wrong.
+    /// One as it stands in the table, with nothing wrong and its text.
     pub fn held(
         id: i64,
         task: String,
@@ -81,19 +153,27 @@ impl ScheduledJob {
         fired_until: Timestamp,
         owed_since: Timestamp,
     ) -> Self {
-        Self { id, task, schedule_info, digest, fired_until, owed_since, last_error: None }
+        let bytes = i32::try_from(schedule_info.len()).unwrap_or(i32::MAX);
+        let schedule_info = Some(schedule_info).filter(|_| bytes <= LARGEST_SCHEDULE_INFO);
+        Self { id, task, digest, bytes, schedule_info, fired_until, owed_since, last_error: None }
     }
 
+    /// Without the text.
     fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             id: row.try_get(0)?,
             task: row.try_get(1)?,
-            schedule_info: row.try_get(2)?,
-            digest: row.try_get(3)?,
-            fired_until: row.try_get(4)?,
-            owed_since: row.try_get(5)?,
+            digest: row.try_get(2)?,
+            bytes: row.try_get(3)?,
+            schedule_info: None,
+            fired_until: row.try_get::<_, Instant>(4)?.0,
+            owed_since: row.try_get::<_, Instant>(5)?.0,
             last_error: row.try_get(6)?,
         })
+    }
+
+    fn with_text_from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self { schedule_info: row.try_get(7)?, ..Self::from_row(row)? })
     }
 }
 
@@ -211,12 +291,12 @@ impl SchedulerDb {
             let (mut now, mut steady_since, mut expires_in) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, None);
             let (mut claimed, mut held) = (Vec::new(), Vec::new());
             for row in &rows {
-                if let Some(time) = row.try_get(8)? {
+                if let Some(Instant(time)) = row.try_get(8)? {
                     now = time;
-                    steady_since = row.try_get(5)?;
+                    steady_since = row.try_get::<_, Instant>(5)?.0;
                     expires_in = row.try_get::<_, Option<f64>>(9)?;
                 } else if let Some(count) = row.try_get(7)? {
-                    held.push((Block(row.try_get(0)?), Digest { count, xor: row.try_get(3)? }));
+                    held.push((Block(row.try_get(0)?), Digest { count, xor: row.try_get(2)? }));
                 } else {
                     claimed.push(ScheduledJob::from_row(row)?);
                 }
@@ -228,7 +308,7 @@ impl SchedulerDb {
         read().map_err(DbError::query(LOOKING))
     }
 
-    /// The schedules of these blocks that this instance holds now, as they stand in the table.
+    /// The schedules of these blocks that this instance holds now, as they stand in the table, without their texts.
     ///
     /// # Errors
     /// Postgres is away or refuses.
@@ -238,6 +318,39 @@ impl SchedulerDb {
             &[(&self.instance.id, Type::UUID), (&blocks, Type::INT8_ARRAY), (&Block::SHIFT, Type::INT4)];
         let rows = self.rows(LOOKING_AT_HELD, HELD, parameters).await?;
         rows.iter().map(ScheduledJob::from_row).collect::<Result<_, _>>().map_err(DbError::query(LOOKING_AT_HELD))
+    }
+
+    /// The first of `schedules`, as many as may be read at once, as they stand in the table now and with their texts; and the rest
+    /// of `schedules`. Those that this instance does not hold are left out.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses.
+    pub async fn with_text<'a>(
+        &self,
+        schedules: &'a [&'a ScheduledJob],
+    ) -> Result<(Vec<ScheduledJob>, &'a [&'a ScheduledJob]), DbError> {
+        let mut bytes = 0;
+        let fitting = schedules.iter().take_while(|schedule| {
+            bytes += i64::from(schedule.bytes);
+            bytes <= BATCH_BYTES
+        });
+        let (first, rest) = schedules.split_at(fitting.count().max(1).min(schedules.len()));
+        let ids: Vec<i64> = first.iter().map(|schedule| schedule.id).collect();
+        let parameters: Parameters<'_> =
+            &[(&self.instance.id, Type::UUID), (&ids, Type::INT8_ARRAY), (&LARGEST_SCHEDULE_INFO, Type::INT4)];
+        let rows = self.rows(READING, WITH_TEXT, parameters).await?;
+        let rows = rows.iter().map(ScheduledJob::with_text_from_row).collect::<Result<_, _>>();
+        Ok((rows.map_err(DbError::query(READING))?, rest))
+    }
+
+    /// Writes into the rows of up to `limit` schedules that no live scheduler takes their tasks. Returns their ids and tasks.
+    ///
+    /// # Errors
+    /// Postgres is away or refuses.
+    pub async fn tell_untaken(&self, limit: i64) -> Result<Vec<(i64, String)>, DbError> {
+        let rows = self.rows(TELLING, UNTAKEN, &[(&limit, Type::INT8)]).await?;
+        let read = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(DbError::query(TELLING))
     }
 
     /// Writes marks into the rows of schedules held. Returns the schedules that another transaction has locked: theirs are not
@@ -312,7 +425,7 @@ impl SchedulerDb {
     /// Postgres is away or refuses.
     pub async fn now(&self) -> Result<Timestamp, DbError> {
         let row = self.seldom("read the clock", NOW, &[]).await?;
-        row.try_get(0).map_err(DbError::query("read the clock"))
+        row.try_get::<_, Instant>(0).map(|now| now.0).map_err(DbError::query("read the clock"))
     }
 
     async fn rows(&self, operation: &'static str, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, DbError> {
