@@ -205,7 +205,7 @@ async fn jobs_and_schedules_beyond_all_years_are_shown_at_the_nearest_instant() 
     client.batch_execute(rows).await.unwrap();
     let (last, first) = ("9999-12-30T22:00:00.999999999Z", "-004713-11-24T00:00:00Z");
     let data = server.data("{ jobs { nodes { runAt createdAt } } }", json!({})).await;
-    let expected = [last, last, first, "-000043-03-13T00:00:00Z", "2030-01-01T00:00:00Z"];
+    let expected = [last, last, first, "-000043-03-15T00:00:00Z", "2030-01-01T00:00:00Z"];
     let run_ats: Vec<&Value> = data["jobs"]["nodes"].as_array().unwrap().iter().map(|node| &node["runAt"]).collect();
     assert_eq!(run_ats, expected);
     let data = server.data("{ scheduledJobs { nodes { lastScheduled pausedAt endedAt } } }", json!({})).await;
