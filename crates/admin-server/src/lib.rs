@@ -15,11 +15,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use job_utils::db::{Db, DbError};
+use job_utils::http_server::{Limits, serve};
 use job_utils::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
 pub use config::{ADMIN_HOST, ADMIN_TOKEN, API_IS_PUBLIC, Config, MigrateConfig, PORT, VARS, health_target};
 pub use migrate::{MigrateError, migrate};
+
+/// How many connections the server has at most.
+const CONNECTIONS: usize = 256;
 
 /// How long a stop waits for requests in flight.
 const GRACE: Duration = Duration::from_secs(10);
@@ -39,9 +43,6 @@ pub enum AdminError {
         #[source]
         source: std::io::Error,
     },
-    /// Serving failed.
-    #[error("admin-server failed")]
-    Serve(#[source] std::io::Error),
 }
 
 /// Serves the API until told to stop.
@@ -69,8 +70,7 @@ pub async fn run_on(config: Config, listener: TcpListener, shutdown: Shutdown) -
         }
     }
     let app = routes::app(db.clone(), config.token);
-    let stop = shutdown.clone();
-    let serve = axum::serve(listener, app).with_graceful_shutdown(async move { stop.triggered().await });
+    let serve = serve(listener, app, Limits::new(CONNECTIONS), shutdown.clone());
     // Says what is missing until nothing is; only what waiting cannot mend ends the service.
     let watch = async {
         let result = db.wait_until_ready(&shutdown).await;
@@ -86,7 +86,7 @@ pub async fn run_on(config: Config, listener: TcpListener, shutdown: Shutdown) -
         Ok::<_, DbError>(())
     };
     tokio::select! {
-        result = serve => result.map_err(AdminError::Serve)?,
+        () = serve => {}
         result = grace => result?,
     }
     tracing::info!("admin-server stopped");

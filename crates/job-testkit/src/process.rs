@@ -57,6 +57,15 @@ impl Program {
         Self { command, name: path.file_name().unwrap_or_default().to_string_lossy().into_owned() }
     }
 
+    /// A binary that may have no more than so many descriptors.
+    pub fn with_descriptors(path: impl AsRef<Path>, descriptors: u32) -> Self {
+        let path = path.as_ref();
+        let mut program = Self::at("/bin/sh");
+        program.command.arg("-c").arg(format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")).arg(path);
+        program.name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        program
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.command.arg(argument);
@@ -213,6 +222,13 @@ impl Process {
     /// The program's file name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The most memory that it has had in use at any time so far, in bytes (Linux).
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        kib.map(|kib: u64| kib << 10).unwrap_or_else(|| panic!("the system does not tell the memory of {}", self.name))
     }
 
     /// Whether it is still running.

@@ -1,6 +1,6 @@
 //! `GET /healthz` (this process is alive) and `GET /readyz` (it can work), for probes.
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::net::Ipv4Addr;
 
 use axum::Router;
@@ -9,7 +9,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::http_server::{Limits, serve};
 use crate::shutdown::Shutdown;
+
+/// More than probes need.
+const CONNECTIONS: usize = 64;
 
 /// The two routes. `ready` says what is missing.
 pub fn routes<F, Fut, E>(ready: F) -> Router
@@ -65,12 +69,10 @@ where
     };
     let listener = bind(port).await?;
     // Connections that stay open end with this future, too.
-    let ended = Shutdown::new();
-    let _ended = ended.trigger_on_drop();
-    let serve = axum::serve(listener, routes(ready)).with_graceful_shutdown(async move { ended.triggered().await });
+    let serve = serve(listener, routes(ready), Limits::new(CONNECTIONS), Shutdown::new());
     tokio::select! {
         result = service => Ok(result),
-        // Serving ends only with an error.
-        served = serve.into_future() => Err(served.err().unwrap_or_else(|| std::io::Error::other("stopped"))),
+        // It serves until it is told to stop.
+        () = serve => Err(std::io::Error::other("stopped")),
     }
 }

@@ -9,6 +9,8 @@ pub mod db;
 pub mod error;
 #[cfg(feature = "health")]
 pub mod health;
+#[cfg(feature = "http-server")]
+pub mod http_server;
 pub mod http_url;
 pub mod probe;
 #[cfg(feature = "service")]

@@ -1,5 +1,8 @@
 //! Logging for binaries, and the names of the fields that every log line shares.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use crate::config::Var;
 
 /// What to log.
@@ -18,6 +21,38 @@ pub const LOG_FORMAT: Var = Var {
     used_by: "all",
     about: "Log lines for people (`text`) or as JSON (`json`).",
 };
+
+/// Lets one line a second through and counts the others: for what strangers can bring about as often as they like.
+#[derive(Debug)]
+pub struct Sparingly {
+    pause: Duration,
+    /// When the last one was let through, and how many have been left out since.
+    last: Mutex<(Option<Instant>, u64)>,
+}
+
+impl Sparingly {
+    /// One line a second.
+    pub fn once_a_second() -> Self {
+        Self { pause: Duration::from_secs(1), last: Mutex::default() }
+    }
+
+    /// Whether a line may be written now: then how many have been left out since the last one.
+    pub fn pass(&self) -> Option<u64> {
+        // Whole at any time.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0.is_some_and(|at| at.elapsed() < self.pause) {
+            last.1 += 1;
+            return None;
+        }
+        last.0 = Some(Instant::now());
+        Some(std::mem::take(&mut last.1))
+    }
+}
+
+/// A duration in milliseconds for a field of a log line: a number in JSON too, which 128 bits are not.
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Sets this process's subscriber: lines on standard error. For binaries only.
 #[cfg(feature = "service")]
