@@ -1,8 +1,13 @@
 //! Target `callback`: a request to the callback server, as far as it goes without the database.
 //!
 //! The input is a request without its first line: headers, an empty line, the body. The query is in a header of its own, `Query`.
+//! What a fuzzer could not make of it is made here: the same body compressed, with a byte order mark, with many headers.
 
-use http::header::CONTENT_TYPE;
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use job_utils::wire::callback::{Attempt, Malformed, Outcome, UNKNOWN_ERROR, is_json, read_attempt, read_outcome};
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
@@ -21,16 +26,60 @@ pub fn callback(input: &[u8]) {
         false => turned.insert(X_JOB_ERROR, HeaderValue::from_static("true")),
     };
     let turned_taken = check(&turned, body, read(&turned, body));
-    assert_eq!(taken, turned_taken, "a body is taken with one outcome and refused with the other");
+    let (success, failure) = if failed(&headers) { (turned_taken, taken) } else { (taken, turned_taken) };
+    assert!(failure || !success, "a body is refused because the attempt failed");
+
+    if !headers.contains_key(CONTENT_ENCODING) {
+        same_however_sent(&headers, body);
+        same_however_sent(&turned, body);
+    }
+}
+
+/// A body means the same when it is compressed, begins with a byte order mark, or has many headers before it; and so does the
+/// query when a function has appended a path to it.
+fn same_however_sent(headers: &HeaderMap, body: &[u8]) {
+    let told = |headers: &HeaderMap, body: &[u8]| read(headers, body).map(|read| read.map(|(_, outcome)| outcome)).ok();
+    let plain = told(headers, body);
+    for (name, encoded) in [("gzip", gzip(body)), ("X-Gzip", gzip(body)), ("deflate", deflate(body))] {
+        let mut headers = headers.clone();
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
+        assert_eq!(told(&headers, &encoded), plain, "{name}");
+    }
+    // Another mark, or the beginning of one, would be text.
+    if !body.starts_with(b"\xef") && !body.starts_with(b"\xfe") && !body.starts_with(b"\xff") {
+        assert_eq!(told(headers, &[b"\xef\xbb\xbf", body].concat()), plain, "with a byte order mark");
+    }
+    let mut many = headers.clone();
+    many.extend((0..120).filter_map(|n| Some((HeaderName::try_from(format!("x-{n}")).ok()?, HeaderValue::from(n)))));
+    assert_eq!(told(&many, body), plain, "with many headers");
+
+    let query = query(headers);
+    if let Ok(Some(attempt)) = read_attempt(headers, query) {
+        let appended = format!("{query}/callback");
+        assert_eq!(read_attempt(headers, &appended).ok().flatten(), Some(attempt), "with a path behind {query:?}");
+    }
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body).and_then(|()| encoder.finish()).unwrap_or_default()
+}
+
+fn deflate(body: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body).and_then(|()| encoder.finish()).unwrap_or_default()
+}
+
+fn query(headers: &HeaderMap) -> &str {
+    headers.get("query").and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// What the server makes of a request.
 type Read<'a> = Result<Option<(Attempt<'a>, Outcome)>, Malformed>;
 
 fn read<'a>(headers: &'a HeaderMap, body: &[u8]) -> Read<'a> {
-    let query = headers.get("query").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let Some(attempt) = read_attempt(headers, query)? else { return Ok(None) };
-    Ok(Some((attempt, read_outcome(headers, body)?)))
+    let Some(attempt) = read_attempt(headers, query(headers))? else { return Ok(None) };
+    Ok(Some((attempt, read_outcome(headers, body, false)?)))
 }
 
 /// Compares what was read with the request; returns whether it was taken.
@@ -43,6 +92,10 @@ fn check(headers: &HeaderMap, body: &[u8], read: Read<'_>) -> bool {
         }
         Err(error) => {
             assert!(!error.to_string().is_empty(), "a refusal without a reason");
+            assert!(
+                !(failed(headers) && matches!(error, Malformed::BadBody(_))),
+                "X-Job-Error alone ends an attempt, whatever the body is"
+            );
             return false;
         }
     };
@@ -69,7 +122,8 @@ fn check(headers: &HeaderMap, body: &[u8], read: Read<'_>) -> bool {
 }
 
 fn failed(headers: &HeaderMap) -> bool {
-    headers.get(X_JOB_ERROR).is_some_and(|value| value == "true")
+    let Some(value) = headers.get(X_JOB_ERROR) else { return false };
+    !matches!(&*value.as_bytes().trim_ascii().to_ascii_lowercase(), b"" | b"0" | b"false")
 }
 
 /// What the body reports, where that is beyond doubt.
@@ -77,7 +131,10 @@ fn reported(headers: &HeaderMap, body: &[u8]) -> Option<String> {
     if !headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(is_json) {
         return Some(UNKNOWN_ERROR.to_owned());
     }
-    let body: Value = serde_json::from_slice(body).ok()?;
+    if headers.contains_key(CONTENT_ENCODING) {
+        return None;
+    }
+    let body: Value = serde_json::from_slice(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)).ok()?;
     let said = |name: &str| body.get(name).filter(|value| !value.is_null() && *value != "");
     match said("error").or_else(|| said("message")) {
         None => Some(UNKNOWN_ERROR.to_owned()),

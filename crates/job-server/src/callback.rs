@@ -5,21 +5,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::http::header::{CONTENT_ENCODING, EXPECT};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
 use job_utils::db::{CallbackDb, SettleError, Settled};
+use job_utils::http_server::{BodyBudget, Received, discard};
 use job_utils::shutdown::Shutdown;
-use job_utils::wire::callback::{Attempt, Malformed, read_attempt, read_extension, read_outcome};
+use job_utils::telemetry::Sparingly;
+use job_utils::wire::callback::{
+    Attempt, LARGEST_BODY, LARGEST_EXTENSION, Malformed, Route, read_attempt, read_extension, read_outcome,
+    says_how_in_body,
+};
+use job_utils::wire::headers::{X_CALLBACK_SERVER, X_JOB_ID};
 use job_utils::wire::signature::CallbackSecrets;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use crate::error::CallbackError;
-
-/// The largest callback body: ten times what the original takes.
-const BODY_LIMIT: usize = 1 << 20;
 
 /// Where reading a body that is too large ends.
 const DISCARD_LIMIT: usize = 64 << 20;
@@ -27,13 +32,19 @@ const DISCARD_LIMIT: usize = 64 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the rest of a request that is refused is listened to, so that its sender gets to read why.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much of a path a log line shows.
+const SHOWN_PATH: usize = 100;
+
 /// How long a failure without words waits for one with words. A function that answers 400 with `{"error": "…"}` calls
 /// back at the same moment with no more than `HTTP 400` (knative-job-fn does, and so does job-fn); its answer, which the
 /// worker settles, is what a person wants to read. The job is tried again after seconds at the earliest, so nobody waits
 /// for this; a function under a worker that does not read answers still has its failure stored.
 const WORDLESS_HOLD: Duration = Duration::from_secs(1);
 
-/// What the route needs.
+/// What the routes need.
 pub(crate) struct Callbacks {
     pub(crate) db: CallbackDb,
     /// With it, callbacks must be signed.
@@ -42,48 +53,128 @@ pub(crate) struct Callbacks {
     pub(crate) callback_timeout: Duration,
     /// How long a request waits for its outcome to be stored.
     pub(crate) store_timeout: Duration,
+    /// Memory for bodies.
+    pub(crate) bodies: BodyBudget,
+    /// How many bodies may be decoded at once.
+    pub(crate) decoding: Semaphore,
+    /// Which server this is.
+    pub(crate) identity: String,
     /// Callbacks that came too late or twice.
-    pub(crate) stale: Arc<AtomicU64>,
+    pub(crate) stale: AtomicU64,
+    /// Callbacks that were refused.
+    pub(crate) refused: AtomicU64,
+    pub(crate) refusals: Sparingly,
     /// The server is told to stop.
     pub(crate) stopping: Shutdown,
     /// The server is about to end.
     pub(crate) ending: Shutdown,
 }
 
-/// `POST /callback`. Without `X-Job-Id` it is a health probe of an existing set-up. What still waits when the server ends
-/// is told so rather than cut off; its outcome may be stored all the same, which does no harm.
-pub(crate) async fn callback(
+/// Any request but a health check. What still waits when the server ends is told so rather than cut off; its outcome may be
+/// stored all the same, which does no harm.
+pub(crate) async fn receive(
     State(callbacks): State<Arc<Callbacks>>,
     request: Request,
 ) -> Result<Response, CallbackError> {
     let (head, body) = request.into_parts();
-    tokio::select! {
+    let answer = tokio::select! {
         biased;
-        answer = settle(&callbacks, &head, body) => answer,
+        answer = answer(&callbacks, &head, body) => answer,
         () = callbacks.ending.triggered() => Err(CallbackError::Unavailable),
-    }
-}
-
-/// `POST /callback/extend`: the function is still at it. The body may say for how many seconds from now the callback is to
-/// be waited for at least.
-pub(crate) async fn extend(
-    State(callbacks): State<Arc<Callbacks>>,
-    request: Request,
-) -> Result<Response, CallbackError> {
-    let (head, body) = request.into_parts();
-    tokio::select! {
-        biased;
-        answer = extend_claim(&callbacks, &head, body) => answer,
-        () = callbacks.ending.triggered() => Err(CallbackError::Unavailable),
-    }
-}
-
-async fn settle(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Response, CallbackError> {
-    let body = arrived(body).await?;
-    let Some(attempt) = attempt_of(head, callbacks.secrets.as_ref())? else {
-        return Ok(Json("OK").into_response());
     };
-    let outcome = read_outcome(&head.headers, &body)?;
+    if let Err(error) = &answer {
+        callbacks.tell(&head, error);
+    }
+    answer
+}
+
+async fn answer(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Response, CallbackError> {
+    // Before the body: a stranger's is not worth the memory.
+    let (route, attempt) = match addressed(callbacks, head) {
+        Ok(addressed) => addressed,
+        Err(error) => {
+            hear_out(head, body).await;
+            return Err(error);
+        }
+    };
+    match (route, attempt) {
+        (Route::Callback, Some(attempt)) => settle(callbacks, head, &attempt, body).await,
+        (Route::Extend, Some(attempt)) => extend(callbacks, head, &attempt, body).await,
+        (Route::Extend, None) => {
+            hear_out(head, body).await;
+            Err(CallbackError::NoJobId)
+        }
+        // A health probe of an existing set-up, or somebody who asks where the URL leads.
+        (Route::Callback, None) => {
+            hear_out(head, body).await;
+            Ok(([(X_CALLBACK_SERVER, callbacks.identity.clone())], Json("OK")).into_response())
+        }
+    }
+}
+
+/// What a request is for, and for which attempt; None without `X-Job-Id`. With secrets, only what a worker has signed is taken.
+fn addressed<'a>(callbacks: &Callbacks, head: &'a Parts) -> Result<(Route, Option<Attempt<'a>>), CallbackError> {
+    let route = Route::of(head.uri.path()).ok_or(CallbackError::NoRoute)?;
+    if head.method != Method::POST {
+        return Err(CallbackError::BadMethod);
+    }
+    let attempt = read_attempt(&head.headers, head.uri.query().unwrap_or_default())?;
+    if let (Some(Attempt { id, worker_id, claim, .. }), Some(secrets)) = (&attempt, &callbacks.secrets)
+        && !secrets.verify(*id, worker_id, claim)
+    {
+        return Err(CallbackError::Unsigned);
+    }
+    Ok((route, attempt))
+}
+
+/// Lets the sender of a request whose body is of no interest write it to its end: an answer before that would close the
+/// connection under it. Who asks first whether to send it gets the answer at once.
+async fn hear_out(head: &Parts, body: Body) {
+    if !head.headers.contains_key(EXPECT) {
+        // Who is slower, or breaks off, may miss the answer.
+        let _ = tokio::time::timeout(REFUSED_TIMEOUT, discard(body, LARGEST_BODY)).await;
+    }
+}
+
+impl Callbacks {
+    /// A callback that is refused leaves a line: its job waits for hours, and its function may tell nobody.
+    fn tell(&self, head: &Parts, error: &CallbackError) {
+        let Some(job_id) = head.headers.get(X_JOB_ID) else { return };
+        if matches!(error, CallbackError::Unavailable) {
+            return;
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let Some(left_out) = self.refusals.pass() else { return };
+        let job_id = job_id.to_str().ok().and_then(|id| id.parse::<i64>().ok());
+        let path = head.uri.path();
+        let path = &path[..path.floor_char_boundary(SHOWN_PATH)];
+        tracing::warn!(job.id = job_id, status = error.status().as_u16(), path, left_out, "callback refused: {error}");
+    }
+}
+
+async fn settle(
+    callbacks: &Callbacks,
+    head: &Parts,
+    attempt: &Attempt<'_>,
+    body: Body,
+) -> Result<Response, CallbackError> {
+    let outcome = {
+        let body = in_time(async {
+            if says_how_in_body(&head.headers) {
+                Ok(callbacks.bodies.read(body, LARGEST_BODY, DISCARD_LIMIT).await?)
+            } else {
+                discard(body, DISCARD_LIMIT).await?;
+                Ok(Received::default())
+            }
+        });
+        let body = body.await?;
+        // Decoded, a small body may be a large one.
+        let _few = match head.headers.contains_key(CONTENT_ENCODING) {
+            true => callbacks.decoding.acquire().await.ok(),
+            false => None,
+        };
+        read_outcome(&head.headers, &body.bytes, body.cut)?
+    };
     let failure = outcome.message().map(str::to_owned);
     if failure.as_deref().is_some_and(is_wordless) {
         tokio::select! {
@@ -92,29 +183,33 @@ async fn settle(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Respo
             () = callbacks.stopping.triggered() => {}
         }
     }
-    let Attempt { id, worker_id, .. } = attempt;
+    let Attempt { id, worker_id, .. } = *attempt;
     let stored = callbacks.db.settle(worker_id, id, attempt.claim.epoch, outcome);
     match tokio::time::timeout(callbacks.store_timeout, stored).await {
         Ok(Ok(Settled::Done)) => match failure {
             Some(error) => tracing::warn!(job.id = id, worker.id = worker_id, error, "job failed by callback"),
             None => tracing::info!(job.id = id, worker.id = worker_id, "job completed by callback"),
         },
-        Ok(Ok(Settled::Stale)) => return Ok(stale(&attempt, callbacks)),
+        Ok(Ok(Settled::Stale)) => return Ok(stale(attempt, callbacks)),
         Ok(Err(SettleError::Refused(_))) => return Err(CallbackError::Refused),
         Ok(Err(_)) | Err(_) => return Err(CallbackError::Unavailable),
     }
-    Ok(taken(&attempt))
+    Ok(taken(attempt))
 }
 
-async fn extend_claim(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Response, CallbackError> {
-    let body = arrived(body).await?;
-    let attempt = attempt_of(head, callbacks.secrets.as_ref())?.ok_or(CallbackError::NoJobId)?;
-    let asked = read_extension(&body).map_err(Malformed::from)?;
+async fn extend(
+    callbacks: &Callbacks,
+    head: &Parts,
+    attempt: &Attempt<'_>,
+    body: Body,
+) -> Result<Response, CallbackError> {
+    let body = in_time(async { Ok(callbacks.bodies.read(body, LARGEST_EXTENSION, DISCARD_LIMIT).await?) }).await?;
+    let asked = read_extension(&head.headers, &body.bytes, body.cut).map_err(Malformed::from)?;
     let extension = asked.unwrap_or(callbacks.callback_timeout);
     let extended = callbacks.db.extend(attempt.worker_id, attempt.id, attempt.claim.epoch, extension);
     match tokio::time::timeout(callbacks.store_timeout, extended).await {
-        Ok(Ok(Settled::Done)) => Ok(taken(&attempt)),
-        Ok(Ok(Settled::Stale)) => Ok(stale(&attempt, callbacks)),
+        Ok(Ok(Settled::Done)) => Ok(taken(attempt)),
+        Ok(Ok(Settled::Stale)) => Ok(stale(attempt, callbacks)),
         Ok(Err(error)) => {
             tracing::error!(job.id = attempt.id, "extension refused: {}", job_utils::error::chain(&error));
             Err(CallbackError::Refused)
@@ -123,20 +218,9 @@ async fn extend_claim(callbacks: &Callbacks, head: &Parts, body: Body) -> Result
     }
 }
 
-/// The whole body. Before anything is answered: an answer before its end would close the connection under a slow writer.
-async fn arrived(body: Body) -> Result<Bytes, CallbackError> {
-    tokio::time::timeout(BODY_TIMEOUT, read_body(body)).await.map_err(|_| CallbackError::TooSlow)?
-}
-
-/// Which attempt a request is for; None without `X-Job-Id`. With secrets, only what a worker has signed is taken.
-fn attempt_of<'a>(head: &'a Parts, secrets: Option<&CallbackSecrets>) -> Result<Option<Attempt<'a>>, CallbackError> {
-    let attempt = read_attempt(&head.headers, head.uri.query().unwrap_or_default())?;
-    if let (Some(Attempt { id, worker_id, claim, .. }), Some(secrets)) = (&attempt, secrets)
-        && !secrets.verify(*id, worker_id, claim)
-    {
-        return Err(CallbackError::Unsigned);
-    }
-    Ok(attempt)
+/// A body, before anything is answered.
+async fn in_time(arriving: impl Future<Output = Result<Received, CallbackError>>) -> Result<Received, CallbackError> {
+    tokio::time::timeout(BODY_TIMEOUT, arriving).await.map_err(|_| CallbackError::TooSlow)?
 }
 
 fn taken(attempt: &Attempt<'_>) -> Response {
@@ -169,31 +253,4 @@ struct Stored<'a> {
 /// `HTTP` and a status: all that a function's framework knows of an error answer.
 fn is_wordless(error: &str) -> bool {
     error.strip_prefix("HTTP ").is_some_and(|status| status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// Reads a body up to the limit. What comes after is read and thrown away, so that the caller gets to read the answer
-/// instead of a reset connection, but not without end. A body that came in one piece, as most do, is not copied.
-async fn read_body(body: Body) -> Result<Bytes, CallbackError> {
-    let mut chunks = body.into_data_stream();
-    let (mut kept, mut pieces, mut seen) = (Bytes::new(), Vec::new(), 0);
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| CallbackError::BrokenOff(error.to_string()))?;
-        seen += chunk.len();
-        if seen > DISCARD_LIMIT {
-            break;
-        }
-        if seen > BODY_LIMIT {
-            continue;
-        }
-        if kept.is_empty() && pieces.is_empty() {
-            kept = chunk;
-        } else {
-            pieces.extend_from_slice(&std::mem::take(&mut kept));
-            pieces.extend_from_slice(&chunk);
-        }
-    }
-    if seen > BODY_LIMIT {
-        return Err(CallbackError::TooLarge(BODY_LIMIT));
-    }
-    Ok(if pieces.is_empty() { kept } else { pieces.into() })
 }

@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use job_utils::wire::callback::Malformed;
+use job_utils::http_server::BodyError;
+use job_utils::wire::callback::{BadBody, Malformed};
 use serde_json::json;
 
 /// A refused callback. Nothing was changed.
@@ -15,14 +16,14 @@ pub(crate) enum CallbackError {
     Malformed(#[from] Malformed),
     #[error("the callback is not signed for this job: post to X-Callback-Url as it is, with its query")]
     Unsigned,
-    #[error("{0}")]
-    BrokenOff(String),
-    #[error("the body is larger than {0} bytes")]
-    TooLarge(usize),
+    #[error(transparent)]
+    Body(BodyError),
     #[error("the body took too long to arrive")]
     TooSlow,
     #[error("the outcome cannot be stored now, call back again")]
     Unavailable,
+    #[error("too many large callbacks at once, call back again")]
+    NoRoom,
     #[error("the outcome was refused by the database")]
     Refused,
     #[error("no such route: callbacks are POST /callback and POST /callback/extend")]
@@ -32,16 +33,26 @@ pub(crate) enum CallbackError {
 }
 
 impl CallbackError {
-    fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::NoJobId | Self::Malformed(_) | Self::BrokenOff(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed(Malformed::BadBody(BadBody::Encoding(_))) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Malformed(Malformed::BadBody(BadBody::TooLarge(_))) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoJobId | Self::Malformed(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
             Self::Unsigned => StatusCode::UNAUTHORIZED,
-            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
             Self::Refused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+}
+
+impl From<BodyError> for CallbackError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::NoRoom => Self::NoRoom,
+            other => Self::Body(other),
         }
     }
 }
@@ -51,7 +62,7 @@ impl IntoResponse for CallbackError {
         let status = self.status();
         let body = Json(json!({ "error": self.to_string() }));
         match self {
-            Self::Unavailable => (status, [(header::RETRY_AFTER, "1")], body).into_response(),
+            Self::Unavailable | Self::NoRoom => (status, [(header::RETRY_AFTER, "1")], body).into_response(),
             Self::BadMethod => (status, [(header::ALLOW, "POST")], body).into_response(),
             _ => (status, body).into_response(),
         }

@@ -8,14 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use job_utils::config::{ConfigError, ServerConfig};
-use job_utils::db::{CallbackDb, Db, DbError};
+use job_utils::db::{CallbackDb, Db, DbError, Uuid};
 use job_utils::health;
+use job_utils::http_server::{BodyBudget, Limits, serve};
 use job_utils::shutdown::Shutdown;
+use job_utils::telemetry::Sparingly;
+use job_utils::wire::signature::fingerprint;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::callback::Callbacks;
+
+/// How many connections the server has at most; fewer where the process may have few descriptors.
+const CONNECTIONS: usize = 1024;
+
+/// What the bodies of callbacks beyond the usual size take together, in bytes.
+const BODIES: usize = 32 << 20;
+
+/// How many bodies are decoded at once: each may take 16 MiB for a moment.
+const DECODING: usize = 2;
 
 /// How long before its end the server answers those that still wait, so that the answers get out.
 const LAST_ANSWERS: Duration = Duration::from_millis(250);
@@ -39,9 +51,6 @@ pub enum ServerError {
         #[source]
         source: std::io::Error,
     },
-    /// Serving failed.
-    #[error("the callback server failed")]
-    Serve(#[source] std::io::Error),
 }
 
 job_utils::debug_as_chain!(ServerError);
@@ -58,6 +67,12 @@ pub async fn bind(port: u16) -> Result<TcpListener, ServerError> {
     health::bind(port).await.map_err(|source| ServerError::Bind { port, source })
 }
 
+/// A new name for a callback server on this database: a part of its own, and one that all servers of the database have.
+#[doc(hidden)]
+pub fn identity(db: &Db) -> String {
+    format!("{}.{}", Uuid::new_v4(), fingerprint(&format!("{} {}", db.place(), db.schema().as_str())))
+}
+
 /// Runs a callback server on a given pool and socket until told to stop; then answers the requests in flight: as their
 /// outcomes are stored, and at the end of the grace with 503.
 ///
@@ -66,6 +81,19 @@ pub async fn bind(port: u16) -> Result<TcpListener, ServerError> {
 /// # Errors
 /// A setting cannot be used, or the socket fails.
 pub async fn run_with(
+    config: ServerConfig,
+    db: Db,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> Result<(), ServerError> {
+    let identity = identity(&db);
+    run_as(identity, config, db, listener, shutdown).await
+}
+
+/// [`run_with`] under a given identity, by which one can tell whether a URL leads to this server.
+#[doc(hidden)]
+pub async fn run_as(
+    identity: String,
     config: ServerConfig,
     db: Db,
     listener: TcpListener,
@@ -87,13 +115,17 @@ pub async fn run_with(
     // Connections have tasks of their own. When this future is dropped, they end as at a stop whose grace is over.
     let (stopping, ending) = (shutdown.child(), Shutdown::new());
     let _dropped = (stopping.trigger_on_drop(), ending.trigger_on_drop());
-    let stale = Arc::new(AtomicU64::new(0));
-    let app = routes::app(Callbacks {
+    let callbacks = Arc::new(Callbacks {
         db: CallbackDb::new(db.clone()),
         secrets: config.secrets,
         callback_timeout: config.callback_timeout,
         store_timeout: config.store_timeout,
-        stale: stale.clone(),
+        bodies: BodyBudget::new(BODIES),
+        decoding: Semaphore::new(DECODING),
+        identity,
+        stale: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
+        refusals: Sparingly::once_a_second(),
         stopping: stopping.clone(),
         ending: ending.clone(),
     });
@@ -104,13 +136,7 @@ pub async fn run_with(
             Err(error) => error,
         }
     };
-    // An answer goes out at once, also when the one before it is not acknowledged yet.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!("cannot set TCP_NODELAY: {error}");
-        }
-    });
-    let serve = axum::serve(listener, app).with_graceful_shutdown(async move { stopping.triggered().await });
+    let serve = serve(listener, routes::app(callbacks.clone()), Limits::new(CONNECTIONS), stopping.clone());
     let grace = async {
         shutdown.triggered().await;
         tokio::time::sleep(config.shutdown_grace.saturating_sub(LAST_ANSWERS)).await;
@@ -118,11 +144,12 @@ pub async fn run_with(
         tokio::time::sleep(LAST_ANSWERS).await;
     };
     let ended = tokio::select! {
-        result = serve => result.map_err(ServerError::Serve),
+        () = serve => Ok(()),
         error = hopeless => Err(error.into()),
         // An idle keep-alive connection must not hold up the stop.
         () = grace => Ok(()),
     };
-    tracing::info!(stale = stale.load(Ordering::Relaxed), "callback server stopped");
+    let (stale, refused) = (callbacks.stale.load(Ordering::Relaxed), callbacks.refused.load(Ordering::Relaxed));
+    tracing::info!(stale, refused, "callback server stopped");
     ended
 }

@@ -4,10 +4,12 @@
 
 mod it {
     mod attempts;
+    mod bodies;
     mod lifecycle;
     mod malformed;
     mod network;
     mod outages;
     mod outcomes;
+    mod strangers;
     mod support;
 }

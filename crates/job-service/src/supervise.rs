@@ -38,12 +38,25 @@ pub(crate) async fn supervise(parts: Parts, shutdown: Shutdown) -> Result<Stoppe
     let stop_working = shutdown.child();
     let stop_serving = Shutdown::new();
 
+    // Functions that cannot call back are noticed hours later: where the URL leads is tried at once, and holds up nothing.
+    let identity = job_server::identity(&db);
+    let probing = {
+        let probe = worker.as_ref().filter(|_| server.is_some()).and_then(Worker::callback_probe);
+        let (identity, stop) = (identity.clone(), stop_working.clone());
+        async move {
+            let Some(probe) = probe else { return };
+            tokio::select! {
+                () = probe.run(&identity) => {}
+                () = stop.triggered() => {}
+            }
+        }
+    };
     let server = {
         let (db, stop, failed) = (db.clone(), stop_serving.clone(), stop_working.clone());
         async move {
             let Some((mut config, listener)) = server else { return Ok(()) };
             config.shutdown_grace = config.shutdown_grace.min(SERVER_GRACE);
-            let result = job_server::run_with(config, db, listener, stop).await;
+            let result = job_server::run_as(identity, config, db, listener, stop).await;
             failed.trigger();
             result
         }
@@ -71,7 +84,7 @@ pub(crate) async fn supervise(parts: Parts, shutdown: Shutdown) -> Result<Stoppe
         stop_serving.trigger();
         results
     };
-    let (server, (worker, scheduler, ())) = tokio::join!(server, working);
+    let (server, (worker, scheduler, ()), ()) = tokio::join!(server, working, probing);
     let stopped = Stopped { worker: worker?, scheduler: scheduler? };
     server?;
     Ok(stopped)

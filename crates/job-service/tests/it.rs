@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
 
 mod it {
+    mod callback_url;
     mod configuration;
     mod embedded;
     mod failover;
+    mod logs;
     mod memory;
     mod migration;
     mod outages;
     mod pgbouncer;
     mod stop;
+    mod strangers;
     mod support;
 }

@@ -5,6 +5,7 @@ mod connect;
 mod failure;
 mod origin;
 mod payload;
+mod probe;
 mod secrets;
 mod target;
 
@@ -16,6 +17,8 @@ use job_utils::config::{WorkerConfig, in_words, shown};
 use job_utils::db::Job;
 use job_utils::wire::callback::{Outcome, storable};
 use job_utils::wire::dispatch::{Answer, Received, read_answer};
+
+pub use crate::dispatch::probe::CallbackProbe;
 
 use crate::dispatch::body::AnswerBody;
 use crate::dispatch::failure::{Failure, Progress};

@@ -40,6 +40,9 @@ use crate::memory::{Memory, claimed_ahead};
 use crate::slots::Slots;
 
 pub use crate::context::{Cancelled, Context};
+#[cfg(feature = "dispatch")]
+#[doc(hidden)]
+pub use crate::dispatch::CallbackProbe;
 pub use crate::handler::TaskOptions;
 pub use crate::hook::{Hook, Next};
 pub use crate::outcome::{BoxError, HandlerResult, IntoOutcome, JobError, Outcome};

@@ -26,18 +26,15 @@ async fn broken_json_under_a_json_content_type_is_refused() {
     let mut bench = Bench::new().await;
     let id = bench.held().await;
     let before = bench.job(id).await;
-    let bodies: [&[u8]; 9] =
-        [b"{", b"}", b"nonsense", b"{\"error\":}", b"{\"error\":\"\xff\"}", b"{} {}", b"\0", b"{'error':'x'}", b"[1,]"];
+    let bodies: [&[u8]; 8] = [b"{", b"}", b"nonsense", b"{\"error\":}", b"{} {}", b"\0", b"{'error':'x'}", b"[1,]"];
     for body in bodies {
-        for failed in ["true", "false"] {
-            let request = bench.callback(id).header("X-Job-Error", failed).header("Content-Type", "application/json");
-            let (status, answer) = send(request.body(body.to_vec())).await;
-            assert!(status == 400 && is_error(&answer), "{body:?}: {status} {answer}");
-            assert_eq!(bench.job(id).await, before, "{body:?}");
-        }
+        let request = bench.callback(id).header("X-Job-Error", "false").header("Content-Type", "application/json");
+        let (status, answer) = send(request.body(body.to_vec())).await;
+        assert!(status == 400 && is_error(&answer), "{body:?}: {status} {answer}");
+        assert_eq!(bench.job(id).await, before, "{body:?}");
     }
     let deep = "[".repeat(100_000);
-    let (status, answer) = send(bench.failure(id, &deep)).await;
+    let (status, answer) = send(bench.callback(id).header("Content-Type", "application/json").body(deep)).await;
     assert!(status == 400 && is_error(&answer), "{status} {answer}");
     assert_eq!(bench.job(id).await, before);
     bench.lives_on().await;
@@ -55,9 +52,7 @@ async fn another_method_or_path_is_refused() {
         assert_eq!(answer.headers()["allow"], "POST", "{method}");
         assert!(is_error(&answer.text().await.unwrap()), "{method}");
     }
-    for path in
-        ["/", "/callback/", "/callback/1", "/Callback", "//callback", "/callbacks", "/%63allback/x", "/../callback/y"]
-    {
+    for path in ["/", "/callback/1", "//callback", "/callbacks", "/%63allback/x", "/../callback/y"] {
         let request = bench.request(Method::POST, path).header("X-Worker-Id", HOLDER).header("X-Job-Id", id);
         let (status, answer) = send(request).await;
         assert!(status == 404 && is_error(&answer), "{path}: {status} {answer}");
@@ -154,16 +149,16 @@ async fn a_body_that_is_too_large_is_refused_and_the_caller_gets_to_read_why() {
     let mut bench = Bench::new().await;
     let id = bench.held().await;
     let before = bench.job(id).await;
-    let body = vec![b'x'; 20 << 20];
-    let (status, answer) = send(bench.callback(id).body(body.clone())).await;
+    let request = bench.callback(id).header("Content-Type", "application/json").body(vec![b' '; 20 << 20]);
+    let (status, answer) = send(request).await;
     assert!(status == 413 && is_error(&answer), "{status} {answer}");
-    let mut json = br#"{"error":""#.to_vec();
-    json.extend_from_slice(&body);
-    json.extend_from_slice(br#""}"#);
-    let request = bench.callback(id).header("X-Job-Error", "true").header("Content-Type", "application/json");
-    let (status, answer) = send(request.body(json)).await;
+    let extension = bench.request(Method::POST, "/callback/extend").header("X-Worker-Id", HOLDER);
+    let (status, answer) = send(extension.header("X-Job-Id", id).body(vec![b' '; 1 << 20])).await;
     assert!(status == 413 && is_error(&answer), "{status} {answer}");
     assert_eq!(bench.job(id).await, before);
+    // A body that is not read may have any size.
+    assert_eq!(send(bench.callback(id).body(vec![b'x'; 20 << 20])).await.0, 200);
+    assert_eq!(bench.job(id).await, None);
     bench.lives_on().await;
 }
 

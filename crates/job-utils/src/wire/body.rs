@@ -1,15 +1,17 @@
 //! A body: what a callback or an answer says in JSON.
 //!
 //! Of a body four fields mean something; of the rest it only matters that it is JSON. A reader that builds all of it
-//! refuses what others rightly write: half a surrogate pair (a JavaScript text that was cut in the middle of an emoji), a
-//! number beyond a double, a hundred brackets. A callback that is refused is lost, and its job waits for hours.
+//! refuses what others write: half a surrogate pair (a JavaScript text that was cut in the middle of an emoji), a number
+//! beyond a double, a hundred brackets, a byte order mark, a byte that is not UTF-8. A callback that is refused is lost, and
+//! its job waits for hours.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::wire::callback::storable;
+use crate::wire::encoding::text;
 
 /// The fields of a body that mean something.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -25,8 +27,7 @@ pub(crate) struct Body {
 impl Body {
     /// Reads any JSON; what is no object says nothing.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
-        // Texts that are passed over are not looked into, so the whole body must be UTF-8.
-        let text = std::str::from_utf8(body).map_err(serde_json::Error::custom)?;
+        let text = &*text(body);
         let mut read = Self::default();
         if text.trim_ascii_start().starts_with('{') {
             let mut json = serde_json::Deserializer::from_str(text);
@@ -38,12 +39,11 @@ impl Body {
         Ok(read)
     }
 
-    /// Reads the beginning of a body: what it says up to where it is cut, which may be within a character.
+    /// Reads the beginning of a body: what it says up to where it is cut, which may be within a character, or is no longer JSON.
     pub(crate) fn beginning(body: &[u8]) -> Self {
-        let text = body.utf8_chunks().next().map_or("", |chunk| chunk.valid());
         let mut read = Self::default();
-        // It ends with an error where the body is cut.
-        let _ = serde_json::Deserializer::from_str(text).deserialize_map(Fields(&mut read));
+        // It ends with an error there.
+        let _ = serde_json::Deserializer::from_str(&text(body)).deserialize_map(Fields(&mut read));
         read
     }
 
@@ -175,6 +175,7 @@ mod tests {
             assert_eq!(failure(body).as_deref(), Some(said), "{body}");
         }
         assert!(Body::parse(br#"{"complete":true,"title":"cut \ud83d"}"#).is_ok_and(|body| body.complete));
+        assert!(Body::parse(b"\xef\xbb\xbf{\"complete\":true,\"title\":\"\xff\"}").is_ok_and(|body| body.complete));
     }
 
     #[test]
@@ -195,6 +196,5 @@ mod tests {
         ] {
             assert!(Body::parse(body.as_bytes()).is_err(), "{body}");
         }
-        assert!(Body::parse(b"{\"other\":\"\xff\"}").is_err());
     }
 }

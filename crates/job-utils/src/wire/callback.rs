@@ -1,11 +1,11 @@
 //! The callback: a function's POST that says how an attempt ended.
 //!
 //! ```text
-//! POST /callback
+//! POST /callback               in any case, and with or without a slash at its end
 //! X-Worker-Id: worker-0        who held the job (from the dispatch)
 //! X-Job-Id: 42                 which job
 //! X-Database-Id: <uuid>        optional
-//! X-Job-Error: true            only when the attempt failed
+//! X-Job-Error: true            only when the attempt failed; then it has, whatever the body is
 //! X-Job-Retry: false           only when another would fail as well
 //! Content-Type: application/json
 //!
@@ -18,6 +18,7 @@
 //! `POST /callback/extend`, with the same headers and query, asks for more time: `{"seconds": 600}`, or without a body for
 //! JOBS_CALLBACK_TIMEOUT from now.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::{HeaderMap, header};
@@ -26,6 +27,7 @@ use serde_json::Value;
 
 use crate::http_url::{HttpUrl, parse_http_url};
 use crate::wire::body::Body;
+use crate::wire::encoding::{Coding, Undecodable, decode, text};
 use crate::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_JOB_RETRY, X_WORKER_ID, flag};
 use crate::wire::signature::{BadEpoch, CallbackClaim};
 
@@ -35,8 +37,44 @@ pub const PATH: &str = "/callback";
 /// Where a function asks for more time.
 pub const EXTEND_PATH: &str = "/callback/extend";
 
+/// What a request to the callback server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// To say how an attempt ended: [`PATH`].
+    Callback,
+    /// To ask for more time: [`EXTEND_PATH`].
+    Extend,
+}
+
+impl Route {
+    /// By a path, with or without a slash at its end and in any case, as the original's server (express) takes it.
+    ///
+    /// ```
+    /// use job_utils::wire::callback::Route;
+    /// assert_eq!(Route::of("/Callback/"), Some(Route::Callback));
+    /// assert_eq!(Route::of("/callback/extend"), Some(Route::Extend));
+    /// assert_eq!(Route::of("/callbacks"), None);
+    /// ```
+    pub fn of(path: &str) -> Option<Self> {
+        let path = path.trim_end_matches('/');
+        if path.eq_ignore_ascii_case(PATH) {
+            Some(Self::Callback)
+        } else if path.eq_ignore_ascii_case(EXTEND_PATH) {
+            Some(Self::Extend)
+        } else {
+            None
+        }
+    }
+}
+
 /// The most time that a function can ask for at once.
 pub const LONGEST_EXTENSION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The largest body of a callback that is read to its end, in bytes; what is stored of it is far less.
+pub const LARGEST_BODY: usize = 16 << 20;
+
+/// The largest body that asks for more time, in bytes.
+pub const LARGEST_EXTENSION: usize = 16 << 10;
 
 /// What is stored when a callback says "failed" and nothing else.
 pub const UNKNOWN_ERROR: &str = "UNKNOWN_ERROR";
@@ -121,6 +159,12 @@ pub enum BadBody {
     /// It is broken.
     #[error("the body is not valid JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// It is encoded in a way that is not understood.
+    #[error("the body cannot be decoded: {0}")]
+    Encoding(#[from] Undecodable),
+    /// It is larger than anything that is read.
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(usize),
     /// It asks for a time that nobody can be given.
     #[error("seconds must be a number greater than 0 and at most {}", LONGEST_EXTENSION.as_secs())]
     Seconds,
@@ -180,16 +224,43 @@ pub fn read_attempt<'a>(headers: &'a HeaderMap, query: &str) -> Result<Option<At
     Ok(Some(Attempt { job_id, id, worker_id, claim: CallbackClaim::read(query)? }))
 }
 
-/// Reads how the attempt ended.
+/// Whether the body of a callback says how the attempt ended: only JSON can. Any other body is plain text that may be empty and is
+/// not read.
+pub fn says_how_in_body(headers: &HeaderMap) -> bool {
+    has_json(headers)
+}
+
+/// Reads how the attempt ended from the headers and the body, or the beginning of it when it is `cut`.
+///
+/// With `X-Job-Error` the header alone says that it has failed, whatever the body is: it may lack the reason. Without, a body
+/// that should be JSON and is none is refused, even if nothing in it is needed.
 ///
 /// # Errors
-/// The body is not what its content type says.
-pub fn read_outcome(headers: &HeaderMap, body: &[u8]) -> Result<Outcome, Malformed> {
-    let job_error = headers.get(X_JOB_ERROR).is_some_and(|value| value.as_bytes() == b"true");
-    Ok(match read(job_error, has_json(headers), body)? {
-        Outcome::Fail(message) if flag(headers, X_JOB_RETRY) == Some(false) => Outcome::FailForGood(message),
-        outcome => outcome,
-    })
+/// The body is not what its headers say.
+pub fn read_outcome(headers: &HeaderMap, body: &[u8], cut: bool) -> Result<Outcome, Malformed> {
+    let failed = flag(headers, X_JOB_ERROR) == Some(true);
+    let body = if !has_json(headers) {
+        Body::default()
+    } else if failed {
+        let coding = Coding::of(headers).ok();
+        let body = coding.and_then(|coding| decode(body, cut, coding, LARGEST_BODY).ok());
+        body.map(|body| Body::beginning(&body.bytes)).unwrap_or_default()
+    } else {
+        let body = decoded(headers, body, cut, LARGEST_BODY)?;
+        if text(&body).trim_ascii().is_empty() { Body::default() } else { Body::parse(&body).map_err(BadBody::from)? }
+    };
+    if !(failed || body.no_retry && body.has_failed()) {
+        return Ok(Outcome::Complete);
+    }
+    let no_retry = body.no_retry || flag(headers, X_JOB_RETRY) == Some(false);
+    let fail = if no_retry { Outcome::FailForGood } else { Outcome::Fail };
+    Ok(fail(body.failure().unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
+}
+
+/// A whole body without its encoding.
+fn decoded<'a>(headers: &HeaderMap, body: &'a [u8], cut: bool, limit: usize) -> Result<Cow<'a, [u8]>, BadBody> {
+    let body = decode(body, cut, Coding::of(headers)?, limit)?;
+    if body.cut { Err(BadBody::TooLarge(limit)) } else { Ok(body.bytes) }
 }
 
 /// Whether the content type says JSON.
@@ -217,29 +288,17 @@ pub fn callback_url(raw: &str) -> Result<HttpUrl, String> {
     Ok(HttpUrl(url))
 }
 
-/// Reads a callback: `job_error` is whether `X-Job-Error` is `true`; `is_json` whether the content type says JSON.
-///
-/// A JSON body is refused when it is broken, even if nothing in it is needed; any other body is plain text that may be
-/// empty and is not read.
-pub fn read(job_error: bool, is_json: bool, body: &[u8]) -> Result<Outcome, BadBody> {
-    let body = if is_json && !body.trim_ascii().is_empty() { Body::parse(body)? } else { Body::default() };
-    let no_retry = body.no_retry;
-    if !(job_error || no_retry && body.has_failed()) {
-        return Ok(Outcome::Complete);
-    }
-    let fail = if no_retry { Outcome::FailForGood } else { Outcome::Fail };
-    Ok(fail(body.failure().unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
-}
-
 /// Reads an extension: how much time the function asks for; None when it does not say.
 ///
 /// # Errors
 /// The body is not JSON, or asks for a time that nobody can be given.
-pub fn read_extension(body: &[u8]) -> Result<Option<Duration>, BadBody> {
+pub fn read_extension(headers: &HeaderMap, body: &[u8], cut: bool) -> Result<Option<Duration>, BadBody> {
+    let body = decoded(headers, body, cut, LARGEST_EXTENSION)?;
+    let body = text(&body);
     if body.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let json: Value = serde_json::from_slice(body)?;
+    let json: Value = serde_json::from_str(&body)?;
     match json.get("seconds") {
         None | Some(Value::Null) => Ok(None),
         Some(seconds) => {
@@ -282,11 +341,25 @@ pub fn storable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use http::HeaderValue;
+
     use super::*;
+
+    /// Of a callback with a JSON body or another, and with `X-Job-Error` or not.
+    fn headers(failed: bool, json: bool) -> HeaderMap {
+        let content_type = if json { "application/json" } else { "text/plain" };
+        let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+        if failed {
+            headers.insert(X_JOB_ERROR, HeaderValue::from_static("true"));
+        }
+        headers
+    }
 
     #[test]
     fn a_failure_carries_error_then_message_then_a_default() {
-        let fail = |body: &str| match read(true, true, body.as_bytes()) {
+        let fail = |body: &str| match read_outcome(&headers(true, true), body.as_bytes(), false) {
             Ok(Outcome::Fail(message)) => message,
             other => panic!("{body}: {other:?}"),
         };
@@ -302,27 +375,30 @@ mod tests {
     #[test]
     fn a_failure_can_be_one_for_good() {
         let last = |message: &str| Some(Outcome::FailForGood(message.into()));
+        let read = |failed, body: &[u8]| read_outcome(&headers(failed, true), body, false).ok();
         for job_error in [true, false] {
-            let outcome = read(job_error, true, br#"{"status":"error","error":"gone","retry":false}"#).ok();
+            let outcome = read(job_error, br#"{"status":"error","error":"gone","retry":false}"#);
             assert_eq!(outcome, last("gone"), "{job_error}");
         }
-        assert_eq!(read(true, true, br#"{"retry":false}"#).ok(), last(UNKNOWN_ERROR));
-        assert_eq!(read(false, true, br#"{"retry":false}"#).ok(), Some(Outcome::Complete));
-        assert_eq!(read(true, true, br#"{"error":"a","retry":true}"#).ok(), Some(Outcome::Fail("a".into())));
-        let headers = |error: &'static str, retry: &'static str| {
+        assert_eq!(read(true, br#"{"retry":false}"#), last(UNKNOWN_ERROR));
+        assert_eq!(read(false, br#"{"retry":false}"#), Some(Outcome::Complete));
+        assert_eq!(read(true, br#"{"error":"a","retry":true}"#), Some(Outcome::Fail("a".into())));
+        let ended = |error: &'static str, retry: &'static str| {
             let pairs = [(X_JOB_ERROR, error), (X_JOB_RETRY, retry)];
-            HeaderMap::from_iter(pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())))
+            let headers: Vec<_> =
+                pairs.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            read_outcome(&HeaderMap::from_iter(headers), b"", false).ok()
         };
-        assert_eq!(read_outcome(&headers("true", "false"), b"").ok(), last(UNKNOWN_ERROR));
-        assert_eq!(read_outcome(&headers("true", "true"), b"").ok(), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
-        assert_eq!(read_outcome(&headers("false", "false"), b"").ok(), Some(Outcome::Complete));
+        assert_eq!(ended("true", "false"), last(UNKNOWN_ERROR));
+        assert_eq!(ended("true", "true"), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
+        assert_eq!(ended("false", "false"), Some(Outcome::Complete));
         let report = Report::from(&Outcome::FailForGood("gone".into()));
         assert_eq!(serde_json::to_string(&report).unwrap(), r#"{"status":"error","error":"gone","retry":false}"#);
     }
 
     #[test]
     fn an_extension_is_a_time_that_can_be_waited_for() {
-        let read = |body: &str| read_extension(body.as_bytes()).ok();
+        let read = |body: &str| read_extension(&HeaderMap::new(), body.as_bytes(), false).ok();
         assert_eq!(read(r#"{"seconds": 1.5}"#), Some(Some(Duration::from_millis(1500))));
         for none in ["", " ", "{}", "[]", r#"{"seconds": null}"#] {
             assert_eq!(read(none), Some(None), "{none}");
@@ -347,17 +423,46 @@ mod tests {
         // A replaced NUL is longer than it was.
         assert!(storable(&"\0".repeat(MESSAGE_LIMIT)).len() <= MESSAGE_LIMIT);
         let body = format!(r#"{{"error":"{}"}}"#, "x".repeat(500_000));
-        let outcome = read(true, true, body.as_bytes()).unwrap();
+        let outcome = read_outcome(&headers(true, true), body.as_bytes(), false).unwrap();
         assert_eq!(outcome.message(), Some(&*format!("{}… (500000 bytes)", "x".repeat(KEPT))));
     }
 
     #[test]
-    fn only_a_json_body_can_be_broken() {
-        for broken in [&b"{"[..], b"{} {}", b"[1,]", b"{\"error\":\"\xff\"}", b"'x'"] {
-            assert!(read(false, true, broken).is_err() && read(true, true, broken).is_err(), "{broken:?}");
+    fn only_a_json_body_without_x_job_error_can_be_broken() {
+        let read = |failed, json, body: &[u8]| read_outcome(&headers(failed, json), body, false).ok();
+        for broken in [&b"{"[..], b"{} {}", b"[1,]", b"'x'", b"{\"status\":NaN}"] {
+            assert_eq!(read(false, true, broken), None, "{broken:?}");
+            assert_eq!(read(true, true, broken), Some(Outcome::Fail(UNKNOWN_ERROR.into())), "{broken:?}");
         }
-        assert_eq!(read(false, true, br#" {"status":"success"} "#).ok(), Some(Outcome::Complete));
-        assert_eq!(read(false, false, b"{").ok(), Some(Outcome::Complete));
-        assert_eq!(read(true, false, b"boom").ok(), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
+        assert_eq!(read(true, true, b"{\"error\":\"boom\",\"at\":NaN"), Some(Outcome::Fail("boom".into())));
+        assert_eq!(read(false, true, br#" {"status":"success"} "#), Some(Outcome::Complete));
+        assert_eq!(read(false, false, b"{"), Some(Outcome::Complete));
+        assert_eq!(read(true, false, b"boom"), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
+    }
+
+    #[test]
+    fn a_body_is_read_however_it_is_written_and_encoded() {
+        let read = |failed, encoding: &'static str, body: &[u8]| {
+            let mut headers = headers(failed, true);
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+            read_outcome(&headers, body, false).ok()
+        };
+        let gzip = |body: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        };
+        let failed = |message: &str| Some(Outcome::Fail(message.into()));
+        assert_eq!(read(true, "identity", b"\xef\xbb\xbf{\"error\":\"boom\"}"), failed("boom"));
+        assert_eq!(read(true, "", b"{\"error\":\"caf\xe9\"}"), failed("caf\u{fffd}"));
+        assert_eq!(read(true, "gzip", &gzip(b"{\"error\":\"boom\"}")), failed("boom"));
+        assert_eq!(read(false, "gzip", &gzip(b"{\"status\":\"success\"}")), Some(Outcome::Complete));
+        assert_eq!(read(false, "identity", b"\xef\xbb\xbf{\"status\":\"\xff\"}"), Some(Outcome::Complete));
+        // What is not understood ends an attempt only where the header says that it has failed.
+        for (encoding, body) in [("br", &b"\x0b\x02"[..]), ("gzip", b"{\"status\":\"success\"}"), ("gzip", b"\x1f\x8b")]
+        {
+            assert_eq!(read(false, encoding, body), None, "{encoding}");
+            assert_eq!(read(true, encoding, body), failed(UNKNOWN_ERROR), "{encoding}");
+        }
     }
 }

@@ -8,10 +8,11 @@
 //! come is not in it, since the function can have that extended.
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
 use crate::config::Secret;
+use crate::wire::callback::PATH;
 
 const EPOCH: &str = "epoch";
 const SIGNATURE: &str = "signature";
@@ -83,6 +84,16 @@ fn signed(key: &Hmac<Sha256>, job_id: i64, worker_id: &str, epoch: i64) -> Hmac<
     mac
 }
 
+/// A short name for a text that is not to be shown: the same for the same text, on any machine.
+///
+/// ```
+/// use job_utils::wire::signature::fingerprint;
+/// assert_eq!(fingerprint("postgres:5432/shop"), "d7e5b7b6a1e1e0f6");
+/// ```
+pub fn fingerprint(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Writes callback URLs.
 #[derive(Debug, Clone)]
 pub struct CallbackUrls {
@@ -147,24 +158,37 @@ impl std::fmt::Debug for CallbackClaim {
 pub struct BadEpoch;
 
 impl CallbackClaim {
-    /// Reads the query of a callback. A signature that is none counts as absent.
+    /// Reads the query of a callback. A signature that is none counts as absent, and so does a path behind a value: functions
+    /// made from the original's Python template append `/callback` to the whole URL.
     ///
     /// # Errors
     /// The epoch is not a number.
     pub fn read(query: &str) -> Result<Self, BadEpoch> {
         let mut claim = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let value = without_appended_path(&value);
             match &*name {
                 EPOCH => {
                     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
                     claim.epoch = Some(digits.then(|| value.parse().ok()).flatten().ok_or(BadEpoch)?);
                 }
-                SIGNATURE => claim.signature = unhex(&value),
+                SIGNATURE => claim.signature = unhex(value),
                 _ => {}
             }
         }
         Ok(claim)
     }
+}
+
+/// A value without the `/callback` that was appended to it, however often.
+fn without_appended_path(value: &str) -> &str {
+    let mut value = value.trim_end_matches('/');
+    while let Some((before, path)) = value.len().checked_sub(PATH.len()).and_then(|at| value.split_at_checked(at))
+        && path.eq_ignore_ascii_case(PATH)
+    {
+        value = before.trim_end_matches('/');
+    }
+    value
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -219,6 +243,20 @@ mod tests {
             assert_eq!(CallbackClaim::read(bad).unwrap().signature, None, "{bad}");
         }
         assert_eq!(CallbackClaim::read(&format!("signature={zeros}")).unwrap().signature, Some(vec![0; 32]));
+    }
+
+    #[test]
+    fn a_path_that_was_appended_to_the_whole_url_is_not_read() {
+        let signing = secrets("secret").unwrap();
+        let url =
+            CallbackUrls::new(&"http://jobs/callback".parse().unwrap(), Some(signing.clone())).of(42, "worker-0", 7);
+        for appended in ["/callback", "/callback/", "/Callback", "%2Fcallback", "/callback/callback"] {
+            assert!(signing.verify(42, "worker-0", &claim(&format!("{url}{appended}"))), "{appended}");
+            assert_eq!(claim(&format!("?epoch=7{appended}")).epoch, Some(7), "{appended}");
+        }
+        for bad in ["epoch=7/other", "epoch=7callback", "epoch=/callback", "epoch=7/callback/8"] {
+            assert_eq!(CallbackClaim::read(bad), Err(BadEpoch), "{bad}");
+        }
     }
 
     #[test]
