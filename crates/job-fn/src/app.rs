@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::serve::ListenerExt;
 use job_utils::config::{ConfigError, Env, Reader, Var};
+use job_utils::http_server::{BodyBudget, Limits, serve};
 use job_utils::probe::Target;
 use job_utils::shutdown::Shutdown;
+use job_utils::telemetry::Sparingly;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
@@ -18,7 +18,8 @@ use tokio_util::task::TaskTracker;
 use crate::callback::{Caller, GIVE_UP_AFTER};
 use crate::context::Context;
 use crate::error::FunctionError;
-use crate::handler::{BODY_LIMIT, Erased, Shared, erase, receive};
+use crate::handler::{Erased, Shared, erase, receive};
+use crate::origins::{CallbackOrigins, JOBS_CALLBACK_ORIGINS};
 
 /// Where a function listens.
 pub const PORT: Var = Var {
@@ -29,7 +30,14 @@ pub const PORT: Var = Var {
 };
 
 /// Every variable that this crate reads.
-pub const VARS: &[&Var] = &[&PORT];
+pub const VARS: &[&Var] = &[&PORT, &JOBS_CALLBACK_ORIGINS];
+
+/// How many connections a function has at most, which is how many jobs it has at once; fewer where the process may have few
+/// descriptors.
+const CONNECTIONS: usize = 4096;
+
+/// What the payloads beyond the usual size take together while they arrive, in bytes.
+const BODIES: usize = 64 << 20;
 
 /// Below the 30 s after which Kubernetes kills a process it has asked to stop.
 const GRACE: Duration = Duration::from_secs(25);
@@ -39,12 +47,14 @@ const GRACE: Duration = Duration::from_secs(25);
 pub struct Config {
     /// The port to listen on.
     pub port: u16,
+    /// Where to call back; None: anywhere, with a warning.
+    pub callback_origins: Option<CallbackOrigins>,
 }
 
 impl Config {
-    /// Reads `PORT`; a fault stays in `reader`.
+    /// Reads `PORT` and where to call back; a fault stays in `reader`.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        Self { port: reader.number(&PORT) }
+        Self { port: reader.number(&PORT), callback_origins: CallbackOrigins::read(reader) }
     }
 }
 
@@ -54,7 +64,7 @@ impl Config {
 /// PORT is not a port.
 pub fn health_target(env: &dyn Env) -> Result<Target, ConfigError> {
     let mut reader = Reader::new(env);
-    let port = Config::read(&mut reader).port;
+    let port = reader.number(&PORT);
     reader.finish(Target::local(port, "/healthz"))
 }
 
@@ -70,6 +80,7 @@ pub struct App {
     handler: Erased,
     grace: Duration,
     give_up_after: Duration,
+    origins: Option<CallbackOrigins>,
 }
 
 impl App {
@@ -82,7 +93,7 @@ impl App {
         R: Serialize,
         E: Into<FunctionError>,
     {
-        Self { handler: erase(handler), grace: GRACE, give_up_after: GIVE_UP_AFTER }
+        Self { handler: erase(handler), grace: GRACE, give_up_after: GIVE_UP_AFTER, origins: None }
     }
 
     /// How long to wait for handlers and callbacks when told to stop (25 s).
@@ -99,8 +110,17 @@ impl App {
         self
     }
 
+    /// Where to call back. Without this a function posts wherever the caller says, and warns at its start. A job whose
+    /// `X-Callback-Url` leads elsewhere is answered 403, and its handler does not run.
+    #[must_use]
+    pub fn callback_origins(mut self, origins: CallbackOrigins) -> Self {
+        self.origins = Some(origins);
+        self
+    }
+
     /// Listens on all interfaces and runs until `shutdown`.
-    pub async fn listen(self, config: &Config, shutdown: Shutdown) -> anyhow::Result<Stopped> {
+    pub async fn listen(mut self, config: &Config, shutdown: Shutdown) -> anyhow::Result<Stopped> {
+        self.origins = self.origins.or_else(|| config.callback_origins.clone());
         let address = (Ipv4Addr::UNSPECIFIED, config.port);
         let listener = TcpListener::bind(address).await.map_err(|error| {
             anyhow::Error::new(error).context(format!("cannot listen on port {} ({})", config.port, PORT.name))
@@ -114,27 +134,35 @@ impl App {
             Caller::new(self.give_up_after).map_err(|error| anyhow::Error::new(error).context("no HTTP client"))?;
         let tasks = TaskTracker::new();
         let abort = Shutdown::new();
-        let shared = Arc::new(Shared { handler: self.handler, caller, tasks: tasks.clone(), abort: abort.clone() });
-        let router = Router::new().fallback(receive).layer(DefaultBodyLimit::max(BODY_LIMIT)).with_state(shared);
+        if self.origins.is_none() {
+            tracing::warn!(
+                "{} is not set: the function posts to whatever X-Callback-Url a caller names",
+                JOBS_CALLBACK_ORIGINS.name
+            );
+        }
+        let shared = Arc::new(Shared {
+            handler: self.handler,
+            caller,
+            origins: self.origins,
+            refusals: Sparingly::once_a_second(),
+            bodies: BodyBudget::new(BODIES),
+            tasks: tasks.clone(),
+            abort: abort.clone(),
+        });
+        let router = Router::new().fallback(receive).with_state(shared);
         tracing::info!(address = %listener.local_addr()?, "listening");
 
-        // An answer is one small write: Nagle's algorithm could only delay it.
-        let listener = listener.tap_io(|stream| {
-            let _ = stream.set_nodelay(true);
-        });
-        let stop = shutdown.clone();
         let serving = async {
-            axum::serve(listener, router).with_graceful_shutdown(async move { stop.triggered().await }).await?;
+            serve(listener, router, Limits::new(CONNECTIONS), shutdown.clone()).await;
             tasks.close();
             tasks.wait().await;
-            Ok::<_, std::io::Error>(())
         };
         let deadline = async {
             shutdown.triggered().await;
             tokio::time::sleep(self.grace).await;
         };
         tokio::select! {
-            served = serving => served?,
+            () = serving => {}
             () = deadline => {}
         }
         let stopped = Stopped { abandoned: tasks.len() };

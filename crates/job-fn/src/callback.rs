@@ -6,12 +6,14 @@ use axum::http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use backon::{ExponentialBuilder, Retryable};
 use job_utils::config::HttpUrl;
 use job_utils::error::chain;
+use job_utils::telemetry::milliseconds;
 use job_utils::wire::callback::{Outcome, Report, callback_url};
 use job_utils::wire::headers::{X_CALLBACK_URL, X_DATABASE_ID, X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use reqwest::{Client, StatusCode};
 use url::{Position, Url};
 
 use crate::context::text;
+use crate::origins::{CallbackOrigins, NotAllowed};
 
 /// After this long the job service is taken for gone; the job's own deadline ends the attempt then.
 pub(crate) const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
@@ -33,21 +35,32 @@ pub(crate) struct Callback {
 
 impl Callback {
     /// None when the request does not ask for a callback, or names a URL that nobody can post to.
-    pub(crate) fn from_headers(request: &HeaderMap) -> Option<Self> {
-        let raw = text(request, X_CALLBACK_URL)?;
-        let job_id = text(request, X_JOB_ID)?;
-        text(request, X_WORKER_ID)?;
+    ///
+    /// # Errors
+    /// It names one that is not among those that are allowed.
+    pub(crate) fn from_headers(
+        request: &HeaderMap,
+        allowed: Option<&CallbackOrigins>,
+    ) -> Result<Option<Self>, NotAllowed> {
+        let (Some(raw), Some(job_id), Some(_)) =
+            (text(request, X_CALLBACK_URL), text(request, X_JOB_ID), text(request, X_WORKER_ID))
+        else {
+            return Ok(None);
+        };
         let Ok(url) = callback_url(&raw) else {
             tracing::error!(job.id = job_id, "no callback: X-Callback-Url is not an http or https URL");
-            return None;
+            return Ok(None);
         };
+        if let Some(allowed) = allowed {
+            allowed.check(&url)?;
+        }
         let mut headers = HeaderMap::new();
         for name in [X_WORKER_ID, X_JOB_ID, X_DATABASE_ID] {
             if let Some(value) = text(request, name).and(request.get(name)) {
                 headers.insert(name, value.clone());
             }
         }
-        Some(Self { url, job_id, headers })
+        Ok(Some(Self { url, job_id, headers }))
     }
 
     /// Where to ask for more time for the same attempt.
@@ -132,7 +145,7 @@ impl Caller {
                 (started.elapsed() + wait < self.give_up_after).then_some(wait)
             })
             .notify(|refused, wait| {
-                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                let wait_ms = milliseconds(wait);
                 tracing::debug!(job.id = callback.job_id, error = %refused, wait_ms, "the callback is tried again");
             })
             .await;

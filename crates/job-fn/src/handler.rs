@@ -4,18 +4,20 @@ use std::any::Any;
 use std::error::Error;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use job_utils::http_server::{BodyBudget, BodyError, Received};
 use job_utils::shutdown::Shutdown;
+use job_utils::telemetry::{Sparingly, milliseconds};
 use job_utils::wire::callback::Outcome;
 use job_utils::wire::headers::{X_DATABASE_ID, X_JOB_ERROR, X_JOB_ID, X_JOB_RETRY, X_WORKER_ID};
 use serde::Serialize;
@@ -28,18 +30,27 @@ use crate::callback::{Callback, Caller};
 use crate::context::{Context, text};
 use crate::error::FunctionError;
 use crate::extend::Extension;
+use crate::origins::CallbackOrigins;
 
 /// The longest payload.
 pub(crate) const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
+/// How long a payload may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// A handler with its payload type hidden: JSON in, JSON out.
 pub(crate) type Erased =
-    Arc<dyn Fn(Context, Bytes) -> BoxFuture<'static, Result<Vec<u8>, FunctionError>> + Send + Sync>;
+    Arc<dyn Fn(Context, Received) -> BoxFuture<'static, Result<Vec<u8>, FunctionError>> + Send + Sync>;
 
 /// What every request needs.
 pub(crate) struct Shared {
     pub(crate) handler: Erased,
     pub(crate) caller: Caller,
+    /// Where it may call back; None: anywhere.
+    pub(crate) origins: Option<CallbackOrigins>,
+    pub(crate) refusals: Sparingly,
+    /// Memory for payloads.
+    pub(crate) bodies: BodyBudget,
     /// Handlers and callbacks under way.
     pub(crate) tasks: TaskTracker,
     /// Triggered when they are no longer waited for.
@@ -58,7 +69,7 @@ where
     Arc::new(move |context, body| {
         let handler = Arc::clone(&handler);
         async move {
-            let payload = payload(&body)?;
+            let payload = payload(&body.bytes)?;
             drop(body);
             let value = handler(context, payload).await.map_err(Into::into)?;
             let mut bytes = serde_json::to_vec(&value)?;
@@ -83,7 +94,7 @@ fn payload<P: DeserializeOwned>(body: &[u8]) -> Result<P, FunctionError> {
     };
     // The cause names the field; axum's own words around it do not help.
     let cause = rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string);
-    Err(FunctionError::status(400, format!("{what}: {cause}")))
+    Err(FunctionError::thrown(format!("{what}: {cause}")))
 }
 
 pub(crate) async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -96,7 +107,7 @@ pub(crate) async fn receive(State(shared): State<Arc<Shared>>, request: Request)
         }
     }
     let headers = request.headers().clone();
-    let body = read(request).await;
+    let body = read(&shared.bodies, request).await;
     let (answer, answered) = oneshot::channel();
     // A task of its own: a caller that hangs up must not stop a handler half-way, nor its callback.
     let job = run(Arc::clone(&shared), headers, body, answer);
@@ -112,32 +123,48 @@ pub(crate) async fn receive(State(shared): State<Arc<Shared>>, request: Request)
     })
 }
 
-async fn read(request: Request) -> Result<Bytes, FunctionError> {
+async fn read(bodies: &BodyBudget, request: Request) -> Result<Received, FunctionError> {
+    let too_long = || FunctionError::status(413, format!("the payload is longer than {BODY_LIMIT} bytes"));
     // An honest Content-Length spares both sides the transfer; a chunked body is stopped at the limit.
     if request.body().size_hint().lower() > BODY_LIMIT as u64 {
-        return Err(FunctionError::status(413, format!("the payload is longer than {BODY_LIMIT} bytes")));
+        return Err(too_long());
     }
-    Bytes::from_request(request, &())
-        .await
-        .map_err(|rejection| FunctionError::status(rejection.status().as_u16(), rejection.body_text()))
+    let read = bodies.read(request.into_body(), BODY_LIMIT, BODY_LIMIT);
+    match tokio::time::timeout(BODY_TIMEOUT, read).await {
+        Ok(Ok(body)) if body.cut => Err(too_long()),
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error @ BodyError::NoRoom)) => Err(FunctionError::status(503, error.to_string())),
+        Ok(Err(error)) => Err(FunctionError::status(400, error.to_string())),
+        Err(_) => Err(FunctionError::status(408, "the payload took too long to arrive")),
+    }
 }
 
 async fn run(
     shared: Arc<Shared>,
     headers: HeaderMap,
-    body: Result<Bytes, FunctionError>,
+    body: Result<Received, FunctionError>,
     answer: oneshot::Sender<Response>,
 ) {
     let started = Instant::now();
     let mut context = Context::from_headers(&headers);
-    let callback = Callback::from_headers(&headers).map(Arc::new);
+    let callback = match Callback::from_headers(&headers, shared.origins.as_ref()) {
+        Ok(callback) => callback.map(Arc::new),
+        Err(refused) => {
+            if let Some(left_out) = shared.refusals.pass() {
+                tracing::warn!(job.id = context.job_id, left_out, "the job is not run: {refused}");
+            }
+            let (guard, _) = oneshot::channel();
+            let _ = answer.send(response(Err(FunctionError::status(403, refused.to_string())), &headers, guard));
+            return;
+        }
+    };
     context.extension = callback.clone().map(|callback| Extension::new(shared.caller.client(), callback));
     let job_id = context.job_id.clone();
     let result = match body {
         Ok(body) => AssertUnwindSafe((shared.handler)(context, body)).catch_unwind().await.unwrap_or_else(panicked),
         Err(error) => Err(error),
     };
-    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let duration_ms = milliseconds(started.elapsed());
     let job_id = job_id.as_deref();
     match &result {
         Ok(_) => tracing::debug!(job.id = job_id, duration_ms, "the handler succeeded"),

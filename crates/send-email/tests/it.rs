@@ -73,7 +73,7 @@ async fn the_payloads_message_goes_to_mailgun_once() {
 }
 
 #[tokio::test]
-async fn an_incomplete_payload_is_answered_400_and_a_refused_mail_is_the_jobs_error() {
+async fn an_incomplete_payload_and_a_refused_mail_are_the_jobs_error_as_the_original_throws_them() {
     let mailgun = FakeMailgun::start().await;
     let running = Running::start(&borrowed(&variables(&mailgun))).await;
     for (payload, error) in [
@@ -81,7 +81,7 @@ async fn an_incomplete_payload_is_answered_400_and_a_refused_mail_is_the_jobs_er
         (json!({ "to": "ada@example.com" }), "Missing required field 'subject'"),
         (json!({ "to": "ada@example.com", "subject": "s" }), "Either 'html' or 'text' must be provided"),
     ] {
-        assert_eq!(running.job(&payload).await, (400, false, json!({ "error": error })));
+        assert_eq!(running.job(&payload).await, (200, true, json!({ "message": error })));
     }
     assert_eq!(mailgun.requests().len(), 0);
     mailgun.answer(500, "");

@@ -53,6 +53,7 @@ impl Stack {
             .env("GRAPHQL_HOST_HEADER", "private.localhost")
             .env("META_GRAPHQL_HOST_HEADER", "private.localhost")
             .env("SEND_VERIFICATION_LINK_DRY_RUN", "true")
+            .env("JOBS_CALLBACK_ORIGINS", local(callback_port))
             // The report is made from its log.
             .env("LOG_FORMAT", "json")
             .try_spawn()?;

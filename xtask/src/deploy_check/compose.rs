@@ -37,7 +37,8 @@ const WAITS: [(&str, &str, &str); 6] = [
 ];
 
 /// The variables of the specification's sections 2 and 3 that have one value. Those of Mailgun differ from user to user.
-const VARIABLES: [(&str, &str, &str); 11] = [
+const VARIABLES: [(&str, &str, &str); 12] = [
+    ("send-verification-link", "JOBS_CALLBACK_ORIGINS", "http://knative-job-service:8080"),
     ("send-verification-link", "GRAPHQL_URL", "http://constructive-admin-server:3000/graphql"),
     ("send-verification-link", "META_GRAPHQL_URL", "http://constructive-admin-server:3000/graphql"),
     ("send-verification-link", "GRAPHQL_HOST_HEADER", "private.localhost"),
@@ -277,7 +278,7 @@ services:
     environment: {GRAPHQL_URL: 'http://constructive-admin-server:3000/graphql', GRAPHQL_HOST_HEADER: private.localhost,
       META_GRAPHQL_URL: 'http://constructive-admin-server:3000/graphql', META_GRAPHQL_HOST_HEADER: private.localhost,
       MAILGUN_API_KEY: '', MAILGUN_DOMAIN: mg.example.com, MAILGUN_FROM: a@b, MAILGUN_REPLY: c@d,
-      SEND_VERIFICATION_LINK_DRY_RUN: 'true'},
+      SEND_VERIFICATION_LINK_DRY_RUN: 'true', JOBS_CALLBACK_ORIGINS: 'http://knative-job-service:8080'},
     depends_on: {constructive-admin-server: {condition: service_healthy}}}
   knative-job-service:
     {RUNS, container_name: knative-job-service, restart: unless-stopped, ports: ['127.0.0.1:8080:8080/tcp'],
@@ -332,6 +333,7 @@ services:
             ("MAILGUN_FROM", "MAILGUN_FORM", "does not get MAILGUN_FROM"),
             ("MAILGUN_REPLY", "MAILGUN_REPLAY", "does not get MAILGUN_REPLY"),
             ("DRY_RUN: 'true'", "DRY_RUN: 'false'", "SEND_VERIFICATION_LINK_DRY_RUN is \"false\" instead of true"),
+            ("JOBS_CALLBACK_ORIGINS: 'http://k", "JOBS_CALLBACK_ORIGINS: 'https://k", "JOBS_CALLBACK_ORIGINS is"),
             ("API_IS_PUBLIC: 'false'", "API_IS_PUBLIC: 'true'", "API_IS_PUBLIC is"),
             ("SUPPORT_ANY: 'false'", "SUPPORT_ANY: 'true'", "JOBS_SUPPORT_ANY is"),
             ("'email:send_verification_link'", "'email:send_email'", "JOBS_SUPPORTED is"),

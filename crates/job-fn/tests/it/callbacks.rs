@@ -1,15 +1,19 @@
 //! When a callback is sent, and how long a function insists.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use job_fn::{App, Context};
+use job_fn::{App, CallbackOrigins, Config, Context};
+use job_utils::config::Reader;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::Function;
 use crate::receiver::Receiver;
+use crate::{Function, json};
 
 fn echo() -> App {
     App::new(async |_: Context, payload: Value| anyhow::Ok(payload))
@@ -137,4 +141,64 @@ async fn a_callback_is_given_up_in_the_end() {
     function.dispatch(&receiver.url(), "{}").send().await.unwrap();
     assert_eq!(function.stop().await.abandoned, 0);
     assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
+async fn a_job_that_wants_a_callback_elsewhere_is_refused_and_neither_run_nor_called_back() {
+    let (jobs, stranger) = (Receiver::start([]).await, Receiver::start([]).await);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counter = runs.clone();
+    let app = App::new(move |_: Context, payload: Value| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async move { anyhow::Ok(payload) }
+    });
+    let function = Function::start(app.callback_origins(CallbackOrigins::of(&jobs.url()).unwrap())).await;
+    let port = jobs.address.port();
+    for url in [
+        stranger.url(),
+        format!("{}/callback?token=secret", stranger.url()),
+        format!("https://127.0.0.1:{port}/callback"),
+        format!("http://localhost:{port}/callback"),
+        format!("http://127.0.0.1:{port}@{}/", stranger.address),
+        "http://169.254.169.254/latest/meta-data".to_owned(),
+    ] {
+        let answer = function.dispatch(&url, "{}").send().await.unwrap();
+        let (status, answer) = json(answer).await;
+        let error = answer["error"].as_str().unwrap();
+        assert!(status == 403 && error.contains("JOBS_CALLBACK_ORIGINS"), "{url}: {status} {error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 0);
+    let answer = function.dispatch(&format!("{}/any/path?token=t", jobs.url()), "{}").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(jobs.wait_for(1).await[0].uri, "/any/path?token=t");
+    // Without a callback URL a function can be tried by hand.
+    let by_hand = reqwest::Client::new().post(function.url()).body("{}").send().await.unwrap();
+    assert_eq!(by_hand.status(), 200);
+    assert_eq!(function.stop().await.abandoned, 0);
+    assert_eq!((jobs.received().len(), stranger.received().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn where_to_call_back_is_read_from_the_environment() {
+    let read = |pairs: &[(&str, &str)]| {
+        let env: BTreeMap<&str, &str> = pairs.iter().copied().collect();
+        let mut reader = Reader::new(&env);
+        let config = Config::read(&mut reader);
+        reader.finish(config)
+    };
+    let allows = |pairs: &[(&str, &str)], url: &str| {
+        let origins = read(pairs).unwrap().callback_origins;
+        origins.is_none_or(|origins| origins.allow(&url.parse().unwrap()))
+    };
+    let url = ("INTERNAL_JOBS_CALLBACK_URL", "http://jobs:8080/callback");
+    assert!(allows(&[], "http://anywhere/"));
+    assert!(allows(&[url], "http://jobs:8080/callback?epoch=1") && !allows(&[url], "http://jobs/callback"));
+    let list = ("JOBS_CALLBACK_ORIGINS", "http://a, https://b:444/ignored");
+    assert!(
+        allows(&[url, list], "http://a:80/x") && allows(&[url, list], "https://b:444/") && !allows(&[url, list], url.1)
+    );
+    assert!(allows(&[url, ("JOBS_CALLBACK_ORIGINS", "*")], "http://anywhere/"));
+    let error = read(&[("JOBS_CALLBACK_ORIGINS", "jobs:8080")]).unwrap_err();
+    assert_eq!(error.faults[0].name, "JOBS_CALLBACK_ORIGINS");
 }
