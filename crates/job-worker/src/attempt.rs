@@ -10,6 +10,7 @@ use job_utils::config::in_words;
 use job_utils::db::{Db, DbError, Job, Results, SettleError, Settled, Settlement, Settler, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
+use job_utils::telemetry::milliseconds;
 use job_utils::wire::callback::{Outcome, storable};
 
 use crate::context::{Context, Surroundings};
@@ -219,7 +220,7 @@ impl Runner {
     /// The handler's own transaction has completed the job.
     fn completed(&self, outcome: outcome::Outcome, attempt: Attempt) {
         let Attempt { lane, job, duration, .. } = attempt;
-        let duration_ms = duration.as_millis();
+        let duration_ms = milliseconds(duration);
         tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");
         if outcome != outcome::Outcome::Done {
             let error = outcome.error();
@@ -257,7 +258,7 @@ impl Runner {
             // A callback will tell.
             None => {
                 let duration = started.elapsed();
-                let duration_ms = duration.as_millis();
+                let duration_ms = milliseconds(duration);
                 tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job accepted");
                 self.slots.accepted(claim_of(&job));
                 return duration;
@@ -287,7 +288,7 @@ pub(crate) fn claim_of(job: &Job) -> (i64, i64) {
 
 fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>) {
     let Attempt { job, duration, max_attempts, .. } = &settlement.ticket;
-    let duration_ms = duration.as_millis();
+    let duration_ms = milliseconds(*duration);
     match (result, &settlement.outcome) {
         (Ok(Settled::Done), Outcome::Complete) => {
             tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");

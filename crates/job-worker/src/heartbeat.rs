@@ -28,6 +28,9 @@ const RECONNECT: Duration = Duration::from_millis(1500);
 /// How long an attempt whose job is gone may still take to say so itself.
 const LAST_ANSWER: Duration = Duration::from_millis(1500);
 
+/// How many ids a line of the log names.
+const SHOWN_IDS: usize = 20;
+
 /// How many heartbeats may be lost before the lease ends.
 const PER_LEASE: u32 = 6;
 
@@ -170,8 +173,8 @@ pub(crate) async fn register(db: &WorkerDb, listener: &Listener) {
         match registered.await {
             Ok(taken) => {
                 if !taken.is_empty() {
-                    let jobs = taken.len();
-                    tracing::info!(jobs, worker.id = &**db.worker_id(), "took back jobs of an earlier process");
+                    let (jobs, ids) = (taken.len(), some_of(&taken));
+                    tracing::info!(jobs, ids, worker.id = &**db.worker_id(), "took back jobs of an earlier process");
                 }
                 return;
             }
@@ -184,10 +187,31 @@ pub(crate) async fn register(db: &WorkerDb, listener: &Listener) {
 /// Tells what a heartbeat has found.
 pub(crate) fn tell(found: &Heartbeat) {
     if !found.rescued.is_empty() {
-        let workers = found.silent.join(", ");
-        tracing::warn!(jobs = found.rescued.len(), workers, "rescued jobs of workers that went silent");
+        let (workers, ids) = (found.silent.join(", "), some_of(&found.rescued));
+        tracing::warn!(jobs = found.rescued.len(), ids, workers, "rescued jobs of workers that went silent");
     }
     for id in &found.overdue {
         tracing::warn!(job.id = id, "job failed: its callback did not come in time");
+    }
+}
+
+/// The first of some ids, for a line of the log.
+fn some_of(ids: &[i64]) -> String {
+    let mut shown: Vec<String> = ids.iter().take(SHOWN_IDS).map(ToString::to_string).collect();
+    if ids.len() > SHOWN_IDS {
+        shown.push("…".to_owned());
+    }
+    shown.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_some_ids_and_says_that_there_are_more() {
+        assert_eq!(some_of(&[7, 8]), "7, 8");
+        let many: Vec<i64> = (1..=1000).collect();
+        assert!(some_of(&many).starts_with("1, 2, 3, ") && some_of(&many).ends_with(", 20, …"), "{}", some_of(&many));
     }
 }

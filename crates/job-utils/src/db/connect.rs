@@ -19,6 +19,7 @@ use deadpool_postgres::Connect;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, LoadBalanceHosts, TargetSessionAttrs};
+use tokio_postgres::error::Severity;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -133,6 +134,7 @@ impl Connector {
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                tell(&message);
                 if sender.send(message).is_err() {
                     break;
                 }
@@ -177,6 +179,20 @@ impl Connector {
     }
 }
 
+/// What the server has to say, as loud as it means it: the client itself would log everything alike.
+fn tell(message: &AsyncMessage) {
+    let AsyncMessage::Notice(notice) = message else { return };
+    let (severity, message) = (notice.severity(), notice.message());
+    // The severity's text is in the server's language.
+    match notice.parsed_severity() {
+        Some(Severity::Panic | Severity::Fatal | Severity::Error | Severity::Warning) => {
+            tracing::warn!("Postgres: {severity}: {message}");
+        }
+        Some(Severity::Debug | Severity::Log) => tracing::debug!("Postgres: {severity}: {message}"),
+        Some(Severity::Info | Severity::Notice) | None => tracing::info!("Postgres: {severity}: {message}"),
+    }
+}
+
 /// Asks a new session for the setting, while nobody else drives it.
 async fn is_marked((client, connection): &mut Session) -> Result<bool, Error> {
     let mut asked = pin!(client.simple_query(MARKED));
@@ -213,9 +229,13 @@ impl Connect for Connector {
         _: &Config,
     ) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + '_>> {
         Box::pin(async {
-            let (client, connection) = self.session().await?;
-            // Its end, good or bad, is seen by whoever uses the client next.
-            let driver = tokio::spawn(async move { drop(connection.await) });
+            let (client, mut connection) = self.session().await?;
+            let driver = tokio::spawn(async move {
+                // Its end, good or bad, is seen by whoever uses the client next.
+                while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                    tell(&message);
+                }
+            });
             Ok((client, driver))
         })
     }

@@ -188,6 +188,15 @@ impl Listener {
     }
 }
 
+/// Why a listening connection is over.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// It is broken, or leads to a server that is no primary.
+    Lost,
+    /// The last listener has been dropped, as at every stop.
+    Unowned,
+}
+
 /// What holds the connection.
 struct Task {
     db: Db,
@@ -232,7 +241,9 @@ impl Task {
                     backoff.reset();
                     // Whatever was written during the gap sent its notification to nobody.
                     self.wake.wake();
-                    self.serve(&client, messages).await;
+                    if self.serve(&client, messages).await == Ended::Unowned {
+                        return;
+                    }
                     tracing::warn!("the listening connection is lost: reconnecting, and polling meanwhile");
                     said = true;
                     // The rest of the database may well be there.
@@ -279,8 +290,8 @@ impl Task {
         }
     }
 
-    /// Passes notifications on and answers questions until the connection is lost.
-    async fn serve(&mut self, client: &Client, mut messages: mpsc::UnboundedReceiver<AsyncMessage>) {
+    /// Passes notifications on and answers questions until the connection is lost, or nobody is left to be told.
+    async fn serve(&mut self, client: &Client, mut messages: mpsc::UnboundedReceiver<AsyncMessage>) -> Ended {
         let mut registrar = Registrar::new(self.db.schema());
         let mut suspicions = self.db.suspicions();
         loop {
@@ -291,18 +302,17 @@ impl Task {
                         true
                     }
                     Some(_) => true,
-                    None => return,
+                    None => return Ended::Lost,
                 },
                 question = self.asked.recv() => match question {
                     Some(question) => self.answer(client, &mut registrar, question).await,
-                    // Nobody is left to be told.
-                    None => return,
+                    None => return Ended::Unowned,
                 },
                 // The database's handle is ours: it does not end before.
                 _ = suspicions.changed() => false,
             };
             if !answered && !is_primary(client, PROOF_TIMEOUT.min(self.db.statement_timeout())).await {
-                return;
+                return Ended::Lost;
             }
             suspicions.mark_unchanged();
         }

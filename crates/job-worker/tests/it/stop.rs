@@ -314,7 +314,8 @@ async fn jobs_that_cannot_be_given_back_are_counted_as_orphaned_and_others_take_
     worker.wait_for_line("worker stopped finished=0 released=0 orphaned=3", LIMIT).await;
     bench.run("COMMIT").await;
     let mut other = short("other-worker").spawn();
-    other.wait_for_line("rescued jobs of workers that went silent", LIMIT).await;
+    let line = other.wait_for_line("rescued jobs of workers that went silent", LIMIT).await;
+    assert!(line.contains("jobs=3") && line.contains("ids=\"1, 2, 3\""), "{line}");
     gate.open();
     bench.empty().await;
     assert_eq!(function.requests().len(), 6);
