@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::steps::{Steps, cargo, cargo_output};
 use crate::tidy::workspace::Workspace;
-use crate::{chaos, deploy_check, library, postgraphile, rules};
+use crate::{chaos, deploy_check, library, postgraphile, readme_functions, rules};
 
 /// What a crate must not link, with these arguments for its features: a function no database client, an application neither what
 /// only a program needs nor what it has no use for.
@@ -28,6 +28,7 @@ const NOT_LINKED: &[(&str, &str, &[&str])] = &[
 /// Builds that the workspace's and those by name leave out.
 const WITH_OTHER_FEATURES: &[&str] = &[
     "job-utils --features db",
+    "job-utils --features http-server",
     "job-utils --features service",
     "job-fn --no-default-features",
     "job-worker --no-default-features",
@@ -67,6 +68,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     steps.step("a newcomer follows the README", library::newcomer()).await?;
     steps.step("with sqlx", library::with_sqlx()).await?;
     steps.step("from graphile_worker's own tables", library::from_graphile_worker()).await?;
+    readme_functions::check(&mut steps).await?;
     let doc = &["doc", "--workspace", "--no-deps", "--quiet"];
     steps.step("documentation", cargo(doc, &[("RUSTDOCFLAGS", "-D warnings".to_owned())])).await?;
     if cargo_output(&["--list"]).await?.lines().any(|line| line.trim_start().starts_with("deny")) {

@@ -13,6 +13,7 @@ mod fuzz;
 mod library;
 mod minder;
 mod postgraphile;
+mod readme_functions;
 mod rules;
 mod semver;
 mod setup;
@@ -67,6 +68,8 @@ enum Command {
     Rules(rules::Options),
     /// Compare what PostGraphile shows of the schema with the committed list
     Postgraphile,
+    /// Start the functions that the README shows in Python and JavaScript, and send them jobs
+    ReadmeFunctions,
     /// A function instance of a chaos run
     #[command(hide = true)]
     ChaosFunction(chaos::function::Options),
@@ -107,6 +110,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Chaos(options) => Box::pin(chaos::run(options)),
         Command::Rules(options) => Box::pin(rules::run(options)),
         Command::Postgraphile => Box::pin(postgraphile::run()),
+        Command::ReadmeFunctions => Box::pin(readme_functions::run()),
         Command::ChaosFunction(options) => Box::pin(chaos::function::run(options)),
         Command::DeployCheck(options) => Box::pin(deploy_check::run(options)),
         Command::ComposeTest(options) => Box::pin(compose_test::run(options)),
