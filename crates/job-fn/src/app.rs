@@ -32,8 +32,8 @@ pub const PORT: Var = Var {
 /// Every variable that this crate reads.
 pub const VARS: &[&Var] = &[&PORT, &JOBS_CALLBACK_ORIGINS];
 
-/// How many connections a function has at most, which is how many jobs it has at once; fewer where the process may have few
-/// descriptors.
+/// How many connections a function has at most, which is how many jobs it has at once; fewer where the process may have
+/// few descriptors.
 const CONNECTIONS: usize = 4096;
 
 /// What the payloads beyond the usual size take together while they arrive, in bytes.

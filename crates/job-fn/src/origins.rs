@@ -9,8 +9,9 @@ pub const JOBS_CALLBACK_ORIGINS: Var = Var {
     name: "JOBS_CALLBACK_ORIGINS",
     default: "",
     used_by: "functions",
-    about: "Origins to which functions may call back, between commas (`http://jobs-callback:8080`), or `*` for any; unset: that of \
-            INTERNAL_JOBS_CALLBACK_URL, and without that any, with a warning. A job with another X-Callback-Url is refused with 403.",
+    about: "Origins to which functions may call back, between commas (`http://jobs-callback:8080`), or `*` for any; \
+            unset: that of INTERNAL_JOBS_CALLBACK_URL, and without that any, with a warning. A job with another \
+            X-Callback-Url is refused with 403.",
 };
 
 /// The origins (scheme, host and port) of the callback servers that a function may post to.

@@ -1,7 +1,8 @@
 //! Target `callback`: a request to the callback server, as far as it goes without the database.
 //!
 //! The input is a request without its first line: headers, an empty line, the body. The query is in a header of its own, `Query`.
-//! What a fuzzer could not make of it is made here: the same body compressed, with a byte order mark, with many headers.
+//! What a fuzzer could not make of it is made here: the same body compressed, with a byte order mark, with many
+//! headers.
 
 use std::io::Write;
 
@@ -35,8 +36,8 @@ pub fn callback(input: &[u8]) {
     }
 }
 
-/// A body means the same when it is compressed, begins with a byte order mark, or has many headers before it; and so does the
-/// query when a function has appended a path to it.
+/// A body means the same when it is compressed, begins with a byte order mark, or has many headers before it; and so
+/// does the query when a function has appended a path to it.
 fn same_however_sent(headers: &HeaderMap, body: &[u8]) {
     let told = |headers: &HeaderMap, body: &[u8]| read(headers, body).map(|read| read.map(|(_, outcome)| outcome)).ok();
     let plain = told(headers, body);

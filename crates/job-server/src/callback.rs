@@ -70,8 +70,8 @@ pub(crate) struct Callbacks {
     pub(crate) ending: Shutdown,
 }
 
-/// Any request but a health check. What still waits when the server ends is told so rather than cut off; its outcome may be
-/// stored all the same, which does no harm.
+/// Any request but a health check. What still waits when the server ends is told so rather than cut off; its outcome
+/// may be stored all the same, which does no harm.
 pub(crate) async fn receive(
     State(callbacks): State<Arc<Callbacks>>,
     request: Request,
@@ -112,7 +112,8 @@ async fn answer(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Respo
     }
 }
 
-/// What a request is for, and for which attempt; None without `X-Job-Id`. With secrets, only what a worker has signed is taken.
+/// What a request is for, and for which attempt; None without `X-Job-Id`. With secrets, only what a worker has signed
+/// is taken.
 fn addressed<'a>(callbacks: &Callbacks, head: &'a Parts) -> Result<(Route, Option<Attempt<'a>>), CallbackError> {
     let route = Route::of(head.uri.path()).ok_or(CallbackError::NoRoute)?;
     if head.method != Method::POST {

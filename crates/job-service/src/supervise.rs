@@ -38,7 +38,8 @@ pub(crate) async fn supervise(parts: Parts, shutdown: Shutdown) -> Result<Stoppe
     let stop_working = shutdown.child();
     let stop_serving = Shutdown::new();
 
-    // Functions that cannot call back are noticed hours later: where the URL leads is tried at once, and holds up nothing.
+    // Functions that cannot call back are noticed hours later: where the URL leads is tried at once, and holds up
+    // nothing.
     let identity = job_server::identity(&db);
     let probing = {
         let probe = worker.as_ref().filter(|_| server.is_some()).and_then(Worker::callback_probe);

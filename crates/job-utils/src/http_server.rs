@@ -1,10 +1,11 @@
 //! An HTTP server with limits: what every server of this project runs on.
 //!
-//! A stranger who only reaches the port can send half a request, or nothing, and hold a connection for it; a thousand such
-//! connections would use up the descriptors of the process, and its own connections to functions and to Postgres would
-//! fail. So connections have a limit well below that of descriptors, and each has a limit of time for every step in which it
-//! is the client's turn. At the limit of connections the one gives way that has been silent longest, so that a request that
-//! is sent at once, such as a health check, is always served. [`BodyBudget`] bounds what bodies take.
+//! A stranger who only reaches the port can send half a request, or nothing, and hold a connection for it; a thousand
+//! such connections would use up the descriptors of the process, and its own connections to functions and to Postgres
+//! would fail. So connections have a limit well below that of descriptors, and each has a limit of time for every step
+//! in which it is the client's turn. At the limit of connections the one gives way that has been silent longest, so
+//! that a request that is sent at once, such as a health check, is always served. [`BodyBudget`] bounds what bodies
+//! take.
 
 mod body;
 mod connection;
@@ -65,8 +66,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// At most `most` connections, and no more than half of the descriptors that this process may have (RLIMIT_NOFILE): the
-    /// other half is for its own connections.
+    /// At most `most` connections, and no more than half of the descriptors that this process may have (RLIMIT_NOFILE):
+    /// the other half is for its own connections.
     pub fn new(most: usize) -> Self {
         let descriptors = getrlimit(Resource::Nofile).current;
         let half = descriptors.map_or(usize::MAX, |descriptors| usize::try_from(descriptors / 2).unwrap_or(usize::MAX));
@@ -80,8 +81,8 @@ impl Limits {
     }
 }
 
-/// Serves a router over HTTP/1 until told to stop, then waits for the requests in flight. It goes on whatever accepting a
-/// connection fails with. When the future is dropped, requests in flight have a second left.
+/// Serves a router over HTTP/1 until told to stop, then waits for the requests in flight. It goes on whatever accepting
+/// a connection fails with. When the future is dropped, requests in flight have a second left.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: Shutdown) {
     let server = Server {
         router,

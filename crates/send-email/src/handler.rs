@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::{TASKS, payload};
 
 pub(crate) async fn handle(mailer: &Mailer, context: Context, payload: Value) -> Result<Value, FunctionError> {
-    // Without a status, as the original throws: its worker looks at no answer, and a status alone would reach it as `HTTP 400`.
+    // Without a status, as the original throws: its worker looks at no answer, and a status alone would reach it as
+    // `HTTP 400`.
     let message = payload::read(&payload)?;
     let (job_id, task) = (context.job_id.as_deref(), TASKS[0]);
     match mailer.send(&message).await? {

@@ -1,4 +1,5 @@
-//! What somebody can do who reaches the port and has no signature: take no memory, no descriptors, and no time of others.
+//! What somebody can do who reaches the port and has no signature: take no memory, no descriptors, and no time of
+//! others.
 
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ const MANY: usize = 200;
 /// A body of 1 MiB each: 200 MiB.
 const BODY: usize = 1 << 20;
 
-/// What they may get: the budget for large bodies (32 MiB), and for each what it may read ahead (64 KiB) and what needs no
-/// budget (64 KiB). The rest is room for the allocator.
+/// What they may get: the budget for large bodies (32 MiB), and for each what it may read ahead (64 KiB) and what needs
+/// no budget (64 KiB). The rest is room for the allocator.
 const GRANTED: u64 = 96 << 20;
 
 /// Answers a health check in time, again and again.

@@ -20,7 +20,8 @@ pub const INTERNAL_JOBS_CALLBACK_URL: Var = Var {
     name: "INTERNAL_JOBS_CALLBACK_URL",
     default: "",
     used_by: "worker, service, functions",
-    about: "URL of the callback server as functions reach it; without a path, `/callback` is meant. The service tries it at its start, and warns when it leads elsewhere.",
+    about: "URL of the callback server as functions reach it; without a path, `/callback` is meant. The service tries it \
+            at its start, and warns when it leads elsewhere.",
 };
 /// Host.
 pub const JOBS_CALLBACK_HOST: Var = Var {

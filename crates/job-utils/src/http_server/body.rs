@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bounds the memory that the large bodies of a server take together.
 ///
-/// A body takes its share all at once, as it gets larger than most are: taken bit by bit, several bodies could wait for each
-/// other. Until it is there, the rest of the body waits at its sender.
+/// A body takes its share all at once, as it gets larger than most are: taken bit by bit, several bodies could wait for
+/// each other. Until it is there, the rest of the body waits at its sender.
 #[derive(Debug, Clone)]
 pub struct BodyBudget {
     bytes: Arc<Semaphore>,
@@ -52,8 +52,8 @@ impl BodyBudget {
         Self { bytes: Arc::new(Semaphore::new(all)), all }
     }
 
-    /// Reads a body to its end, and keeps its first `limit` bytes. What comes after is thrown away, so that the client gets
-    /// to read the answer instead of a reset connection; up to `end` bytes, where reading ends.
+    /// Reads a body to its end, and keeps its first `limit` bytes. What comes after is thrown away, so that the client
+    /// gets to read the answer instead of a reset connection; up to `end` bytes, where reading ends.
     ///
     /// # Errors
     /// The body did not arrive, or there was no room for it.

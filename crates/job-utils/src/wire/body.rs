@@ -39,7 +39,8 @@ impl Body {
         Ok(read)
     }
 
-    /// Reads the beginning of a body: what it says up to where it is cut, which may be within a character, or is no longer JSON.
+    /// Reads the beginning of a body: what it says up to where it is cut, which may be within a character, or is no
+    /// longer JSON.
     pub(crate) fn beginning(body: &[u8]) -> Self {
         let mut read = Self::default();
         // It ends with an error there.

@@ -224,16 +224,16 @@ pub fn read_attempt<'a>(headers: &'a HeaderMap, query: &str) -> Result<Option<At
     Ok(Some(Attempt { job_id, id, worker_id, claim: CallbackClaim::read(query)? }))
 }
 
-/// Whether the body of a callback says how the attempt ended: only JSON can. Any other body is plain text that may be empty and is
-/// not read.
+/// Whether the body of a callback says how the attempt ended: only JSON can. Any other body is plain text that may be
+/// empty and is not read.
 pub fn says_how_in_body(headers: &HeaderMap) -> bool {
     has_json(headers)
 }
 
 /// Reads how the attempt ended from the headers and the body, or the beginning of it when it is `cut`.
 ///
-/// With `X-Job-Error` the header alone says that it has failed, whatever the body is: it may lack the reason. Without, a body
-/// that should be JSON and is none is refused, even if nothing in it is needed.
+/// With `X-Job-Error` the header alone says that it has failed, whatever the body is: it may lack the reason. Without,
+/// a body that should be JSON and is none is refused, even if nothing in it is needed.
 ///
 /// # Errors
 /// The body is not what its headers say.

@@ -25,8 +25,8 @@ pub const X_JOB_ATTEMPT: &str = "x-job-attempt";
 pub const X_JOB_MAX_ATTEMPTS: &str = "x-job-max-attempts";
 /// The job's task identifier; what is not a visible ASCII character, and `%`, is percent-encoded.
 pub const X_JOB_TASK: &str = "x-job-task";
-/// On the callback server's answer to a request without a job: which process it is, so that one can tell whether a URL leads
-/// there.
+/// On the callback server's answer to a request without a job: which process it is, so that one can tell whether a URL
+/// leads there.
 pub const X_CALLBACK_SERVER: &str = "x-callback-server";
 
 /// Whether a header that is a flag is set: anything but `false`, `0` and nothing is true, as functions are written in

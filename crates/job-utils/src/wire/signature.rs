@@ -158,8 +158,8 @@ impl std::fmt::Debug for CallbackClaim {
 pub struct BadEpoch;
 
 impl CallbackClaim {
-    /// Reads the query of a callback. A signature that is none counts as absent, and so does a path behind a value: functions
-    /// made from the original's Python template append `/callback` to the whole URL.
+    /// Reads the query of a callback. A signature that is none counts as absent, and so does a path behind a value:
+    /// functions made from the original's Python template append `/callback` to the whole URL.
     ///
     /// # Errors
     /// The epoch is not a number.

@@ -43,7 +43,8 @@ enum Found {
 }
 
 impl Worker {
-    /// What tells whether functions reach the callback server that runs beside this worker; None when nothing is dispatched.
+    /// What tells whether functions reach the callback server that runs beside this worker; None when nothing is
+    /// dispatched.
     #[doc(hidden)]
     pub fn callback_probe(&self) -> Option<CallbackProbe> {
         self.dispatches.then(|| CallbackProbe { url: Url::clone(&self.config.callback_url) })
@@ -51,8 +52,8 @@ impl Worker {
 }
 
 impl CallbackProbe {
-    /// Posts to the URL until the server with this identity answers; warns once when it does not. The identity's last part is
-    /// that of all servers of the same database.
+    /// Posts to the URL until the server with this identity answers; warns once when it does not. The identity's last
+    /// part is that of all servers of the same database.
     pub async fn run(self, identity: &str) {
         let mut last = Found::Elsewhere(String::new());
         for wait in WAITS {
@@ -75,8 +76,8 @@ impl CallbackProbe {
             Found::Elsewhere(problem) => tracing::warn!(
                 url,
                 "the callback URL does not lead to this callback server, as tried from here: {problem}. Functions that \
-                 cannot call back have their jobs waiting until JOBS_CALLBACK_TIMEOUT: set INTERNAL_JOBS_CALLBACK_URL to \
-                 a URL of this process that functions reach, ending in /callback"
+                 cannot call back have their jobs waiting until JOBS_CALLBACK_TIMEOUT: set \
+                 INTERNAL_JOBS_CALLBACK_URL to a URL of this process that functions reach, ending in /callback"
             ),
         }
     }
