@@ -88,7 +88,7 @@ fn signed(key: &Hmac<Sha256>, job_id: i64, worker_id: &str, epoch: i64) -> Hmac<
 ///
 /// ```
 /// use job_utils::wire::signature::fingerprint;
-/// assert_eq!(fingerprint("postgres:5432/shop"), "d7e5b7b6a1e1e0f6");
+/// assert_eq!(fingerprint("postgres:5432/shop"), "8d9707ca094e1308");
 /// ```
 pub fn fingerprint(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()

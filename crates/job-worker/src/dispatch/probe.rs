@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use http::header::HOST;
 use http::{HeaderValue, Method, Request};
+use http_body_util::Full;
 use job_utils::config::shown;
 use job_utils::wire::headers::X_CALLBACK_SERVER;
 use url::{Position, Url};
 
 use crate::Worker;
-use crate::dispatch::connect::{Connector, Payload, Place, authority};
+use crate::dispatch::connect::{Connector, Place, authority};
+use crate::dispatch::payload::Payload;
 
 /// How long to wait before each try: behind a load balancer the server is not reached before it counts as ready.
 const WAITS: [Duration; 6] = [
@@ -87,7 +89,7 @@ impl CallbackProbe {
         let connector = Connector::new(self.url.scheme() == "https", false).map_err(|error| error.to_string())?;
         let shown = shown(&self.url);
         let mut sender = connector.http1(&place).await.map_err(|failure| failure.told(&shown, false))?;
-        let mut request = Request::new(Payload::default());
+        let mut request = Request::new(Payload::Left(Full::default()));
         *request.method_mut() = Method::POST;
         let path = &self.url[Position::BeforePath..Position::AfterQuery];
         *request.uri_mut() = path.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
