@@ -16,6 +16,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/job-utils/src/db/callback.rs", "back-off while the database is away"),
     ("crates/job-utils/src/db/listen.rs", "between two looks for the worker id's earlier holder"),
     ("crates/job-utils/src/db/settle.rs", "back-off while the database is away"),
+    (
+        "crates/job-utils/src/http_server.rs",
+        "between two looks for clients whose time is over, for a descriptor, and the last answers of a server that was dropped",
+    ),
     ("crates/job-worker/src/accept.rs", "the moment in which a function may call back at no cost, and back-off"),
     (
         "crates/job-worker/src/attempt.rs",
@@ -23,6 +27,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ),
     ("crates/job-worker/src/claim.rs", "the patience of a stop with a claim that hangs"),
     ("crates/job-worker/src/drain.rs", "between two looks for callbacks during a stop"),
+    ("crates/job-worker/src/dispatch/probe.rs", "between two tries of the callback URL; the service ends it at a stop"),
     (
         "crates/job-worker/src/heartbeat.rs",
         "the last answer of an attempt whose job is gone; what an earlier session may take to connect anew, and back-off",
