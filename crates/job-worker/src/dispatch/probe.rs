@@ -95,7 +95,7 @@ impl CallbackProbe {
         *request.uri_mut() = path.parse().map_err(|error: http::uri::InvalidUri| error.to_string())?;
         let host = HeaderValue::from_str(&authority(&self.url)).map_err(|error| error.to_string())?;
         request.headers_mut().insert(HOST, host);
-        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let answer = sender.sender.send_request(request).await.map_err(|error| error.to_string())?;
         let server = answer.headers().get(X_CALLBACK_SERVER).and_then(|server| server.to_str().ok());
         Ok(match server {
             Some(server) if server == identity => Found::Here,
