@@ -35,11 +35,10 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V19__rights", include_str!("../../migrations/V19__rights.sql")),
     ("V20__enqueue_bounds", include_str!("../../migrations/V20__enqueue_bounds.sql")),
     ("V21__enqueue_forms", include_str!("../../migrations/V21__enqueue_forms.sql")),
-    ("V22__claim_bounds", include_str!("../../migrations/V22__claim_bounds.sql")),
-    ("V23__schedule_bounds", include_str!("../../migrations/V23__schedule_bounds.sql")),
-    ("V24__administration", include_str!("../../migrations/V24__administration.sql")),
-    ("V25__batches_kept_out", include_str!("../../migrations/V25__batches_kept_out.sql")),
-    ("V26__neighbours", include_str!("../../migrations/V26__neighbours.sql")),
+    ("V22__schedule_bounds", include_str!("../../migrations/V22__schedule_bounds.sql")),
+    ("V23__administration", include_str!("../../migrations/V23__administration.sql")),
+    ("V24__batches_kept_out", include_str!("../../migrations/V24__batches_kept_out.sql")),
+    ("V25__neighbours", include_str!("../../migrations/V25__neighbours.sql")),
 ];
 
 /// Run after the migrations, every time.

@@ -1,1 +1,0 @@
--- V22__claim_bounds: to be filled.
