@@ -3,9 +3,10 @@
 -- Sizes. A payload has 16 MiB at most, unless set_max_payload says otherwise: a worker holds those of the jobs it runs in memory, and
 -- what is larger belongs elsewhere, with a reference in the payload. A rule of a schedule has 64 KiB: a scheduler reads all of them.
 --
--- Inserts into jobs are looked at once per statement, along with what is counted there anyhow, and a job that is replaced by its key
--- in the function that does it: the condition of a trigger for each row would be read anew by each statement, at 5 us and more. Only
--- what is beyond 64 KiB is measured exactly. Rows that exist stay as they are and can be updated.
+-- Inserts into jobs are looked at once per statement, along with what is counted there anyhow: the condition of a trigger for each
+-- row would be read anew by each statement, at 5 us and more. Updates that name the payload have such a trigger. With a key the
+-- functions look as well, as a payload may be given that is not stored. Only what is beyond 64 KiB is measured exactly. Rows that
+-- exist stay as they are, and their other columns can be updated.
 CREATE TABLE @extschema@.limits (
     name text PRIMARY KEY,
     bytes int NOT NULL,
@@ -353,6 +354,18 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION @extschema@.tg_payload_bounded() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_RELID <> '@extschema@.jobs'::regclass THEN
+        PERFORM @extschema@.refuse_other_table(TG_RELID);
+    END IF;
+    PERFORM @extschema@.refuse_large_payload('jobs', octet_length(NEW.payload::text));
+    RETURN NEW;
+END
+$$;
+REVOKE ALL ON FUNCTION @extschema@.tg_payload_bounded() FROM PUBLIC;
+
 -- SECURITY DEFINER: whoever may write jobs needs no right to the limits.
 CREATE FUNCTION @extschema@.tg_schedule_bounded() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -377,6 +390,9 @@ REVOKE ALL ON FUNCTION @extschema@.tg_schedule_bounded() FROM PUBLIC;
 
 -- A transaction that stands in the way ends the migration rather than hold up everybody who comes after it.
 SET LOCAL lock_timeout = '5s';
+CREATE TRIGGER jobs_bounded BEFORE UPDATE OF payload ON @extschema@.jobs FOR EACH ROW
+    WHEN (pg_column_size(NEW.payload) > 65536 AND NEW.payload::text <> OLD.payload::text)
+    EXECUTE FUNCTION @extschema@.tg_payload_bounded();
 CREATE TRIGGER scheduled_jobs_bounded BEFORE INSERT ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 OR pg_column_size(NEW.schedule_info) > 65536)
     EXECUTE FUNCTION @extschema@.tg_schedule_bounded();

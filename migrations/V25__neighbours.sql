@@ -33,6 +33,10 @@ BEGIN
         -- Two characters that the text does not have stand for a backslash of such an escape, and for two that are one.
         marks := ARRAY(SELECT m.mark FROM (SELECT chr(n) AS mark FROM generate_series(57344, 63743) AS n) m
                         WHERE strpos(jobs::text, m.mark) = 0 LIMIT 2);
+        IF cardinality(marks) < 2 THEN
+            RAISE EXCEPTION 'the text uses all characters from U+E000 to U+F8FF, and has escapes that stand for no character'
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Enqueue these jobs in several calls.';
+        END IF;
         hidden := regexp_replace(replace(jobs::text, '\\', marks[2]), '\\(u0000|u[dD][89a-fA-F])', marks[1] || '\1', 'g');
         elements := ARRAY(SELECT e.value FROM json_array_elements(hidden::json) AS e (value));
     ELSE
@@ -97,11 +101,14 @@ LANGUAGE plpgsql AS $$
 DECLARE
     job @extschema@.jobs;
 BEGIN
-    DELETE FROM @extschema@.jobs j WHERE j.key = job_key AND j.locked_at IS NULL RETURNING * INTO job;
-    IF NOT FOUND THEN
+    -- Locked first: a job that begins or ends meanwhile is one or the other, and not missed between the two.
+    SELECT * INTO job FROM @extschema@.jobs j WHERE j.key = job_key FOR UPDATE;
+    IF job.locked_at IS NULL THEN
+        DELETE FROM @extschema@.jobs j WHERE j.id = job.id;
+    ELSE
         UPDATE @extschema@.jobs j
            SET key = NULL, attempts = j.max_attempts, superseded = true, updated_at = clock_timestamp()
-         WHERE j.key = job_key AND j.locked_at IS NOT NULL
+         WHERE j.id = job.id
         RETURNING * INTO job;
     END IF;
     RETURN job;
@@ -159,22 +166,42 @@ REVOKE ALL ON FUNCTION @extschema@.graphql_add_scheduled_job(uuid, text, json, j
 COMMENT ON FUNCTION @extschema@.graphql_add_scheduled_job(uuid, text, json, json, text, text, int, int) IS
     E'@name add_scheduled_job\nAdds a schedule: add_scheduled_job, as PostGraphile shows it.';
 
--- What else it shows: the original's functions and tables. A function of a later migration that is not for applications gets the line
--- "@behavior -*" at the beginning of its comment, too.
+-- What else it shows: the original's functions and tables. What is not for applications says so at the beginning of its comment.
+-- A function of a later migration that is not for them gets the line "@behavior -*" there, too. They are named here: the schema may
+-- hold functions and tables of others.
 DO $hidden$
 DECLARE
-    shown CONSTANT text[] := '{graphql_add_job,graphql_add_scheduled_job,get_job,complete_job,fail_job,release_jobs,complete_jobs,
-        permanently_fail_jobs,reschedule_jobs,get_scheduled_job,release_scheduled_jobs,run_scheduled_job,remove_job,
-        force_unlock_workers}';
+    functions CONSTANT text[] := '{
+        accept_held_jobs, add_job, add_job_for_any_tenant, add_jobs, add_jobs_for_any_tenant,
+        add_jobs_for_own_tenant, add_scheduled_job, add_scheduled_job_for_any_tenant, claim_instance_jobs,
+        claim_jobs, claim_scheduled_jobs, claim_schedules, claim_uuid, complete_held_jobs,
+        complete_in_transaction, cron_fault, end_held_jobs, ended_instances, enqueue, enqueue_all,
+        enqueue_all_for_any_tenant, enqueue_all_for_own_tenant, enqueue_for_any_tenant, enqueue_for_own_tenant,
+        enqueue_job, enqueue_jobs, enqueue_keyed_job, enqueue_scheduled_job, extend_job, fail_held_jobs,
+        fire_schedule, fire_schedules, forget_worker, has_trusted_json, heartbeat, instance_lock,
+        interrupt_jobs, json_expression, leave_scheduler, lock_queue, mark_schedules,
+        materialise_scheduled_jobs, next_run_at, own_uuid, positions_left, prune_schedule_fires,
+        refuse_large_payload, refuse_other_table, refuse_untyped_db_id, register_waiter, release_claimed_jobs,
+        release_held_jobs, release_schedules, require_element_per_job, require_worker_id, retry_at,
+        row_expression, rule_json, run_at_of, schedule_digest, schedule_fault, scheduler_heartbeat,
+        set_max_payload, set_notify, show_all_tenants_to, sync_queues, take_back_jobs, tg_add_job_with_row,
+        tg_add_job_with_row_id, tg_job_queues_derived, tg_jobs_deleted, tg_jobs_inserted, tg_jobs_touch,
+        tg_jobs_truncated, tg_jobs_updated, tg_payload_bounded, tg_schedule_bounded, tg_scheduled_jobs_changed,
+        tg_scheduled_jobs_checked, tg_scheduled_jobs_notify, tg_scheduled_jobs_renewed, trigger_job_with_fields,
+        trigger_task, unregister_waiter, waiter_horizon, waiter_horizon_passed, waiter_lock, wake_workers,
+        warn_of_jobs, write_jobs}';
     object record;
 BEGIN
     FOR object IN
         SELECT 'FUNCTION ' || p.oid::regprocedure AS name, obj_description(p.oid, 'pg_proc') AS told
-          FROM pg_proc p WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proname <> ALL (shown)
+          FROM pg_proc p
+         WHERE p.pronamespace = '@extschema@'::regnamespace AND p.prokind = 'f' AND p.proname = ANY (functions)
+           AND pg_has_role(p.proowner, 'USAGE')
         UNION ALL
         SELECT 'TABLE ' || c.oid::regclass, obj_description(c.oid, 'pg_class')
-          FROM pg_class c WHERE c.relnamespace = '@extschema@'::regnamespace AND c.relkind = 'r'
-           AND c.relname <> ALL ('{jobs,scheduled_jobs,job_queues,schedule_fires}') AND pg_has_role(c.relowner, 'USAGE')
+          FROM pg_class c
+         WHERE c.relnamespace = '@extschema@'::regnamespace AND c.relkind = 'r' AND pg_has_role(c.relowner, 'USAGE')
+           AND c.relname = ANY ('{limits,schedulers,schema_history,settings,workers}')
     LOOP
         EXECUTE format('COMMENT ON %s IS %L', object.name, concat_ws(E'\n', '@behavior -*', object.told));
     END LOOP;

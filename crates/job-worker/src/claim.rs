@@ -250,7 +250,8 @@ impl Claimer {
             let (tasks, excluded, position) = (lane.tasks.clone(), lane.excluded.clone(), lane.position.clone());
             // One look carries it; one that has to be quick does not.
             let heartbeat = (deep && std::mem::take(&mut heartbeat)).then(|| self.slots.places.running());
-            let payload_bytes = self.slots.payload_room(self.payload_bytes);
+            // Half of what is left: looks beside this one need a share, too.
+            let payload_bytes = self.slots.payload_room(self.payload_bytes) / 2;
             self.payload_bytes += payload_bytes;
             self.claims.push(Box::pin(async move {
                 let claim = Claim {

@@ -40,7 +40,7 @@ async fn without_postgres_the_server_is_alive_and_not_ready() {
     assert_eq!(get(port, "/healthz").await.0, 200);
     let (status, reason) = get(port, "/readyz").await;
     assert_eq!(status, 503);
-    assert!(reason.contains("database"), "{reason}");
+    assert!(reason.contains("no connection to Postgres") && reason.contains("refused"), "{reason}");
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ pub enum Claimed {
 const LARGEST: usize = 1000;
 
 /// The payload that comes with its claim however small the share is: to fetch it would cost more than it takes.
-const LEAST_SHARE: usize = 1 << 10;
+const LEAST_SHARE: usize = 4 << 10;
 
 /// The largest payload that comes with its claim: for what is larger, a statement of its own costs little.
 const LARGEST_SHARE: usize = 64 << 10;

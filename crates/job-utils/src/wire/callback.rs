@@ -249,10 +249,11 @@ pub fn read_outcome(headers: &HeaderMap, body: &[u8], cut: bool) -> Result<Outco
         let body = decoded(headers, body, cut, LARGEST_BODY)?;
         if text(&body).trim_ascii().is_empty() { Body::default() } else { Body::parse(&body).map_err(BadBody::from)? }
     };
-    if !(failed || body.no_retry && body.has_failed()) {
+    let no_retry = body.no_retry || flag(headers, X_JOB_RETRY) == Some(false);
+    // Who says what went wrong, and that another attempt would fail, means that this one did.
+    if !(failed || no_retry && body.has_failed()) {
         return Ok(Outcome::Complete);
     }
-    let no_retry = body.no_retry || flag(headers, X_JOB_RETRY) == Some(false);
     let fail = if no_retry { Outcome::FailForGood } else { Outcome::Fail };
     Ok(fail(body.failure().unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
 }

@@ -176,7 +176,7 @@ pub fn read_answer(answer: &Received<'_>, url: &Url, complete_on_2xx: bool, now:
         }
         Err(error) => (Err(error), Body::default()),
     };
-    let no_retry = said.no_retry;
+    let no_retry = said.no_retry || flag(headers, X_JOB_RETRY) == Some(false);
     let success = (200..300).contains(status) && flag(headers, X_JOB_ERROR) != Some(true);
     // Who says that another attempt would fail means that this one did.
     if success && !(no_retry && !said.complete && said.has_failed()) {
@@ -195,7 +195,7 @@ pub fn read_answer(answer: &Received<'_>, url: &Url, complete_on_2xx: bool, now:
         storable(&answer.described(url, &problem))
     });
     match (status, asked_wait(headers, now)) {
-        _ if no_retry || flag(headers, X_JOB_RETRY) == Some(false) => Answer::FailForGood(message),
+        _ if no_retry => Answer::FailForGood(message),
         (429 | 503, Some(after)) => Answer::Postpone { message, after, counts: *status != 429 },
         _ => Answer::Fail(message),
     }

@@ -192,6 +192,7 @@ const OWN_TRIGGERS: &[(&str, &str)] = &[
     ("tg_jobs_inserted", "AFTER INSERT ON mine REFERENCING NEW TABLE AS new_rows"),
     ("tg_jobs_truncated", "AFTER TRUNCATE ON mine"),
     ("tg_jobs_updated", "AFTER UPDATE ON mine REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"),
+    ("tg_payload_bounded", "BEFORE INSERT ON mine FOR EACH ROW"),
     ("tg_schedule_bounded", "BEFORE INSERT ON mine FOR EACH ROW"),
     ("tg_scheduled_jobs_checked", "BEFORE INSERT ON mine FOR EACH ROW"),
 ];

@@ -30,6 +30,14 @@ async fn a_payload_beyond_the_limit_is_refused_with_a_hint_by_every_way_in() {
         (format!("SELECT app_jobs.enqueue('x', {too_large}, 'k', 'preserve_run_at')"), ""),
         (format!("SELECT app_jobs.add_scheduled_job('x', {too_large})"), ""),
         (format!("UPDATE app_jobs.scheduled_jobs SET payload = {too_large}"), ""),
+        (format!("UPDATE app_jobs.jobs SET payload = {too_large}"), ""),
+        (
+            format!(
+                "INSERT INTO app_jobs.jobs (task_identifier, key) VALUES ('x', 'k')
+                 ON CONFLICT (key) WHERE key IS NOT NULL DO UPDATE SET payload = {too_large}"
+            ),
+            "",
+        ),
     ] {
         let error = s.error(&call).await;
         assert_eq!(

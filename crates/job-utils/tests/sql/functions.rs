@@ -106,6 +106,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("tg_jobs_touch", NOBODY),
     ("tg_jobs_truncated", NOBODY),
     ("tg_jobs_updated", NOBODY),
+    ("tg_payload_bounded", NOBODY),
     ("tg_schedule_bounded", NOBODY),
     ("tg_scheduled_jobs_changed", NOBODY),
     ("tg_scheduled_jobs_checked", NOBODY),

@@ -58,6 +58,7 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
         ("tg_jobs_inserted", 1),
         ("tg_jobs_truncated", 1),
         ("tg_jobs_updated", 1),
+        ("tg_payload_bounded", 1),
         ("tg_schedule_bounded", 1),
         ("tg_scheduled_jobs_checked", 1),
         ("trigger_job_with_fields", 1),

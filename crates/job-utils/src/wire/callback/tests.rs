@@ -51,6 +51,9 @@ fn a_failure_can_be_one_for_good() {
     assert_eq!(ended("true", "false"), last(UNKNOWN_ERROR));
     assert_eq!(ended("true", "true"), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
     assert_eq!(ended("false", "false"), Some(Outcome::Complete));
+    let mut said = headers(false, true);
+    said.insert(X_JOB_RETRY, HeaderValue::from_static("false"));
+    assert_eq!(read_outcome(&said, br#"{"error":"gone"}"#, false).ok(), last("gone"));
     let report = Report::from(&Outcome::FailForGood("gone".into()));
     assert_eq!(serde_json::to_string(&report).unwrap(), r#"{"status":"error","error":"gone","retry":false}"#);
 }
