@@ -46,6 +46,15 @@ async fn in_the_way(context: Context<PgPool>) -> HandlerResult {
     Ok(())
 }
 
+// As docs/library.md shows it.
+async fn place_order(pool: &PgPool) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("INSERT INTO receipts VALUES ($1)").bind(3_i64).execute(&mut *transaction).await?;
+    enqueue(&mut *transaction, Receipt { order: 3 }.job().key("order-3").key_mode(KeyMode::Ignore)).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let url = std::env::var("DATABASE_URL")?;
@@ -116,6 +125,9 @@ async fn main() -> Result<()> {
     ensure!(receipts == [2], "{receipts:?}");
     let left: Vec<String> = sqlx::query_scalar("SELECT task_identifier FROM app_jobs.jobs ORDER BY 1").fetch_all(&pool).await?;
     ensure!(left == ["in_the_way", "later"], "{left:?}");
+
+    place_order(&pool).await?;
+    assert_enqueued::<Receipt>(&pool, |job| job.payload.order == 3).await;
 
     // A future that can be moved between threads.
     let spawned = tokio::spawn(async move {

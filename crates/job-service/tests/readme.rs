@@ -31,7 +31,7 @@ async fn the_page_on_the_library_shows_sql_that_runs_and_the_sqlx_that_is_tested
     let client = test_db.connect().await;
     let sql = blocks(LIBRARY, "sql");
     assert!(!sql.is_empty());
-    let schedule = r#"SELECT FROM app_jobs.add_scheduled_job('clean_up', '{}', '"@daily"', job_key := 'clean-up')"#;
+    let schedule = r#"SELECT FROM app_jobs.add_scheduled_job('clean_up', '{}', '"@daily"', job_key := 'clean_up')"#;
     client.batch_execute(schedule).await.unwrap();
     for block in &sql {
         client.batch_execute(block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
@@ -70,7 +70,7 @@ async fn every_sql_block_runs_as_written() {
                 WHERE task_identifier = 'report'";
     assert_eq!(client.query_one(many, &[]).await.unwrap().get::<_, String>(0), "1/0 2/5");
     let schedules: i64 = client.query_one("SELECT count(*) FROM app_jobs.scheduled_jobs", &[]).await.unwrap().get(0);
-    assert_eq!(schedules, 1);
+    assert_eq!(schedules, 2);
 
     client.batch_execute("INSERT INTO orders VALUES (9007199254740993, 1)").await.unwrap();
     let payload: String = client

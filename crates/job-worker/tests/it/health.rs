@@ -40,7 +40,7 @@ async fn without_postgres_a_worker_is_alive_and_not_ready() {
     eventually(LIMIT, async || get(port, "/healthz").await.is_some_and(|(status, _)| status == 200)).await;
     let (status, reason) = get(port, "/readyz").await.unwrap();
     assert_eq!(status, 503);
-    assert!(reason.contains("database"), "{reason}");
+    assert!(reason.contains("no connection to Postgres") && reason.contains("refused"), "{reason}");
 }
 
 #[tokio::test]
