@@ -93,7 +93,8 @@ END
 $$;
 REVOKE ALL ON FUNCTION @extschema@.json_expression(text, oid, int) FROM PUBLIC;
 
--- The same for a row, column by column.
+-- The same for a row, column by column. Each value has to be of its column's very type: where the column is gone, its name may
+-- be read as that of the whole row, whose type, record, is PostgreSQL's own as well.
 CREATE FUNCTION @extschema@.row_expression(value text, relation oid, depth int) RETURNS text
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -102,7 +103,8 @@ BEGIN
                       format('row %s', depth), string_agg(c.expression, ', ' ORDER BY c.n), value, format('columns %s', depth))
           FROM (SELECT a.attnum AS n,
                        CASE WHEN a.atttypid < 16384
-                            THEN format('CASE WHEN pg_typeof(%1$I)::oid < 16384 THEN to_json(%1$I) END AS %1$I', a.attname)
+                            THEN format('CASE WHEN pg_typeof(%1$I)::oid = %2$s THEN to_json(%1$I) END AS %1$I',
+                                        a.attname, a.atttypid)
                             ELSE format('%s AS %I', @extschema@.json_expression(quote_ident(a.attname), a.atttypid, depth),
                                         a.attname)
                        END AS expression

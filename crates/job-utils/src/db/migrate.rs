@@ -149,6 +149,9 @@ pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
     if let Some(reason) = wrong_encoding(encoding.get(0), db.place()) {
         return Err(MigrateError::Encoding(reason));
     }
+    // What a migration calls without a schema is PostgreSQL's own. The owner's search_path begins with a schema of its name, and
+    // ends with one that others may be able to create in: what they put there would run as the owner.
+    client.batch_execute("SET search_path = pg_catalog, pg_temp").await?;
     client.execute(LOCK, &[]).await?;
     run(&mut client, db.schema()).await
 }

@@ -126,6 +126,39 @@ async fn what_another_session_changes_meanwhile_never_runs_as_the_owner() {
     }
 }
 
+/// A name of the row within the function's own SQL, for which a column stood until another session took it away.
+const ROW_NAMES: &[Attack] = &[
+    Attack {
+        name: "a column with the name of the row",
+        prepare: "CREATE TABLE crafty.t (\"columns 0\" int, a crafty.trap);
+            CREATE CAST (crafty.trap AS json) WITH FUNCTION crafty.as_json(crafty.trap);
+            CREATE TRIGGER t AFTER INSERT ON crafty.t FOR EACH ROW EXECUTE FUNCTION app_jobs.tg_add_job_with_row('x')",
+        between: "ALTER TABLE crafty.t DROP COLUMN \"columns 0\"",
+        strike: "INSERT INTO crafty.t VALUES ('bait')",
+    },
+    Attack {
+        name: "an attribute with the name of the row",
+        prepare: "CREATE TYPE crafty.named_like_it AS (\"columns 1\" int, a crafty.trap);
+            CREATE TABLE crafty.t (id crafty.named_like_it);
+            CREATE CAST (crafty.trap AS json) WITH FUNCTION crafty.as_json(crafty.trap);
+            CREATE TRIGGER t AFTER INSERT ON crafty.t FOR EACH ROW EXECUTE FUNCTION app_jobs.tg_add_job_with_row_id('x')",
+        between: "ALTER TYPE crafty.named_like_it DROP ATTRIBUTE \"columns 1\"",
+        strike: "INSERT INTO crafty.t VALUES (ROW('bait')::crafty.named_like_it)",
+    },
+];
+
+#[tokio::test]
+async fn a_column_that_is_gone_is_not_taken_for_the_row() {
+    let place = Place::new().await;
+    let role = attacker(&place).await;
+    for attack in ROW_NAMES {
+        assert!(!succeeds(&place, &role, attack).await, "{}: {}", attack.name, payloads(&place).await);
+        // The row was written, and its job made, without what is gone.
+        assert!(payloads(&place).await.contains("bait"), "{}: {}", attack.name, payloads(&place).await);
+    }
+    place.end(vec![role]).await;
+}
+
 /// Composite types on the way to the trap, so that whoever looks through the types of a row is slow. In 32 types of 124
 /// attributes, as a type may have no more than 1,600.
 const WIDE: &str = "DO $$ BEGIN
@@ -297,8 +330,7 @@ async fn a_tenant_that_may_write_its_jobs_takes_no_ids_no_locks_and_no_queue() {
          INSERT INTO app_jobs.scheduled_jobs (database_id, task_identifier, payload, schedule_info)
             VALUES ('{TENANT}', 'x', '{{}}', '{{\"rule\": \"* * * * *\"}}');
          UPDATE app_jobs.jobs SET run_at = now(), priority = 0 WHERE key = 'k';
-         UPDATE app_jobs.scheduled_jobs SET paused_at = now();
-         DELETE FROM app_jobs.scheduled_jobs"
+         UPDATE app_jobs.scheduled_jobs SET paused_at = now()"
     ))
     .await;
 
@@ -315,6 +347,8 @@ async fn a_tenant_that_may_write_its_jobs_takes_no_ids_no_locks_and_no_queue() {
         "UPDATE app_jobs.jobs SET id = id + 1".to_owned(),
         "UPDATE app_jobs.scheduled_jobs SET fired_until = 'infinity'".to_owned(),
         "TRUNCATE app_jobs.jobs".to_owned(),
+        "DO $$ BEGIN LOCK TABLE app_jobs.jobs IN ACCESS EXCLUSIVE MODE; END $$".to_owned(),
+        "DO $$ BEGIN LOCK TABLE app_jobs.scheduled_jobs IN ACCESS EXCLUSIVE MODE; END $$".to_owned(),
         "SELECT setval('app_jobs.jobs_id_seq', 1)".to_owned(),
     ] {
         assert_eq!(s.error(&attack).await.code().code(), "42501", "{attack}");
