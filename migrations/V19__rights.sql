@@ -219,34 +219,7 @@ END
 $$;
 REVOKE ALL ON FUNCTION @extschema@.refuse_other_table(oid) FROM PUBLIC;
 
-CREATE OR REPLACE FUNCTION @extschema@.tg_jobs_inserted() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    jobs bigint;
-    queued bigint;
-    on_demand boolean;
-    woken boolean;
-BEGIN
-    IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @extschema@.refuse_other_table(TG_RELID);
-    END IF;
-    SELECT count(*), count(n.queue_name), EXISTS (SELECT FROM @extschema@.settings)
-      INTO jobs, queued, on_demand FROM new_rows n;
-    IF jobs = 0 THEN
-        RETURN NULL;
-    END IF;
-    IF queued > 0 THEN
-        PERFORM @extschema@.sync_queues(
-            array_agg(c.queue_name), array_agg(c.jobs),
-            coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
-           FROM (SELECT n.queue_name, count(*)::int AS jobs, bool_or(n.locked_at IS NOT NULL) AS locked
-                   FROM new_rows n WHERE n.queue_name IS NOT NULL GROUP BY n.queue_name) c;
-    END IF;
-    -- An assignment is evaluated in place; PERFORM would be a query of its own.
-    woken := @extschema@.wake_workers(on_demand);
-    RETURN NULL;
-END
-$$;
+-- tg_jobs_inserted follows in V20.
 
 CREATE OR REPLACE FUNCTION @extschema@.tg_jobs_updated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -319,7 +319,7 @@ $$;
 COMMENT ON COLUMN @extschema@.schedule_fires.outcome IS
     'made: job_id is its job. skipped (the previous one waits or runs, or a trigger kept the job out), failed: reason says why. missed: there was no scheduler or no database; the row stands for the earlier ones that reason tells of, too.';
 
--- As in V19, with the largest payload. (What comes from another table, compressed there, is measured as it is stored.)
+-- As in V9, but for its own table only (V19), and with the largest payload. (What comes from another table, compressed there, is measured as it is stored.)
 CREATE OR REPLACE FUNCTION @extschema@.tg_jobs_inserted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
