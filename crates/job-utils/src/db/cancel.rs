@@ -5,8 +5,9 @@
 //! pooler the request's connection is left open until the other side closes it.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -15,7 +16,12 @@ use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::backoff::Backoff;
 use crate::db::connect::Connector;
+
+/// How long a statement may take to end before its cancellation is repeated: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -51,8 +57,22 @@ impl AsyncWrite for Patient {
 }
 
 impl Connector {
+    /// Ends the statement that `client` runs. One request is not enough: one that arrives before the statement does, on another
+    /// connection and perhaps past a statement that a pooler still keeps, ends nothing. So it is repeated until the connection
+    /// answers what is asked after the statement. How long that may take is the caller's business.
+    pub(crate) async fn end_statement(&self, client: &Client) {
+        let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut answer = pin!(client.simple_query(""));
+        loop {
+            self.cancel(client).await;
+            if tokio::time::timeout(pauses.next_wait(), &mut answer).await.is_ok() {
+                return;
+            }
+        }
+    }
+
     /// Asks for the end of the statement that `client` runs. How long that may take is the caller's business.
-    pub(crate) async fn cancel(&self, client: &Client) {
+    async fn cancel(&self, client: &Client) {
         let token = client.cancel_token();
         if !self.is_pooled() {
             // What it comes to, nobody can tell; and whoever gave the statement up has no use for it.

@@ -21,8 +21,12 @@ use tokio_postgres::Error;
 
 use crate::db::{Db, DbError, waits};
 
-/// How long cancelling a statement may take.
-const CANCEL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long cancelling a statement may take. On a busy machine that is more than a moment, and a statement that is left waits for
+/// its lock, and holds its locks, for nobody.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the end of a process waits for cancellations.
+const LAST_CANCEL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A timer that is so late tells of a process that was halted, or whose threads were all held by something that blocks.
 const LATE: Duration = Duration::from_millis(250);
@@ -77,7 +81,7 @@ impl Db {
     pub(crate) async fn cancelled(&self) {
         self.cancelling().close();
         // Without an answer, Postgres itself does not answer: nothing more can be done.
-        let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.cancelling().wait()).await;
+        let _ = tokio::time::timeout(LAST_CANCEL_TIMEOUT, self.cancelling().wait()).await;
         self.cancelling().reopen();
     }
 }
@@ -190,7 +194,7 @@ impl Drop for Operation {
                 let Ok(runtime) = Handle::try_current() else { return };
                 let connector = self.db.connector().clone();
                 let cancel = async move {
-                    let _ = tokio::time::timeout(CANCEL_TIMEOUT, connector.cancel(&client)).await;
+                    let _ = tokio::time::timeout(CANCEL_TIMEOUT, connector.end_statement(&client)).await;
                     drop(client);
                 };
                 self.db.cancelling().spawn_on(cancel, &runtime);
