@@ -12,6 +12,7 @@ mod extension;
 mod fuzz;
 mod library;
 mod minder;
+mod npm;
 mod postgraphile;
 mod readme_functions;
 mod rules;

@@ -9,7 +9,12 @@ use job_utils::config::{PostgresConfig, Reader};
 use job_utils::db::{Db, migrate};
 use tokio::process::Command;
 
-const PACKAGE: &str = include_str!("postgraphile/package.json");
+use crate::npm::Packages;
+
+const PACKAGES: Packages = Packages {
+    manifest: include_str!("postgraphile/package.json"),
+    lock: include_str!("postgraphile/package-lock.json"),
+};
 const PRINT: &str = include_str!("postgraphile/print.mjs");
 
 /// What it shows. Where a change is meant, this is what to write there: the step's error has it.
@@ -22,16 +27,8 @@ pub(crate) struct Installed(std::path::PathBuf);
 pub(crate) async fn install() -> Result<Installed> {
     let directory = env::target_dir().join("postgraphile");
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    for (name, text) in [("package.json", PACKAGE), ("print.mjs", PRINT)] {
-        std::fs::write(directory.join(name), text).with_context(|| format!("cannot write {name}"))?;
-    }
-    output(&directory, "node", &["--version"]).await.context("Node.js is missing")?;
-    let installed = directory.join("node_modules").join("installed.json");
-    if !std::fs::read_to_string(&installed).is_ok_and(|installed| installed == PACKAGE) {
-        let install = ["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"];
-        output(&directory, "npm", &install).await.context("npm's packages cannot be had")?;
-        std::fs::write(&installed, PACKAGE).with_context(|| format!("cannot write {}", installed.display()))?;
-    }
+    std::fs::write(directory.join("print.mjs"), PRINT).context("cannot write print.mjs")?;
+    PACKAGES.install(&directory).await?;
     Ok(Installed(directory))
 }
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
 use super::generate::ZONES;
+use crate::npm::Packages;
 use crate::steps::cargo;
 
 const ARBITER: &str = include_str!("arbiter.py");
@@ -18,7 +19,7 @@ const QUIRKS: &str = include_str!("quirks.py");
 const CRONITER: &str = include_str!("with_croniter.py");
 const CRON_PARSER: &str = include_str!("with_cron_parser.js");
 const REQUIREMENTS: &str = include_str!("requirements.txt");
-const PACKAGE: &str = include_str!("package.json");
+const PACKAGES: Packages = Packages { manifest: include_str!("package.json"), lock: include_str!("package-lock.json") };
 
 /// What is started. xtask is among them so that cargo unifies features as it did to build this program.
 const BUILD: &[&str] = &["build", "--quiet", "--bins", "-p", "xtask", "-p", "job-scheduler"];
@@ -61,13 +62,12 @@ impl Programs {
             ("quirks.py", QUIRKS),
             ("with_croniter.py", CRONITER),
             ("with_cron_parser.js", CRON_PARSER),
-            ("package.json", PACKAGE),
             ("requirements.txt", REQUIREMENTS),
         ] {
             std::fs::write(programs.directory.join(name), text).with_context(|| format!("cannot write {name}"))?;
         }
         programs.install_python().await?;
-        programs.install_node().await?;
+        PACKAGES.install(&programs.directory).await?;
         Ok(programs)
     }
 
@@ -87,18 +87,6 @@ impl Programs {
         let install = [&pip[..], &["-r", "requirements.txt"]].concat();
         self.run(&self.python(), &install).await.context("Python's packages cannot be had")?;
         std::fs::write(&installed, REQUIREMENTS).with_context(|| format!("cannot write {}", installed.display()))
-    }
-
-    async fn install_node(&self) -> Result<()> {
-        self.run(Path::new("node"), &["--version"]).await.context("Node.js is missing")?;
-        let modules = self.directory.join("node_modules");
-        let installed = modules.join("installed.json");
-        if std::fs::read_to_string(&installed).is_ok_and(|installed| installed == PACKAGE) {
-            return Ok(());
-        }
-        let install = ["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"];
-        self.run(Path::new("npm"), &install).await.context("npm's packages cannot be had")?;
-        std::fs::write(&installed, PACKAGE).with_context(|| format!("cannot write {}", installed.display()))
     }
 
     fn python(&self) -> PathBuf {
