@@ -10,6 +10,7 @@ use std::time::Duration;
 use admin_server::MigrateConfig;
 use http::HeaderValue;
 use job_service::ServiceConfig;
+use job_utils::config::libpq::PARAMETERS;
 use job_utils::config::{
     ConfigError, Env, PostgresConfig, SchedulerConfig, ServerConfig, SslMode, Var, WorkerConfig, all,
 };
@@ -82,7 +83,8 @@ fn is_told_well(error: &ConfigError) {
     assert!(!error.faults.is_empty(), "an error without faults");
     let mut names = BTreeSet::new();
     for fault in &error.faults {
-        assert!(vars().any(|var| var.name == fault.name), "{} is no variable", fault.name);
+        let libpqs = PARAMETERS.iter().any(|parameter| parameter.variable == fault.name);
+        assert!(libpqs || vars().any(|var| var.name == fault.name), "{} is no variable", fault.name);
         assert!(names.insert(fault.name), "{} has two faults", fault.name);
         let one_line = !fault.message.is_empty() && !fault.message.contains(char::is_control);
         assert!(one_line, "{}: {:?}", fault.name, fault.message);
@@ -121,10 +123,10 @@ fn durations(durations: &[Duration]) {
 }
 
 fn database(env: &Environment, config: &PostgresConfig) {
-    assert!(config.url.is_some() || !config.hosts.is_empty(), "no host");
+    assert!(config.url.is_some() || !config.hosts.is_empty() || !config.host_addresses.is_empty(), "no host");
     assert!((2..=MOST_CONNECTIONS).contains(&config.pool_size), "{} connections", config.pool_size);
     // Certificates would be read from files.
-    if matches!(config.ssl_mode, SslMode::VerifyCa | SslMode::VerifyFull) {
+    if matches!(config.ssl_mode, SslMode::VerifyCa | SslMode::VerifyFull) || config.ssl_client.is_some() {
         return;
     }
     if let Err(error) = Db::new(config) {
@@ -141,13 +143,14 @@ fn shows_no_secret(env: &Environment, text: &str) {
 /// Whether a variable holds the marker where everybody may see it.
 fn may_show(name: &str, value: &str) -> bool {
     match name {
-        // The file of the roots is no secret, and neither is the name of a parameter where no password can reach that far.
+        // Files of certificates and keys are no secrets, and neither is the name of a parameter where no password can reach that far.
         "DATABASE_URL" | "JOBS_LISTEN_URL" | "JOBS_MIGRATE_URL" => {
             let parameters = match value.split_once("://") {
                 Some((_, rest)) => rest.split_once('?').is_some_and(|(_, query)| !query.contains('@')),
                 None => !value.contains("password"),
             };
-            value.contains(MARKER) && (parameters || value.contains("sslrootcert"))
+            let files = ["sslrootcert", "sslcert", "sslkey"].iter().any(|file| value.contains(file));
+            value.contains(MARKER) && (parameters || files)
         }
         "INTERNAL_GATEWAY_DEVELOPMENT_MAP" => match serde_json::from_str(value) {
             Ok(Value::Object(map)) => {

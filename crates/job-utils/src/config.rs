@@ -7,6 +7,7 @@
 mod connection;
 pub mod gateway;
 mod id;
+pub mod libpq;
 pub mod listen;
 mod misspelt;
 mod nearest;
@@ -26,7 +27,7 @@ pub use postgres::{PostgresConfig, SchemaName};
 pub use scheduler::SchedulerConfig;
 pub use server::ServerConfig;
 pub use tasks::{AllTasks, RetrySettings, TaskSettings};
-pub use tls::SslMode;
+pub use tls::{ClientCertificate, SslMode};
 pub use worker::{Tasks, WorkerConfig};
 
 use std::collections::{BTreeMap, HashMap};

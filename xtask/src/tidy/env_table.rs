@@ -1,14 +1,29 @@
-//! The environment table in README.md, made from the constants that the programs read.
+//! Tables in documents that are made from what the programs read: the environment, and libpq's parameters.
 
 use anyhow::{Context, Result};
 use job_testkit::env;
 use job_utils::config::Var;
+use job_utils::config::libpq::PARAMETERS;
 
 use super::workspace::Workspace;
 
-const DOCUMENT: &str = "README.md";
-const BEGIN: &str = "<!-- env:begin -->";
-const END: &str = "<!-- env:end -->";
+/// A table, and the document with the marks between which it stands.
+struct Table {
+    document: &'static str,
+    begin: &'static str,
+    end: &'static str,
+    text: fn() -> String,
+}
+
+const TABLES: [Table; 2] = [
+    Table { document: "README.md", begin: "<!-- env:begin -->", end: "<!-- env:end -->", text: environment },
+    Table {
+        document: "docs/connections.md",
+        begin: "<!-- libpq:begin -->",
+        end: "<!-- libpq:end -->",
+        text: parameters,
+    },
+];
 
 /// What the project's own commands and tests read. They stand below job_utils, so they are described here.
 const OURS: &[Var] = &[
@@ -59,8 +74,8 @@ pub(crate) fn names() -> Vec<&'static str> {
     vars().iter().map(|var| var.name).collect()
 }
 
-/// The table. A variable that programs share is listed once; one that means another thing elsewhere (PORT) again.
-fn table() -> String {
+/// The environment. A variable that programs share is listed once; one that means another thing elsewhere (PORT) again.
+fn environment() -> String {
     let mut table = "| Variable | Default | Used by | |\n|---|---|---|---|\n".to_owned();
     let mut listed = Vec::new();
     for var in vars() {
@@ -83,32 +98,54 @@ fn escaped(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// The document with the table put between its marks; None when a mark is missing.
-fn rewritten(document: &str) -> Option<String> {
-    let (before, rest) = document.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{}{END}{after}", table()))
+/// libpq's parameters, and what becomes of each.
+fn parameters() -> String {
+    let mut table = "| Parameter | Variable | Here |\n|---|---|---|\n".to_owned();
+    let code = |name: &str| if name.is_empty() { String::new() } else { format!("`{name}`") };
+    for parameter in PARAMETERS {
+        let (name, variable) = (code(parameter.name), code(parameter.variable));
+        table.push_str(&format!("| {name} | {variable} | {} |\n", escaped(&parameter.becomes())));
+    }
+    table
 }
 
-pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
-    let Some(document) = workspace.files.get(DOCUMENT) else { return vec![format!("{DOCUMENT} is missing")] };
-    match rewritten(document) {
-        None => vec![format!("{DOCUMENT}: no {BEGIN} … {END} for the environment table")],
-        Some(wanted) if wanted != *document => {
-            vec![format!("{DOCUMENT}: the environment table is out of date; run `cargo xtask tidy --fix`")]
+impl Table {
+    /// The document with the table put between its marks; None when a mark is missing.
+    fn rewritten(&self, document: &str) -> Option<String> {
+        let (before, rest) = document.split_once(self.begin)?;
+        let (_, after) = rest.split_once(self.end)?;
+        Some(format!("{before}{}\n{}{}{after}", self.begin, (self.text)(), self.end))
+    }
+
+    fn fault(&self, workspace: &Workspace) -> Option<String> {
+        let Self { document, begin, end, .. } = self;
+        let Some(text) = workspace.files.get(*document) else { return Some(format!("{document} is missing")) };
+        match self.rewritten(text) {
+            None => Some(format!("{document}: no {begin} … {end} for the table")),
+            Some(wanted) if wanted != *text => {
+                Some(format!("{document}: the table at {begin} is out of date; run `cargo xtask tidy --fix`"))
+            }
+            Some(_) => None,
         }
-        Some(_) => Vec::new(),
     }
 }
 
-/// Rewrites the table in place.
+pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
+    TABLES.iter().filter_map(|table| table.fault(workspace)).collect()
+}
+
+/// Rewrites the tables in place.
 pub(crate) fn fix(workspace: &Workspace) -> Result<()> {
-    let document = workspace.files.get(DOCUMENT).with_context(|| format!("{DOCUMENT} is missing"))?;
-    let wanted = rewritten(document).with_context(|| format!("{DOCUMENT} has no {BEGIN} … {END}"))?;
-    if wanted != *document {
-        std::fs::write(env::workspace_dir().join(DOCUMENT), wanted)
-            .with_context(|| format!("cannot write {DOCUMENT}"))?;
-        println!("{DOCUMENT}: environment table rewritten");
+    for table in TABLES {
+        let document = table.document;
+        let text = workspace.files.get(document).with_context(|| format!("{document} is missing"))?;
+        let wanted =
+            table.rewritten(text).with_context(|| format!("{document} has no {} … {}", table.begin, table.end))?;
+        if wanted != *text {
+            std::fs::write(env::workspace_dir().join(document), wanted)
+                .with_context(|| format!("cannot write {document}"))?;
+            println!("{document}: table rewritten");
+        }
     }
     Ok(())
 }
@@ -119,13 +156,15 @@ mod tests {
 
     #[test]
     fn a_stale_table_is_told_and_the_rewritten_one_is_not() {
-        let stale = format!("# Title\n{BEGIN}\nold\n{END}\nrest\n");
-        let workspace = |text: &str| Workspace::of(&[(DOCUMENT, text)]);
-        assert_eq!(check(&workspace(&stale)).len(), 1);
-        let fresh = rewritten(&stale).unwrap();
-        assert!(fresh.starts_with("# Title\n") && fresh.ends_with("\nrest\n") && fresh.contains("| `PGHOST` |"));
-        assert!(check(&workspace(&fresh)).is_empty());
-        assert_eq!(check(&workspace("no marks")).len(), 1);
+        for (table, row) in TABLES.iter().zip(["| `PGHOST` |", "| `sslcrl` | `PGSSLCRL` | refused: "]) {
+            let stale = format!("# Title\n{}\nold\n{}\nrest\n", table.begin, table.end);
+            let workspace = |text: &str| Workspace::of(&[(table.document, text)]);
+            assert!(table.fault(&workspace(&stale)).is_some());
+            let fresh = table.rewritten(&stale).unwrap();
+            assert!(fresh.starts_with("# Title\n") && fresh.ends_with("\nrest\n") && fresh.contains(row));
+            assert_eq!(table.fault(&workspace(&fresh)), None);
+            assert!(table.fault(&workspace("no marks")).is_some());
+        }
     }
 
     #[test]

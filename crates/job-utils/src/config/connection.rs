@@ -1,67 +1,12 @@
 //! Connection strings: libpq's parameters, brought into what the Postgres client understands.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 
+use tokio_postgres::Config;
+
+use crate::config::libpq::{self, Here, PARAMETERS, PGPASSWORD, Parameter};
 use crate::config::nearest::nearest;
 use crate::config::{Reader, Var};
-
-/// What the client takes as it stands.
-const PASSED: &[&str] = &[
-    "application_name",
-    "channel_binding",
-    "connect_timeout",
-    "dbname",
-    "host",
-    "hostaddr",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    // The client's own name for libpq's keepalives_count.
-    "keepalives_retries",
-    "load_balance_hosts",
-    "options",
-    "password",
-    "port",
-    "sslnegotiation",
-    "user",
-];
-
-/// What needs a word more.
-const OWN: &[&str] = &[
-    "fallback_application_name",
-    "keepalives_count",
-    "sslmode",
-    "sslrootcert",
-    "target_session_attrs",
-    "tcp_user_timeout",
-];
-
-/// What changes nothing here, whatever it says: no way to log in by GSSAPI, and no compression, which libpq has given up.
-const WITHOUT_EFFECT: &[&str] = &["gssdelegation", "gsslib", "krbsrvname", "sslcompression"];
-
-/// What has to say nothing, or what is so anyway. Anything else asks for what would not be done, and whoever asks for it, often
-/// for the sake of security, must not believe that it is: name, the values that will do, and why no other does.
-const ONLY: &[(&str, &[&str], &str)] = &[
-    ("client_encoding", &["auto", "utf8", "utf-8", "unicode"], "texts are always UTF-8"),
-    ("gssencmode", &["disable", "prefer"], "encryption by GSSAPI is not supported; use TLS"),
-    ("passfile", &[], "password files are not read; use PGPASSWORD"),
-    ("replication", &["false", "off", "no", "0"], "a connection for replication runs no jobs"),
-    ("require_auth", &[], "no way to log in can be required; channel_binding=require insists on SCRAM over TLS"),
-    ("requirepeer", &[], "the user that the server runs as is not checked"),
-    ("service", &[], "service files are not read; write their parameters here"),
-    ("ssl_max_protocol_version", &["tlsv1.3"], "the newest version of TLS cannot be ruled out"),
-    ("ssl_min_protocol_version", &["tlsv1", "tlsv1.1", "tlsv1.2"], "TLS is version 1.2 or 1.3, as the server likes"),
-    ("sslcert", &[], CERTIFICATE),
-    ("sslcertmode", &["disable", "allow"], CERTIFICATE),
-    ("sslcrl", &[], REVOKED),
-    ("sslcrldir", &[], REVOKED),
-    ("sslkey", &[], CERTIFICATE),
-    ("sslpassword", &[], CERTIFICATE),
-    ("sslsni", &["1"], "the host's name is always sent"),
-];
-
-const CERTIFICATE: &str = "a client's certificate cannot be presented";
-const REVOKED: &str = "lists of revoked certificates are not read";
 
 /// Which servers will do, as far as jobs can be run there: libpq's value, and the client's.
 const SESSIONS: &[(&str, &str)] = &[("any", "any"), ("read-write", "read-write"), ("primary", "read-write")];
@@ -72,81 +17,92 @@ const NEAR: usize = 4;
 /// A connection string of which the client understands all, and what it does not.
 #[derive(Debug, Default)]
 pub(super) struct UrlParts {
-    pub(super) rest: String,
-    pub(super) ssl_mode: Option<String>,
-    pub(super) ssl_root_cert: Option<PathBuf>,
-    fallback_name: Option<String>,
+    form: Form,
+    /// Parameters that are read by code of ours.
+    own: BTreeMap<&'static str, String>,
+    /// Parameters that the client takes.
     kept: Vec<(String, String)>,
+    /// Parameters that the string says anything about.
+    said: Vec<&'static str>,
     faults: Vec<String>,
 }
 
+/// What stands before and around the parameters.
+#[derive(Debug, Default)]
+enum Form {
+    /// `name=value` pairs.
+    #[default]
+    Pairs,
+    /// A URL, without what follows its question mark.
+    Url(String),
+    /// Something else. Whoever reads it next says what is wrong.
+    Unreadable(String),
+}
+
 impl UrlParts {
-    /// Reads a variable. What is wrong with its parameters is noted as its fault.
+    /// Reads a variable, and the PG variables of the parameters that it leaves out. What is wrong with its parameters is noted as its
+    /// fault.
     pub(super) fn read(reader: &mut Reader<'_>, var: &Var) -> Option<Self> {
-        let parts = Self::split(&reader.optional(var)?);
+        let mut parts = Self::split(&reader.optional(var)?);
         if !parts.faults.is_empty() {
             reader.fault(var, parts.faults.join("; "));
         }
+        parts.complete(reader);
         Some(parts)
+    }
+
+    /// What the PG variables alone say, without those that have a field of their own.
+    pub(super) fn of_variables(reader: &mut Reader<'_>) -> Self {
+        let mut parts = Self::default();
+        parts.complete(reader);
+        parts
     }
 
     fn split(text: &str) -> Self {
         let mut parts = Self::default();
         if !text.contains("://") {
-            parts.rest = match pairs(text) {
+            match pairs(text) {
                 Some(pairs) => {
                     // A password that should have been quoted goes on as a parameter.
                     let shown = pairs.iter().all(|(name, _)| name != "password");
                     for (name, value) in pairs {
                         parts.take(&name, &value, shown);
                     }
-                    let kept: Vec<String> =
-                        parts.finished().iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();
-                    kept.join(" ")
                 }
-                // Whoever reads it next says what is wrong.
-                None => text.to_owned(),
-            };
+                None => parts.form = Form::Unreadable(text.to_owned()),
+            }
             return parts;
         }
-        let Some((base, query)) = text.split_once('?') else { return Self { rest: text.to_owned(), ..parts } };
+        let (base, query) = text.split_once('?').unwrap_or((text, ""));
+        parts.form = Form::Url(base.to_owned());
         // A password with a question mark in it begins before it and ends at the @. And nobody is to read of one what stands
         // there as well.
         let shown = |name: &str| !query.contains('@') && !base.contains(name);
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match (&*name, &*value) {
                 // For the sake of JDBC's URLs, as in libpq.
-                ("ssl", "true") => parts.ssl_mode = Some("require".to_owned()),
+                ("ssl", "true") => parts.take("sslmode", "require", true),
                 (name, value) => parts.take(name, value, shown(name)),
             }
         }
-        let mut kept = url::form_urlencoded::Serializer::new(String::new());
-        kept.extend_pairs(parts.finished());
-        // The client decodes percent signs, not the plus of form encoding.
-        let kept = kept.finish().replace('+', "%20");
-        parts.rest = if kept.is_empty() { base.to_owned() } else { format!("{base}?{kept}") };
         parts
     }
 
     /// Takes a parameter. `shown` says whether its name may be told.
     fn take(&mut self, name: &str, value: &str, shown: bool) {
-        if PASSED.contains(&name) {
-            return self.keep(name, value);
+        let Some(parameter) = Parameter::named(name) else { return self.unknown(name, shown) };
+        self.said.push(parameter.name);
+        match parameter.here {
+            Here::Client(client) => self.keep(client, value),
+            Here::Field => self.keep(name, value),
+            Here::Own => self.take_own(parameter.name, value),
+            Here::Idle(_) | Here::Told(_) => {}
+            Here::Only(..) => self.faults.extend(parameter.refusal(&format!("its parameter {name}"), value)),
         }
-        if let Some((known, values, reason)) = ONLY.iter().find(|(known, ..)| *known == name) {
-            if !value.is_empty() && !values.contains(&value.to_ascii_lowercase().as_str()) {
-                self.faults.push(match values {
-                    [] => format!("leave its parameter {known} out: {reason}"),
-                    _ => format!("its parameter {known} can only be {}: {reason}", values.join(", ")),
-                });
-            }
-            return;
-        }
+    }
+
+    fn take_own(&mut self, name: &'static str, value: &str) {
         match name {
-            "sslmode" => self.ssl_mode = Some(value.to_owned()),
-            "sslrootcert" => self.ssl_root_cert = Some(PathBuf::from(value)).filter(|_| !value.is_empty()),
-            "keepalives_count" => self.keep("keepalives_retries", value),
-            "fallback_application_name" => self.fallback_name = Some(value.to_owned()),
             // Milliseconds for libpq, seconds for the client.
             "tcp_user_timeout" => match value.parse::<u64>() {
                 Ok(millis) => self.keep(name, &millis.div_ceil(1000).to_string()),
@@ -158,9 +114,47 @@ impl UrlParts {
                     "its parameter target_session_attrs can only be read-write, primary or any: {READ_ONLY}"
                 )),
             },
-            _ if WITHOUT_EFFECT.contains(&name) => {}
-            _ => self.unknown(name, shown),
+            _ => drop(self.own.insert(name, value.to_owned())),
         }
+    }
+
+    /// Takes what the string leaves out from the PG variables, but for those that have a field of their own.
+    fn complete(&mut self, reader: &mut Reader<'_>) {
+        for parameter in PARAMETERS.iter().filter(|parameter| !parameter.variable.is_empty()) {
+            let var = Var { name: parameter.variable, default: "", used_by: "", about: "" };
+            let Some(value) = reader.optional(&var) else { continue };
+            if !parameter.name.is_empty() && self.said.contains(&parameter.name) {
+                continue;
+            }
+            match parameter.here {
+                Here::Client(client) => {
+                    if format!("{client}={}", quoted(&value)).parse::<Config>().is_ok() {
+                        self.keep(client, &value);
+                    } else {
+                        reader.fault(&var, format!("{value:?} cannot be used"));
+                    }
+                }
+                Here::Told(reason) => reader.warn(&var, format!("has no effect: {reason}")),
+                // libpq reads the file when there is no password.
+                Here::Only(..) if parameter.name == "passfile" && self.has_password(reader) => {}
+                Here::Only(..) => {
+                    if let Some(refusal) = parameter.refusal(var.name, &value) {
+                        reader.fault(&var, refusal);
+                    }
+                }
+                Here::Field | Here::Own | Here::Idle(_) => {}
+            }
+        }
+    }
+
+    fn has_password(&self, reader: &mut Reader<'_>) -> bool {
+        let has = |config: Config| config.get_password().is_some();
+        reader.optional(&PGPASSWORD).is_some() || self.rest().parse().is_ok_and(has)
+    }
+
+    /// A parameter that is read by code of ours.
+    pub(super) fn own(&self, name: &str) -> Option<String> {
+        self.own.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
     fn keep(&mut self, name: &str, value: &str) {
@@ -168,24 +162,34 @@ impl UrlParts {
     }
 
     fn unknown(&mut self, name: &str, shown: bool) {
-        let only = ONLY.iter().map(|(known, ..)| *known);
-        let known = PASSED.iter().chain(OWN).chain(WITHOUT_EFFECT).copied().chain(only);
         let plain = name.len() <= 40 && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
         let what = if shown && plain && !name.is_empty() { format!("{name} is") } else { "one is".to_owned() };
-        let meant = nearest(name, known, NEAR.min(name.len() / 2)).filter(|_| shown);
+        let meant = nearest(name, libpq::names(), NEAR.min(name.len() / 2)).filter(|_| shown);
         let meant = meant.map(|known| format!(" (did you mean {known}?)")).unwrap_or_default();
         self.faults.push(format!("{what} not a parameter that is known{meant}"));
     }
 
-    /// What the client gets.
-    fn finished(&mut self) -> Vec<(String, String)> {
-        let mut kept = std::mem::take(&mut self.kept);
-        if let Some(name) =
-            self.fallback_name.take().filter(|_| kept.iter().all(|(name, _)| name != "application_name"))
-        {
-            kept.push(("application_name".to_owned(), name));
+    /// The connection string with what the client understands.
+    pub(super) fn rest(&self) -> String {
+        let mut kept: Vec<(&str, &str)> = self.kept.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let named = kept.iter().any(|(name, _)| *name == "application_name");
+        if let Some(name) = self.own.get("fallback_application_name").filter(|_| !named) {
+            kept.push(("application_name", name));
         }
-        kept
+        match &self.form {
+            Form::Unreadable(text) => text.clone(),
+            Form::Pairs => {
+                let pairs: Vec<String> = kept.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();
+                pairs.join(" ")
+            }
+            Form::Url(base) if kept.is_empty() => base.clone(),
+            Form::Url(base) => {
+                let mut query = url::form_urlencoded::Serializer::new(String::new());
+                query.extend_pairs(kept);
+                // The client decodes percent signs, not the plus of form encoding.
+                format!("{base}?{}", query.finish().replace('+', "%20"))
+            }
+        }
     }
 }
 
@@ -263,6 +267,7 @@ pub(super) fn with_port(url: &str, port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::postgres::DATABASE_URL;
 
     fn split(parameters: &str) -> UrlParts {
         UrlParts::split(&format!("postgres://u:p@h/db?{parameters}"))
@@ -281,13 +286,16 @@ mod tests {
             ("fallback_application_name=a%20b", "?application_name=a%20b"),
             ("fallback_application_name=a&application_name=b", "?application_name=b"),
             ("channel_binding=require&load_balance_hosts=random", "?channel_binding=require&load_balance_hosts=random"),
-            ("gssencmode=disable&krbsrvname=x&gssdelegation=1&sslcompression=0&sslsni=1&client_encoding=UTF8", ""),
-            ("sslcert=&ssl_min_protocol_version=TLSv1.2&ssl_max_protocol_version=TLSv1.3&replication=off", ""),
+            (
+                "servicefile=/s&max_protocol_version=3.2&gssencmode=disable&krbsrvname=x&gssdelegation=1&sslcompression=0&sslsni=1&client_encoding=UTF8",
+                "",
+            ),
+            ("sslcrl=&ssl_min_protocol_version=TLSv1.2&ssl_max_protocol_version=TLSv1.3&replication=off", ""),
         ] {
             let parts = split(libpq);
-            assert_eq!((parts.rest, parts.faults), (format!("postgres://u:p@h/db{client}"), vec![]), "{libpq}");
+            assert_eq!((parts.rest(), parts.faults), (format!("postgres://u:p@h/db{client}"), vec![]), "{libpq}");
         }
-        assert_eq!(split("ssl=true").ssl_mode.as_deref(), Some("require"));
+        assert_eq!(split("ssl=true").own("sslmode").as_deref(), Some("require"));
     }
 
     #[test]
@@ -298,8 +306,10 @@ mod tests {
             ("sslcrldir=/crl", "sslcrldir"),
             ("requirepeer=postgres", "requirepeer"),
             ("require_auth=scram-sha-256", "require_auth"),
-            ("sslcert=/c.pem", "sslcert"),
-            ("sslcertmode=require", "sslcertmode"),
+            ("sslpassword=x", "sslpassword"),
+            ("passfile=/p", "passfile"),
+            ("requiressl=1", "requiressl"),
+            ("min_protocol_version=3.2", "min_protocol_version"),
             ("ssl_min_protocol_version=TLSv1.3", "ssl_min_protocol_version"),
             ("target_session_attrs=standby", "target_session_attrs"),
             ("target_session_attrs=read-only", "target_session_attrs"),
@@ -308,6 +318,78 @@ mod tests {
         ] {
             assert!(fault(parameters).contains(&format!("parameter {name} ")), "{parameters}: {}", fault(parameters));
         }
+    }
+
+    /// What each of the variables does, alone and beside a connection string.
+    #[test]
+    fn a_variable_says_what_its_parameter_says_unless_the_string_does() {
+        let parts = |url: Option<&str>, name, value| {
+            let env = BTreeMap::from([(name, value), ("DATABASE_URL", url.unwrap_or_default())]);
+            let mut reader = Reader::new(&env);
+            let parts = UrlParts::read(&mut reader, &DATABASE_URL);
+            let parts = parts.unwrap_or_else(|| UrlParts::of_variables(&mut reader));
+            reader.finish(()).map(|()| parts.rest()).map_err(|error| error.faults[0].name)
+        };
+        let mut seen = Vec::new();
+        for (variable, value, said, bad) in [
+            ("PGAPPNAME", "a b", "application_name='a b'", None),
+            ("PGCONNECT_TIMEOUT", "3", "connect_timeout=3", Some("soon")),
+            ("PGOPTIONS", "-c a.b=c", "options='-c a.b=c'", None),
+            ("PGCHANNELBINDING", "require", "channel_binding=require", Some("x")),
+            ("PGSSLNEGOTIATION", "direct", "sslnegotiation=direct", Some("x")),
+            ("PGLOADBALANCEHOSTS", "random", "load_balance_hosts=random", Some("x")),
+            ("PGGSSENCMODE", "prefer", "", Some("require")),
+            ("PGREQUIREAUTH", "", "", Some("scram-sha-256")),
+            ("PGREQUIREPEER", "", "", Some("postgres")),
+            ("PGSSLCRL", "", "", Some("/crl.pem")),
+            ("PGSSLCRLDIR", "", "", Some("/crl")),
+            ("PGSSLSNI", "1", "", Some("0")),
+            ("PGSSLMINPROTOCOLVERSION", "TLSv1.2", "", Some("TLSv1.3")),
+            ("PGSSLMAXPROTOCOLVERSION", "TLSv1.3", "", Some("TLSv1.2")),
+            ("PGMINPROTOCOLVERSION", "3.0", "", Some("3.2")),
+            ("PGCLIENTENCODING", "UTF8", "", Some("LATIN1")),
+            ("PGREQUIRESSL", "0", "", Some("1")),
+            ("PGSERVICE", "", "", Some("prod")),
+            ("PGPASSFILE", "", "", Some("/pgpass")),
+            ("PGMAXPROTOCOLVERSION", "3.2", "", None),
+            ("PGSSLCOMPRESSION", "1", "", None),
+            ("PGKRBSRVNAME", "x", "", None),
+            ("PGGSSLIB", "gssapi", "", None),
+            ("PGGSSDELEGATION", "1", "", None),
+            ("PGSERVICEFILE", "/s", "", None),
+            ("PGSYSCONFDIR", "/etc", "", None),
+            ("PGLOCALEDIR", "/usr", "", None),
+            ("PGOAUTHDEBUG", "x", "", None),
+            ("PGDATESTYLE", "ISO", "", None),
+            ("PGTZ", "UTC", "", None),
+            ("PGGEQO", "off", "", None),
+        ] {
+            assert_eq!(parts(None, variable, value).as_deref(), Ok(said), "{variable}={value}");
+            if let Some(bad) = bad {
+                for url in [None, Some("postgres://u@h/d"), Some("host=h user=u")] {
+                    assert_eq!(parts(url, variable, bad), Err(variable), "{variable}={bad}, {url:?}");
+                }
+            }
+            seen.push(variable);
+        }
+        // The others have fields, and tests of their own.
+        let fields = |parameter: &&Parameter| !matches!(parameter.here, Here::Field | Here::Own);
+        let all: Vec<&str> = PARAMETERS.iter().filter(fields).map(|parameter| parameter.variable).collect();
+        assert_eq!(all.iter().filter(|name| !name.is_empty() && !seen.contains(name)).count(), 0);
+
+        let url = "postgres://u@h/d?options=-c%20a.b%3Dc&gssencmode=disable&connect_timeout=3";
+        assert_eq!(parts(Some(url), "PGOPTIONS", "-c d.e=f").unwrap().matches("options").count(), 1);
+        let named = "postgres://u@h/d?options=-c%20a.b%3Dc&connect_timeout=3&application_name=a%20b";
+        assert_eq!(parts(Some(url), "PGAPPNAME", "a b").as_deref(), Ok(named));
+        for (name, value) in [("PGGSSENCMODE", "require"), ("PGCONNECT_TIMEOUT", "soon")] {
+            assert!(parts(Some(url), name, value).is_ok(), "{name}");
+        }
+        // With a password nobody asks for the file.
+        assert!(parts(Some("postgres://u:p@h/d"), "PGPASSFILE", "/pgpass").is_ok());
+        let env = BTreeMap::from([("PGPASSFILE", "/pgpass"), ("PGPASSWORD", "p")]);
+        let mut reader = Reader::new(&env);
+        UrlParts::of_variables(&mut reader);
+        reader.finish(()).unwrap();
     }
 
     #[test]
@@ -332,13 +414,13 @@ mod tests {
         let parts =
             UrlParts::split(r"host = h  password='it''s' options='-c a.b=c\'d' keepalives_count=3 sslmode='require'");
         assert_eq!(
-            parts.rest,
+            parts.rest(),
             r"host = h  password='it''s' options='-c a.b=c\'d' keepalives_count=3 sslmode='require'"
         );
         let parts =
             UrlParts::split(r"host = h  password='it\'s ' options='-c  a.b=c' keepalives_count=3 sslmode='require'");
-        assert_eq!(parts.rest, r"host=h password='it\'s ' options='-c  a.b=c' keepalives_retries=3");
-        assert_eq!((parts.ssl_mode.as_deref(), parts.faults), (Some("require"), vec![]));
-        assert_eq!(UrlParts::split("hunter2").rest, "hunter2");
+        assert_eq!(parts.rest(), r"host=h password='it\'s ' options='-c  a.b=c' keepalives_retries=3");
+        assert_eq!((parts.own("sslmode").as_deref(), parts.faults), (Some("require"), vec![]));
+        assert_eq!(UrlParts::split("hunter2").rest(), "hunter2");
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::connection::UrlParts;
 use crate::config::tls::read_tls;
-use crate::config::{Reader, Secret, SslMode, Var};
+use crate::config::{ClientCertificate, Reader, Secret, SslMode, Var};
 
 /// Whether to listen.
 pub const JOBS_LISTEN: Var = Var {
@@ -68,12 +68,14 @@ pub struct Endpoint {
     pub ssl_mode: SslMode,
     /// Root certificates (PEM).
     pub ssl_root_cert: Option<PathBuf>,
+    /// The client's certificate.
+    pub ssl_client: Option<ClientCertificate>,
 }
 
 impl Endpoint {
     pub(super) fn read(reader: &mut Reader<'_>, var: &'static Var) -> Option<Self> {
         let parts = UrlParts::read(reader, var)?;
-        let (ssl_mode, ssl_root_cert) = read_tls(reader, var, Some(&parts));
-        Some(Self { var, url: Secret::new(parts.rest), ssl_mode, ssl_root_cert })
+        let (ssl_mode, ssl_root_cert, ssl_client) = read_tls(reader, var, Some(&parts));
+        Some(Self { var, url: Secret::new(parts.rest()), ssl_mode, ssl_root_cert, ssl_client })
     }
 }

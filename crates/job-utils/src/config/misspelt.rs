@@ -1,10 +1,11 @@
 //! Misspelt variables: what is set under a name that no program reads, and nearly is one.
 //!
 //! A variable of somebody else's must not be taken for one of ours. So a name is told only when it differs by a character or
-//! two from a variable that is unset, and what Kubernetes sets for its services is left out.
+//! two from a variable that is unset, and what Kubernetes sets for its services is
+//! left out, like the variables of libpq.
 
 use crate::config::nearest::nearest;
-use crate::config::{Env, Var};
+use crate::config::{Env, Var, libpq};
 
 /// A shorter name is near to too many others.
 const SHORTEST: usize = 6;
@@ -21,11 +22,15 @@ const LONG: usize = 14;
 pub fn misspelt(env: &dyn Env, known: &[&'static Var]) -> Vec<(String, &'static str)> {
     let mut unknown = env.names();
     unknown.sort_unstable();
-    unknown.retain(|name| known.iter().all(|var| var.name != name) && !is_of_kubernetes(env, name));
+    unknown.retain(|name| known.iter().all(|var| var.name != name) && !is_of_others(env, name));
     let unset = known.iter().map(|var| var.name).filter(|name| env.get(name).is_none());
     let (long, short): (Vec<_>, Vec<_>) = unset.filter(|name| name.len() >= SHORTEST).partition(|n| n.len() >= LONG);
     let meant = |name: &str| nearest(name, short.iter().copied(), 1).or_else(|| nearest(name, long.iter().copied(), 2));
     unknown.into_iter().filter_map(|name| meant(&name).map(|meant| (name, meant))).collect()
+}
+
+fn is_of_others(env: &dyn Env, name: &str) -> bool {
+    libpq::is_variable(name) || is_of_kubernetes(env, name)
 }
 
 /// Whether Kubernetes (or Docker's links) has set a variable: for a service jobs-callback, JOBS_CALLBACK_PORT=tcp://10.0.0.1:8080
@@ -71,10 +76,9 @@ mod tests {
             "PORT2",
             "TZDIR",
             "PGDATA",
-            "PGSSLCERT",
+            "PGSSLCRL",
             "PGPASSFILE",
-            "PGOPTIONS",
-            "PGAPPNAME",
+            "PGSERVICE",
             "NODE_OPTIONS",
             "JOBS_DASHBOARD",
             "JOBS_QUEUE",

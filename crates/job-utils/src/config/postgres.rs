@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::connection::{READ_ONLY, UrlParts, takes_writes, with_port};
+pub use crate::config::libpq::{
+    PGAPPNAME, PGCHANNELBINDING, PGCONNECT_TIMEOUT, PGDATABASE, PGHOST, PGHOSTADDR, PGLOADBALANCEHOSTS, PGOPTIONS,
+    PGPASSWORD, PGPORT, PGSSLCERT, PGSSLCERTMODE, PGSSLKEY, PGSSLMODE, PGSSLNEGOTIATION, PGSSLROOTCERT,
+    PGTARGETSESSIONATTRS, PGUSER,
+};
 use crate::config::listen::{Endpoint, JOBS_LISTEN, JOBS_LISTEN_URL, JOBS_MIGRATE_URL, Listen};
 use crate::config::tls::read_tls;
-use crate::config::{ConfigError, Reader, Secret, SslMode, Var, in_words};
+use crate::config::{ClientCertificate, ConfigError, Reader, Secret, SslMode, Var, in_words};
 
 /// A connection URL.
 pub const DATABASE_URL: Var = Var {
@@ -17,63 +23,6 @@ pub const DATABASE_URL: Var = Var {
     used_by: "worker, server, scheduler, service, admin-server",
     about: "Connection URL, `postgres://user:password@host:port/database`, with libpq's parameters after a `?`, or libpq's \
             `name=value` pairs; what it leaves out comes from the PG variables.",
-};
-/// Host or hosts.
-pub const PGHOST: Var = Var {
-    name: "PGHOST",
-    default: "localhost",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "Database host, or the directory of a Unix socket; several between commas are tried in order, beginning with the last that was a primary.",
-};
-/// Port or ports.
-pub const PGPORT: Var = Var {
-    name: "PGPORT",
-    default: "5432",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "Database port; one for all hosts, or one per host between commas.",
-};
-/// User.
-pub const PGUSER: Var = Var {
-    name: "PGUSER",
-    default: "postgres",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "Database user.",
-};
-/// Password.
-pub const PGPASSWORD: Var = Var {
-    name: "PGPASSWORD",
-    default: "",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "Database password. Never logged.",
-};
-/// Database.
-pub const PGDATABASE: Var = Var {
-    name: "PGDATABASE",
-    default: "postgres",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "Database that holds the jobs schema.",
-};
-/// TLS mode.
-pub const PGSSLMODE: Var = Var {
-    name: "PGSSLMODE",
-    default: "prefer",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "TLS to Postgres, as in libpq: disable, allow, prefer, require, verify-ca, verify-full.",
-};
-/// Root certificates.
-pub const PGSSLROOTCERT: Var = Var {
-    name: "PGSSLROOTCERT",
-    default: "",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "File with the root certificates for verify-ca and verify-full (PEM); without it the system's. `system`: the \
-            system's, and verify-full.",
-};
-/// Session kind.
-pub const PGTARGETSESSIONATTRS: Var = Var {
-    name: "PGTARGETSESSIONATTRS",
-    default: "read-write",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "Which of several hosts to use: `read-write` (or `primary`) skips replicas, `any` takes the first that answers.",
 };
 /// Schema.
 pub const JOBS_SCHEMA: Var = Var {
@@ -98,17 +47,27 @@ pub const JOBS_STATEMENT_TIMEOUT: Var = Var {
     about: "How long a statement may go without an answer before its connection is given up and it is tried again; enqueueing and migrations wait without limit.",
 };
 
-/// Every variable of this file, and of `listen`.
+/// Every variable of this file, of `libpq` and of `listen`.
 pub const VARS: &[&Var] = &[
     &DATABASE_URL,
     &PGHOST,
+    &PGHOSTADDR,
     &PGPORT,
     &PGUSER,
     &PGPASSWORD,
     &PGDATABASE,
     &PGSSLMODE,
     &PGSSLROOTCERT,
+    &PGSSLCERT,
+    &PGSSLKEY,
+    &PGSSLCERTMODE,
+    &PGSSLNEGOTIATION,
+    &PGCHANNELBINDING,
     &PGTARGETSESSIONATTRS,
+    &PGLOADBALANCEHOSTS,
+    &PGCONNECT_TIMEOUT,
+    &PGOPTIONS,
+    &PGAPPNAME,
     &JOBS_SCHEMA,
     &JOBS_POOL_SIZE,
     &JOBS_STATEMENT_TIMEOUT,
@@ -174,10 +133,12 @@ impl fmt::Display for SchemaName {
 pub struct PostgresConfig {
     /// The variable that the connection URL comes from, for messages.
     pub url_var: &'static Var,
-    /// The connection URL without its TLS parameters.
+    /// The connection URL without its TLS parameters, with those that come from PG variables.
     pub url: Option<Secret>,
     /// Hosts in the order of trying.
     pub hosts: Vec<String>,
+    /// The addresses of `hosts`, or none.
+    pub host_addresses: Vec<IpAddr>,
     /// One port for all hosts, or one each.
     pub ports: Vec<u16>,
     /// User.
@@ -190,6 +151,8 @@ pub struct PostgresConfig {
     pub ssl_mode: SslMode,
     /// Root certificates (PEM).
     pub ssl_root_cert: Option<PathBuf>,
+    /// The client's certificate.
+    pub ssl_client: Option<ClientCertificate>,
     /// Skip hosts that do not take writes.
     pub read_write: bool,
     /// Jobs schema.
@@ -227,8 +190,13 @@ impl PostgresConfig {
     /// Reads the variables of this file.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let url = UrlParts::read(reader, &DATABASE_URL);
-        let (ssl_mode, ssl_root_cert) = read_tls(reader, &DATABASE_URL, url.as_ref());
-        let hosts: Vec<String> = reader.list(&PGHOST);
+        let (ssl_mode, ssl_root_cert, ssl_client) = read_tls(reader, &DATABASE_URL, url.as_ref());
+        let host_addresses = read_addresses(reader);
+        let hosts = match reader.optional(&PGHOST) {
+            // As libpq: an address needs no name.
+            None if !host_addresses.is_empty() => Vec::new(),
+            _ => reader.list(&PGHOST),
+        };
         let ports: Vec<u16> = reader
             .list(&PGPORT)
             .iter()
@@ -240,13 +208,17 @@ impl PostgresConfig {
                 }
             })
             .collect();
-        if hosts.is_empty() {
+        if hosts.is_empty() && host_addresses.is_empty() {
             reader.fault(&PGHOST, "names no host");
         }
+        if !hosts.is_empty() && !host_addresses.is_empty() && hosts.len() != host_addresses.len() {
+            let problem = format!("{} addresses for {} hosts: give one each", host_addresses.len(), hosts.len());
+            reader.fault(&PGHOSTADDR, problem);
+        }
         let port_set = reader.optional(&PGPORT).is_some();
-        if ports.len() > 1 && ports.len() != hosts.len() {
-            reader
-                .fault(&PGPORT, format!("{} ports for {} hosts: give one, or one per host", ports.len(), hosts.len()));
+        let places = hosts.len().max(host_addresses.len());
+        if ports.len() > 1 && ports.len() != places {
+            reader.fault(&PGPORT, format!("{} ports for {places} hosts: give one, or one per host", ports.len()));
         }
         let attrs = reader.text(&PGTARGETSESSIONATTRS);
         let read_write = takes_writes(&attrs).unwrap_or_else(|| {
@@ -268,19 +240,23 @@ impl PostgresConfig {
         if statement_timeout < LEAST_STATEMENT_TIMEOUT {
             reader.fault(&JOBS_STATEMENT_TIMEOUT, format!("must be at least {}", in_words(LEAST_STATEMENT_TIMEOUT)));
         }
+        let url = match (url, ports.as_slice()) {
+            (Some(parts), [port]) if port_set => Some(with_port(&parts.rest(), *port)),
+            (Some(parts), _) => Some(parts.rest()),
+            (None, _) => Some(UrlParts::of_variables(reader).rest()).filter(|parameters| !parameters.is_empty()),
+        };
         Self {
             url_var: &DATABASE_URL,
-            url: url.map(|parts| match ports.as_slice() {
-                [port] if port_set => Secret::new(with_port(&parts.rest, *port)),
-                _ => Secret::new(parts.rest),
-            }),
+            url: url.map(Secret::new),
             hosts,
+            host_addresses,
             ports,
             user: reader.text(&PGUSER),
             password: reader.secret(&PGPASSWORD),
             database: reader.text(&PGDATABASE),
             ssl_mode,
             ssl_root_cert,
+            ssl_client,
             read_write,
             schema,
             pool_size,
@@ -311,9 +287,23 @@ impl PostgresConfig {
             url: Some(endpoint.url.clone()),
             ssl_mode: endpoint.ssl_mode,
             ssl_root_cert: endpoint.ssl_root_cert.clone(),
+            ssl_client: endpoint.ssl_client.clone(),
             ..self.clone()
         }
     }
+}
+
+fn read_addresses(reader: &mut Reader<'_>) -> Vec<IpAddr> {
+    let written = reader.list(&PGHOSTADDR);
+    let addresses = written.iter().filter_map(|address| {
+        let read = address.parse();
+        if read.is_err() {
+            reader
+                .fault(&PGHOSTADDR, format!("{address:?} is not a numeric address; a host's name belongs into PGHOST"));
+        }
+        read.ok()
+    });
+    addresses.collect()
 }
 
 #[cfg(test)]
@@ -365,6 +355,19 @@ mod tests {
             assert_eq!((faults.len(), faults[0].name), (1, name));
             assert!(faults[0].message.contains("gssencmode") && faults[0].message.contains("sslmode"), "{faults:?}");
         }
+    }
+
+    #[test]
+    fn addresses_stand_beside_hosts_or_for_them() {
+        let of = |env: &[(&str, &str)]| {
+            let config = read(env).map_err(|error| error.faults[0].name)?;
+            Ok((config.hosts.join(","), config.host_addresses.len()))
+        };
+        assert_eq!(of(&[("PGHOSTADDR", "::1")]), Ok((String::new(), 1)));
+        assert_eq!(of(&[("PGHOST", "a,b"), ("PGHOSTADDR", "10.0.0.1,10.0.0.2")]), Ok(("a,b".to_owned(), 2)));
+        assert_eq!(of(&[("PGHOST", "a,b"), ("PGHOSTADDR", "10.0.0.1")]), Err("PGHOSTADDR"));
+        assert_eq!(of(&[("PGHOSTADDR", "a")]), Err("PGHOSTADDR"));
+        assert_eq!(of(&[("PGHOSTADDR", "::1,::1"), ("PGPORT", "1,2,3")]), Err("PGPORT"));
     }
 
     #[test]

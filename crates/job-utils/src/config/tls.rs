@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::connection::UrlParts;
-use crate::config::postgres::{PGSSLMODE, PGSSLROOTCERT};
+use crate::config::libpq::{PGSSLCERT, PGSSLCERTMODE, PGSSLKEY, PGSSLMODE, PGSSLROOTCERT};
 use crate::config::{Reader, Var};
 
 /// TLS to Postgres, with libpq's meanings. `allow` is `prefer` here: both end with a connection either way.
@@ -35,10 +35,66 @@ impl SslMode {
     }
 }
 
+/// What the client shows a server that asks who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientCertificate {
+    /// The certificate, and what leads to its root after it (PEM).
+    pub certificate: PathBuf,
+    /// Its private key (PEM, not encrypted).
+    pub key: PathBuf,
+}
+
 /// TLS as a connection string wants it, else as the PG variables say.
-pub(super) fn read_tls(reader: &mut Reader<'_>, var: &Var, url: Option<&UrlParts>) -> (SslMode, Option<PathBuf>) {
-    let url_mode = url.and_then(|parts| parts.ssl_mode.clone());
-    let url_root = url.and_then(|parts| parts.ssl_root_cert.clone());
+pub(super) fn read_tls(
+    reader: &mut Reader<'_>,
+    var: &Var,
+    url: Option<&UrlParts>,
+) -> (SslMode, Option<PathBuf>, Option<ClientCertificate>) {
+    let (mode, ssl_root_cert) = read_trust(reader, var, url);
+    let client = read_client(reader, var, url);
+    // As libpq: without TLS there is nothing to show.
+    (mode, ssl_root_cert, client.filter(|_| mode != SslMode::Disable))
+}
+
+fn read_client(reader: &mut Reader<'_>, var: &Var, url: Option<&UrlParts>) -> Option<ClientCertificate> {
+    let mut of = |name: &str, variable: &'static Var| match url.and_then(|parts| parts.own(name)) {
+        Some(value) => Some((value, true)),
+        None => Some((reader.optional(variable)?, false)),
+    };
+    let (certificate, key) = (of("sslcert", &PGSSLCERT), of("sslkey", &PGSSLKEY));
+    let shown = of("sslcertmode", &PGSSLCERTMODE);
+    let of = |in_url, variable| if in_url { var } else { variable };
+    match shown.as_ref().map(|(mode, in_url)| (mode.as_str(), *in_url)) {
+        None | Some(("allow", _)) => {}
+        Some(("disable", _)) => return None,
+        Some((_, in_url)) => {
+            let problem =
+                "sslcertmode can only be allow or disable: whether the server asks for a certificate is not checked";
+            reader.fault(of(in_url, &PGSSLCERTMODE), problem);
+        }
+    }
+    match (certificate, key) {
+        (Some((certificate, _)), Some((key, _))) => {
+            Some(ClientCertificate { certificate: certificate.into(), key: key.into() })
+        }
+        (None, None) => None,
+        (Some((_, in_url)), None) => {
+            let problem = "sslcert needs sslkey (PGSSLKEY), the file with the certificate's private key";
+            reader.fault(of(in_url, &PGSSLCERT), problem);
+            None
+        }
+        (None, Some((_, in_url))) => {
+            reader
+                .fault(of(in_url, &PGSSLKEY), "sslkey needs sslcert (PGSSLCERT), the file with the key's certificate");
+            None
+        }
+    }
+}
+
+fn read_trust(reader: &mut Reader<'_>, var: &Var, url: Option<&UrlParts>) -> (SslMode, Option<PathBuf>) {
+    let url_mode = url.and_then(|parts| parts.own("sslmode"));
+    let url_root = url.and_then(|parts| parts.own("sslrootcert")).map(PathBuf::from);
     let root_from = if url_root.is_some() { var } else { &PGSSLROOTCERT };
     let ssl_root_cert = url_root.or_else(|| reader.path(&PGSSLROOTCERT));
     let system = ssl_root_cert.as_deref().is_some_and(|path| path == Path::new("system"));
@@ -78,6 +134,34 @@ mod tests {
 
     use super::*;
     use crate::config::PostgresConfig;
+
+    #[test]
+    fn a_certificate_of_the_client_goes_with_its_key() {
+        let client = |env: &[(&str, &str)]| {
+            let env: BTreeMap<&str, &str> = env.iter().copied().collect();
+            let mut reader = Reader::new(&env);
+            let config = PostgresConfig::read(&mut reader);
+            let shown = config.ssl_client.map(|client| (client.certificate, client.key));
+            reader.finish(shown).map_err(|error| error.faults[0].name)
+        };
+        let named = |certificate: &str, key: &str| Ok(Some((PathBuf::from(certificate), PathBuf::from(key))));
+        let both = [("PGSSLCERT", "/c"), ("PGSSLKEY", "/k")];
+        let with = |more: (&'static str, &'static str)| client(&[both[0], both[1], more]);
+        assert_eq!(client(&both), named("/c", "/k"));
+        assert_eq!(with(("DATABASE_URL", "postgres://h/d?sslcert=/other&sslkey=/o")), named("/other", "/o"));
+        assert_eq!(with(("PGSSLCERTMODE", "allow")), named("/c", "/k"));
+        for none in
+            [("PGSSLCERTMODE", "disable"), ("DATABASE_URL", "host=h sslcertmode=disable"), ("PGSSLMODE", "disable")]
+        {
+            assert_eq!(with(none), Ok(None), "{none:?}");
+        }
+        assert_eq!(with(("PGSSLCERTMODE", "require")), Err("PGSSLCERTMODE"));
+        assert_eq!(with(("DATABASE_URL", "host=h sslcertmode=require")), Err("DATABASE_URL"));
+        assert_eq!(client(&both[..1]), Err("PGSSLCERT"));
+        assert_eq!(client(&both[1..]), Err("PGSSLKEY"));
+        assert_eq!(client(&[("DATABASE_URL", "postgres://h/d?sslcert=/c")]), Err("DATABASE_URL"));
+        assert_eq!(client(&[("JOBS_LISTEN_URL", "postgres://h/d?sslkey=/k")]), Err("JOBS_LISTEN_URL"));
+    }
 
     #[test]
     fn the_systems_root_certificates_come_with_the_check_of_the_host_name() {

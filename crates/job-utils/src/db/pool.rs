@@ -346,6 +346,9 @@ pub(crate) fn completed(mut client: Config, config: &PostgresConfig, chosen: imp
         for host in &config.hosts {
             client.host(host);
         }
+        for address in &config.host_addresses {
+            client.hostaddr(*address);
+        }
         if client.get_ports().is_empty() {
             for port in &config.ports {
                 client.port(*port);
@@ -431,6 +434,9 @@ mod tests {
         assert_eq!(wanted(&[("PGHOST", "a,b"), ("PGTARGETSESSIONATTRS", "any")]), TargetSessionAttrs::Any);
         assert_eq!(wanted(&[("DATABASE_URL", "postgres://a,b/c")]), TargetSessionAttrs::ReadWrite);
         assert_eq!(wanted(&[("DATABASE_URL", "hostaddr=127.0.0.1,127.0.0.2")]), TargetSessionAttrs::ReadWrite);
+        let asked = client(&[("PGHOST", "a"), ("PGHOSTADDR", "::1"), ("PGOPTIONS", "-c a.b='c d'"), ("PGPORT", "7")]);
+        assert_eq!((asked.get_options(), asked.get_ports()), (Some("-c a.b='c d'"), &[7][..]));
+        assert_eq!((asked.get_hosts().len(), asked.get_hostaddrs().len()), (1, 1));
         let url = "postgres://a,b/c?target_session_attrs=any";
         assert_eq!(wanted(&[("DATABASE_URL", url)]), TargetSessionAttrs::Any);
     }

@@ -9,12 +9,12 @@ use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_na
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::postgres::{PGSSLMODE, PGSSLROOTCERT};
-use crate::config::{PostgresConfig, SslMode};
+use crate::config::libpq::{PGSSLCERT, PGSSLKEY, PGSSLMODE, PGSSLROOTCERT};
+use crate::config::{ClientCertificate, PostgresConfig, SslMode, Var};
 use crate::db::DbError;
 
 /// A connector for the configured mode.
@@ -30,9 +30,43 @@ pub(crate) fn connector(config: &PostgresConfig) -> Result<MakeRustlsConnect, Db
         .with_safe_default_protocol_versions()
         .map_err(|error| DbError::config(&PGSSLMODE, error.to_string()))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let client = match &config.ssl_client {
+        None => client.with_no_client_auth(),
+        Some(shown) => {
+            let (chain, key) = own_certificate(shown)?;
+            let refused = |error: rustls::Error| unusable(&PGSSLCERT, &shown.certificate, &error);
+            client.with_client_auth_cert(chain, key).map_err(refused)?
+        }
+    };
     Ok(MakeRustlsConnect::new(client))
+}
+
+fn unusable(var: &Var, path: &Path, reason: &dyn std::fmt::Display) -> DbError {
+    DbError::config(var, format!("{}: {reason}", path.display()))
+}
+
+/// The certificates of a file.
+fn certificates(var: &Var, path: &Path) -> Result<Vec<CertificateDer<'static>>, DbError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let certificates: Vec<_> = read.map_err(|error| unusable(var, path, &error))?;
+    if certificates.is_empty() {
+        return Err(unusable(var, path, &"no certificate in it"));
+    }
+    Ok(certificates)
+}
+
+/// The client's certificate with its chain, and its key.
+fn own_certificate(
+    shown: &ClientCertificate,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), DbError> {
+    let key = PrivateKeyDer::from_pem_file(&shown.key).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            unusable(&PGSSLKEY, &shown.key, &"no private key in it that can be read without a password")
+        }
+        error => unusable(&PGSSLKEY, &shown.key, &error),
+    })?;
+    Ok((certificates(&PGSSLCERT, &shown.certificate)?, key))
 }
 
 /// The roots that are trusted.
@@ -55,16 +89,9 @@ impl Trust {
             }
             return Ok(Self { store, configured: Vec::new() });
         };
-        let unreadable =
-            |error: &dyn std::fmt::Display| DbError::config(&PGSSLROOTCERT, format!("{}: {error}", path.display()));
-        let mut configured = Vec::new();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
-            let certificate = certificate.map_err(|error| unreadable(&error))?;
-            store.add(certificate.clone()).map_err(|error| unreadable(&error))?;
-            configured.push(certificate);
-        }
-        if configured.is_empty() {
-            return Err(unreadable(&"no certificate in it"));
+        let configured = certificates(&PGSSLROOTCERT, path)?;
+        for certificate in &configured {
+            store.add(certificate.clone()).map_err(|error| unusable(&PGSSLROOTCERT, path, &error))?;
         }
         Ok(Self { store, configured })
     }

@@ -4,29 +4,9 @@
 
 use tokio_postgres::Config;
 
-const FORM: &str = "write postgres://user:password@host:port/database, with % codes for special characters";
+use crate::config::libpq;
 
-/// Names that the client takes after the question mark; the others have been told or taken out before.
-const PARAMETERS: &[&str] = &[
-    "application_name",
-    "channel_binding",
-    "connect_timeout",
-    "dbname",
-    "host",
-    "hostaddr",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_retries",
-    "load_balance_hosts",
-    "options",
-    "password",
-    "port",
-    "sslnegotiation",
-    "target_session_attrs",
-    "tcp_user_timeout",
-    "user",
-];
+const FORM: &str = "write postgres://user:password@host:port/database, with % codes for special characters";
 
 /// Reads a connection string; the error is for people.
 pub(crate) fn parse(url: &str) -> Result<Config, String> {
@@ -66,7 +46,7 @@ fn port_of(host: &str) -> Option<&str> {
 }
 
 fn of_parameter(name: &str, pair: &str) -> Option<String> {
-    match PARAMETERS.iter().find(|known| **known == name) {
+    match libpq::of_client(name) {
         // Alone with a host it must be readable.
         Some(known) => format!("postgres://host/?{pair}")
             .parse::<Config>()
@@ -82,7 +62,7 @@ fn of_pairs(text: &str) -> String {
         let Some((name, _)) = pair.split_once('=') else {
             return "it is neither a URL nor name=value pairs".to_owned();
         };
-        match PARAMETERS.iter().find(|known| **known == name) {
+        match libpq::of_client(name) {
             Some(known) if pair.parse::<Config>().is_err() => {
                 return format!("its parameter {known} has a value that cannot be used");
             }

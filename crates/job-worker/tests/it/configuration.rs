@@ -114,6 +114,28 @@ async fn a_database_url_that_cannot_be_parsed_is_a_bad_configuration_and_is_not_
     }
 }
 
+/// libpq's variables, of which none is ignored without a word.
+#[tokio::test]
+async fn variables_of_libpq_are_refused_by_name_told_or_honoured() {
+    let refused =
+        [("PGGSSENCMODE", "require"), ("PGREQUIREPEER", "postgres"), ("PGSSLCRL", "/crl"), ("PGSERVICE", "prod")];
+    let mut worker = program().envs(refused).env("PGCONNECT_TIMEOUT", "soon").spawn();
+    assert_eq!(worker.exit_code(LIMIT).await, 64);
+    for name in refused.map(|(name, _)| name).into_iter().chain(["PGCONNECT_TIMEOUT"]) {
+        let named = |line: &String| line.trim().starts_with(&format!("{name}: "));
+        assert!(worker.lines().iter().any(named), "{name}: {}", worker.output());
+    }
+
+    let bench = Bench::new().await;
+    let function = FakeFunction::answering(Answer::complete()).await;
+    let honoured = [("PGAPPNAME", "of the shop"), ("PGHOSTADDR", "127.0.0.1"), ("PGTZ", "Asia/Tokyo")];
+    let mut worker = bench.worker(&function.url()).envs(honoured).spawn();
+    worker.wait_for_line("PGTZ: has no effect", LIMIT).await;
+    worker.wait_for_line("worker looks for jobs", LIMIT).await;
+    let named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'of the shop'";
+    assert!(bench.sql.query_one(named, &[]).await.unwrap().get::<_, i64>(0) > 0);
+}
+
 #[tokio::test]
 async fn a_root_certificate_that_cannot_be_read_is_a_bad_configuration() {
     let empty = tempfile::NamedTempFile::new().unwrap();

@@ -223,6 +223,51 @@ async fn a_worker_takes_the_first_host_that_answers_and_what_a_url_leaves_out_fr
     stage.works("url-without-port", &[("DATABASE_URL", "postgres://localhost/postgres")], false).await;
 }
 
+/// A server that asks for a certificate of the client, and takes those of one authority.
+#[tokio::test]
+async fn a_client_shows_its_certificate_to_a_server_that_asks_for_one() {
+    let stage = Stage::new().await;
+    let made = Certificates::new();
+    for (authority, client) in [("ours", "client"), ("theirs", "stranger")] {
+        made.authority(authority);
+        made.server(client, authority);
+    }
+    made.server("server", "ours");
+    made.install("server", &stage.cluster, &stage.client).await;
+    let data = stage.cluster.directory().join("data");
+    std::fs::copy(made.file("ours.crt"), data.join("clients.crt")).unwrap();
+    std::fs::write(data.join("pg_hba.conf"), "hostssl all all all trust clientcert=verify-ca\n").unwrap();
+    stage.client.batch_execute("ALTER SYSTEM SET ssl_ca_file = 'clients.crt'").await.unwrap();
+    stage.client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let shown = "SELECT current_setting('ssl_ca_file') = 'clients.crt'";
+    eventually(LIMIT, async || stage.client.query_one(shown, &[]).await.unwrap().get(0)).await;
+
+    let [certificate, key, stranger, strangers_key] =
+        ["client.crt", "client.key", "stranger.crt", "stranger.key"].map(|name| text(&made.file(name)).to_owned());
+    let mut worker = stage.worker("shows-none", &[]);
+    assert_eq!(worker.exit_code(LIMIT).await, 70);
+    assert!(worker.output().contains("requires a valid client certificate"), "{}", worker.output());
+    stage.works("shown-by-variables", &[("PGSSLCERT", &certificate), ("PGSSLKEY", &key)], true).await;
+    let url = format!("postgres:///postgres?sslmode=require&sslcert={certificate}&sslkey={key}");
+    stage.works("shown-by-url", &[("DATABASE_URL", &url)], true).await;
+    stage.refuses("stranger", &[("PGSSLCERT", &stranger), ("PGSSLKEY", &strangers_key)], "alert").await;
+
+    // What cannot be used is named.
+    made.openssl("pkey -aes256 -in client.key -out locked.key -passout pass:x");
+    let locked = text(&made.file("locked.key")).to_owned();
+    for (certificate, key, named) in [
+        (&certificate, &locked, "PGSSLKEY"),
+        (&certificate, &strangers_key, "PGSSLCERT"),
+        (&key, &key, "PGSSLCERT"),
+        (&certificate, &certificate, "PGSSLKEY"),
+    ] {
+        let mut worker = stage.worker("refused", &[("PGSSLCERT", certificate), ("PGSSLKEY", key)]);
+        let code = worker.exit_code(LIMIT).await;
+        let output = worker.output();
+        assert!(code == 64 && output.contains(&format!("{named}: ")), "{named}: exit {code}\n{output}");
+    }
+}
+
 /// An application's own TLS: it is used and checked, also when the URL asks for none, and without it on the server there is no connection.
 #[tokio::test]
 async fn tls_of_an_applications_own_is_required() {
