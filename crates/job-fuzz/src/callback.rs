@@ -10,7 +10,7 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use job_utils::wire::callback::{Attempt, Malformed, Outcome, UNKNOWN_ERROR, is_json, read_attempt, read_outcome};
+use job_utils::wire::callback::{Malformed, NamedAttempt, Outcome, UNKNOWN_ERROR, is_json, read_attempt, read_outcome};
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use serde_json::Value;
 
@@ -76,7 +76,7 @@ fn query(headers: &HeaderMap) -> &str {
 }
 
 /// What the server makes of a request.
-type Read<'a> = Result<Option<(Attempt<'a>, Outcome)>, Malformed>;
+type Read<'a> = Result<Option<(NamedAttempt<'a>, Outcome)>, Malformed>;
 
 fn read<'a>(headers: &'a HeaderMap, body: &[u8]) -> Read<'a> {
     let Some(attempt) = read_attempt(headers, query(headers))? else { return Ok(None) };

@@ -16,8 +16,8 @@ use job_utils::http_server::{BodyBudget, Received, discard};
 use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::Sparingly;
 use job_utils::wire::callback::{
-    Attempt, LARGEST_BODY, LARGEST_EXTENSION, Malformed, Route, read_attempt, read_extension, read_outcome,
-    says_how_in_body,
+    LARGEST_BODY, LARGEST_EXTENSION, Malformed, NamedAttempt, Outcome, Route, read_attempt, read_extension,
+    read_outcome, says_how_in_body,
 };
 use job_utils::wire::headers::{X_CALLBACK_SERVER, X_JOB_ID};
 use job_utils::wire::signature::CallbackSecrets;
@@ -114,13 +114,13 @@ async fn answer(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Respo
 
 /// What a request is for, and for which attempt; None without `X-Job-Id`. With secrets, only what a worker has signed
 /// is taken.
-fn addressed<'a>(callbacks: &Callbacks, head: &'a Parts) -> Result<(Route, Option<Attempt<'a>>), CallbackError> {
+fn addressed<'a>(callbacks: &Callbacks, head: &'a Parts) -> Result<(Route, Option<NamedAttempt<'a>>), CallbackError> {
     let route = Route::of(head.uri.path()).ok_or(CallbackError::NoRoute)?;
     if head.method != Method::POST {
         return Err(CallbackError::BadMethod);
     }
     let attempt = read_attempt(&head.headers, head.uri.query().unwrap_or_default())?;
-    if let (Some(Attempt { id, worker_id, claim, .. }), Some(secrets)) = (&attempt, &callbacks.secrets)
+    if let (Some(NamedAttempt { id, worker_id, claim, .. }), Some(secrets)) = (&attempt, &callbacks.secrets)
         && !secrets.verify(*id, worker_id, claim)
     {
         return Err(CallbackError::Unsigned);
@@ -156,7 +156,7 @@ impl Callbacks {
 async fn settle(
     callbacks: &Callbacks,
     head: &Parts,
-    attempt: &Attempt<'_>,
+    attempt: &NamedAttempt<'_>,
     body: Body,
 ) -> Result<Response, CallbackError> {
     let outcome = {
@@ -174,7 +174,11 @@ async fn settle(
             true => callbacks.decoding.acquire().await.ok(),
             false => None,
         };
-        read_outcome(&head.headers, &body.bytes, body.cut)?
+        match read_outcome(&head.headers, &body.bytes, body.cut)? {
+            // The policy is the worker's, which has put what it says into the URL.
+            Outcome::Fail(message) => attempt.claim.after_failure.failed(message),
+            outcome => outcome,
+        }
     };
     let failure = outcome.message().map(str::to_owned);
     if failure.as_deref().is_some_and(is_wordless) {
@@ -184,7 +188,7 @@ async fn settle(
             () = callbacks.stopping.triggered() => {}
         }
     }
-    let Attempt { id, worker_id, .. } = *attempt;
+    let NamedAttempt { id, worker_id, .. } = *attempt;
     let stored = callbacks.db.settle(worker_id, id, attempt.claim.epoch, outcome);
     match tokio::time::timeout(callbacks.store_timeout, stored).await {
         Ok(Ok(Settled::Done)) => match failure {
@@ -201,7 +205,7 @@ async fn settle(
 async fn extend(
     callbacks: &Callbacks,
     head: &Parts,
-    attempt: &Attempt<'_>,
+    attempt: &NamedAttempt<'_>,
     body: Body,
 ) -> Result<Response, CallbackError> {
     let body = in_time(async { Ok(callbacks.bodies.read(body, LARGEST_EXTENSION, DISCARD_LIMIT).await?) }).await?;
@@ -224,12 +228,12 @@ async fn in_time(arriving: impl Future<Output = Result<Received, CallbackError>>
     tokio::time::timeout(BODY_TIMEOUT, arriving).await.map_err(|_| CallbackError::TooSlow)?
 }
 
-fn taken(attempt: &Attempt<'_>) -> Response {
+fn taken(attempt: &NamedAttempt<'_>) -> Response {
     Json(Stored { job_id: attempt.job_id, worker_id: attempt.worker_id, stale: false }).into_response()
 }
 
 /// The attempt has ended before, or the job was claimed anew: not an error, and nothing was changed.
-fn stale(attempt: &Attempt<'_>, callbacks: &Callbacks) -> Response {
+fn stale(attempt: &NamedAttempt<'_>, callbacks: &Callbacks) -> Response {
     let total = callbacks.stale.fetch_add(1, Ordering::Relaxed) + 1;
     // Not worth a line as a rule: functions that say all in their answer call back as well.
     tracing::debug!(

@@ -33,7 +33,7 @@ pub enum Cancelled {
 /// What a handler is told and given besides the payload: its job, the worker's state `S`, the pool, and when to end. Cheap to
 /// clone.
 pub struct Context<S = ()> {
-    attempt: Arc<Attempt>,
+    attempt: Arc<AttemptContext>,
     state: Arc<S>,
 }
 
@@ -53,7 +53,7 @@ impl Surroundings {
 }
 
 /// What is the same for all clones.
-struct Attempt {
+struct AttemptContext {
     job: Arc<Job>,
     /// Those of the job, or fewer by the task's policy.
     max_attempts: i32,
@@ -109,7 +109,7 @@ impl Context {
             job.max_attempts = max_attempts
         );
         let state = surroundings.none.clone();
-        let attempt = Attempt {
+        let attempt = AttemptContext {
             job,
             max_attempts,
             waits: Waits::default(),
@@ -177,7 +177,7 @@ impl<S> Context<S> {
     /// Waits until the handler is to end, because the worker stops, its time is up, or its job was taken away. Nobody ends it before the
     /// grace of the stop is over, or a second after the others.
     pub async fn cancelled(&self) -> Cancelled {
-        let Attempt { surroundings, ending, watched, .. } = &*self.attempt;
+        let AttemptContext { surroundings, ending, watched, .. } = &*self.attempt;
         watched.store(true, Ordering::Relaxed);
         tokio::select! {
             biased;
@@ -188,7 +188,7 @@ impl<S> Context<S> {
 
     /// Whether the handler is to end, and why: for those that go round in a loop.
     pub fn is_cancelled(&self) -> Option<Cancelled> {
-        let Attempt { surroundings, ending, deadline, watched, .. } = &*self.attempt;
+        let AttemptContext { surroundings, ending, deadline, watched, .. } = &*self.attempt;
         watched.store(true, Ordering::Relaxed);
         if ending.get().is_some_and(Shutdown::is_triggered) {
             return Some(self.ended_by());
@@ -329,7 +329,7 @@ impl<S> Context<S> {
     where
         E: From<CompleteError>,
     {
-        let Attempt { job, deadline, open, begun, completed, .. } = &*self.attempt;
+        let AttemptContext { job, deadline, open, begun, completed, .. } = &*self.attempt;
         // A second one would wait for the row that the first one holds, and that one perhaps for it.
         if open.swap(true, Ordering::Relaxed) {
             return Err(CompleteError::Open(job.id).into());

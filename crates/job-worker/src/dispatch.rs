@@ -70,7 +70,7 @@ impl Dispatcher {
         Some(match self.answer(&target, job, share).await {
             Answer::Accept => return None,
             Answer::Complete => Outcome::Complete,
-            Answer::Fail(message) => retry.failed(attempt, message),
+            Answer::Fail(message) => retry.after_failure(attempt).failed(message),
             Answer::FailForGood(message) => Outcome::FailForGood(message),
             Answer::Postpone { message, counts: true, .. } if retry.is_last(attempt) => Outcome::FailForGood(message),
             Answer::Postpone { message, after, counts } => Outcome::Postpone { message, after, counts },

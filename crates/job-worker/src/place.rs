@@ -31,7 +31,7 @@ struct Inner {
 
 /// One slot's place.
 pub(crate) struct Place {
-    attempt: Mutex<Option<Attempt>>,
+    attempt: Mutex<Option<RunningAttempt>>,
     /// The attempt has been taken away.
     taken: Notify,
     /// When the handler's code got its thread, in milliseconds since `origin`; 0: it has none.
@@ -41,7 +41,7 @@ pub(crate) struct Place {
     origin: Instant,
 }
 
-struct Attempt {
+struct RunningAttempt {
     claim: Claim,
     since: Instant,
     /// It may end its job by itself, in a transaction: that the job is gone means nothing.
@@ -106,13 +106,13 @@ impl Places {
 }
 
 impl Place {
-    fn attempt(&self) -> MutexGuard<'_, Option<Attempt>> {
+    fn attempt(&self) -> MutexGuard<'_, Option<RunningAttempt>> {
         self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An attempt begins.
     pub(crate) fn begin(&self, claim: Claim) {
-        let attempt = Attempt { claim, since: Instant::now(), ends_itself: false, taken: false };
+        let attempt = RunningAttempt { claim, since: Instant::now(), ends_itself: false, taken: false };
         *self.attempt() = Some(attempt);
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 #[cfg(feature = "dispatch")]
 use job_utils::config::RetrySettings;
 #[cfg(feature = "dispatch")]
-use job_utils::wire::callback::Outcome;
+use job_utils::wire::callback::AfterFailure;
 
 /// The longest of the usual waits, as in the database.
 const USUAL_CAP: Duration = Duration::from_secs(6 * 3600);
@@ -84,13 +84,13 @@ impl Retry {
         Self { max_attempts: settings.max_attempts.map(i32::from), curve, ..Self::default() }.jitter(settings.jitter)
     }
 
-    /// How a failed attempt ends, from 1.
+    /// What follows when this attempt fails, from 1. With jitter the wait is another one each time that this is asked.
     #[cfg(feature = "dispatch")]
-    pub(crate) fn failed(&self, attempt: i32, message: String) -> Outcome {
+    pub(crate) fn after_failure(&self, attempt: i32) -> AfterFailure {
         match self.wait(attempt) {
-            _ if self.is_last(attempt) => Outcome::FailForGood(message),
-            Some(after) => Outcome::Retry { message, after },
-            None => Outcome::Fail(message),
+            _ if self.is_last(attempt) => AfterFailure::Last,
+            Some(wait) => AfterFailure::Retry(wait),
+            None => AfterFailure::Usual,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use job_testkit::Signal;
 use job_utils::config::Secret;
+use job_utils::wire::callback::AfterFailure;
 use job_utils::wire::signature::{CallbackSecrets, CallbackUrls};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
@@ -25,7 +26,14 @@ fn to(bench: &Bench, path_and_query: &str, id: i64) -> RequestBuilder {
 fn given_out(path: &str, secrets: &str, id: i64, epoch: i64) -> String {
     let base = format!("http://server{path}").parse().unwrap();
     let urls = CallbackUrls::new(&base, CallbackSecrets::parse(&Secret::new(secrets)));
-    urls.of(id, HOLDER, epoch).strip_prefix("http://server").unwrap().to_owned()
+    urls.of(id, HOLDER, epoch, AfterFailure::Usual).strip_prefix("http://server").unwrap().to_owned()
+}
+
+/// The same for a task with a policy.
+fn given_out_with(secrets: &str, id: i64, epoch: i64, after: AfterFailure) -> String {
+    let urls =
+        CallbackUrls::new(&"http://server/callback".parse().unwrap(), CallbackSecrets::parse(&Secret::new(secrets)));
+    urls.of(id, HOLDER, epoch, after).strip_prefix("http://server").unwrap().to_owned()
 }
 
 fn is_stale(body: &str) -> bool {
@@ -156,4 +164,53 @@ async fn a_function_can_have_its_deadline_extended() {
     assert_eq!(send(no_job).await.0, 400);
     assert_eq!(send(bench.request(reqwest::Method::GET, "/callback/extend")).await.0, 405);
     assert!(bench.job(id).await.is_some());
+}
+
+/// Fails a job by a callback to a path with a query.
+async fn fail(bench: &Bench, path_and_query: &str, id: i64) -> (u16, String) {
+    let request = to(bench, path_and_query, id).header("X-Job-Error", "true");
+    send(request.header("Content-Type", "application/json").body(r#"{"error":"no"}"#)).await
+}
+
+/// Attempts, and the seconds until the next.
+async fn next(bench: &Bench, id: i64) -> (i32, f64) {
+    let sql = "SELECT attempts, extract(epoch FROM run_at - updated_at)::float8 FROM app_jobs.jobs WHERE id = $1";
+    let row = bench.sql.query_one(sql, &[&id]).await.unwrap();
+    (row.get(0), row.get::<_, f64>(1).round())
+}
+
+#[tokio::test]
+async fn what_follows_a_failure_is_taken_as_the_worker_has_signed_it_and_not_otherwise() {
+    let bench = Bench::with(&[("JOBS_CALLBACK_SECRET", NEW)]).await;
+    let minute = AfterFailure::Retry(std::time::Duration::from_secs(60));
+    for (after, others) in [
+        (AfterFailure::Usual, ["&last=1", "&retry_ms=1000"]),
+        (AfterFailure::Last, ["", "&last=0"]),
+        (minute, ["", "&retry_ms=1"]),
+    ] {
+        let id = bench.held().await;
+        let before = bench.job(id).await;
+        let url = given_out_with(NEW, id, epoch(&bench, id).await, after);
+        let signed = url.find("&signature=").unwrap();
+        let begins = url.find("epoch=").and_then(|at| url[at..].find('&').map(|length| at + length)).unwrap();
+        for other in others {
+            let changed = format!("{}{other}{}", &url[..begins], &url[signed..]);
+            let (status, body) = fail(&bench, &changed, id).await;
+            assert!(status == 401 && body.contains("X-Callback-Url as it is"), "{changed}: {status} {body}");
+            assert_eq!(bench.job(id).await, before, "{changed}");
+        }
+        assert_eq!(fail(&bench, &format!("{url}/callback"), id).await.0, 200, "{url}");
+        let (attempts, wait) = next(&bench, id).await;
+        match after {
+            AfterFailure::Usual => assert_eq!((attempts, wait), (1, 3.0)),
+            AfterFailure::Retry(_) => assert_eq!((attempts, wait), (1, 60.0)),
+            AfterFailure::Last => assert_eq!(attempts, 25),
+        }
+        bench.sql.batch_execute("DELETE FROM app_jobs.jobs").await.unwrap();
+    }
+    // A success is one, whatever follows a failure.
+    let id = bench.held().await;
+    let url = given_out_with(NEW, id, epoch(&bench, id).await, AfterFailure::Last);
+    assert_eq!(send(to(&bench, &url, id)).await.0, 200);
+    assert_eq!(bench.job(id).await, None);
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use job_utils::config::Secret;
+use job_utils::wire::callback::AfterFailure;
 use job_utils::wire::signature::{CallbackSecrets, CallbackUrls};
 use reqwest::{Method, RequestBuilder};
 
@@ -162,7 +163,7 @@ async fn a_callback_arrives_by_any_spelling_of_the_path_and_with_a_path_appended
             let epoch: i64 = bench.sql.query_one(epoch, &[&id]).await.unwrap().get(0);
             let urls = |path: &str| CallbackUrls::new(&format!("http://x{path}").parse().unwrap(), secrets.clone());
             let target = |path: &str| {
-                let url = urls(path).of(id, HOLDER, epoch);
+                let url = urls(path).of(id, HOLDER, epoch, AfterFailure::Usual);
                 format!("{}{appended}", url.strip_prefix("http://x").unwrap())
             };
             let request =

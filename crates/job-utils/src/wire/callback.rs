@@ -127,6 +127,31 @@ impl Outcome {
     }
 }
 
+/// What follows a failed attempt. The policy for a job's task is the worker's, and the callback server does not know it:
+/// the callback URL carries what the policy says of the attempt
+/// ([`CallbackUrls`](crate::wire::signature::CallbackUrls)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AfterFailure {
+    /// Another attempt after the usual wait, while the job has any left.
+    #[default]
+    Usual,
+    /// Another attempt after exactly this wait, while the job has any left.
+    Retry(Duration),
+    /// No other attempt.
+    Last,
+}
+
+impl AfterFailure {
+    /// The end of an attempt that has failed with this message.
+    pub fn failed(self, message: String) -> Outcome {
+        match self {
+            Self::Usual => Outcome::Fail(message),
+            Self::Retry(after) => Outcome::Retry { message, after },
+            Self::Last => Outcome::FailForGood(message),
+        }
+    }
+}
+
 /// The body of a callback, as a function writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -172,7 +197,7 @@ pub enum BadBody {
 
 /// Which attempt a request says it is for. Nothing says yet that there is such a job, or that this worker holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt<'a> {
+pub struct NamedAttempt<'a> {
     /// The job's id as it was sent.
     pub job_id: &'a str,
     /// The same as a number.
@@ -209,7 +234,7 @@ pub enum Malformed {
 ///
 /// # Errors
 /// What is wrong with the request, for its sender.
-pub fn read_attempt<'a>(headers: &'a HeaderMap, query: &str) -> Result<Option<Attempt<'a>>, Malformed> {
+pub fn read_attempt<'a>(headers: &'a HeaderMap, query: &str) -> Result<Option<NamedAttempt<'a>>, Malformed> {
     let Some(job_id) = headers.get(X_JOB_ID) else { return Ok(None) };
     let job_id = job_id.to_str().map_err(|_| Malformed::BadJobId)?;
     let id = parse_job_id(job_id).ok_or(Malformed::BadJobId)?;
@@ -221,7 +246,7 @@ pub fn read_attempt<'a>(headers: &'a HeaderMap, query: &str) -> Result<Option<At
     if worker_id.chars().count() < 4 {
         return Err(Malformed::BadWorkerId);
     }
-    Ok(Some(Attempt { job_id, id, worker_id, claim: CallbackClaim::read(query)? }))
+    Ok(Some(NamedAttempt { job_id, id, worker_id, claim: CallbackClaim::read(query)? }))
 }
 
 /// Whether the body of a callback says how the attempt ended: only JSON can. Any other body is plain text that may be

@@ -46,15 +46,15 @@ const NO_DESCRIPTOR: [i32; 2] = [24, 23];
 
 /// Which server: scheme, host and port.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ServerAddress {
     /// Scheme and authority, as the connector takes them.
     uri: Uri,
     /// The name on the server's certificate, for https.
     tls: Option<ServerName<'static>>,
 }
 
-impl Place {
-    /// The place of an http or https URL; the error says why it cannot be one.
+impl ServerAddress {
+    /// That of an http or https URL; the error says why it has none.
     pub(crate) fn of(url: &Url) -> Result<Self, String> {
         let uri = Uri::builder().scheme(url.scheme()).authority(authority(url)).path_and_query("/").build();
         let tls = match (url.scheme(), url.host()) {
@@ -109,9 +109,9 @@ impl Connector {
     }
 
     /// A connection that takes one request after the other.
-    pub(crate) async fn http1(&self, place: &Place) -> Result<Connection, Failure> {
+    pub(crate) async fn http1(&self, address: &ServerAddress) -> Result<Connection, Failure> {
         in_time(async {
-            match self.io(place).await? {
+            match self.io(address).await? {
                 Io::Plain(io) => http1_over(io).await,
                 Io::Tls(io) => http1_over(*io).await,
             }
@@ -120,9 +120,9 @@ impl Connector {
     }
 
     /// A connection that takes many requests at once.
-    pub(crate) async fn http2_shared(&self, place: &Place) -> Result<http2::SendRequest<Payload>, Failure> {
+    pub(crate) async fn http2_shared(&self, address: &ServerAddress) -> Result<http2::SendRequest<Payload>, Failure> {
         in_time(async {
-            match self.io(place).await? {
+            match self.io(address).await? {
                 Io::Plain(io) => http2_over(io).await,
                 Io::Tls(io) => {
                     if io.inner().get_ref().1.alpn_protocol() != Some(b"h2") {
@@ -135,12 +135,12 @@ impl Connector {
         .await
     }
 
-    async fn io(&self, place: &Place) -> Result<Io, Failure> {
-        let io = self.tcp.clone().call(place.uri.clone()).await.map_err(|error| {
+    async fn io(&self, address: &ServerAddress) -> Result<Io, Failure> {
+        let io = self.tcp.clone().call(address.uri.clone()).await.map_err(|error| {
             let cause = chain(&error);
             if lacks_descriptor(&error) { Failure::NoDescriptor(cause) } else { Failure::Connect(cause) }
         })?;
-        let Some(name) = &place.tls else { return Ok(Io::Plain(io)) };
+        let Some(name) = &address.tls else { return Ok(Io::Plain(io)) };
         let Some(tls) = &self.tls else { return Err(Failure::Connect("TLS was not set up".to_owned())) };
         let stream = tls.connect(name.clone(), io.into_inner()).await;
         Ok(Io::Tls(Box::new(TokioIo::new(stream.map_err(Failure::Tls)?))))

@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 
-use crate::dispatch::connect::{Connection, Connector, Place};
+use crate::dispatch::connect::{Connection, Connector, ServerAddress};
 use crate::dispatch::failure::{Failure, Limit, Progress, is_broken_off};
 use crate::dispatch::payload::Payload;
 
@@ -44,7 +44,7 @@ const REAP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The connections to one server.
 pub(crate) struct Origin {
-    place: Place,
+    address: ServerAddress,
     connector: Arc<Connector>,
     idle: Mutex<Idle>,
     /// Held while the one HTTP/2 connection is made.
@@ -126,8 +126,8 @@ fn announced(value: &HeaderValue) -> Option<Duration> {
 }
 
 impl Origin {
-    pub(crate) fn new(place: Place, connector: Arc<Connector>) -> Self {
-        Self { place, connector, idle: Mutex::default(), connecting: tokio::sync::Mutex::default() }
+    pub(crate) fn new(address: ServerAddress, connector: Arc<Connector>) -> Self {
+        Self { address, connector, idle: Mutex::default(), connecting: tokio::sync::Mutex::default() }
     }
 
     /// Sends a request once. When the server has closed an idle connection before a byte of the request was written,
@@ -157,7 +157,7 @@ impl Origin {
                 Some((connection, idle)) => (connection, Some(idle)),
                 // Boxed: the state of a connection being made would make every dispatch's future some kilobytes larger,
                 // and they are moved.
-                None => (Box::pin(self.connector.http1(&self.place)).await?, None),
+                None => (Box::pin(self.connector.http1(&self.address)).await?, None),
             };
             *progress = Progress::Waiting;
             match in_time(limit, pin!(connection.sender.try_send_request(request))).await? {
@@ -265,7 +265,7 @@ impl Origin {
         if let Some(sender) = self.shared() {
             return Ok((sender, true));
         }
-        let sender = self.connector.http2_shared(&self.place).await?;
+        let sender = self.connector.http2_shared(&self.address).await?;
         let mut idle = self.idle();
         idle.http2 = Some((sender.clone(), Instant::now()));
         self.reap(&mut idle);

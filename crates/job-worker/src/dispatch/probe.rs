@@ -10,7 +10,7 @@ use job_utils::wire::headers::X_CALLBACK_SERVER;
 use url::{Position, Url};
 
 use crate::Worker;
-use crate::dispatch::connect::{Connector, Place, authority};
+use crate::dispatch::connect::{Connector, ServerAddress, authority};
 use crate::dispatch::payload::Payload;
 
 /// How long to wait before each try: behind a load balancer the server is not reached before it counts as ready.
@@ -85,10 +85,10 @@ impl CallbackProbe {
     }
 
     async fn ask(&self, identity: &str) -> Result<Found, String> {
-        let place = Place::of(&self.url)?;
+        let address = ServerAddress::of(&self.url)?;
         let connector = Connector::new(self.url.scheme() == "https", false).map_err(|error| error.to_string())?;
         let shown = shown(&self.url);
-        let mut sender = connector.http1(&place).await.map_err(|failure| failure.told(&shown, false))?;
+        let mut sender = connector.http1(&address).await.map_err(|failure| failure.told(&shown, false))?;
         let mut request = Request::new(Payload::Left(Full::default()));
         *request.method_mut() = Method::POST;
         let path = &self.url[Position::BeforePath..Position::AfterQuery];

@@ -15,7 +15,7 @@ use job_utils::wire::signature::CallbackUrls;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
-use crate::dispatch::connect::{Connector, Place, authority};
+use crate::dispatch::connect::{Connector, ServerAddress, authority};
 use crate::dispatch::failure::Limit;
 use crate::dispatch::origin::Origin;
 use crate::dispatch::payload::Payload;
@@ -121,8 +121,9 @@ impl Target {
         headers.insert(X_JOB_ID, HeaderValue::from(job.id));
         headers.insert(X_JOB_ATTEMPT, HeaderValue::from(job.attempts));
         headers.insert(X_JOB_MAX_ATTEMPTS, HeaderValue::from(self.policy.retry.most(job.max_attempts)));
+        let after = self.policy.retry.after_failure(job.attempts);
         // A URL's text is always a header's.
-        if let Ok(mut url) = HeaderValue::try_from(callback.urls.of(job.id, &callback.worker_id, job.epoch)) {
+        if let Ok(mut url) = HeaderValue::try_from(callback.urls.of(job.id, &callback.worker_id, job.epoch, after)) {
             // It may be signed: whoever has it can end the attempt.
             url.set_sensitive(true);
             headers.insert(X_CALLBACK_URL, url);
@@ -179,7 +180,7 @@ impl Targets {
         let connector = Arc::new(Connector::new(tls, config.http2)?);
         let mut origins = HashMap::new();
         for url in urls() {
-            let origin = || Place::of(url).map(|place| Arc::new(Origin::new(place, connector.clone())));
+            let origin = || ServerAddress::of(url).map(|address| Arc::new(Origin::new(address, connector.clone())));
             origins.entry(url.origin()).or_insert_with(origin);
         }
         let origin = |url: &Url| origins[&url.origin()].clone();

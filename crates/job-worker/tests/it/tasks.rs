@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use job_testkit::cluster::free_port;
 use job_testkit::{Answer, FakeFunction, eventually};
 use serde_json::json;
 
@@ -65,6 +66,71 @@ async fn each_task_has_its_own_time_retries_and_limit() {
     }
     let slow: Vec<_> = function.requests().into_iter().filter(|request| request.target == "/slow").collect();
     assert!(slow[1].at - slow[0].at >= Duration::from_millis(900), "one at a time");
+}
+
+/// Fails by its callback before it answers 500, or for the task `accepts` after it has answered.
+async fn calls_back() -> FakeFunction {
+    FakeFunction::start(async |mut request| {
+        if request.target.starts_with("/accepts") {
+            return Answer::accepted();
+        }
+        if request.target.ends_with("template") {
+            // As functions made from the original's Python template do.
+            let url = format!("{}/callback", request.header("x-callback-url").unwrap());
+            request.headers.insert("x-callback-url", url.parse().unwrap());
+        }
+        let (status, answer) = request.call_back_error("by callback").await;
+        Answer::text(500, format!("callback: {status} {answer}"))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_failure_by_callback_is_tried_again_as_the_policy_of_its_task_says() {
+    for secret in ["", "a secret of the callback server"] {
+        let bench = Bench::new().await;
+        let function = calls_back().await;
+        let port = free_port().unwrap();
+        let mut server = bench.server(port).env("JOBS_CALLBACK_SECRET", secret).spawn();
+        server.wait_for_line("callback server listens", LIMIT).await;
+        let (never, later) = (json!({ "retry": { "max_attempts": 1 } }), json!({ "retry": { "first": "100s" } }));
+        let third = json!({ "retry": { "max_attempts": 3, "first": "100s" } });
+        let tasks = json!({
+            "never": never, "never:template": never, "accepts:never": never,
+            "later": later, "later:template": later, "accepts:later": later,
+            "third": third, "accepts:usual": {},
+        });
+        let worker = bench.worker(&function.url()).env("JOBS_TASKS", tasks.to_string());
+        let worker = worker.env("INTERNAL_JOBS_CALLBACK_URL", format!("http://127.0.0.1:{port}/callback?tenant=a"));
+        let mut worker = worker.env("JOBS_CALLBACK_SECRET", secret).spawn();
+        for (task, attempts, wait) in [
+            ("never", 25, None),
+            ("never:template", 25, None),
+            ("accepts:never", 25, None),
+            ("later", 1, Some(100.0)),
+            ("later:template", 1, Some(100.0)),
+            ("accepts:later", 1, Some(100.0)),
+            ("accepts:usual", 1, Some(1_f64.exp().round())),
+        ] {
+            let id = bench.add(task).await;
+            if task.starts_with("accepts") {
+                worker.wait_for_line(&format!("job accepted job.id={id}"), LIMIT).await;
+                let request = function.requests().pop().unwrap();
+                let (status, answer) = request.call_back_error("by callback").await;
+                assert_eq!(status, 200, "{task}: {answer}");
+            }
+            let failed = bench.failed(id).await;
+            assert_eq!(failed.last_error.as_deref(), Some("by callback"), "{task}");
+            assert_eq!((failed.attempts, wait.map(|_| failed.wait.round())), (attempts, wait), "{task}: {secret:?}");
+        }
+        // The last attempt by the policy is one of several.
+        let id = bench.add("third").await;
+        let first = bench.failed(id).await;
+        assert_eq!((first.attempts, first.wait.round()), (1, 100.0));
+        let again = "run_at := now(), attempts := 2";
+        bench.run(&format!("SELECT app_jobs.reschedule_jobs(ARRAY[{id}], {again})")).await;
+        eventually(LIMIT, async || bench.job(id).await.is_some_and(|job| !job.locked && job.attempts == 25)).await;
+    }
 }
 
 #[tokio::test]
