@@ -27,22 +27,27 @@ pub(crate) struct Runner {
     /// For what has no handler.
     dispatcher: Option<Dispatcher>,
     surroundings: Arc<Surroundings>,
-    settler: Settler<Attempt>,
+    settler: Settler<EndedAttempt>,
     slots: Arc<Slots>,
     db: WorkerDb,
     memory: Memory,
 }
 
+/// So often Postgres may take too long to give a payload. Then the attempt has failed: given back without being counted,
+/// the job would be claimed and fetched in vain for ever, and as a failed attempt it says why, waits longer each time, and
+/// ends.
+const SLOW: u32 = 5;
+
 /// Why a job that was claimed without its payload does not run.
 enum NoPayload {
     /// The claim no longer stands.
     Gone,
-    /// The database refuses it.
+    /// The database refuses it, or takes too long each time.
     Refused(String),
 }
 
 /// What is left of an attempt when its outcome is on its way.
-struct Attempt {
+struct EndedAttempt {
     lane: usize,
     /// Without the payload, which can be large.
     job: Arc<Job>,
@@ -62,7 +67,7 @@ impl Runner {
         stopping: Shutdown,
     ) -> Self {
         let of_settler = slots.clone();
-        let settler = Settler::spawn(db.clone(), move |results: Results<Attempt>| {
+        let settler = Settler::spawn(db.clone(), move |results: Results<EndedAttempt>| {
             for (settlement, result) in &results {
                 tell(settlement, result);
                 if result.is_err() {
@@ -122,7 +127,7 @@ impl Runner {
                 Err(NoPayload::Refused(message)) => {
                     let duration = started.elapsed();
                     let max_attempts = job.max_attempts;
-                    let attempt = Attempt { lane, job: Arc::new(job), max_attempts, duration };
+                    let attempt = EndedAttempt { lane, job: Arc::new(job), max_attempts, duration };
                     self.settle(Outcome::Fail(message), attempt).await;
                     return duration;
                 }
@@ -136,7 +141,7 @@ impl Runner {
                 let outcome = Outcome::Fail("the worker has no handler for the task".to_owned());
                 job.payload = String::new();
                 let max_attempts = job.max_attempts;
-                let attempt = Attempt { lane, job: Arc::new(job), max_attempts, duration: Duration::ZERO };
+                let attempt = EndedAttempt { lane, job: Arc::new(job), max_attempts, duration: Duration::ZERO };
                 self.settle(outcome, attempt).await;
                 Duration::ZERO
             }
@@ -144,10 +149,10 @@ impl Runner {
     }
 
     /// Brings the payload of a job that was claimed without it, once there is room for it. As long as the database is away, it is tried
-    /// again.
+    /// again; where it answers others and takes too long for the payload, only [`SLOW`] times.
     async fn fetch_payload(&self, job: &mut Job) -> Result<Share, NoPayload> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        let mut said = false;
+        let (mut said, mut slow) = (false, 0);
         loop {
             let fetched = async {
                 let Some(size) = self.db.payload_size(job).await? else { return Ok(None) };
@@ -158,6 +163,16 @@ impl Runner {
             match fetched.await {
                 Ok(fetched) => return fetched.ok_or(NoPayload::Gone),
                 Err(error) if error.is_transient() => {
+                    // A database that answers nobody is an outage, which uses up no attempt.
+                    slow += u32::from(error.took_too_long() && self.db.ready().await.is_ok());
+                    if slow == SLOW {
+                        tracing::warn!(job.id = job.id, "gave up fetching the job's payload: {}", chain(&error));
+                        let message = format!(
+                            "its payload cannot be fetched: Postgres took too long to give it, {SLOW} times: {}",
+                            chain(&error)
+                        );
+                        return Err(NoPayload::Refused(storable(&message)));
+                    }
                     if !std::mem::replace(&mut said, true) {
                         tracing::warn!(job.id = job.id, "cannot fetch the job's payload yet: {}", chain(&error));
                     }
@@ -206,7 +221,7 @@ impl Runner {
         }
         drop(share);
         let duration = started.elapsed();
-        let attempt = Attempt { lane, job, max_attempts, duration };
+        let attempt = EndedAttempt { lane, job, max_attempts, duration };
         if completed {
             self.registry.given_back.ended(attempt.job.id);
             self.completed(outcome, attempt);
@@ -218,8 +233,8 @@ impl Runner {
     }
 
     /// The handler's own transaction has completed the job.
-    fn completed(&self, outcome: outcome::Outcome, attempt: Attempt) {
-        let Attempt { lane, job, duration, .. } = attempt;
+    fn completed(&self, outcome: outcome::Outcome, attempt: EndedAttempt) {
+        let EndedAttempt { lane, job, duration, .. } = attempt;
         let duration_ms = milliseconds(duration);
         tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");
         if outcome != outcome::Outcome::Done {
@@ -266,11 +281,11 @@ impl Runner {
         };
         let duration = started.elapsed();
         let max_attempts = job.max_attempts;
-        self.settle(outcome, Attempt { lane, job: Arc::new(job), max_attempts, duration }).await;
+        self.settle(outcome, EndedAttempt { lane, job: Arc::new(job), max_attempts, duration }).await;
         duration
     }
 
-    async fn settle(&self, outcome: Outcome, ticket: Attempt) {
+    async fn settle(&self, outcome: Outcome, ticket: EndedAttempt) {
         let (job_id, epoch) = claim_of(&ticket.job);
         let worker_id = self.db.worker_id().clone();
         let settlement = Settlement { worker_id, job_id, epoch: Some(epoch), outcome, ticket };
@@ -286,8 +301,8 @@ pub(crate) fn claim_of(job: &Job) -> (i64, i64) {
     (job.id, job.epoch)
 }
 
-fn tell(settlement: &Settlement<Attempt>, result: &Result<Settled, SettleError>) {
-    let Attempt { job, duration, max_attempts, .. } = &settlement.ticket;
+fn tell(settlement: &Settlement<EndedAttempt>, result: &Result<Settled, SettleError>) {
+    let EndedAttempt { job, duration, max_attempts, .. } = &settlement.ticket;
     let duration_ms = milliseconds(*duration);
     match (result, &settlement.outcome) {
         (Ok(Settled::Done), Outcome::Complete) => {

@@ -18,7 +18,8 @@ use crate::heartbeat::tell;
 /// What a handler that runs may take longer than its task has time.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// How long a stop waits for a heartbeat under way.
+/// How long a stop waits for the thread. One that hangs does no harm: none of its heartbeats is sent any more, and one
+/// that Postgres carries out later does nothing ([`WorkerDb::heartbeat_apart`]).
 const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// When the worker's own last heartbeat got through.
@@ -76,7 +77,7 @@ impl StandIn {
         }
     }
 
-    /// Ends it; none of its heartbeats is under way any more.
+    /// Ends it; a heartbeat under way is not waited for.
     pub(crate) async fn end(self) {
         drop(self.stop);
         let _ = tokio::time::timeout(PATIENCE, self.ended).await;
@@ -102,8 +103,12 @@ async fn stand_in(
             said &= age >= 2 * interval;
             continue;
         }
-        let sent = db.heartbeat_apart().await;
-        if !std::mem::replace(&mut said, true) {
+        let sent = tokio::select! {
+            biased;
+            _ = &mut stopped => return,
+            sent = db.heartbeat_apart() => sent,
+        };
+        if !matches!(sent, Ok(None)) && !std::mem::replace(&mut said, true) {
             let age = in_words(Duration::from_secs(age.as_secs()));
             match &sent {
                 Ok(_) => tracing::warn!(
@@ -113,7 +118,7 @@ async fn stand_in(
                 Err(error) => tracing::debug!("no heartbeat gets through for {age}: {}", chain(error)),
             }
         }
-        if let Ok(found) = sent {
+        if let Ok(Some(found)) = sent {
             tell(&found);
         }
     }

@@ -31,11 +31,31 @@ macro_rules! taken {
 }
 pub(crate) use taken;
 
-const SQL: &str = concat!(
-    "SELECT b.rescued, b.silent, b.overdue, b.expired, ",
-    taken!("$7", "$8"),
-    " FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
-     @extschema@.heartbeat($1, $2, make_interval(secs => $3), $4, $5, make_interval(secs => $6)) b"
+/// A heartbeat: what is before its SELECT, what it is joined with, and whose it is.
+macro_rules! beat {
+    ($with:literal, $joined:literal, $instance:literal) => {
+        concat!(
+            $with,
+            "SELECT b.rescued, b.silent, b.overdue, b.expired, ",
+            taken!("$7", "$8"),
+            " FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, ",
+            $joined,
+            "@extschema@.heartbeat($1, ",
+            $instance,
+            ", make_interval(secs => $3), $4, $5, make_interval(secs => $6)) b"
+        )
+    };
+}
+
+/// Registers the instance where it is not.
+const SQL: &str = beat!("", "", "$2");
+
+/// Does nothing where it is not: one that is carried out after the end of the registration must not begin another. The row is
+/// locked against its end meanwhile.
+const REGISTERED: &str = beat!(
+    "WITH here AS (SELECT w.instance FROM @extschema@.workers w WHERE w.instance = $2 FOR KEY SHARE) ",
+    "here, ",
+    "here.instance"
 );
 
 const ENDED: &str = "SELECT @extschema@.ended_instances($1, $2)";
@@ -179,11 +199,20 @@ impl Db {
     }
 
     /// [`Db::heartbeat_by`] on a connection that is made for it and closed after it, with nothing of what other runtimes drive.
-    pub(crate) async fn heartbeat_apart(&self, worker_id: &str, instance: &Instance) -> Result<Heartbeat, DbError> {
+    /// None where the instance is not registered. Who drops this does not keep a statement under way from being carried out.
+    pub(crate) async fn heartbeat_apart(
+        &self,
+        worker_id: &str,
+        instance: &Instance,
+    ) -> Result<Option<Heartbeat>, DbError> {
         let beat = async {
             // Its messages are of no interest, but it ends with their receiver.
             let (client, _messages) = self.dedicated().await?;
-            self.heartbeat_by(&client, worker_id, instance, &Running::default()).await
+            let (lease, expiry) = (instance.lease.as_secs_f64(), instance.job_expiry.as_secs_f64());
+            let nothing = Running::default();
+            let parameters = instance.parameters(&worker_id, &lease, &expiry, &nothing);
+            let rows = client.query_typed(&self.sql(REGISTERED), &parameters).await?;
+            rows.first().map(|row| Heartbeat::from_row(row, 0, &nothing)).transpose()
         };
         let limit = instance.lease / 3;
         match tokio::time::timeout(limit, beat).await {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 pub use crate::db::claim::{Claim, Claimed, Found, Job, Position};
 pub use crate::db::heartbeat::{Heartbeat, Instance, Running};
-use crate::db::{Db, DbError, Horizon, Listener};
+use crate::db::{Db, DbError, Horizon, Listener, NotReady};
 
 /// What a worker may do in the database, under its id and as an instance of it.
 #[derive(Clone)]
@@ -49,6 +49,14 @@ impl WorkerDb {
         self.db.load_payload(job, size).await
     }
 
+    /// Whether the database answers and has the schema.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub async fn ready(&self) -> Result<(), NotReady> {
+        self.db.ready().await
+    }
+
     /// Shows that this instance lives, and looks after the jobs of others. The first heartbeat registers it.
     pub async fn heartbeat(&self) -> Result<Heartbeat, DbError> {
         self.db.heartbeat(&self.worker_id, &self.instance, &Running::default(), Duration::MAX).await
@@ -67,8 +75,11 @@ impl WorkerDb {
     }
 
     /// [`WorkerDb::heartbeat`] for an instance that is registered, on a connection of its own: for a runtime beside the one that drives
-    /// all others.
-    pub async fn heartbeat_apart(&self) -> Result<Heartbeat, DbError> {
+    /// all others. Of an instance that is not registered, or no longer, nothing is written: None.
+    ///
+    /// # Errors
+    /// It did not get through.
+    pub async fn heartbeat_apart(&self) -> Result<Option<Heartbeat>, DbError> {
         self.db.heartbeat_apart(&self.worker_id, &self.instance).await
     }
 

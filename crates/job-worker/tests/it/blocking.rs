@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use job_testkit::eventually;
+use job_utils::db::{Instance, Uuid, WorkerDb};
 use job_worker::{Cancelled, Context, Db, Retry, Shutdown, TaskOptions, Worker, WorkerBuilder};
 use tokio::sync::mpsc;
 use tracing_subscriber::fmt::MakeWriter;
@@ -12,7 +13,7 @@ use super::support::{Bench, LIMIT};
 
 /// What a worker logs.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -34,7 +35,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 impl Log {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
     }
 }
@@ -45,7 +46,7 @@ fn builder(bench: &Bench, id: &str) -> WorkerBuilder {
 }
 
 /// Runs a worker on one thread of its own; returns what it logs there.
-fn on_one_thread(worker: WorkerBuilder<impl Send + Sync + 'static>, shutdown: &Shutdown) -> Log {
+pub(super) fn on_one_thread(worker: WorkerBuilder<impl Send + Sync + 'static>, shutdown: &Shutdown) -> Log {
     let (log, shutdown, worker) = (Log::default(), shutdown.clone(), worker.build().unwrap());
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).finish();
     std::thread::spawn(move || {
@@ -116,4 +117,31 @@ async fn a_loop_that_never_awaits_sees_that_its_time_is_up_and_says_itself_how_t
     let id = bench.add("loops").await;
     assert_eq!(bench.failed(id).await.last_error.as_deref(), Some("stopped in the middle"));
     shutdown.trigger();
+}
+
+#[tokio::test]
+async fn a_heartbeat_of_the_thread_that_comes_after_the_workers_end_registers_it_no_more() {
+    let bench = Bench::new().await;
+    let id = Uuid::new_v4();
+    let lease = Duration::from_secs(60);
+    let (overdue_message, job_expiry) = ("overdue".to_owned(), Duration::from_secs(3600));
+    let instance = Instance { id, lease, listens: false, overdue_message, job_expiry };
+    let db = WorkerDb::new(Db::from_url(bench.db.url()).unwrap(), "stands-in", instance);
+    assert_eq!(db.heartbeat_apart().await.unwrap(), None, "it has not registered yet");
+    db.heartbeat().await.unwrap();
+    assert!(db.heartbeat_apart().await.unwrap().is_some());
+    // One is under way, and waits, while the registration ends.
+    let here = "SELECT count(*) FROM app_jobs.workers WHERE worker_id = 'stands-in'";
+    bench.run(&format!("BEGIN; DELETE FROM app_jobs.workers WHERE instance = '{id}'")).await;
+    let waiting = tokio::spawn({
+        let db = db.clone();
+        async move { db.heartbeat_apart().await }
+    });
+    let other = bench.db.connect().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually(LIMIT, async || other.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1).await;
+    bench.run("COMMIT").await;
+    assert_eq!(waiting.await.unwrap().unwrap(), None);
+    assert_eq!(db.heartbeat_apart().await.unwrap(), None);
+    assert_eq!(other.query_one(here, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
