@@ -36,8 +36,13 @@ pub const VARS: &[&Var] = &[&PORT, &JOBS_CALLBACK_ORIGINS];
 /// few descriptors.
 const CONNECTIONS: usize = 4096;
 
-/// What the payloads beyond the usual size take together while they arrive, in bytes.
-const BODIES: usize = 64 << 20;
+/// What the payloads beyond the usual size take together while they arrive, in bytes, beside the largest of them.
+const BODIES: usize = 32 << 20;
+
+/// How long a payload waits for others to make room. Its caller has sent a head and waits for an answer: a worker does for
+/// JOBS_DISPATCH_FIRST_BYTE_TIMEOUT or JOBS_DISPATCH_TIMEOUT, minutes as a rule. It is part of the time that a payload
+/// has to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Below the 30 s after which Kubernetes kills a process it has asked to stop.
 const GRACE: Duration = Duration::from_secs(25);
@@ -145,7 +150,7 @@ impl App {
             caller,
             origins: self.origins,
             refusals: Sparingly::once_a_second(),
-            bodies: BodyBudget::new(BODIES),
+            bodies: BodyBudget::new(BODIES).patience(PATIENCE),
             tasks: tasks.clone(),
             abort: abort.clone(),
         });

@@ -26,6 +26,8 @@ pub struct FunctionError {
     pub(crate) status: Option<StatusCode>,
     pub(crate) message: String,
     pub(crate) for_good: bool,
+    /// In how many seconds to try again, by `Retry-After`.
+    pub(crate) retry_after: Option<u32>,
 }
 
 impl FunctionError {
@@ -35,14 +37,14 @@ impl FunctionError {
             .ok()
             .filter(|status| status.is_client_error() || status.is_server_error())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status: Some(status), message: message.into(), for_good: false }
+        Self { status: Some(status), message: message.into(), for_good: false, retry_after: None }
     }
 
     /// Answers 200 with `X-Job-Error: true` and `{"message": message}`, as an error by `?` does.
     pub fn thrown(message: impl Into<String>) -> Self {
         let message = message.into();
         let message = if message.is_empty() { "the function failed without a message".to_owned() } else { message };
-        Self { status: None, message, for_good: false }
+        Self { status: None, message, for_good: false, retry_after: None }
     }
 
     /// The job failed for good: trying again is useless. Else as a thrown one.

@@ -10,7 +10,7 @@ use axum::Json;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -37,6 +37,9 @@ pub(crate) const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// How long a payload may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// In how many seconds to send a payload again for which there was no room.
+const NO_ROOM_RETRY: u32 = 10;
 
 /// A handler with its payload type hidden: JSON in, JSON out.
 pub(crate) type Erased =
@@ -119,7 +122,8 @@ pub(crate) async fn receive(State(shared): State<Arc<Shared>>, request: Request)
         }
     });
     answered.await.unwrap_or_else(|_| {
-        (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": "the function is stopping" }))).into_response()
+        let error = json!({ "error": "the function is stopping" });
+        (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], Json(error)).into_response()
     })
 }
 
@@ -133,7 +137,9 @@ async fn read(bodies: &BodyBudget, request: Request) -> Result<Received, Functio
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(body)) if body.cut => Err(too_long()),
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(error @ BodyError::NoRoom)) => Err(FunctionError::status(503, error.to_string())),
+        Ok(Err(error @ BodyError::NoRoom)) => {
+            Err(FunctionError { retry_after: Some(NO_ROOM_RETRY), ..FunctionError::status(503, error.to_string()) })
+        }
         Ok(Err(error)) => Err(FunctionError::status(400, error.to_string())),
         Err(_) => Err(FunctionError::status(408, "the payload took too long to arrive")),
     }
@@ -203,6 +209,7 @@ impl AsRef<[u8]> for Written {
 
 fn response(result: Result<Vec<u8>, FunctionError>, request: &HeaderMap, guard: oneshot::Sender<()>) -> Response {
     let for_good = result.as_ref().is_err_and(|error| error.for_good);
+    let retry_after = result.as_ref().err().and_then(|error| error.retry_after);
     let (status, thrown, bytes) = match result {
         Ok(bytes) => (StatusCode::OK, false, bytes),
         Err(FunctionError { status: Some(status), message, .. }) => {
@@ -221,6 +228,9 @@ fn response(result: Result<Vec<u8>, FunctionError>, request: &HeaderMap, guard: 
     }
     if for_good {
         headers.insert(X_JOB_RETRY, HeaderValue::from_static("false"));
+    }
+    if let Some(seconds) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     for name in [X_WORKER_ID, X_JOB_ID, X_DATABASE_ID] {
         if let Some(value) = text(request, name).and(request.get(name)) {

@@ -23,7 +23,7 @@ use crate::callback::Callbacks;
 /// How many connections the server has at most; fewer where the process may have few descriptors.
 const CONNECTIONS: usize = 1024;
 
-/// What the bodies of callbacks beyond the usual size take together, in bytes.
+/// What the bodies of callbacks beyond the usual size take together, in bytes, beside the largest of them.
 const BODIES: usize = 32 << 20;
 
 /// How many bodies are decoded at once: each may take 16 MiB for a moment.

@@ -2,17 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
 use job_testkit::{Gate, eventually};
-use job_utils::http_server::{BodyBudget, Limits, serve};
+use job_utils::http_server::{BodyBudget, BodyError, Limits, serve};
 use job_utils::shutdown::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::sync::Barrier;
+use tokio::task::{JoinHandle, JoinSet};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -172,24 +176,100 @@ async fn a_stop_ends_silent_connections_and_waits_for_requests() {
     tokio::time::timeout(LIMIT, server.serving).await.expect("an end").unwrap();
 }
 
+/// More than any body here.
+const LARGEST: usize = 16 << 20;
+const END: usize = 64 << 20;
+
+fn known(bytes: usize) -> Body {
+    Body::from(vec![b'x'; bytes])
+}
+
+/// A body whose length is not announced, in pieces of 10,000 bytes.
+fn chunked(pieces: usize) -> Body {
+    let pieces = futures_util::stream::iter((0..pieces).map(|_| Ok::<_, std::io::Error>(vec![b'y'; 10_000])));
+    Body::from_stream(pieces)
+}
+
 #[tokio::test]
 async fn large_bodies_share_a_budget_and_small_ones_need_none() {
     let budget = BodyBudget::new(1 << 20);
-    let body = |bytes: usize| Body::from(vec![b'x'; bytes]);
-    let large = budget.read(body(900_000), 16 << 20, 64 << 20).await.unwrap();
+    let large = budget.read(known(900_000), LARGEST, END).await.unwrap();
     assert_eq!((large.bytes.len(), large.cut), (900_000, false));
-    let small = budget.read(body(1000), 16 << 20, 64 << 20).await.unwrap();
+    let small = budget.read(known(1000), LARGEST, END).await.unwrap();
     assert_eq!((small.bytes.len(), small.cut), (1000, false));
-    // Another large one waits for the first to be dropped.
-    let waits = tokio::time::timeout(Duration::from_millis(200), budget.read(body(900_000), 16 << 20, 64 << 20)).await;
-    assert!(waits.is_err());
-    let (other, ()) = tokio::join!(budget.read(body(900_000), 16 << 20, 64 << 20), async { drop(large) });
-    assert_eq!(other.unwrap().bytes.len(), 900_000);
-    // What is larger than the limit is cut, and what is larger than the budget has all of it.
-    let cut = budget.read(body(5 << 20), 2 << 20, 64 << 20).await.unwrap();
+    // There is room for one beside the budget. A third large one waits for the first to be dropped.
+    let second = budget.read(known(900_000), LARGEST, END).await.unwrap();
+    let mut third = pin!(budget.read(known(900_000), LARGEST, END));
+    assert!(futures_util::poll!(&mut third).is_pending());
+    drop(large);
+    assert_eq!(third.await.unwrap().bytes.len(), 900_000);
+    drop(second);
+    // What is larger than the limit is cut, and what is larger than the budget has the room for one.
+    let cut = budget.read(known(5 << 20), 2 << 20, END).await.unwrap();
     assert_eq!((cut.bytes.len(), cut.cut), (2 << 20, true));
-    drop(cut);
-    let chunks = futures_util::stream::iter((0..100).map(|_| Ok::<_, std::io::Error>(vec![b'y'; 10_000])));
-    let chunked = budget.read(Body::from_stream(chunks), 16 << 20, 64 << 20).await.unwrap();
+    let chunked = budget.read(chunked(100), LARGEST, END).await.unwrap();
     assert_eq!((chunked.bytes.len(), chunked.cut), (1_000_000, false));
+}
+
+#[tokio::test]
+async fn a_body_without_an_announced_length_takes_what_it_needs_and_not_the_most_it_could() {
+    let budget = BodyBudget::new(2 << 20);
+    let mut arrived = Vec::new();
+    // In room for 262,144 bytes each.
+    for _ in 0..8 {
+        let mut body = pin!(budget.read(chunked(20), LARGEST, END));
+        let Poll::Ready(body) = futures_util::poll!(&mut body) else { panic!("it waits behind {}", arrived.len()) };
+        arrived.push(body.unwrap());
+    }
+    assert!(arrived.iter().all(|body| body.bytes.len() == 200_000 && !body.cut));
+}
+
+#[tokio::test]
+async fn bodies_that_grow_beyond_the_budget_do_not_wait_for_each_other_for_ever() {
+    let budget = BodyBudget::new(2 << 20);
+    // Each has a quarter of the budget when all go on, and then none is left.
+    let all = Arc::new(Barrier::new(4));
+    let growing = |all: Arc<Barrier>| {
+        let pieces = futures_util::stream::unfold(0, move |piece| {
+            let all = all.clone();
+            async move {
+                if piece == 30 {
+                    all.wait().await;
+                }
+                (piece < 100).then(|| (Ok::<_, std::io::Error>(vec![b'z'; 10_000]), piece + 1))
+            }
+        });
+        Body::from_stream(pieces)
+    };
+    let mut reading = JoinSet::new();
+    for _ in 0..4 {
+        let (budget, body) = (budget.clone().patience(2 * LIMIT), growing(all.clone()));
+        reading.spawn(async move { budget.read(body, LARGEST, END).await.unwrap().bytes.len() });
+    }
+    let mut lengths = Vec::new();
+    while let Some(length) = tokio::time::timeout(LIMIT, reading.join_next()).await.expect("none waits for ever") {
+        lengths.push(length.unwrap());
+    }
+    assert_eq!(lengths, [1_000_000; 4]);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_is_refused_when_many_do_or_when_it_has_taken_too_long() {
+    let budget = BodyBudget::new(100_000);
+    let (shared, one) = (known(100_000), known(200_000));
+    let held = [budget.read(shared, LARGEST, END).await.unwrap(), budget.read(one, LARGEST, END).await.unwrap()];
+    let hasty = budget.clone().patience(Duration::from_millis(50)).read(known(80_000), LARGEST, END).await;
+    assert!(matches!(hasty, Err(BodyError::NoRoom)), "{hasty:?}");
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let mut body = Box::pin(budget.read(known(80_000), LARGEST, END));
+        match futures_util::poll!(&mut body) {
+            Poll::Pending => waiting.push(body),
+            Poll::Ready(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, Err(BodyError::NoRoom)), "{refused:?}");
+    assert_eq!(waiting.len(), 256);
+    drop(held);
+    assert_eq!(waiting.remove(0).await.unwrap().bytes.len(), 80_000);
 }

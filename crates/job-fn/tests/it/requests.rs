@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use job_fn::{App, Context, FunctionError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::receiver::Receiver;
 use crate::{Function, json};
+
+/// Long enough for a busy machine; nothing waits for it when all goes well.
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(serde::Deserialize)]
 struct Order {
@@ -114,6 +119,79 @@ async fn a_chunked_body_is_read_to_its_end() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with(r#"{"text":"in pieces"}"#), "{answer}");
+}
+
+/// A connection that has sent the head of a request, and then the beginning of its body.
+async fn begun(function: &Function, headers: &str, body: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(function.address).await.unwrap();
+    let head = format!("POST /x HTTP/1.1\r\nhost: f\r\n{headers}\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The function need not take all of it.
+    let _ = stream.write_all(body).await;
+    stream
+}
+
+/// All that comes until the end of the connection.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(LIMIT, stream.read_to_end(&mut answer)).await.expect("an answer in time");
+    // What was not read of the request may reset the connection after its answer.
+    let _ = read;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_large_chunked_body_that_has_not_ended_keeps_no_other_from_arriving() {
+    let function = Function::start(App::new(async |_: Context, text: String| anyhow::Ok(text.len()))).await;
+    let text = format!("\"{}\"", "x".repeat(1 << 20));
+    let chunk = format!("{:x}\r\n{text}\r\n", text.len());
+    let headers = "transfer-encoding: chunked";
+    let mut unended = Vec::new();
+    for _ in 0..3 {
+        unended.push(begun(&function, headers, chunk.as_bytes()).await);
+    }
+    let mut whole = begun(&function, headers, format!("{chunk}0\r\n\r\n").as_bytes()).await;
+    let told = answer(&mut whole).await;
+    assert!(told.starts_with("HTTP/1.1 200 ") && told.ends_with(&format!("{}", 1 << 20)), "{told}");
+    for mut stream in unended {
+        stream.write_all(b"0\r\n\r\n").await.unwrap();
+        assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[tokio::test]
+async fn payloads_wait_for_room_and_those_that_are_too_many_are_told_when_to_come_again() {
+    const MANY: usize = 300;
+    const LENGTH: usize = 100_000;
+    let function = Function::start(App::new(async |_: Context, text: String| anyhow::Ok(text.len()))).await;
+    let announced = |length: usize| format!("content-length: {length}");
+    let beginning = [&b"\""[..], &vec![b'x'; LENGTH - 1]].concat();
+    // They have all the room there is.
+    let mut large = Vec::new();
+    for length in [64 << 20, 32 << 20] {
+        large.push(begun(&function, &announced(length), &beginning).await);
+    }
+    let text = format!("\"{}\"", "x".repeat(LENGTH));
+    let mut sending = JoinSet::new();
+    let mut streams = Vec::new();
+    for _ in 0..MANY {
+        streams.push(begun(&function, &announced(text.len()), text.as_bytes()).await);
+    }
+    for mut stream in streams {
+        sending.spawn(async move { answer(&mut stream).await });
+    }
+    let refused = sending.join_next().await.unwrap().unwrap();
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("\r\nretry-after: 10\r\n") && refused.contains("too many large requests"), "{refused}");
+    drop(large);
+    let mut done = 0;
+    while let Some(told) = sending.join_next().await {
+        let told = told.unwrap();
+        let retry = told.contains("\r\nretry-after: 10\r\n");
+        assert!(told.starts_with("HTTP/1.1 200 ") || told.starts_with("HTTP/1.1 503 ") && retry, "{told}");
+        done += usize::from(told.ends_with(&LENGTH.to_string()));
+    }
+    assert!(done >= 200, "{done} of {MANY} had room in time");
 }
 
 #[tokio::test]

@@ -9,17 +9,26 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// What a body may take beside the budget: most are far smaller, and connections have a limit of their own.
 const FREE: usize = 64 << 10;
 
-/// How long a large body waits for others to make room.
+/// How long a large body waits for others to make room, where the server does not say.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many bodies may wait for room at once. Each has read as much as it may without any.
+const WAITING: usize = 256;
 
 /// Bounds the memory that the large bodies of a server take together.
 ///
-/// A body takes its share all at once, as it gets larger than most are: taken bit by bit, several bodies could wait for
-/// each other. Until it is there, the rest of the body waits at its sender.
+/// A body whose length is announced takes its share at once. Any other takes as much as it needs so far, and more as it
+/// grows: several of them could wait for each other for ever. So there is, beside the bytes that all share, room for one
+/// body of any length: whoever has it never waits again and makes room when it is done. While a body waits, the rest of
+/// it stays at its sender.
 #[derive(Debug, Clone)]
 pub struct BodyBudget {
-    bytes: Arc<Semaphore>,
+    shared: Arc<Semaphore>,
+    /// How many bytes those are.
     all: usize,
+    one: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    patience: Duration,
 }
 
 /// A body that has arrived. It holds its share of the budget until it is dropped.
@@ -29,8 +38,16 @@ pub struct Received {
     pub bytes: Bytes,
     /// Whether it is longer than that.
     pub cut: bool,
-    #[allow(dead_code, reason = "it is there to be dropped")]
-    share: Option<OwnedSemaphorePermit>,
+    share: Share,
+}
+
+/// What a body has of the budget.
+#[derive(Debug, Default)]
+struct Share {
+    /// Of the bytes that all share.
+    bytes: Option<OwnedSemaphorePermit>,
+    /// The room for one body of any length.
+    one: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a body has not arrived.
@@ -46,10 +63,23 @@ pub enum BodyError {
 }
 
 impl BodyBudget {
-    /// A budget of so many bytes, 4 GiB at most.
-    pub fn new(bytes: usize) -> Self {
-        let all = bytes.min(u32::MAX as usize);
-        Self { bytes: Arc::new(Semaphore::new(all)), all }
+    /// So many bytes for all bodies together, 4 GiB at most, and beside them room for one body as large as they get.
+    pub fn new(shared: usize) -> Self {
+        let all = shared.min(u32::MAX as usize);
+        Self {
+            shared: Arc::new(Semaphore::new(all)),
+            all,
+            one: Arc::new(Semaphore::new(1)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            patience: PATIENCE,
+        }
+    }
+
+    /// How long a body waits for room (10 s).
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Reads a body to its end, and keeps its first `limit` bytes. What comes after is thrown away, so that the client
@@ -58,7 +88,7 @@ impl BodyBudget {
     /// # Errors
     /// The body did not arrive, or there was no room for it.
     pub async fn read(&self, mut body: Body, limit: usize, end: usize) -> Result<Received, BodyError> {
-        let announced = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+        let announced = body.size_hint().upper().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX).min(limit));
         let free = FREE.min(limit);
         let (mut received, mut kept, mut seen) = (Received::default(), Vec::new(), 0_usize);
         while let Some(bytes) = next(&mut body).await? {
@@ -68,15 +98,19 @@ impl BodyBudget {
                 received.bytes = bytes;
                 continue;
             }
-            if seen > free && received.share.is_none() {
-                received.share = Some(self.share(announced.min(limit)).await?);
-                if announced <= limit {
-                    kept.reserve_exact(announced);
+            let first = std::mem::take(&mut received.bytes);
+            let room = bytes.len().min(limit - kept.len() - first.len());
+            let needed = kept.len() + first.len() + room;
+            if needed > kept.capacity() {
+                let doubled = kept.capacity().saturating_mul(2).max(needed);
+                // Who only announces much takes nothing from others.
+                let capacity = if needed <= free { doubled.min(free) } else { announced.unwrap_or(doubled).min(limit) };
+                if capacity > free {
+                    self.grow(&mut received.share, capacity).await?;
                 }
+                kept.reserve_exact(capacity.max(needed) - kept.len());
             }
-            kept.extend_from_slice(&std::mem::take(&mut received.bytes));
-            let room = bytes.len().min(limit - kept.len());
-            grow(&mut kept, room, limit);
+            kept.extend_from_slice(&first);
             kept.extend_from_slice(&bytes[..room]);
             received.cut |= room < bytes.len();
             if seen > end {
@@ -89,21 +123,60 @@ impl BodyBudget {
         Ok(received)
     }
 
-    async fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BodyError> {
-        let bytes = u32::try_from(bytes.min(self.all)).unwrap_or(u32::MAX);
-        let share = tokio::time::timeout(PATIENCE, self.bytes.clone().acquire_many_owned(bytes)).await;
-        // It is never closed.
-        share.map_err(|_| BodyError::NoRoom)?.map_err(|_| BodyError::NoRoom)
+    /// Makes a share one of so many bytes.
+    async fn grow(&self, share: &mut Share, bytes: usize) -> Result<(), BodyError> {
+        if share.one.is_some() {
+            return Ok(());
+        }
+        let held = share.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = u32::try_from(bytes.saturating_sub(held)).unwrap_or(u32::MAX);
+        let permit = match self.shared.clone().try_acquire_many_owned(more) {
+            Ok(permit) => permit,
+            Err(_) => {
+                let _waits = self.waiting.try_acquire().map_err(|_| BodyError::NoRoom)?;
+                let room = tokio::time::timeout(self.patience, self.room(more, bytes <= self.all));
+                match room.await.map_err(|_| BodyError::NoRoom)? {
+                    Room::Shared(permit) => permit,
+                    Room::One(permit) => {
+                        *share = Share { bytes: None, one: Some(permit) };
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        match &mut share.bytes {
+            Some(held) => held.merge(permit),
+            None => share.bytes = Some(permit),
+        }
+        Ok(())
+    }
+
+    /// Waits for so many more of the shared bytes, unless there are never as many (`fits`), or for the room for one.
+    async fn room(&self, more: u32, fits: bool) -> Room {
+        let shared = async {
+            match self.shared.clone().acquire_many_owned(more).await {
+                Ok(permit) => permit,
+                // It is never closed.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let one = async {
+            match self.one.clone().acquire_owned().await {
+                Ok(permit) => permit,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            permit = shared, if fits => Room::Shared(permit),
+            permit = one => Room::One(permit),
+        }
     }
 }
 
-/// Makes room for some more bytes: twice as much as there was, and no more than the limit.
-fn grow(kept: &mut Vec<u8>, more: usize, limit: usize) {
-    let needed = kept.len() + more;
-    if needed > kept.capacity() {
-        let target = kept.capacity().saturating_mul(2).min(limit).max(needed);
-        kept.reserve_exact(target - kept.len());
-    }
+/// Where there is room for a body.
+enum Room {
+    Shared(OwnedSemaphorePermit),
+    One(OwnedSemaphorePermit),
 }
 
 /// Reads a body to its end, up to `end` bytes, and keeps nothing of it.
