@@ -1,32 +1,34 @@
--- Run after every migration: the roles administrator, jobs_runtime and jobs_producer and what each may do (docs/roles.md). Roles
--- belong to the whole server, so they are shared by all its databases and jobs schemas. Without the right to create one, the
--- migration goes on without it and says so; whoever creates it later runs migrate again.
+-- Run after every migration: the roles administrator, jobs_runtime and jobs_producer and what each may do
+-- (docs/roles.md). Roles belong to the whole server, so they are shared by all its databases and jobs schemas. Without
+-- the right to create one, the migration goes on without it and says so; whoever creates it later runs migrate again.
 DO $grants$
 DECLARE
     role_name text;
     routine record;
-    -- What each of the roles may call, by name: all forms of it. A function that is in no list is for the owner and for what runs
-    -- as the owner. What a function calls that runs as its caller, its caller must be allowed to call. No trigger functions:
-    -- whoever may call one can put it on a table of his own.
+    -- What each of the roles may call, by name: all forms of it. A function that is in no list is for the owner and for
+    -- what runs as the owner. What a function calls that runs as its caller, its caller must be allowed to call. No
+    -- trigger functions: whoever may call one can put it on a table of his own.
     producer CONSTANT text[] := '{
-        add_job, add_jobs, add_jobs_for_own_tenant, add_scheduled_job, enqueue, enqueue_all, enqueue_all_for_own_tenant,
-        enqueue_for_own_tenant, graphql_add_job, graphql_add_scheduled_job, own_uuid}';
+        add_job, add_jobs, add_jobs_for_own_tenant, add_scheduled_job, enqueue, enqueue_all,
+        enqueue_all_for_own_tenant, enqueue_for_own_tenant, graphql_add_job, graphql_add_scheduled_job, own_uuid}';
     runtime CONSTANT text[] := '{
-        add_job, add_job_for_any_tenant, add_jobs, add_jobs_for_any_tenant, add_jobs_for_own_tenant, complete_in_transaction,
-        enqueue, enqueue_all, enqueue_all_for_any_tenant, enqueue_all_for_own_tenant, enqueue_for_any_tenant,
-        enqueue_for_own_tenant, graphql_add_job, own_uuid, refuse_large_payload,
+        add_job, add_job_for_any_tenant, add_jobs, add_jobs_for_any_tenant, add_jobs_for_own_tenant,
+        complete_in_transaction, enqueue, enqueue_all, enqueue_all_for_any_tenant, enqueue_all_for_own_tenant,
+        enqueue_for_any_tenant, enqueue_for_own_tenant, graphql_add_job, own_uuid, refuse_large_payload,
 
-        accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs, end_held_jobs,
-        ended_instances, extend_job, fail_held_jobs, fail_job, force_unlock_workers, forget_worker, get_job, heartbeat,
-        instance_lock, interrupt_jobs, lock_queue, next_run_at, permanently_fail_jobs, positions_left, register_waiter,
-        release_claimed_jobs, release_held_jobs, release_jobs, remove_job, require_worker_id, reschedule_jobs, retry_at, take_back_jobs, unregister_waiter,
-        waiter_horizon, waiter_horizon_passed, waiter_lock, wake_workers, warn_of_jobs,
+        accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs,
+        end_held_jobs, ended_instances, extend_job, fail_job, force_unlock_workers, forget_worker, get_job,
+        heartbeat, instance_lock, interrupt_jobs, lock_queue, next_run_at, permanently_fail_jobs,
+        positions_left, register_waiter, release_claimed_jobs, release_held_jobs, release_jobs, remove_job,
+        require_worker_id, reschedule_jobs, retry_at, take_back_jobs, unregister_waiter, waiter_horizon,
+        waiter_horizon_passed, waiter_lock, wake_workers, warn_of_jobs,
 
-        claim_scheduled_jobs, claim_schedules, enqueue_job, fire_schedule, fire_schedules, get_scheduled_job, leave_scheduler,
-        mark_schedules, materialise_scheduled_jobs, prune_schedule_fires, release_scheduled_jobs, release_schedules,
+        claim_scheduled_jobs, claim_schedules, enqueue_job, fire_schedule, fire_schedules, get_scheduled_job,
+        leave_scheduler, mark_schedules, prune_schedule_fires, release_scheduled_jobs, release_schedules,
         run_scheduled_job, schedule_digest, scheduler_heartbeat}';
     administrators CONSTANT text[] := runtime || '{
-        add_scheduled_job, add_scheduled_job_for_any_tenant, graphql_add_scheduled_job, set_max_payload, set_notify}';
+        add_scheduled_job, add_scheduled_job_for_any_tenant, graphql_add_scheduled_job, set_max_payload,
+        set_notify}';
 BEGIN
     FOREACH role_name IN ARRAY '{administrator,jobs_runtime,jobs_producer}'::text[] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role_name) THEN
@@ -44,12 +46,15 @@ BEGIN
 
         IF role_name = 'administrator' THEN
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.job_queues, @extschema@.scheduled_jobs,
-                @extschema@.settings, @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
+                @extschema@.settings, @extschema@.limits, @extschema@.workers, @extschema@.schedulers,
+                @extschema@.schedule_fires TO administrator;
+            GRANT SELECT ON @extschema@.schema_functions TO administrator;
             GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
         ELSIF role_name = 'jobs_runtime' THEN
-            -- INSERT into jobs: a schedule makes one. job_queues: UPDATE is what locking a row takes; rows come and go by
-            -- triggers. Schedules are watched and marked, never made or removed.
-            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.workers, @extschema@.schedulers TO jobs_runtime;
+            -- INSERT into jobs: a schedule makes one. job_queues: UPDATE is what locking a row takes; rows come and go
+            -- by triggers. Schedules are watched and marked, never made or removed.
+            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.workers, @extschema@.schedulers
+                TO jobs_runtime;
             GRANT SELECT, UPDATE ON @extschema@.job_queues, @extschema@.scheduled_jobs TO jobs_runtime;
             -- UPDATE is what locking a row takes.
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.schedule_fires TO jobs_runtime;
@@ -61,10 +66,13 @@ BEGIN
 
         FOR routine IN
             SELECT p.oid::regprocedure AS signature, p.proname = ANY (CASE role_name
-                       WHEN 'administrator' THEN administrators WHEN 'jobs_runtime' THEN runtime ELSE producer END) AS given,
+                       WHEN 'administrator' THEN administrators WHEN 'jobs_runtime' THEN runtime
+                       ELSE producer END) AS given,
                    EXISTS (SELECT FROM aclexplode(p.proacl) AS a WHERE a.grantee = role_name::regrole) AS had
               FROM pg_proc p
+             -- An application's own functions keep the rights that it gave them.
              WHERE p.pronamespace = '@extschema@'::regnamespace AND pg_has_role(p.proowner, 'USAGE')
+               AND p.oid::regprocedure::text IN (SELECT f.signature FROM @extschema@.schema_functions f)
         LOOP
             IF routine.given THEN
                 EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', routine.signature, role_name);

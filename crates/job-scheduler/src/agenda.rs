@@ -16,7 +16,7 @@ const MOST_MADE_UP: usize = 1000;
 
 const INSTANT: SignedDuration = SignedDuration::from_nanos(1);
 
-/// What fired_until may be; outside, it was written by hand. As in `migrations/V22__schedule_bounds.sql`.
+/// What fired_until may be; outside, it was written by hand. As in `migrations/functions/triggers.sql`.
 const USABLE: RangeInclusive<Timestamp> = Timestamp::UNIX_EPOCH..=Timestamp::constant(253_402_128_000, 0);
 const UNUSABLE: &str =
     "fired_until: is not within the years 1970 to 9999, so what has fired is not known; set it to now()";

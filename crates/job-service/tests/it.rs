@@ -12,6 +12,7 @@ mod it {
     mod migration;
     mod outages;
     mod pgbouncer;
+    mod search_path;
     mod stop;
     mod strangers;
     mod support;

@@ -40,6 +40,7 @@ mod sql {
     mod neighbours;
     mod notify;
     mod operation;
+    mod organizations;
     mod queues;
     mod rights;
     mod roles;

@@ -1,18 +1,35 @@
-//! Migrations: numbered without gaps, and every one in the list that is compiled in.
+//! Migrations: numbered without gaps; functions in files of their own, each once; and all of them in the lists that are compiled in.
 
-use job_utils::db::migrate::MIGRATIONS;
+use std::collections::BTreeMap;
+
+use job_utils::db::migrate::{FUNCTIONS, MIGRATIONS};
 
 use super::workspace::Workspace;
 
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
     let mut names: Vec<(usize, &str)> = Vec::new();
     let mut problems = Vec::new();
-    for (path, _) in workspace.ending(".sql") {
+    let mut rooms: Vec<&str> = Vec::new();
+    let mut defined: BTreeMap<String, &str> = BTreeMap::new();
+    for (path, text) in workspace.ending(".sql") {
+        let functions = signatures(text);
+        if let Some(room) = path.strip_prefix("migrations/functions/").and_then(|name| name.strip_suffix(".sql")) {
+            rooms.push(room);
+            for signature in functions {
+                if let Some(other) = defined.insert(signature.clone(), path) {
+                    problems.push(format!("{path}: {signature} is defined in {other}, too"));
+                }
+            }
+            continue;
+        }
+        if path.starts_with("migrations/") && !functions.is_empty() {
+            problems.push(format!("{path}: defines {functions:?}, which belong into migrations/functions/"));
+        }
         let Some(name) = path.strip_prefix("migrations/").and_then(|name| name.strip_suffix(".sql")) else { continue };
         match number(name) {
             Some(number) => names.push((number, name)),
-            None if name == "grants" => {}
-            None => problems.push(format!("{path}: is named neither V<number>__<name>.sql nor grants.sql")),
+            None if ["grants", "carry_over", "before_functions", "after_functions"].contains(&name) => {}
+            None => problems.push(format!("{path}: is none of the files that migrations/README.md names")),
         }
     }
     names.sort_unstable();
@@ -27,7 +44,33 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
     if files != listed {
         problems.push(format!("job_utils::db::migrate::MIGRATIONS lists {listed:?}, but migrations/ holds {files:?}"));
     }
+    let mut known: Vec<&str> = FUNCTIONS.iter().map(|(name, _)| *name).collect();
+    known.sort_unstable();
+    rooms.sort_unstable();
+    if rooms != known {
+        problems.push(format!(
+            "job_utils::db::migrate::FUNCTIONS lists {known:?}, but migrations/functions/ holds {rooms:?}"
+        ));
+    }
     problems
+}
+
+/// Names and arguments of the functions that a text defines, in one line each.
+fn signatures(text: &str) -> Vec<String> {
+    const DEFINES: [&str; 2] = ["CREATE FUNCTION @extschema@.", "CREATE OR REPLACE FUNCTION @extschema@."];
+    let mut found = Vec::new();
+    for define in DEFINES {
+        for (at, _) in text.match_indices(define) {
+            let rest = text.get(at + define.len()..).unwrap_or_default();
+            let end = rest.find("RETURNS").or_else(|| rest.find("LANGUAGE")).unwrap_or(rest.len());
+            let signature = rest.get(..end).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+            // Those of a text that is filled in are told apart when it is.
+            if !signature.contains('%') {
+                found.push(signature);
+            }
+        }
+    }
+    found
 }
 
 fn number(name: &str) -> Option<usize> {
@@ -54,5 +97,18 @@ mod tests {
         let problems = check(&workspace);
         assert!(problems.iter().any(|problem| problem.contains("number 1 was expected")), "{problems:?}");
         assert!(problems.iter().any(|problem| problem.starts_with("migrations/extra.sql")), "{problems:?}");
+    }
+
+    #[test]
+    fn a_function_that_stands_twice_or_elsewhere_is_told() {
+        let one = "CREATE OR REPLACE FUNCTION @extschema@.f(a int,\n    b int) RETURNS int";
+        let workspace = Workspace::of(&[
+            ("migrations/functions/claim.sql", one),
+            ("migrations/functions/settle.sql", "CREATE FUNCTION @extschema@.f(a int, b int)\nRETURNS int"),
+            ("migrations/V1__a.sql", one),
+        ]);
+        let problems = check(&workspace).join("\n");
+        assert!(problems.contains("f(a int, b int) is defined in migrations/functions/claim.sql, too"), "{problems}");
+        assert!(problems.contains("migrations/V1__a.sql: defines"), "{problems}");
     }
 }

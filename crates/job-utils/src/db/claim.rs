@@ -21,8 +21,9 @@ macro_rules! claimed {
         concat!(
             "claimed AS MATERIALIZED (\
              SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, \
-             CASE WHEN pg_column_size(j.payload) <= $14 AND (pg_column_compression(j.payload) IS NULL \
-             OR 4 * pg_column_size(j.payload) <= $14 AND octet_length(j.payload::text) <= $14) THEN j.payload END AS payload, \
+             CASE WHEN pg_catalog.pg_column_size(j.payload) <= $14 AND (pg_catalog.pg_column_compression(j.payload) IS NULL \
+             OR 4 * pg_catalog.pg_column_size(j.payload) <= $14 AND octet_length(j.payload::text) <= $14) \
+             THEN j.payload END AS payload, \
              j.priority, j.run_at, \
              j.attempts, j.max_attempts, j.epoch FROM ",
             $first,

@@ -28,8 +28,8 @@ const BEGIN: &str = "WITH own AS MATERIALIZED (\
                      ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), \
                      ('tcp_user_timeout', '20000'), \
                      ('idle_in_transaction_session_timeout', (SELECT $5::int4::text FROM \
-                     (SELECT 1000 * extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval) AS ms) AS given \
-                     WHERE given.ms = 0 OR given.ms > $5::int4))) AS s (name, value) WHERE s.value IS NOT NULL) \
+                     (SELECT 1000::numeric * extract(epoch FROM current_setting('idle_in_transaction_session_timeout')::interval) AS ms) AS given \
+                     WHERE given.ms = 0::numeric OR given.ms > $5::int4::numeric))) AS s (name, value) WHERE s.value IS NOT NULL) \
                      SELECT (SELECT count(*) FROM setting) FROM own";
 
 /// How long a rollback may take before its connection is given up.

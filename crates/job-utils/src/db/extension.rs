@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::db::migrate::{GRANTS, MIGRATIONS};
+use crate::db::migrate::{GRANTS, MIGRATIONS, functions_script};
 
 /// The extension's name; SQL needs it in double quotes.
 pub const NAME: &str = "pgpm-database-jobs";
@@ -18,13 +18,10 @@ const DUMPED: &[(&str, &str)] = &[
     ("limits", ""),
 ];
 
-/// The first version that was released: what came before it was never installed anywhere.
-const FIRST_VERSION: usize = 5;
-
-/// Every file of the extension, as (name, content), for the directory `<pg_config --sharedir>/extension`. The version is
-/// the number of the last migration; each later migration is an update from the version before it.
+/// Every file of the extension, as (name, content), for the directory `<pg_config --sharedir>/extension`. Its version is that of
+/// this crate. A release that changes the SQL adds an update from the release before it.
 pub fn files() -> Vec<(String, String)> {
-    let version = MIGRATIONS.len();
+    let version = env!("CARGO_PKG_VERSION");
     let control = format!(
         "comment = 'Job queue and schedules: app_jobs'\n\
          default_version = '{version}'\n\
@@ -32,22 +29,9 @@ pub fn files() -> Vec<(String, String)> {
          relocatable = false\n\
          superuser = false\n"
     );
-    let install = format!("CREATE EXTENSION \\\"{NAME}\\\"");
-    let mut files = vec![
-        (format!("{NAME}.control"), control),
-        (format!("{NAME}--{version}.sql"), header(&install) + &joined(MIGRATIONS) + &closing()),
-    ];
-    // So that an update from it can be tried. Its grants come with the update.
-    let first = header(&install) + &joined(&MIGRATIONS[..FIRST_VERSION]);
-    files.push((format!("{NAME}--{FIRST_VERSION}.sql"), first));
-    let update = format!("ALTER EXTENSION \\\"{NAME}\\\" UPDATE");
-    for to in FIRST_VERSION + 1..=version {
-        // Grants and what pg_dump keeps name the objects of the last version: they follow the last step.
-        let step = header(&update) + &joined(&MIGRATIONS[to - 1..to]);
-        let last = if to == version { closing() } else { String::new() };
-        files.push((format!("{NAME}--{}--{to}.sql", to - 1), step + &last));
-    }
-    files
+    let migrations: String = MIGRATIONS.iter().map(|(_, sql)| format!("{sql}\n")).collect();
+    let script = header(&format!("CREATE EXTENSION \\\"{NAME}\\\"")) + &migrations + &functions_script() + &closing();
+    vec![(format!("{NAME}.control"), control), (format!("{NAME}--{version}.sql"), script)]
 }
 
 /// Writes every file into a directory, which is made where there is none. A file that is there already with the same content
@@ -86,10 +70,6 @@ const REQUIRE_UTF8: &str = "DO $encoding$\n\
     \x20   END IF;\n\
     END\n\
     $encoding$;\n";
-
-fn joined(migrations: &[(&str, &str)]) -> String {
-    migrations.iter().map(|(_, sql)| format!("{sql}\n")).collect()
-}
 
 /// The grants, and what pg_dump keeps.
 fn closing() -> String {

@@ -50,8 +50,8 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure(\
                      '@extschema@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[], boolean[])') IS NOT NULL \
                      AND to_regclass('@extschema@.settings') IS NOT NULL \
-                     AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('@extschema@.schedulers') \
-                     AND a.attname = 'tasks'), \
+                     AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('@extschema@.jobs') \
+                     AND a.attname = 'organization_id'), \
                      current_setting('server_encoding')";
 
 const ACCEPTED: &str = "SELECT count(*) FROM @extschema@.jobs \
@@ -99,7 +99,7 @@ pub(crate) fn wrong_encoding(encoding: &str, place: &str) -> Option<String> {
 
 /// Whether no row of another tenant is hidden from us; who we are.
 const SEES_ALL: &str = "SELECT NOT row_security_active('@extschema@.jobs') OR EXISTS (\
-                        SELECT FROM pg_policy p CROSS JOIN unnest(p.polroles) AS r (role) \
+                        SELECT FROM pg_policy p CROSS JOIN pg_catalog.unnest(p.polroles) AS r (role) \
                         WHERE p.polrelid = '@extschema@.jobs'::regclass AND p.polname = 'all_tenants' \
                         AND CASE r.role WHEN 0 THEN true ELSE pg_has_role(r.role, 'USAGE') END), \
-                        quote_ident(current_user)";
+                        quote_ident(current_user::text)";

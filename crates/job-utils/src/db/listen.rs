@@ -26,20 +26,20 @@ use crate::db::{Db, DbError};
 use crate::error::chain;
 
 /// Which database of which server a session is in: one that was restarted counts as another.
-const WHERE: &str = "SELECT current_database() || ' of the server started at ' || \
+const WHERE: &str = "SELECT current_database()::text || ' of the server started at ' || \
                      to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')";
 
 /// A session lock under the hash of a name, shared by all that go by it: it ends with the connection, however the process
 /// ends.
-const TAKE: &str = "SELECT pg_advisory_lock_shared(hashtextextended($1, 0))";
+const TAKE: &str = "SELECT pg_advisory_lock_shared(hashtextextended($1::text, 0::bigint))";
 
 /// The instance's own lock, by which others see that it lives.
 const TAKE_INSTANCE: &str = "SELECT pg_advisory_lock_shared(@extschema@.instance_lock($1))";
 
 /// Whether nobody else holds the lock: a session's own lock does not stand in its way. One statement, so that a process
 /// that is halted in between cannot keep others out.
-const ALONE: &str = "SELECT CASE WHEN pg_try_advisory_lock(hashtextextended($1, 0)) \
-                     THEN pg_advisory_unlock(hashtextextended($1, 0)) ELSE false END";
+const ALONE: &str = "SELECT CASE WHEN pg_try_advisory_lock(hashtextextended($1::text, 0::bigint)) \
+                     THEN pg_advisory_unlock(hashtextextended($1::text, 0::bigint)) ELSE false END";
 
 /// How long a start waits for the session of a predecessor with the same id to end. Postgres notices a killed process at
 /// once; a live twin stays.

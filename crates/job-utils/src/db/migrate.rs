@@ -1,7 +1,11 @@
 //! Migrate: bring a database's jobs schema up to date with refinery.
 
-use refinery::{Migration, Runner};
-use tokio_postgres::Client;
+use refinery_core::traits::r#async::{AsyncMigrate, AsyncQuery, AsyncTransaction};
+use refinery_core::{Migration, Runner};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_postgres::{Client, Transaction};
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
@@ -12,37 +16,45 @@ use crate::db::inspect::wrong_encoding;
 use crate::db::{Db, DbError};
 use crate::error::chain;
 
-/// The migrations in order: name (as refinery reads it) and SQL with `@extschema@`. Append only.
+/// The migrations in order: name (as refinery reads it) and SQL with `@extschema@`. Tables, columns, indexes and policies. Append
+/// only after the first release.
 pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__tables", include_str!("../../migrations/V1__tables.sql")),
-    ("V2__enqueue", include_str!("../../migrations/V2__enqueue.sql")),
-    ("V3__claim_and_settle", include_str!("../../migrations/V3__claim_and_settle.sql")),
-    ("V4__schedules", include_str!("../../migrations/V4__schedules.sql")),
-    ("V5__administration", include_str!("../../migrations/V5__administration.sql")),
-    ("V6__claim_continued", include_str!("../../migrations/V6__claim_continued.sql")),
-    ("V7__schedules_in_batches", include_str!("../../migrations/V7__schedules_in_batches.sql")),
-    ("V8__enqueue_many", include_str!("../../migrations/V8__enqueue_many.sql")),
-    ("V9__notify_on_demand", include_str!("../../migrations/V9__notify_on_demand.sql")),
-    ("V10__cheaper_statements", include_str!("../../migrations/V10__cheaper_statements.sql")),
-    ("V11__epochs_and_deadlines", include_str!("../../migrations/V11__epochs_and_deadlines.sql")),
-    ("V12__leases", include_str!("../../migrations/V12__leases.sql")),
-    ("V13__roles_and_tenants", include_str!("../../migrations/V13__roles_and_tenants.sql")),
-    ("V14__scheduler_leases", include_str!("../../migrations/V14__scheduler_leases.sql")),
-    ("V15__fires", include_str!("../../migrations/V15__fires.sql")),
-    ("V16__library", include_str!("../../migrations/V16__library.sql")),
-    ("V17__random_epochs", include_str!("../../migrations/V17__random_epochs.sql")),
-    ("V18__batches_with_modes", include_str!("../../migrations/V18__batches_with_modes.sql")),
-    ("V19__rights", include_str!("../../migrations/V19__rights.sql")),
-    ("V20__enqueue_bounds", include_str!("../../migrations/V20__enqueue_bounds.sql")),
-    ("V21__enqueue_forms", include_str!("../../migrations/V21__enqueue_forms.sql")),
-    ("V22__schedule_bounds", include_str!("../../migrations/V22__schedule_bounds.sql")),
-    ("V23__administration", include_str!("../../migrations/V23__administration.sql")),
-    ("V24__batches_kept_out", include_str!("../../migrations/V24__batches_kept_out.sql")),
-    ("V25__neighbours", include_str!("../../migrations/V25__neighbours.sql")),
+    ("V2__organizations", include_str!("../../migrations/V2__organizations.sql")),
 ];
 
-/// Run after the migrations, every time.
+/// Every function and trigger as it is now, a room a file. Installed after the migrations whenever their text has changed.
+pub const FUNCTIONS: &[(&str, &str)] = &[
+    ("enqueue", include_str!("../../migrations/functions/enqueue.sql")),
+    ("enqueue_many", include_str!("../../migrations/functions/enqueue_many.sql")),
+    ("enqueue_modes", include_str!("../../migrations/functions/enqueue_modes.sql")),
+    ("notify", include_str!("../../migrations/functions/notify.sql")),
+    ("claim", include_str!("../../migrations/functions/claim.sql")),
+    ("settle", include_str!("../../migrations/functions/settle.sql")),
+    ("release", include_str!("../../migrations/functions/release.sql")),
+    ("workers", include_str!("../../migrations/functions/workers.sql")),
+    ("schedules", include_str!("../../migrations/functions/schedules.sql")),
+    ("scheduler", include_str!("../../migrations/functions/scheduler.sql")),
+    ("fires", include_str!("../../migrations/functions/fires.sql")),
+    ("forms", include_str!("../../migrations/functions/forms.sql")),
+    ("tenants", include_str!("../../migrations/functions/tenants.sql")),
+    ("administration", include_str!("../../migrations/functions/administration.sql")),
+    ("row_jobs", include_str!("../../migrations/functions/row_jobs.sql")),
+    ("triggers", include_str!("../../migrations/functions/triggers.sql")),
+];
+
+/// Run around [`FUNCTIONS`], in their transaction.
+const BEFORE_FUNCTIONS: &str = include_str!("../../migrations/before_functions.sql");
+const AFTER_FUNCTIONS: &str = include_str!("../../migrations/after_functions.sql");
+
+/// Run after the functions, every time.
 pub const GRANTS: &str = include_str!("../../migrations/grants.sql");
+
+/// The last migration of the history before the first release, which made what V1 makes.
+const LAST_UNRELEASED: (i32, &str) = (25, "neighbours");
+
+/// Brings a schema of [`LAST_UNRELEASED`] to where V1 leaves one.
+const CARRY_OVER: &str = include_str!("../../migrations/carry_over.sql");
 
 /// refinery's table, in the jobs schema so that one database can hold several.
 const HISTORY: &str = "schema_history";
@@ -70,13 +82,17 @@ const LOOK: &str = "SELECT \
              AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.grantee AND r.rolsuper) \
            ORDER BY 1)";
 
+/// The last migration in the history, and from which texts the functions were installed.
+const LAST: &str = "SELECT version, name FROM @extschema@.schema_history ORDER BY version DESC LIMIT 1";
+const INSTALLED: &str = "SELECT DISTINCT digest FROM @extschema@.schema_functions";
+
 /// What a migration did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Migrated {
     /// Applied these migrations; none when the schema was up to date.
     Applied {
-        /// Names of the migrations.
+        /// Names of the migrations; the last is `functions` when the functions were installed anew.
         migrations: Vec<String>,
         /// Which of the roles administrator, jobs_runtime and jobs_producer are missing, so that they have no grants.
         missing_roles: Vec<String>,
@@ -115,6 +131,18 @@ pub enum MigrateError {
         "schema {0} already has a table \"jobs\" that these migrations did not make (the original system's, perhaps); nothing was changed. Set JOBS_SCHEMA to another name, or rename that schema first"
     )]
     Foreign(String),
+    /// The schema was made by a version from before the first release, and is not its last.
+    #[error(
+        "schema {schema} is of an unreleased version (V{version}__{name}); nothing was changed. Bring it to V25 with the build that made it, or install into another schema (JOBS_SCHEMA) and move its jobs"
+    )]
+    Unreleased {
+        /// The schema's quoted name.
+        schema: String,
+        /// Number of its last migration.
+        version: i32,
+        /// Name of its last migration.
+        name: String,
+    },
     /// The database has another encoding than UTF8; says which, and what to do.
     #[error("{0}; nothing was changed")]
     Encoding(String),
@@ -123,7 +151,7 @@ pub enum MigrateError {
     Sql(#[from] tokio_postgres::Error),
     /// refinery refused: a changed or missing migration.
     #[error("the migration failed, nothing was changed")]
-    Refinery(#[from] refinery::Error),
+    Refinery(#[from] refinery_core::Error),
     /// The migrations are in, the grants are not.
     #[error(
         "the schema is up to date, but its grants to administrator, jobs_runtime and jobs_producer failed; run migrate as the schema's owner"
@@ -170,61 +198,155 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     if jobs_exist && !history_exists {
         return Err(MigrateError::Foreign(schema.to_string()));
     }
+    let transaction = client.transaction().await?;
     // Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create even when there is nothing to do.
     if !schema_exists {
-        client.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
+        transaction.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
     }
-    let migrations = MIGRATIONS
-        .iter()
-        .map(|(name, sql)| Migration::unapplied(name, &schema.apply(sql)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut runner = Runner::new(&migrations).set_grouped(true);
+    if history_exists {
+        carry_over(&transaction, schema).await?;
+    }
+    let mut runner = Runner::new(&unapplied(schema)?).set_grouped(true);
     runner.set_migration_table_name(format!("{schema}.{HISTORY}"));
     // refinery tells of every look at the history: what there is to tell, we tell below.
-    let report = match runner.run_async(client).with_subscriber(Dispatch::none()).await {
-        Ok(report) => report,
-        Err(error) => {
-            // refinery's table was made before its transaction; left behind, it would make a foreign schema look like
-            // ours. The lock is still held, so nobody else has put anything there.
-            if !history_exists {
-                client.batch_execute(&format!("DROP TABLE IF EXISTS {schema}.{HISTORY}")).await?;
-            }
-            if !schema_exists {
-                client.batch_execute(&format!("DROP SCHEMA {schema}")).await?;
-            }
-            return Err(error.into());
-        }
-    };
+    let report = runner.run_async(&mut InTransaction(&transaction)).with_subscriber(Dispatch::none()).await?;
+    let mut applied: Vec<String> = report.applied_migrations().iter().map(ToString::to_string).collect();
+    if install_functions(&transaction, schema).await? {
+        applied.push("functions".to_owned());
+    }
+    transaction.commit().await?;
     client.batch_execute(&schema.apply(GRANTS)).await.map_err(MigrateError::Grants)?;
     let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
-    let migrations: Vec<String> = report.applied_migrations().iter().map(ToString::to_string).collect();
-    if !migrations.is_empty() {
-        tracing::info!("schema {schema} is up to date: applied {}", migrations.join(", "));
+    if !applied.is_empty() {
+        tracing::info!("schema {schema} is up to date: applied {}", applied.join(", "));
     }
     Ok(Migrated::Applied {
-        migrations,
+        migrations: applied,
         missing_roles: look.get(4),
         unrestricted_roles: look.get(5),
         creating_roles: look.get(6),
     })
 }
 
+fn unapplied(schema: &SchemaName) -> Result<Vec<Migration>, refinery_core::Error> {
+    MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, &schema.apply(sql))).collect()
+}
+
+/// Takes a schema of the history before the first release for one that V1 has made, which it equals.
+async fn carry_over(transaction: &Transaction<'_>, schema: &SchemaName) -> Result<(), MigrateError> {
+    let Some(last) = transaction.query_opt(&schema.apply(LAST), &[]).await? else { return Ok(()) };
+    let (version, name): (i32, String) = (last.get(0), last.get(1));
+    if MIGRATIONS.iter().any(|(known, _)| *known == format!("V{version}__{name}")) {
+        return Ok(());
+    }
+    if (version, name.as_str()) != LAST_UNRELEASED {
+        // A later version of ours is refinery's to tell.
+        let early = (1..LAST_UNRELEASED.0).contains(&version);
+        return if early {
+            Err(MigrateError::Unreleased { schema: schema.to_string(), version, name })
+        } else {
+            Ok(())
+        };
+    }
+    transaction.batch_execute(&schema.apply(CARRY_OVER)).await?;
+    for first in unapplied(schema)?.iter().take(1) {
+        let history = "INSERT INTO @extschema@.schema_history (version, name, applied_on, checksum) \
+            SELECT $1, $2, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), $3";
+        let checksum = first.checksum().to_string();
+        transaction.execute(&schema.apply(history), &[&first.version(), &first.name(), &checksum]).await?;
+    }
+    Ok(())
+}
+
+/// Installs the functions when their text is another than that of those in the schema. Whether it did.
+async fn install_functions(transaction: &Transaction<'_>, schema: &SchemaName) -> Result<bool, tokio_postgres::Error> {
+    let digest = functions_digest();
+    let installed = transaction.query(&schema.apply(INSTALLED), &[]).await?;
+    if installed.len() == 1 && installed.iter().all(|row| row.get::<_, String>(0) == digest) {
+        return Ok(false);
+    }
+    transaction.batch_execute(&schema.apply(&functions_script())).await?;
+    Ok(true)
+}
+
+/// What installs the functions, with `@extschema@`.
+pub(crate) fn functions_script() -> String {
+    let functions: String = FUNCTIONS.iter().map(|(_, sql)| format!("{sql}\n")).collect();
+    format!("{BEFORE_FUNCTIONS}\n{functions}{}\n", AFTER_FUNCTIONS.replace("@digest@", &functions_digest()))
+}
+
+/// SHA-256 of the texts, in hex.
+fn functions_digest() -> String {
+    let mut digest = Sha256::new();
+    for text in [BEFORE_FUNCTIONS, AFTER_FUNCTIONS].into_iter().chain(FUNCTIONS.iter().map(|(_, sql)| *sql)) {
+        digest.update(text);
+    }
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Runs refinery within a transaction that goes on after it.
+struct InTransaction<'a>(&'a Transaction<'a>);
+
+impl AsyncTransaction for InTransaction<'_> {
+    type Error = tokio_postgres::Error;
+
+    async fn execute<'a, T: Iterator<Item = &'a str> + Send + 'a>(
+        &'a mut self,
+        queries: T,
+    ) -> Result<usize, Self::Error> {
+        let mut executed = 0;
+        for query in queries {
+            self.0.batch_execute(query).await?;
+            executed += 1;
+        }
+        Ok(executed)
+    }
+}
+
+impl AsyncQuery<Vec<Migration>> for InTransaction<'_> {
+    /// Rows of version, name, applied_on (RFC 3339) and checksum.
+    async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<Migration>, Self::Error> {
+        let rows = self.0.query(query, &[]).await?;
+        let applied = rows.iter().map(|row| {
+            let (applied_on, checksum): (String, String) = (row.get(2), row.get(3));
+            // What cannot be read is what no migration has: refinery tells of a divergence.
+            let applied_on = OffsetDateTime::parse(&applied_on, &Rfc3339).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+            Migration::applied(row.get(0), row.get(1), applied_on, checksum.parse().unwrap_or(0))
+        });
+        Ok(applied.collect())
+    }
+}
+
+impl AsyncMigrate for InTransaction<'_> {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Names of the SQL files in a directory, sorted, without their ending.
+    fn files(directory: &str) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(format!("{}/migrations/{directory}", env!("CARGO_MANIFEST_DIR")))
+                .unwrap()
+                .filter_map(|entry| {
+                    entry.unwrap().file_name().to_str().unwrap().strip_suffix(".sql").map(str::to_owned)
+                })
+                .collect();
+        names.sort();
+        names
+    }
+
+    fn listed(list: &[(&str, &str)]) -> Vec<String> {
+        let mut names: Vec<String> = list.iter().map(|(name, _)| (*name).to_owned()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
-    fn the_list_of_migrations_is_the_directory() {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
-        let mut files: Vec<String> = std::fs::read_dir(directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.starts_with('V'))
-            .collect();
-        files.sort();
-        let mut listed: Vec<String> = MIGRATIONS.iter().map(|(name, _)| format!("{name}.sql")).collect();
-        listed.sort();
-        assert_eq!(files, listed);
+    fn the_lists_are_the_directories() {
+        let migrations: Vec<String> = files("").into_iter().filter(|name| name.starts_with('V')).collect();
+        assert_eq!(migrations, listed(MIGRATIONS));
+        assert_eq!(files("functions"), listed(FUNCTIONS));
         for (i, (name, _)) in MIGRATIONS.iter().enumerate() {
             assert!(name.starts_with(&format!("V{}__", i + 1)), "{name} is not number {}", i + 1);
         }

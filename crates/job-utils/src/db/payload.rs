@@ -15,7 +15,7 @@ use crate::db::{Db, DbError, Job};
 const PIECE: usize = 256 << 10;
 
 /// The bytes of a payload, for a claim that stands. Where it is stored as it is, they are known without reading it.
-const SIZE: &str = "SELECT CASE WHEN pg_column_compression(j.payload) IS NULL THEN pg_column_size(j.payload) \
+const SIZE: &str = "SELECT CASE WHEN pg_catalog.pg_column_compression(j.payload) IS NULL THEN pg_catalog.pg_column_size(j.payload) \
                     ELSE octet_length(j.payload::text) END FROM @extschema@.jobs j WHERE j.id = $1 AND j.epoch = $2";
 
 /// As json_send has it, the payload is bytes in the client's encoding, which is UTF-8: to cut them takes no walk over the characters

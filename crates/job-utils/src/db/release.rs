@@ -9,7 +9,7 @@ use crate::db::{Db, DbError};
 const SQL: &str = "SELECT @extschema@.release_held_jobs($1, $2, $3)";
 
 /// Everything but what functions have, and then the registration.
-const LEAVE: &str = "WITH released AS MATERIALIZED (SELECT cardinality(@extschema@.interrupt_jobs($1, NULL)) AS jobs) \
+const LEAVE: &str = "WITH released AS MATERIALIZED (SELECT pg_catalog.cardinality(@extschema@.interrupt_jobs($1, NULL)) AS jobs) \
                      SELECT r.jobs, @extschema@.forget_worker($1) FROM released r";
 
 impl Db {

@@ -30,9 +30,9 @@ const BATCH_BYTES: i64 = 4 << 20;
 macro_rules! bytes {
     ($row:literal) => {
         concat!(
-            "CASE WHEN pg_column_size(",
+            "CASE WHEN pg_catalog.pg_column_size(",
             $row,
-            ".schedule_info) > 131072 THEN pg_column_size(",
+            ".schedule_info) > 131072 THEN pg_catalog.pg_column_size(",
             $row,
             ".schedule_info) ELSE octet_length(",
             $row,

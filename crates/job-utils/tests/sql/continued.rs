@@ -108,10 +108,14 @@ async fn a_batch_tells_the_positions_of_outcomes_that_changed_nothing() {
     let s = Session::open(&db).await;
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 4)").await;
     s.run("SELECT app_jobs.claim_jobs('worker', NULL, 4, NULL)").await;
-    let complete = |ids: &str, workers: &str| format!("SELECT app_jobs.complete_held_jobs('{ids}', '{workers}')");
+    let complete = |ids: &str, workers: &str| {
+        format!(
+            "SELECT app_jobs.complete_held_jobs('{ids}', '{workers}', array_fill(NULL::bigint, ARRAY[cardinality('{ids}'::bigint[])]))"
+        )
+    };
     assert_eq!(s.show(&complete("{1,99,2}", "{worker,worker,other}")).await, "{2,3}");
     assert_eq!(s.show(&complete("{2}", "{worker}")).await, "{}");
-    let fail = "SELECT app_jobs.fail_held_jobs('{2,3}', '{worker,worker}', '{gone,no}')";
+    let fail = "SELECT app_jobs.end_held_jobs('{2,3}', '{worker,worker}', '{NULL,NULL}', '{gone,no}', '{NULL,NULL}', '{t,t}', '{f,f}', '{f,f}')";
     assert_eq!(s.show(fail).await, "{1}");
     assert_eq!(s.show("SELECT id, last_error FROM app_jobs.jobs ORDER BY id").await, "3|no\n4|~");
 }
@@ -135,7 +139,10 @@ async fn under_a_held_snapshot_a_look_that_continues_reads_no_dead_entries() {
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3000)").await;
     s.run("SELECT app_jobs.claim_jobs('worker', NULL, 3000, NULL)").await;
     let position = s.show("SELECT quote_literal(max(run_at)) FROM app_jobs.jobs").await;
-    s.run("SELECT app_jobs.complete_held_jobs(array_agg(id), array_agg(locked_by)) FROM app_jobs.jobs").await;
+    s.run(
+        "SELECT app_jobs.complete_held_jobs(array_agg(id), array_agg(locked_by), array_agg(epoch)) FROM app_jobs.jobs",
+    )
+    .await;
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 10)").await;
     let continued = format!(
         "SELECT app_jobs.claim_jobs('worker', NULL, 10, NULL, deep := false, after_priorities := '{{0}}', \

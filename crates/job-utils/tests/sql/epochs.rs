@@ -21,7 +21,12 @@ async fn an_outcome_counts_only_for_the_claim_whose_epoch_it_carries() {
     for stale in &epochs[..2] {
         for (call, unchanged) in [
             (format!("complete_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}')"), "{1}"),
-            (format!("fail_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}', '{{no}}', '{{NULL}}', '{{t}}')"), "{1}"),
+            (
+                format!(
+                    "end_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}', '{{no}}', '{{NULL}}', '{{t}}', '{{f}}', '{{f}}')"
+                ),
+                "{1}",
+            ),
             (format!("extend_job('worker', {id}, {stale}, '1 h')"), "f"),
         ] {
             assert_eq!(s.show(&format!("SELECT app_jobs.{call}")).await, unchanged, "{call}");
@@ -43,7 +48,7 @@ async fn without_an_epoch_an_outcome_is_that_of_whatever_claim_the_worker_holds(
     s.add_job("'x'").await;
     s.get_job("'worker'").await.unwrap();
     assert_eq!(s.show("SELECT app_jobs.complete_held_jobs('{1}', '{other}', '{NULL}')").await, "{1}");
-    let fail = "SELECT app_jobs.fail_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}')";
+    let fail = "SELECT app_jobs.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}', '{f}')";
     assert_eq!(s.show(fail).await, "{}");
     assert_eq!(jobs(&s).await, "1|1|0|~|no");
 }
@@ -82,8 +87,8 @@ async fn an_attempt_can_be_put_off_with_and_without_counting() {
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 2)").await;
     claim(&s, A).await;
     s.run(
-        "SELECT app_jobs.fail_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
-         '{busy,down}', '{60,30}', '{f,t}') FROM app_jobs.jobs",
+        "SELECT app_jobs.end_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
+         '{busy,down}', '{60,30}', '{f,t}', '{f,f}', '{f,f}') FROM app_jobs.jobs",
     )
     .await;
     let wait =
@@ -93,8 +98,8 @@ async fn an_attempt_can_be_put_off_with_and_without_counting() {
     s.run("UPDATE app_jobs.jobs SET run_at = now() - interval '1 s'").await;
     claim(&s, A).await;
     s.run(
-        "SELECT app_jobs.fail_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
-         '{busy,down}', '{1,1}', '{f,t}') FROM app_jobs.jobs",
+        "SELECT app_jobs.end_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
+         '{busy,down}', '{1,1}', '{f,t}', '{f,f}', '{f,f}') FROM app_jobs.jobs",
     )
     .await;
     assert_eq!(s.show(wait).await, "1|0|busy|1\n2|2|down|7");

@@ -23,20 +23,6 @@ async fn the_extensions_catalog_is_the_migrated_one() {
 }
 
 #[tokio::test]
-async fn an_update_from_the_first_version_keeps_jobs_and_gives_the_same_catalog() {
-    if !env::extension_installed("an_update_from_the_first_version_keeps_jobs_and_gives_the_same_catalog") {
-        return;
-    }
-    let (migrated, extended) = (database().await, TestDb::empty().await);
-    let (m, e) = (Session::open(&migrated).await, Session::open(&extended).await);
-    e.run(&format!("{CREATE} VERSION '5'")).await;
-    let id = e.add_job("'x', '{}', 'k', 'q'").await;
-    e.run("ALTER EXTENSION \"pgpm-database-jobs\" UPDATE").await;
-    assert_eq!(differences(&describe(&m, "app_jobs").await, &describe(&e, "app_jobs").await), Vec::<String>::new());
-    assert_eq!(e.get_job("'worker'").await, Some(id));
-}
-
-#[tokio::test]
 async fn the_seeds_statement_works_twice() {
     if !env::extension_installed("the_seeds_statement_works_twice") {
         return;

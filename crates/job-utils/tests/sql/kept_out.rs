@@ -160,10 +160,6 @@ async fn a_schedule_goes_on_and_each_fire_is_in_the_ledger_with_the_reason() {
         let marks = "SELECT last_scheduled IS NOT NULL, last_scheduled_id FROM app_jobs.scheduled_jobs WHERE id = ";
         assert_eq!(s.show(&format!("{marks}{away}")).await, "t|~");
     }
-    // What a scheduler of a version before leases calls.
-    let many = format!("SELECT job_id, sql_state FROM app_jobs.materialise_scheduled_jobs(ARRAY[{away}])");
-    assert_eq!(s.show(&many).await, "~|~");
-
     let instance = "00000000-0000-4000-8000-00000000000a";
     s.run(&format!(
         "SELECT FROM app_jobs.scheduler_heartbeat('sched', '{instance}', '1 h', false);

@@ -10,7 +10,7 @@ pub(crate) async fn claim(s: &Session, instance: &str) -> String {
     let worker = if instance == A { "worker-a" } else { "worker-b" };
     s.show(&format!(
         "SELECT coalesce(string_agg(id::text, ',' ORDER BY id), '') \
-         FROM app_jobs.claim_instance_jobs({instance}, '{worker}', NULL, 10, '4 hours')"
+         FROM app_jobs.claim_instance_jobs({instance}, '{worker}', NULL, NULL, 10, '4 hours')"
     ))
     .await
 }

@@ -150,33 +150,6 @@ async fn the_key_of_a_schedule_follows_add_jobs_rule() {
 }
 
 #[tokio::test]
-async fn many_schedules_fire_in_one_call_and_what_one_refuses_harms_no_other() {
-    let db = database().await;
-    let s = Session::open(&db).await;
-    let one = add(&s, "'one', '{}', '{}'").await;
-    let waiting = add(&s, "'waiting', '{}', '{}'").await;
-    run(&s, &waiting.to_string()).await;
-    s.add_job(&format!("'{TENANT}'::uuid, 'x', '{{}}', 'k'")).await;
-    let refused = add(&s, "'refused', '{}', '{}', 'k', 'q'").await;
-    let last = add(&s, "'last', '{}', '{}'").await;
-    let answer = s
-        .show(&format!(
-            "SELECT schedule_id, job_id IS NOT NULL, sql_state
-               FROM app_jobs.materialise_scheduled_jobs('{{{one},{waiting},99,{refused},{last}}}')"
-        ))
-        .await;
-    let lines: Vec<&str> = answer.lines().collect();
-    assert_eq!(lines[..3], [format!("{one}|t|~"), format!("{waiting}|f|JB002"), "99|f|~".to_owned()]);
-    assert!(lines[3].starts_with(&format!("{refused}|f|")) && !lines[3].ends_with('~'), "{answer}");
-    assert_eq!(lines[4..], [format!("{last}|t|~")]);
-    let jobs = "SELECT string_agg(task_identifier, ',' ORDER BY id) FROM app_jobs.jobs";
-    assert_eq!(s.show(jobs).await, "waiting,x,one,last");
-    let fired = "SELECT count(*) FROM app_jobs.scheduled_jobs WHERE last_scheduled_id IS NOT NULL";
-    assert_eq!(s.number(fired).await, 3);
-    assert_eq!(s.show("SELECT queue_name FROM app_jobs.job_queues").await, "", "what was refused left nothing");
-}
-
-#[tokio::test]
 async fn two_schedulers_running_one_schedule_at_once_make_one_job() {
     let db = database().await;
     let (a, b, watch) = (Session::open(&db).await, Session::open(&db).await, Session::open(&db).await);

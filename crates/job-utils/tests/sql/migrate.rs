@@ -7,6 +7,9 @@ use job_utils::db::migrate::{MIGRATIONS, MigrateError, Migrated};
 use crate::sql::catalog::{describe, differences, everything};
 use crate::sql::support::{Role, Session, database, migrate_schema};
 
+/// What there is to apply in a new schema: the migrations, and the functions.
+const ALL: usize = MIGRATIONS.len() + 1;
+
 fn applied(migrated: &Migrated) -> usize {
     match migrated {
         Migrated::Applied { migrations, .. } => migrations.len(),
@@ -18,7 +21,7 @@ fn applied(migrated: &Migrated) -> usize {
 async fn the_second_run_changes_nothing_and_keeps_jobs() {
     let db = TestDb::empty().await;
     let s = Session::open(&db).await;
-    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), MIGRATIONS.len());
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), ALL);
     let id = s.add_job("'x', '{}', queue_name := 'q'").await;
     let before = describe(&s, "app_jobs").await;
     assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 0);
@@ -37,7 +40,7 @@ async fn several_at_once_apply_each_migration_once_also_for_two_schemas() {
     for run in runs {
         total += run.await.unwrap();
     }
-    assert_eq!(total, 2 * MIGRATIONS.len());
+    assert_eq!(total, 2 * ALL);
 }
 
 #[tokio::test]
@@ -110,7 +113,7 @@ async fn over_the_originals_schema_it_is_a_clear_error_that_changes_nothing() {
     assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new());
     assert_eq!(s.show("SELECT task_identifier FROM app_jobs.jobs").await, "theirs");
     // Beside it there is room.
-    assert_eq!(applied(&migrate_schema(db.url(), "our_jobs").await.unwrap()), MIGRATIONS.len());
+    assert_eq!(applied(&migrate_schema(db.url(), "our_jobs").await.unwrap()), ALL);
 }
 
 #[tokio::test]
@@ -139,7 +142,7 @@ async fn a_role_that_may_only_create_in_the_database_migrates_and_works() {
     let admin = Session::open(&db).await;
     let role = Role::create(&db, &admin, "migrator").await;
     admin.run(&format!("GRANT CREATE ON DATABASE {} TO {}", db.name(), role.name)).await;
-    assert_eq!(applied(&migrate_schema(&role.url, "app_jobs").await.unwrap()), MIGRATIONS.len());
+    assert_eq!(applied(&migrate_schema(&role.url, "app_jobs").await.unwrap()), ALL);
     assert_eq!(applied(&migrate_schema(&role.url, "app_jobs").await.unwrap()), 0);
     let s = role.session().await;
     let id = s.add_job("'x', '{}', 'k', 'q'").await;
@@ -238,7 +241,7 @@ async fn without_the_role_administrator_it_is_created_when_allowed_and_done_with
     };
 
     let without = migrate_schema(&as_few_rights, "app_jobs").await.unwrap();
-    assert_eq!(applied(&without), MIGRATIONS.len(), "it goes on");
+    assert_eq!(applied(&without), ALL, "it goes on");
     assert_eq!(missing(without), "administrator jobs_runtime jobs_producer", "and says so");
     assert!(!admin.is(exists).await);
     let few = Session::open_url(&as_few_rights).await;
@@ -266,4 +269,65 @@ async fn without_the_role_administrator_it_is_created_when_allowed_and_done_with
     let again = migrate_schema(&as_few_rights, "app_jobs").await.unwrap();
     assert_eq!(missing(again), "jobs_runtime jobs_producer");
     assert_eq!(few.show(policy).await, "{administrator}");
+}
+
+#[tokio::test]
+async fn functions_of_another_version_are_replaced_and_rights_to_them_stay() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let role = Role::create(&db, &s, "shop").await;
+    let before = describe(&s, "app_jobs").await;
+    // As another version left it: a function with another text, and one that is no longer.
+    s.run(&format!(
+        "CREATE FUNCTION app_jobs.gone(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+         CREATE FUNCTION app_jobs.of_the_application(int) RETURNS int LANGUAGE sql AS 'SELECT 2';
+         GRANT EXECUTE ON FUNCTION app_jobs.of_the_application(int) TO administrator, {role};
+         GRANT EXECUTE ON FUNCTION app_jobs.get_job(text, text[], interval) TO {role};
+         CREATE OR REPLACE FUNCTION app_jobs.retry_at(run_at timestamptz, attempts int) RETURNS timestamptz LANGUAGE sql STABLE
+            AS 'SELECT now()';
+         INSERT INTO app_jobs.schema_functions VALUES ('app_jobs.gone(integer)', ''); UPDATE app_jobs.schema_functions SET digest = ''",
+        role = role.name
+    ))
+    .await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 1, "the functions alone");
+    assert!(s.is("SELECT to_regprocedure('app_jobs.gone(int)') IS NULL").await);
+    for call in ["get_job(text, text[], interval)", "of_the_application(int)"] {
+        assert!(s.is(&format!("SELECT has_function_privilege('{}', 'app_jobs.{call}', 'EXECUTE')", role.name)).await);
+    }
+    assert!(
+        s.is("SELECT has_function_privilege('administrator', 'app_jobs.of_the_application(int)', 'EXECUTE')").await
+    );
+    s.run(&format!("DROP FUNCTION app_jobs.of_the_application(int); DROP OWNED BY {}", role.name)).await;
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 0);
+    role.remove(&s).await;
+}
+
+#[tokio::test]
+async fn a_function_of_the_applications_is_not_replaced_by_one_of_ours() {
+    let db = TestDb::empty().await;
+    let s = Session::open(&db).await;
+    let theirs = "CREATE FUNCTION app_jobs.claim_uuid(setting text) RETURNS uuid LANGUAGE sql AS 'SELECT NULL::uuid'";
+    s.run(&format!("CREATE SCHEMA app_jobs; {theirs}")).await;
+    let before = everything(&s).await;
+    let error = migrate_schema(db.url(), "app_jobs").await.unwrap_err();
+    assert!(format!("{error:?}").contains("app_jobs.claim_uuid(text) is in the way"), "{error:?}");
+    assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_schema_of_an_unreleased_version_is_recognised_and_left_alone() {
+    let db = TestDb::empty().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "CREATE SCHEMA app_jobs; CREATE TABLE app_jobs.jobs (id int);
+         CREATE TABLE app_jobs.schema_history (version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255), checksum varchar(255));
+         INSERT INTO app_jobs.schema_history VALUES (17, 'random_epochs', '2026-10-01T00:00:00Z', '1')",
+    )
+    .await;
+    let before = everything(&s).await;
+    let error = migrate_schema(db.url(), "app_jobs").await.unwrap_err();
+    assert!(matches!(error, MigrateError::Unreleased { version: 17, .. }), "{error:?}");
+    assert!(error.to_string().contains("V17__random_epochs"), "{error}");
+    assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new());
 }

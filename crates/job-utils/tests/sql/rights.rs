@@ -67,6 +67,45 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
     assert_eq!(definers, expected.join("\n"));
 }
 
+/// Functions without a search_path of their own that only functions with one call.
+const INTERNAL: &str = "claim_uuid cron_fault enqueue_job enqueue_jobs enqueue_keyed_job enqueue_scheduled_job fire_schedule \
+    has_trusted_json json_expression lock_queue positions_left refuse_other_table refuse_untyped_db_id \
+    require_element_per_job require_worker_id retry_at row_expression rule_json run_at_of schedule_fault sync_queues \
+    trigger_task waiter_lock wake_workers warn_of_jobs write_jobs";
+
+/// Those that are called from outside: they call nothing but by exact types, for which PostgreSQL's own comes first, as
+/// `overloads_in_a_callers_search_path_are_never_called` tries.
+const EXACT: &str =
+    "graphql_add_job graphql_add_scheduled_job instance_lock schedule_digest waiter_horizon waiter_horizon_passed";
+
+#[tokio::test]
+async fn what_is_called_from_outside_sets_its_search_path() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    // The forms of add_job and add_scheduled_job with a db_id choose the function to call; those with wrong names raise an error.
+    let found = s
+        .show(
+            "SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text) FROM pg_proc p
+              WHERE p.pronamespace = 'app_jobs'::regnamespace
+                AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)
+                AND NOT (p.proname IN ('add_job', 'add_scheduled_job')
+                         AND (p.proargtypes[0] = 'uuid'::regtype OR p.proargtypes::oid[] @> ARRAY['app_jobs.misnamed'::regtype::oid]))",
+        )
+        .await;
+    let mut expected: Vec<&str> = INTERNAL.split_whitespace().chain(EXACT.split_whitespace()).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected.join(" "));
+    // Rust calls none of the internal ones.
+    let statements =
+        ["claim", "complete", "fail", "heartbeat", "listen", "notify", "release", "schedule", "materialise"];
+    for name in statements {
+        let text = std::fs::read_to_string(format!("{}/src/db/{name}.rs", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for internal in INTERNAL.split_whitespace() {
+            assert!(!text.contains(&format!("@extschema@.{internal}(")), "{name}.rs calls {internal}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_role_that_may_only_call_add_job_enqueues_and_nothing_else() {
     let db = database().await;

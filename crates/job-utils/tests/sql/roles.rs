@@ -356,13 +356,17 @@ async fn the_runtime_role_claims_settles_releases_and_runs_schedules_of_all_tena
     s.run(&format!("SELECT set_config('jwt.claims.database_id', '{OTHER}', false)")).await;
     let claim = "SELECT string_agg(task_identifier, ' ' ORDER BY id) FROM app_jobs.claim_jobs('worker', NULL, 9, NULL)";
     assert_eq!(s.show(claim).await, "a c", "one job a queue");
-    assert_eq!(s.show("SELECT app_jobs.fail_held_jobs('{1}', '{worker}', '{no}')").await, "{}");
+    assert_eq!(
+        s.show("SELECT app_jobs.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}', '{f}')")
+            .await,
+        "{}"
+    );
     assert_eq!(s.show(claim).await, "b");
     s.run("SELECT app_jobs.release_jobs('worker')").await;
     assert_eq!(s.show(claim).await, "b c");
-    assert_eq!(s.show("SELECT app_jobs.complete_held_jobs('{2,3}', '{worker,worker}')").await, "{}");
+    assert_eq!(s.show("SELECT app_jobs.complete_held_jobs('{2,3}', '{worker,worker}', '{NULL,NULL}')").await, "{}");
     assert_eq!(s.number("SELECT id FROM app_jobs.get_scheduled_job('scheduler')").await, 1);
-    assert_eq!(s.show("SELECT job_id, sql_state FROM app_jobs.materialise_scheduled_jobs('{1}')").await, "4|~");
+    assert_eq!(s.number("SELECT id FROM app_jobs.run_scheduled_job(1)").await, 4);
     assert_eq!(s.show("SELECT database_id FROM app_jobs.jobs WHERE id = 4").await, OWN);
     s.run("SELECT app_jobs.release_scheduled_jobs('scheduler')").await;
     s.run("SELECT app_jobs.reschedule_jobs('{1}', run_at := now()); SELECT app_jobs.complete_jobs('{4}')").await;

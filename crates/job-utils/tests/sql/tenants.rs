@@ -1,7 +1,6 @@
 //! Row level security: whose rows a role sees, and who sees all as before.
 
 use job_testkit::TestDb;
-use job_utils::db::migrate::{GRANTS, MIGRATIONS};
 
 use crate::sql::support::{Role, Session, database, migrate_schema};
 
@@ -165,68 +164,6 @@ async fn plans_of(s: &Session) -> String {
         plans.push(s.show(&format!("EXPLAIN (COSTS off) {statement}")).await);
     }
     plans.join("\n")
-}
-
-/// The migrations before this one, as an older version left them.
-async fn migrated_before(s: &Session) {
-    let before = MIGRATIONS.iter().take_while(|(name, _)| !name.ends_with("__roles_and_tenants"));
-    let sql: String = before.map(|(_, sql)| sql.replace("@extschema@", "app_jobs")).collect();
-    s.run(&format!("CREATE SCHEMA app_jobs; BEGIN; {sql} COMMIT")).await;
-}
-
-async fn migrated_now(s: &Session) {
-    for (_, sql) in MIGRATIONS.iter().skip_while(|(name, _)| !name.ends_with("__roles_and_tenants")) {
-        s.run(&format!("BEGIN; {} COMMIT", sql.replace("@extschema@", "app_jobs"))).await;
-    }
-    s.run(&GRANTS.replace("@extschema@", "app_jobs")).await;
-}
-
-#[tokio::test]
-async fn rights_that_were_given_by_hand_before_the_migration_keep_their_meaning() {
-    let _made_the_roles = database().await;
-    let db = TestDb::empty().await;
-    let admin = Session::open(&db).await;
-    migrated_before(&admin).await;
-    let (worker, column, producer) = (
-        Role::create(&db, &admin, "worker").await,
-        Role::create(&db, &admin, "column").await,
-        Role::create(&db, &admin, "producer").await,
-    );
-    admin
-        .run(&format!(
-            "GRANT USAGE ON SCHEMA app_jobs TO {worker}, {column}, {producer};
-             GRANT {ALL_RIGHTS} TO {worker}; GRANT SELECT ON app_jobs.settings TO {worker};
-             GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs TO {worker};
-             GRANT SELECT (id) ON app_jobs.jobs TO {column};
-             GRANT EXECUTE ON FUNCTION app_jobs.add_job(uuid, text, json, text, text, timestamptz, int, int),
-                app_jobs.add_scheduled_job(uuid, text, json, json, text, text, int, int), app_jobs.add_jobs(json) TO {producer}",
-            worker = worker.name,
-            column = column.name,
-            producer = producer.name
-        ))
-        .await;
-    migrated_now(&admin).await;
-    let p = producer.session().await;
-    claim(&p, OWN).await;
-    p.run(&format!(
-        "SELECT app_jobs.add_job('{OTHER}'::uuid, 'a', '{{}}', NULL, 'q'); SELECT app_jobs.add_job(NULL::uuid, 'b');
-         SELECT app_jobs.add_jobs('[{{\"identifier\": \"c\", \"db_id\": \"{OTHER}\"}}, {{\"identifier\": \"d\"}}]');
-         SELECT app_jobs.add_scheduled_job('{OTHER}'::uuid, 'e')"
-    ))
-    .await;
-    // An original worker's statements.
-    let w = worker.session().await;
-    for (job, tenant) in [(1, OTHER), (2, OWN), (3, OTHER), (4, OWN)] {
-        assert_eq!(w.show("SELECT id, database_id FROM app_jobs.get_job('worker')").await, format!("{job}|{tenant}"));
-        assert_eq!(w.number(&format!("SELECT id FROM app_jobs.complete_job('worker', {job})")).await, job);
-    }
-    assert_eq!(w.number("SELECT id FROM app_jobs.get_scheduled_job('scheduler')").await, 1);
-    assert_eq!(w.show("SELECT id, task_identifier FROM app_jobs.run_scheduled_job(1)").await, "5|e");
-    assert_eq!(column.session().await.number("SELECT count(id) FROM app_jobs.jobs").await, 1);
-    drop((w, p));
-    for role in [worker, column, producer] {
-        role.remove(&admin).await;
-    }
 }
 
 #[tokio::test]

@@ -1,35 +1,48 @@
--- Fires: each is written down in the transaction that makes its job, so it is made once, whoever tries and however often.
+-- Fires: the jobs that schedules make. Each is in the ledger, in the transaction that makes its job, so it is made
+-- once.
 
--- The ledger.
-CREATE TABLE @extschema@.schedule_fires (
-    schedule_id bigint NOT NULL,
-    -- When the rule says.
-    fire_at timestamptz NOT NULL,
-    outcome text NOT NULL,
-    job_id bigint,
-    reason text,
-    -- Who made it.
-    scheduler_id text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT schedule_fires_pkey PRIMARY KEY (schedule_id, fire_at),
-    CONSTRAINT schedule_fires_outcome CHECK (outcome IN ('made', 'skipped', 'missed', 'failed')),
-    CONSTRAINT schedule_fires_made CHECK ((outcome = 'made') = (job_id IS NOT NULL))
-);
-CREATE INDEX schedule_fires_age_idx ON @extschema@.schedule_fires (fire_at);
-COMMENT ON TABLE @extschema@.schedule_fires IS
-    'What became of each fire of a schedule: made a job; skipped, since the previous one waits or runs; missed; failed. Removed by age.';
-COMMENT ON COLUMN @extschema@.schedule_fires.outcome IS
-    'made: job_id is its job. skipped, failed: reason says why. missed: there was no scheduler or no database; the row stands for the earlier ones that reason tells of, too.';
+-- By hand, and what the original's scheduler calls: then the fires until now are dealt with. It leaves no row in the
+-- ledger.
+CREATE OR REPLACE FUNCTION @extschema@.run_scheduled_job(id bigint, job_expiry interval DEFAULT '1 hours')
+RETURNS @extschema@.jobs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    schedule @extschema@.scheduled_jobs;
+    job @extschema@.jobs;
+BEGIN
+    -- The row lock makes two schedulers take turns: the second sees the job of the first.
+    SELECT * INTO schedule FROM @extschema@.scheduled_jobs s WHERE s.id = run_scheduled_job.id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF EXISTS (
+        SELECT FROM @extschema@.jobs j
+         WHERE j.id = schedule.last_scheduled_id
+           AND CASE WHEN j.locked_at IS NULL THEN j.attempts < j.max_attempts
+                    ELSE j.locked_at >= now() - coalesce(job_expiry, interval '1 hour') END
+    ) THEN
+        RAISE EXCEPTION 'ALREADY_SCHEDULED' USING ERRCODE = 'JB002',
+            DETAIL = format('Job %s of schedule %s is still waiting or running.', schedule.last_scheduled_id, schedule.id);
+    END IF;
+    job := @extschema@.enqueue_job(
+        schedule.database_id, schedule.actor_id, schedule.task_identifier, schedule.payload, schedule.key,
+        schedule.queue_name, now(), schedule.max_attempts, schedule.priority, schedule.entity_id,
+        schedule.organization_id);
+    UPDATE @extschema@.scheduled_jobs s
+       SET last_scheduled = now(), last_scheduled_id = job.id,
+           fired_until = CASE WHEN schedule.locked_by IS NOT NULL AND schedule.instance IS NULL
+                              THEN clock_timestamp() ELSE s.fired_until END
+     WHERE s.id = schedule.id;
+    RETURN job;
+END
+$$;
 
--- materialise_scheduled_jobs (V7) stays: a scheduler of a version before leases may still run while this one is rolled out.
-DROP FUNCTION @extschema@.materialise_scheduled_job(bigint);
+COMMENT ON FUNCTION @extschema@.run_scheduled_job(bigint, interval) IS
+    'Makes one job from a schedule; error ALREADY_SCHEDULED (SQLSTATE JB002) while the previous one waits or runs; a row of NULLs when there is no such schedule.';
 
--- The outcome of one fire: made, skipped and failed are written down, together with its job. Otherwise nothing is done:
--- known (it was dealt with before), lost (the schedule is not this instance's, or not the one it knows), early (by the
--- database's clock it is not due), blocked (another transaction holds a row that it needs; it is not waited for).
-CREATE TYPE @extschema@.fire_outcome AS (outcome text, job_id bigint, sql_state text, message text);
-
-CREATE FUNCTION @extschema@.fire_schedule(
+-- One fire: its job and its row of the ledger, or why there is none. Where a trigger keeps a job out, its fire is
+-- skipped, with the reason and SQLSTATE 02000, and the schedule goes on.
+CREATE OR REPLACE FUNCTION @extschema@.fire_schedule(
     scheduler_id text, instance uuid, schedule_id bigint, digest bigint, fire_at timestamptz, overlap boolean
 ) RETURNS @extschema@.fire_outcome
 LANGUAGE plpgsql AS $$
@@ -61,8 +74,12 @@ BEGIN
     IF result.outcome = 'made' THEN
         job := @extschema@.enqueue_job(
             schedule.database_id, schedule.actor_id, schedule.task_identifier, schedule.payload, schedule.key,
-            schedule.queue_name, now(), schedule.max_attempts, schedule.priority);
+            schedule.queue_name, now(), schedule.max_attempts, schedule.priority, schedule.entity_id,
+            schedule.organization_id);
         result.job_id := job.id;
+        IF job.id IS NULL THEN
+            result := ('skipped', NULL, '02000', 'a trigger on the table jobs returned NULL: no job was made here');
+        END IF;
         UPDATE @extschema@.scheduled_jobs s
            SET last_scheduled = now(), last_scheduled_id = job.id, fired_until = fire_schedule.fire_at
          WHERE s.id = schedule_id;
@@ -80,18 +97,17 @@ BEGIN
     RETURN result;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.fire_schedule(text, uuid, bigint, bigint, timestamptz, boolean) FROM PUBLIC;
 
 -- The scheduler's own call: fires that are due, in one transaction, with what became of each, in the order given.
 --
 -- All together first, which costs no subtransactions; when one raises an error, one by one, so that it harms no other.
--- What PostgreSQL may take a little later (a lock that was waited for in vain, a deadlock, no room) has outcome blocked, too. The
--- call ends with the first of those, because the rows of the fires before it are locked meanwhile: what was not tried has no
--- row in the answer.
-CREATE FUNCTION @extschema@.fire_schedules(
+-- What PostgreSQL may take a little later (a lock that was waited for in vain, a deadlock, no room) has outcome
+-- blocked, too. The call ends with the first of those, because the rows of the fires before it are locked meanwhile:
+-- what was not tried has no row in the answer.
+CREATE OR REPLACE FUNCTION @extschema@.fire_schedules(
     scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], fire_ats timestamptz[], overlapping boolean[]
 ) RETURNS SETOF @extschema@.fire_outcome
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '250ms' AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '250ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     results @extschema@.fire_outcome[] := '{}';
     result @extschema@.fire_outcome;
@@ -147,48 +163,48 @@ BEGIN
     END LOOP;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[]) FROM PUBLIC;
 
--- Writes down what a scheduler has found out about schedules that it holds: what is wrong with the rule (NULL: nothing), that it
--- has no fire left, and which fire was the last of those that were missed (NULL: none). Schedules that are no longer those
--- it knows are left alone. Returns those that another transaction has locked: they are to be marked later.
-CREATE FUNCTION @extschema@.mark_schedules(
+-- Writes down what a scheduler has found out about schedules that it holds: what is wrong with the rule (NULL:
+-- nothing), that it has no fire left, and which fire was the last of those that were missed (NULL: none). Schedules
+-- that are no longer those it knows are left alone. Returns those that another transaction has locked: they are to be
+-- marked later.
+CREATE OR REPLACE FUNCTION @extschema@.mark_schedules(
     scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], errors text[], ended boolean[],
     missed_ats timestamptz[], missed_reasons text[]
 ) RETURNS SETOF bigint
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    schedule @extschema@.scheduled_jobs;
+    found_id bigint;
+    found_digest bigint;
 BEGIN
     FOR i IN 1 .. coalesce(cardinality(schedule_ids), 0) LOOP
-        SELECT * INTO schedule FROM @extschema@.scheduled_jobs s
+        SELECT s.id, @extschema@.schedule_digest(s) INTO found_id, found_digest FROM @extschema@.scheduled_jobs s
          WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance FOR UPDATE SKIP LOCKED;
         IF NOT FOUND AND EXISTS (SELECT FROM @extschema@.scheduled_jobs s
                                   WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance) THEN
             RETURN NEXT schedule_ids[i];
         END IF;
-        CONTINUE WHEN schedule.id IS NULL OR @extschema@.schedule_digest(schedule) <> digests[i];
+        CONTINUE WHEN found_id IS NULL OR found_digest <> digests[i];
         UPDATE @extschema@.scheduled_jobs s
            SET last_error = errors[i], fired_until = greatest(s.fired_until, missed_ats[i]),
                ended_at = CASE WHEN ended[i] THEN clock_timestamp() END,
                locked_by = CASE WHEN NOT ended[i] THEN s.locked_by END,
                locked_at = CASE WHEN NOT ended[i] THEN s.locked_at END,
                instance = CASE WHEN NOT ended[i] THEN s.instance END
-         WHERE s.id = schedule.id;
+         WHERE s.id = found_id;
         IF missed_ats[i] IS NOT NULL THEN
             INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, reason, scheduler_id)
-            VALUES (schedule.id, missed_ats[i], 'missed', missed_reasons[i], mark_schedules.scheduler_id)
+            VALUES (found_id, missed_ats[i], 'missed', missed_reasons[i], mark_schedules.scheduler_id)
             ON CONFLICT ON CONSTRAINT schedule_fires_pkey DO NOTHING;
         END IF;
     END LOOP;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.mark_schedules(
-    text, uuid, bigint[], bigint[], text[], boolean[], timestamptz[], text[]) FROM PUBLIC;
 
--- Removes rows of the ledger by age, the oldest first; returns how many. A fire is not made again for that: fired_until tells.
-CREATE FUNCTION @extschema@.prune_schedule_fires(older_than interval, max_rows int) RETURNS int
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+-- Removes rows of the ledger by age, the oldest first; returns how many. A fire is not made again for that: fired_until
+-- tells.
+CREATE OR REPLACE FUNCTION @extschema@.prune_schedule_fires(older_than interval, max_rows int) RETURNS int
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     removed int;
 BEGIN
@@ -200,4 +216,3 @@ BEGIN
     RETURN removed;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.prune_schedule_fires(interval, int) FROM PUBLIC;

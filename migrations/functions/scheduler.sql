@@ -1,77 +1,20 @@
--- Schedules bounded: one row, however large it is and whatever its columns hold, stops no other.
-SET LOCAL lock_timeout = '5s';
+-- Leases of schedulers: who holds a schedule, and who takes over.
+--
+-- A scheduler process shows that it lives by one heartbeat for all schedules it holds, on the database's clock. One
+-- that was taken for dead and is not can do no harm: what it no longer holds it cannot fire.
 
--- What each scheduler takes, so that a schedule that none takes can be told of.
-ALTER TABLE @extschema@.schedulers ADD COLUMN tasks text[];
-COMMENT ON COLUMN @extschema@.schedulers.tasks IS 'The tasks whose schedules it takes; NULL: all.';
-
--- As before (V14), but a text that is stored in more than 128 KiB is not read for it. A scheduler uses no schedule_info of more
--- than half of that, so each that it uses is hashed. STABLE, since pg_column_size is: only so its callers can inline it, which
--- keeps the other columns from being read.
-CREATE OR REPLACE FUNCTION @extschema@.schedule_digest(schedule @extschema@.scheduled_jobs) RETURNS bigint
-LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN pg_column_size(schedule.schedule_info) <= 131072
-                THEN hashtextextended(schedule.schedule_info::text, hashtextextended(schedule.task_identifier, schedule.id))
-                ELSE hashtextextended(pg_column_size(schedule.schedule_info)::text,
-                                      hashtextextended(schedule.task_identifier, schedule.id)) END
-$$;
-
--- Two triggers call it. One is for the columns that say what a schedule is: as in V14, but only an update that names them has the
--- texts compared, which a claim and a fire do not. The other is for what people write into the columns of the holder and into
--- fired_until. Outside the years that a scheduler knows, fired_until stops the schedule: written, it frees the schedule, so that a
--- scheduler looks at it anew; corrected, likewise.
-CREATE OR REPLACE FUNCTION @extschema@.tg_scheduled_jobs_renewed() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.schedule_info::text IS NOT DISTINCT FROM OLD.schedule_info::text
-       AND (NEW.paused_at IS NULL) = (OLD.paused_at IS NULL) THEN
-        IF NEW.locked_by IS NOT DISTINCT FROM OLD.locked_by AND NEW.locked_at IS NOT DISTINCT FROM OLD.locked_at THEN
-            NEW.locked_by := NULL;
-            NEW.locked_at := NULL;
-        END IF;
-        NEW.instance := NULL;
-        RETURN NEW;
-    END IF;
-    NEW.fired_until := clock_timestamp();
-    IF NEW.schedule_info::text IS DISTINCT FROM OLD.schedule_info::text THEN
-        NEW.ended_at := NULL;
-        NEW.last_error := NULL;
-    END IF;
-    IF NEW.paused_at IS NOT NULL AND NEW.instance IS NOT NULL THEN
-        NEW.locked_by := NULL;
-        NEW.locked_at := NULL;
-        NEW.instance := NULL;
-    END IF;
-    RETURN NEW;
-END
-$$;
-DROP TRIGGER scheduled_jobs_renewed ON @extschema@.scheduled_jobs;
-CREATE TRIGGER scheduled_jobs_renewed BEFORE UPDATE OF schedule_info, paused_at ON @extschema@.scheduled_jobs FOR EACH ROW
-    WHEN (NEW.schedule_info::text IS DISTINCT FROM OLD.schedule_info::text
-          OR (NEW.paused_at IS NULL) <> (OLD.paused_at IS NULL))
-    EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_renewed();
-CREATE TRIGGER scheduled_jobs_written_by_hand BEFORE UPDATE OF locked_by, locked_at, fired_until
-    ON @extschema@.scheduled_jobs FOR EACH ROW
-    WHEN (NEW.instance = OLD.instance
-          AND (NEW.locked_by IS DISTINCT FROM OLD.locked_by OR (NEW.locked_at IS NULL) <> (OLD.locked_at IS NULL)
-               OR (NEW.fired_until BETWEEN timestamptz '1970-01-01 00:00:00+00' AND timestamptz '9999-12-30 00:00:00+00')
-                  <> (OLD.fired_until BETWEEN timestamptz '1970-01-01 00:00:00+00' AND timestamptz '9999-12-30 00:00:00+00')))
-    EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_renewed();
-DROP TRIGGER scheduled_jobs_changed ON @extschema@.scheduled_jobs;
-CREATE TRIGGER scheduled_jobs_changed AFTER UPDATE OF schedule_info, task_identifier, payload, paused_at
-    ON @extschema@.scheduled_jobs FOR EACH ROW
-    WHEN (NEW.schedule_info::text IS DISTINCT FROM OLD.schedule_info::text
-          OR NEW.task_identifier IS DISTINCT FROM OLD.task_identifier
-          OR NEW.payload::text IS DISTINCT FROM OLD.payload::text
-          OR (NEW.paused_at IS NULL) <> (OLD.paused_at IS NULL))
-    EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_notify('scheduled_jobs:change');
-
--- As in V14, but a heartbeat that lies in the future, infinity included, ends no other's.
+-- A scheduler process shows that it lives, which also registers it; and others that have gone and hold nothing are
+-- forgotten.
+--
+-- steady_since: the fires since then are its own to make, as far as it holds the schedules. After a gap of more than a
+-- lease that is from now on; or, when the server was restarted meanwhile, since it has been there again. covered_since
+-- goes further back where another scheduler lived before this one began. expires_in: until the next lease of another
+-- ends. A heartbeat that lies in the future, infinity included, ends no other's.
 CREATE OR REPLACE FUNCTION @extschema@.scheduler_heartbeat(
     scheduler_id text, instance uuid, lease interval, listens boolean,
     OUT steady_since timestamptz, OUT expires_in interval
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET lock_timeout = '50ms' AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
     own @extschema@.schedulers;
@@ -108,11 +51,32 @@ BEGIN
 END
 $$;
 
--- As in V14, and a scheduler's row says which tasks it takes.
+-- A scheduler ends: it gives its schedules back and is forgotten. What it could not give back, others take as soon as
+-- they can.
+CREATE OR REPLACE FUNCTION @extschema@.leave_scheduler(instance uuid) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    released int := @extschema@.release_schedules(leave_scheduler.instance);
+BEGIN
+    DELETE FROM @extschema@.schedulers s WHERE s.instance = leave_scheduler.instance;
+    RETURN released;
+END
+$$;
+
+-- Claims up to max_schedules schedules for a registered scheduler: free ones, and those of holders that are gone. A
+-- holder is gone when its lease has passed and the server, if it was restarted, has been there for half as long: leases
+-- end in an outage. One that was last heard of in the future was so before the clock was set back, and loses no more
+-- than its schedules. One with the same id is gone when its session has ended. alone: no other process has this id, so
+-- what an unregistered scheduler with the same id (the original's) left locked is taken too. The scheduler's row says
+-- which tasks it takes.
+--
+-- From when on fires are owed: since the last that was dealt with, where the last holder left no longer than a lease
+-- ago, or a scheduler was there all along; otherwise only what this one was there for. Not for long after the holder
+-- left, because the others may not be for that task.
 CREATE OR REPLACE FUNCTION @extschema@.claim_schedules(
     scheduler_id text, instance uuid, task_identifiers text[], max_schedules int, alone boolean
 ) RETURNS SETOF @extschema@.scheduled_jobs
-LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
     own @extschema@.schedulers;
@@ -194,38 +158,69 @@ BEGIN
 END
 $$;
 
--- As in V15, but neither the payload nor a large schedule_info is read.
-CREATE OR REPLACE FUNCTION @extschema@.mark_schedules(
-    scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], errors text[], ended boolean[],
-    missed_ats timestamptz[], missed_reasons text[]
-) RETURNS SETOF bigint
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
+-- What the original's scheduler calls. It has no lease and keeps what it locks.
+CREATE OR REPLACE FUNCTION @extschema@.claim_scheduled_jobs(worker_id text, task_identifiers text[], max_schedules int)
+RETURNS SETOF @extschema@.scheduled_jobs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    found_id bigint;
-    found_digest bigint;
+    free bigint[];
 BEGIN
-    FOR i IN 1 .. coalesce(cardinality(schedule_ids), 0) LOOP
-        SELECT s.id, @extschema@.schedule_digest(s) INTO found_id, found_digest FROM @extschema@.scheduled_jobs s
-         WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance FOR UPDATE SKIP LOCKED;
-        IF NOT FOUND AND EXISTS (SELECT FROM @extschema@.scheduled_jobs s
-                                  WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance) THEN
-            RETURN NEXT schedule_ids[i];
-        END IF;
-        CONTINUE WHEN found_id IS NULL OR found_digest <> digests[i];
-        UPDATE @extschema@.scheduled_jobs s
-           SET last_error = errors[i], fired_until = greatest(s.fired_until, missed_ats[i]),
-               ended_at = CASE WHEN ended[i] THEN clock_timestamp() END,
-               locked_by = CASE WHEN NOT ended[i] THEN s.locked_by END,
-               locked_at = CASE WHEN NOT ended[i] THEN s.locked_at END,
-               instance = CASE WHEN NOT ended[i] THEN s.instance END
-         WHERE s.id = found_id;
-        IF missed_ats[i] IS NOT NULL THEN
-            INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, reason, scheduler_id)
-            VALUES (found_id, missed_ats[i], 'missed', missed_reasons[i], mark_schedules.scheduler_id)
-            ON CONFLICT ON CONSTRAINT schedule_fires_pkey DO NOTHING;
-        END IF;
-    END LOOP;
+    PERFORM @extschema@.require_worker_id(worker_id);
+    free := ARRAY(
+        SELECT s.id FROM @extschema@.scheduled_jobs s
+         WHERE s.locked_at IS NULL AND s.paused_at IS NULL AND s.ended_at IS NULL
+           AND (task_identifiers IS NULL OR s.task_identifier = ANY (task_identifiers))
+         ORDER BY s.priority, s.id LIMIT max_schedules FOR UPDATE SKIP LOCKED);
+    IF cardinality(free) > 0 THEN
+        RETURN QUERY
+        UPDATE @extschema@.scheduled_jobs s SET locked_by = worker_id, locked_at = now(), instance = NULL
+         WHERE s.id = ANY (free)
+        RETURNING s.*;
+    END IF;
 END
 $$;
 
-SET LOCAL lock_timeout = DEFAULT;
+CREATE OR REPLACE FUNCTION @extschema@.get_scheduled_job(worker_id text, task_identifiers text[] DEFAULT NULL)
+RETURNS @extschema@.scheduled_jobs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    schedule @extschema@.scheduled_jobs;
+BEGIN
+    SELECT * INTO schedule FROM @extschema@.claim_scheduled_jobs(worker_id, task_identifiers, 1);
+    RETURN schedule;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.get_scheduled_job(text, text[]) IS
+    'Claims one schedule for a scheduler; a row of NULLs when there is none to take.';
+
+-- Gives schedules back: those listed, or all that an instance holds. What another transaction has locked is left out.
+-- Returns how many were given back.
+CREATE OR REPLACE FUNCTION @extschema@.release_schedules(instance uuid, ids bigint[] DEFAULT NULL) RETURNS int
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    released int;
+BEGIN
+    UPDATE @extschema@.scheduled_jobs s
+       SET locked_by = NULL, locked_at = NULL, instance = NULL, released_at = clock_timestamp()
+     WHERE s.id = ANY (ARRAY(
+        SELECT h.id FROM @extschema@.scheduled_jobs h
+         WHERE h.instance = release_schedules.instance AND (ids IS NULL OR h.id = ANY (ids)) FOR UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS released = ROW_COUNT;
+    RETURN released;
+END
+$$;
+
+-- An unregistered holder has dealt with its fires until now: nobody knows better.
+CREATE OR REPLACE FUNCTION @extschema@.release_scheduled_jobs(worker_id text, ids bigint[] DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE @extschema@.scheduled_jobs s
+       SET locked_by = NULL, locked_at = NULL, instance = NULL, released_at = clock_timestamp(),
+           fired_until = CASE WHEN s.instance IS NULL THEN clock_timestamp() ELSE s.fired_until END
+     WHERE s.locked_by = worker_id AND (release_scheduled_jobs.ids IS NULL OR s.id = ANY (release_scheduled_jobs.ids));
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.release_scheduled_jobs(text, bigint[]) IS
+    'Gives up the schedules of a scheduler: those listed, or all.';

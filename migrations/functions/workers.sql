@@ -1,57 +1,26 @@
--- Leases: who takes over when a worker ends or goes silent.
+-- Leases of workers: who takes over when one ends or goes silent.
 --
--- A worker process shows that it lives by one heartbeat for all it holds, on the database's clock. What it holds needs no
--- write of its own to be kept, and its epochs (V11) see to it that whoever is taken for dead and is not can do no harm.
-
--- Worker processes and when they were last heard of, by the database's clock.
-CREATE TABLE @extschema@.workers (
-    instance uuid PRIMARY KEY,
-    worker_id text NOT NULL,
-    -- Without a heartbeat for so long, what the instance runs is taken over.
-    lease interval NOT NULL,
-    -- Whether it holds instance_lock in a session: then its end shows at once.
-    listens boolean NOT NULL,
-    started_at timestamptz NOT NULL DEFAULT now(),
-    heartbeat_at timestamptz NOT NULL,
-    -- Since when heartbeats have come without a gap.
-    steady_since timestamptz NOT NULL,
-    CONSTRAINT workers_worker_id_length CHECK (length(worker_id) > 3),
-    CONSTRAINT workers_lease_positive CHECK (lease > '0')
-);
-COMMENT ON TABLE @extschema@.workers IS 'Worker processes and their heartbeats. Workers write it; nobody else needs to.';
+-- A worker process shows that it lives by one heartbeat for all it holds, on the database's clock. What it holds needs
+-- no write of its own to be kept, and its epochs see to it that whoever is taken for dead and is not can do no harm.
 
 -- The lock that an instance's listening session holds as long as it lives.
-CREATE FUNCTION @extschema@.instance_lock(instance uuid) RETURNS bigint
+CREATE OR REPLACE FUNCTION @extschema@.instance_lock(instance uuid) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT hashtextextended('@extschema@.instance:' || instance, 0)
+    SELECT pg_catalog.hashtextextended('@extschema@.instance:'::text || instance::text, 0::bigint)
 $$;
-REVOKE ALL ON FUNCTION @extschema@.instance_lock(uuid) FROM PUBLIC;
 
--- Takes the row of a named queue without waiting; false when somebody else has it. A NULL name is no queue.
-CREATE FUNCTION @extschema@.lock_queue(name text) RETURNS boolean
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF name IS NULL THEN
-        RETURN true;
-    END IF;
-    PERFORM FROM @extschema@.job_queues q WHERE q.queue_name = name FOR UPDATE SKIP LOCKED;
-    RETURN FOUND OR NOT EXISTS (SELECT FROM @extschema@.job_queues q WHERE q.queue_name = name);
-END
-$$;
-REVOKE ALL ON FUNCTION @extschema@.lock_queue(text) FROM PUBLIC;
-
--- Takes from an instance what it runs, but for what a function has accepted or, before it has answered, has had extended. An
--- instance that has ended interrupts its jobs: they start again, and the attempt does not count. But from the 4th
--- interruption on it does, so that a job that kills its worker ends. Without a reason they are given back as if they had
--- not been claimed. Returns their ids; what somebody holds is left for the next time, and what cannot be changed is told in
--- the server's log: neither may keep others from their jobs.
+-- Takes from an instance what it runs, but for what a function has accepted or, before it has answered, has had
+-- extended. An instance that has ended interrupts its jobs: they start again, and the attempt does not count. But from
+-- the 4th interruption on it does, so that a job that kills its worker ends. Without a reason they are given back as if
+-- they had not been claimed. Returns their ids; what somebody holds is left for the next time, and what cannot be
+-- changed is told in the server's log: neither may keep others from their jobs.
 --
--- A job that was replaced by key has begun anew: it has neither attempts nor an error. kept: epochs of claims to leave alone.
--- until: when to leave the rest.
-CREATE FUNCTION @extschema@.interrupt_jobs(
+-- A job that was replaced by key has begun anew: it has neither attempts nor an error. kept: epochs of claims to leave
+-- alone. until: when to leave the rest.
+CREATE OR REPLACE FUNCTION @extschema@.interrupt_jobs(
     instance uuid, reason text, kept bigint[] DEFAULT '{}', until timestamptz DEFAULT 'infinity'
 ) RETURNS bigint[]
-LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     batch record;
     interrupted bigint[] := '{}';
@@ -96,23 +65,60 @@ BEGIN
     RETURN interrupted;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.interrupt_jobs(uuid, text, bigint[], timestamptz) FROM PUBLIC;
 
--- A worker process shows that it lives, which also registers it. Then it looks after the others' jobs: those of instances whose
--- lease has passed are interrupted, and accepted ones whose callback is overdue fail. Whether locks have expired is told: who
--- claims has to look from the beginning.
+-- Instances under a worker id, other than the given one, whose session has ended.
+CREATE OR REPLACE FUNCTION @extschema@.ended_instances(worker_id text, instance uuid) RETURNS uuid[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    other uuid;
+    ended uuid[] := '{}';
+BEGIN
+    FOR other IN
+        SELECT w.instance FROM @extschema@.workers w
+         WHERE w.worker_id = ended_instances.worker_id AND w.instance <> ended_instances.instance AND w.listens
+    LOOP
+        IF pg_try_advisory_xact_lock(@extschema@.instance_lock(other)) THEN
+            ended := ended || other;
+        END IF;
+    END LOOP;
+    RETURN ended;
+END
+$$;
+
+-- Takes back, without waiting for a lease, the jobs of those of the given instances whose session has ended. The caller
+-- has found it ended some seconds before: a session may just be connecting anew.
+CREATE OR REPLACE FUNCTION @extschema@.take_back_jobs(worker_id text, instance uuid, ended uuid[]) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone uuid;
+    interrupted bigint[] := '{}';
+BEGIN
+    FOREACH gone IN ARRAY @extschema@.ended_instances(worker_id, instance) LOOP
+        CONTINUE WHEN gone <> ALL (ended);
+        interrupted := interrupted || @extschema@.interrupt_jobs(
+            gone, format('worker %s ended while it ran the job', worker_id));
+        PERFORM @extschema@.forget_worker(gone);
+    END LOOP;
+    RETURN interrupted;
+END
+$$;
+
+-- A worker process shows that it lives, which also registers it. Then it looks after the others' jobs: those of
+-- instances whose lease has passed are interrupted, and accepted ones whose callback is overdue fail. Whether locks
+-- have expired is told: who claims has to look from the beginning.
 --
 -- Who was cut off itself cannot tell who else was: nothing is rescued by an instance whose own heartbeats have not come
--- for a full lease without a gap, and a deadline that passed during the gap has half as long for its callback to arrive. A gap
--- is more than half of the shortest lease there is, since those who have it are missed first, but never less than what a
--- lost heartbeat of its own makes. Nothing in the server tells this better: it may have been halted as a whole.
+-- for a full lease without a gap, and a deadline that passed during the gap has half as long for its callback to
+-- arrive. A gap is more than half of the shortest lease there is, since those who have it are missed first, but never
+-- less than what a lost heartbeat of its own makes. Nothing in the server tells this better: it may have been halted as
+-- a whole.
 --
 -- Rows of other workers are read, not locked: one may be held by a claim whose worker has stopped reading.
-CREATE FUNCTION @extschema@.heartbeat(
+CREATE OR REPLACE FUNCTION @extschema@.heartbeat(
     worker_id text, instance uuid, lease interval, listens boolean, overdue_message text, job_expiry interval,
     OUT rescued bigint[], OUT silent text[], OUT overdue bigint[], OUT expired boolean
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
     gap interval := greatest((SELECT min(w.lease) FROM @extschema@.workers w) / 2, lease / 3);
@@ -181,11 +187,10 @@ BEGIN
            AND j.deadline IS NULL);
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.heartbeat(text, uuid, interval, boolean, text, interval) FROM PUBLIC;
 
 -- Removes an instance that runs nothing any more; what functions have does not count. True when it is gone.
-CREATE FUNCTION @extschema@.forget_worker(instance uuid) RETURNS boolean
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+CREATE OR REPLACE FUNCTION @extschema@.forget_worker(instance uuid) RETURNS boolean
+LANGUAGE plpgsql SET enable_seqscan = off SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM @extschema@.workers w
      WHERE w.instance = (SELECT h.instance FROM @extschema@.workers h
@@ -195,43 +200,3 @@ BEGIN
     RETURN FOUND;
 END
 $$;
-REVOKE ALL ON FUNCTION @extschema@.forget_worker(uuid) FROM PUBLIC;
-
--- Instances under a worker id, other than the given one, whose session has ended.
-CREATE FUNCTION @extschema@.ended_instances(worker_id text, instance uuid) RETURNS uuid[]
-LANGUAGE plpgsql AS $$
-DECLARE
-    other uuid;
-    ended uuid[] := '{}';
-BEGIN
-    FOR other IN
-        SELECT w.instance FROM @extschema@.workers w
-         WHERE w.worker_id = ended_instances.worker_id AND w.instance <> ended_instances.instance AND w.listens
-    LOOP
-        IF pg_try_advisory_xact_lock(@extschema@.instance_lock(other)) THEN
-            ended := ended || other;
-        END IF;
-    END LOOP;
-    RETURN ended;
-END
-$$;
-REVOKE ALL ON FUNCTION @extschema@.ended_instances(text, uuid) FROM PUBLIC;
-
--- Takes back, without waiting for a lease, the jobs of those of the given instances whose session has ended. The caller has
--- found it ended some seconds before: a session may just be connecting anew.
-CREATE FUNCTION @extschema@.take_back_jobs(worker_id text, instance uuid, ended uuid[]) RETURNS bigint[]
-LANGUAGE plpgsql AS $$
-DECLARE
-    gone uuid;
-    interrupted bigint[] := '{}';
-BEGIN
-    FOREACH gone IN ARRAY @extschema@.ended_instances(worker_id, instance) LOOP
-        CONTINUE WHEN gone <> ALL (ended);
-        interrupted := interrupted || @extschema@.interrupt_jobs(
-            gone, format('worker %s ended while it ran the job', worker_id));
-        PERFORM @extschema@.forget_worker(gone);
-    END LOOP;
-    RETURN interrupted;
-END
-$$;
-REVOKE ALL ON FUNCTION @extschema@.take_back_jobs(text, uuid, uuid[]) FROM PUBLIC;

@@ -1,0 +1,42 @@
+-- Run after the functions have been installed, in the same transaction: they are nobody's until grants.sql gives them,
+-- and those that are no longer among the files are dropped.
+DO $installed$
+DECLARE
+    -- What PostGraphile shows of the schema; @behavior -* hides the rest. A function with several forms it leaves out
+    -- by itself.
+    shown CONSTANT text[] := '{
+        complete_job, complete_jobs, fail_job, force_unlock_workers, get_job, get_scheduled_job, graphql_add_job,
+        graphql_add_scheduled_job, permanently_fail_jobs, release_jobs, release_scheduled_jobs, remove_job, reschedule_jobs,
+        run_scheduled_job}';
+    before oid[] := string_to_array(current_setting('jobs.functions_before'), ' ');
+    signatures text[] := '{}';
+    routine record;
+BEGIN
+    -- Whatever this transaction wrote is what the files hold.
+    FOR routine IN
+        SELECT p.oid, p.oid::regprocedure::text AS signature, p.proname, obj_description(p.oid, 'pg_proc') AS told FROM pg_proc p
+         WHERE p.pronamespace = '@extschema@'::regnamespace AND p.xmin = pg_current_xact_id()::xid
+    LOOP
+        IF routine.oid = ANY (before) THEN
+            RAISE EXCEPTION 'the function % is in the way: it is none of this schema''s', routine.signature
+                USING ERRCODE = 'duplicate_function', HINT = 'Rename it, or install into another schema (JOBS_SCHEMA).';
+        END IF;
+        signatures := signatures || routine.signature;
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', routine.signature);
+        IF routine.proname <> ALL (shown) AND coalesce(routine.told, '') !~ '^@behavior' THEN
+            EXECUTE format('COMMENT ON FUNCTION %s IS %L', routine.signature, concat_ws(E'\n', '@behavior -*', routine.told));
+        END IF;
+    END LOOP;
+    FOR routine IN
+        SELECT f.signature FROM @extschema@.schema_functions f WHERE f.signature <> ALL (signatures)
+    LOOP
+        IF to_regprocedure(routine.signature) IS NOT NULL THEN
+            EXECUTE format('DROP FUNCTION %s', routine.signature);
+        END IF;
+    END LOOP;
+    DELETE FROM @extschema@.schema_functions;
+    INSERT INTO @extschema@.schema_functions (signature, digest) SELECT s.signature, '@digest@' FROM unnest(signatures) AS s (signature);
+END
+$installed$;
+
+SET LOCAL lock_timeout = DEFAULT;

@@ -1,0 +1,343 @@
+-- Enqueue: one job, in the argument forms of add_job.
+--
+-- Enqueueing for a tenant other than the caller's own is a right by itself. Functions that run as their owner (SECURITY
+-- DEFINER) cannot know who called them: current_user is the owner, session_user and the setting role are whoever began
+-- the session, which is another role inside an application's own SECURITY DEFINER function. So the forms with a db_id
+-- run as their caller and only choose between two functions that run as the owner: one takes the tenant from the claim
+-- jwt.claims.database_id, the other, named ..._for_any_tenant, takes any. PostgreSQL's own rights on the second one
+-- decide. A producer that names another tenant, or any without a claim, gets "permission denied for function
+-- add_job_for_any_tenant" (42501). Without a db_id and without a claim its job has no tenant.
+
+-- The uuid in a transaction's setting, such as jwt.claims.database_id. Unset or empty is NULL; anything else that is
+-- not a uuid is an error, never a job without a tenant.
+CREATE OR REPLACE FUNCTION @extschema@.claim_uuid(setting text) RETURNS uuid
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    value text := nullif(current_setting(setting, true), '');
+BEGIN
+    IF value !~* '^\{?([0-9a-f]{4}-?){8}\}?$' THEN
+        RAISE EXCEPTION 'the setting % is not a uuid: %', setting, quote_literal(value)
+            USING ERRCODE = 'invalid_text_representation',
+                  HINT = format('Set it to a uuid, or to '''' for none: SELECT set_config(%L, ''…'', true).', setting);
+    END IF;
+    RETURN value::uuid;
+END
+$$;
+
+-- The uuid in a setting; NULL for anything else, which is nobody's own.
+CREATE OR REPLACE FUNCTION @extschema@.own_uuid(setting text) RETURNS uuid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN current_setting(setting, true) ~* '^\{?([0-9a-f]{4}-?){8}\}?$' THEN current_setting(setting, true)::uuid END
+$$;
+
+-- A uuid in a text argument is a db_id that was not cast.
+CREATE OR REPLACE FUNCTION @extschema@.refuse_untyped_db_id(identifier text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF identifier ~* '^\{?([0-9a-f]{4}-?){8}\}?$' THEN
+        RAISE EXCEPTION 'the task identifier % is a uuid', quote_literal(identifier)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('Cast a database id in first place: %L::uuid.', identifier);
+    END IF;
+END
+$$;
+
+-- A time that is given as text: an interval, which people write for "in 10 minutes", gets a hint.
+CREATE OR REPLACE FUNCTION @extschema@.run_at_of(value text) RETURNS timestamptz
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF value ~* '^\s*(in\s+|[-+@]\s*)?[0-9.]+\s*(us|ms|s|m|h|d|w|secs?|seconds?|mins?|minutes?|hours?|days?|weeks?|mons?|months?|years?|y)\s*$'
+       OR value ~ '^\s*P[0-9T]' THEN
+        RAISE EXCEPTION 'run_at is a time, and % is an interval', quote_literal(value)
+            USING ERRCODE = 'invalid_datetime_format', HINT = format('Add it to a time: now() + interval %L.', value);
+    END IF;
+    RETURN value::timestamptz;
+END
+$$;
+
+-- An error when a payload of so many bytes is beyond the limit. SECURITY DEFINER: whoever may enqueue needs no right to
+-- the limits.
+CREATE OR REPLACE FUNCTION @extschema@.refuse_large_payload(relation text, size bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    allowed int := coalesce((SELECT l.bytes FROM @extschema@.limits l WHERE l.name = 'payload'), 16777216);
+BEGIN
+    IF size > allowed THEN
+        RAISE EXCEPTION 'the payload has % bytes, and % are allowed', size, allowed
+            USING ERRCODE = 'check_violation', TABLE = relation, CONSTRAINT = relation || '_payload_size',
+                  HINT = 'Store the content elsewhere and put a reference into the payload, or raise the limit: SELECT @extschema@.set_max_payload(…).';
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.set_max_payload(bytes int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF bytes NOT BETWEEN 65536 AND 536870912 THEN
+        RAISE EXCEPTION 'a limit of % bytes cannot be set', bytes USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'From 65536 (64 KiB) to 536870912 (512 MiB), or NULL for the default, 16777216 (16 MiB).';
+    END IF;
+    DELETE FROM @extschema@.limits WHERE name = 'payload';
+    INSERT INTO @extschema@.limits (name, bytes) SELECT 'payload', set_max_payload.bytes WHERE set_max_payload.bytes IS NOT NULL;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.set_max_payload(int) IS
+    'How many bytes a payload may have, in jobs and in schedules that are enqueued from now on; NULL for the default, 16 MiB.';
+
+-- One row from given values; the rule of keys. Every way to make a job by itself ends here, but for add_job's plain
+-- case.
+--
+-- A BEFORE INSERT trigger of the application's may return NULL, because the row goes elsewhere. Then a job's row is not
+-- written and nothing holds its key. The upsert tells this from another session that was faster: it writes to whatever
+-- holds the key. A job that runs loses its key there and then, superseded, and one of another tenant is marked
+-- superseded with its key, by which the call sees whose it is and raises an error, which undoes it. So no row at all
+-- means that a trigger kept it out. The result is a row of NULLs.
+--
+-- Another turn follows only when a running job has lost its key. A bound ends what should end by itself.
+CREATE OR REPLACE FUNCTION @extschema@.enqueue_job(
+    new_database_id uuid, new_actor_id uuid, identifier text, new_payload json, job_key text, new_queue_name text,
+    new_run_at timestamptz, new_max_attempts int, new_priority int,
+    new_entity_id uuid DEFAULT CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
+                                    THEN @extschema@.claim_uuid('jwt.claims.entity_id') END,
+    new_organization_id uuid DEFAULT CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
+                                          THEN @extschema@.claim_uuid('jwt.claims.organization_id') END
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql AS $$
+DECLARE
+    job @extschema@.jobs;
+BEGIN
+    IF coalesce(identifier, '') = '' THEN
+        RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Name the task: add_job(identifier := ''email:send_email'', …).';
+    END IF;
+    IF new_max_attempts < 1 THEN
+        RAISE EXCEPTION 'max_attempts is %, and a job has at least one attempt', new_max_attempts
+            USING ERRCODE = 'check_violation', TABLE = 'jobs', CONSTRAINT = 'jobs_max_attempts_positive',
+                  HINT = 'Leave max_attempts out for the default, 25; 1 is a single attempt without a retry.';
+    END IF;
+    IF job_key IS NULL THEN
+        INSERT INTO @extschema@.jobs
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
+             priority)
+        VALUES
+            (new_database_id, new_actor_id, new_entity_id, new_organization_id, identifier, coalesce(new_payload, '{}'),
+             nullif(new_queue_name, ''), coalesce(new_run_at, now()), coalesce(new_max_attempts, 25), coalesce(new_priority, 0))
+        RETURNING * INTO job;
+        RETURN job;
+    END IF;
+    IF pg_column_size(new_payload) > 65536 THEN
+        PERFORM @extschema@.refuse_large_payload('jobs', octet_length(new_payload::text));
+    END IF;
+    FOR turn IN 1 .. 100 LOOP
+        INSERT INTO @extschema@.jobs AS j
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
+             priority, key)
+        VALUES
+            (new_database_id, new_actor_id, new_entity_id, new_organization_id, identifier, coalesce(new_payload, '{}'),
+             nullif(new_queue_name, ''), coalesce(new_run_at, now()), coalesce(new_max_attempts, 25), coalesce(new_priority, 0), job_key)
+        ON CONFLICT (key) WHERE key IS NOT NULL DO UPDATE SET
+            actor_id = CASE WHEN j.locked_at IS NULL THEN excluded.actor_id ELSE j.actor_id END,
+            entity_id = CASE WHEN j.locked_at IS NULL THEN excluded.entity_id ELSE j.entity_id END,
+            organization_id = CASE WHEN j.locked_at IS NULL THEN excluded.organization_id ELSE j.organization_id END,
+            task_identifier = CASE WHEN j.locked_at IS NULL THEN excluded.task_identifier ELSE j.task_identifier END,
+            payload = CASE WHEN j.locked_at IS NULL THEN excluded.payload ELSE j.payload END,
+            queue_name = CASE WHEN j.locked_at IS NULL THEN excluded.queue_name ELSE j.queue_name END,
+            run_at = CASE WHEN j.locked_at IS NULL THEN excluded.run_at ELSE j.run_at END,
+            max_attempts = CASE WHEN j.locked_at IS NULL THEN excluded.max_attempts ELSE j.max_attempts END,
+            priority = CASE WHEN j.locked_at IS NULL THEN excluded.priority ELSE j.priority END,
+            attempts = CASE WHEN j.locked_at IS NULL THEN 0 ELSE j.max_attempts END,
+            last_error = CASE WHEN j.locked_at IS NOT NULL THEN j.last_error END,
+            superseded = j.locked_at IS NOT NULL OR j.database_id IS DISTINCT FROM excluded.database_id,
+            key = CASE WHEN j.locked_at IS NULL OR j.database_id IS DISTINCT FROM excluded.database_id THEN j.key END,
+            updated_at = clock_timestamp()
+        RETURNING * INTO job;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        ELSIF NOT job.superseded THEN
+            RETURN job;
+        ELSIF job.key IS NOT NULL THEN
+            RAISE EXCEPTION 'the job key % is in use under another database_id', quote_literal(job_key)
+                USING ERRCODE = 'unique_violation', HINT = 'Keys are shared by all tenants: put the tenant into the key.';
+        END IF;
+        -- A running job has lost its key and goes on; a newer one takes its place.
+    END LOOP;
+    RAISE EXCEPTION 'the job key % was taken by others, whose jobs began to run, 100 times in a row', quote_literal(job_key)
+        USING ERRCODE = 'serialization_failure', HINT = 'Try again.';
+END
+$$;
+
+-- Untyped literals, add_job('x', '{}'), fit the forms for json and for a db_id equally well. PostgreSQL prefers text
+-- for an untyped literal, so this form decides. Its payload has no default: add_job('x') stays the form for json. It
+-- goes on to enqueue_job, which costs one call more.
+CREATE OR REPLACE FUNCTION @extschema@.add_job(
+    identifier text, payload text, job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- No task of fewer than 32 characters is a uuid.
+    IF length(identifier) >= 32 THEN
+        PERFORM @extschema@.refuse_untyped_db_id(identifier);
+    END IF;
+    RETURN @extschema@.enqueue_job(
+        CASE WHEN current_setting('jwt.claims.database_id', true) <> ''
+             THEN @extschema@.claim_uuid('jwt.claims.database_id') END,
+        CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
+             THEN @extschema@.claim_uuid('jwt.claims.user_id') END,
+        identifier, payload::json, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+
+-- Runs as its caller, without a search_path of its own, which would cost more than the call. Everything here is either
+-- qualified or found in pg_catalog under its exact types, where nothing in the caller's path can come before it.
+--
+-- A claim that is not a uuid is nobody's own tenant; where no db_id is given, the form without one refuses it.
+CREATE OR REPLACE FUNCTION @extschema@.add_job(
+    db_id uuid, identifier text, payload json DEFAULT '{}', job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF db_id IS NULL
+       OR db_id = (CASE WHEN current_setting('jwt.claims.database_id', true) ~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+                        THEN current_setting('jwt.claims.database_id', true)::uuid END)
+    THEN
+        RETURN @extschema@.add_job(identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
+    END IF;
+    RETURN @extschema@.add_job_for_any_tenant(
+        db_id, identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+
+-- SECURITY DEFINER: a producer may enqueue without any right to the tables.
+--
+-- The plain case, a job without a key, is one function call and one INSERT. Claims are looked at by what they cost: a
+-- setting that is not there, or empty, never gets as far as claim_uuid. An empty queue name is none.
+CREATE OR REPLACE FUNCTION @extschema@.add_job(
+    identifier text, payload json DEFAULT '{}', job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    job @extschema@.jobs;
+BEGIN
+    -- What is wrong is told by enqueue_job.
+    IF job_key IS NULL AND identifier <> '' AND coalesce(max_attempts, 1) > 0 THEN
+        INSERT INTO @extschema@.jobs
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
+             priority)
+        VALUES
+            (CASE WHEN current_setting('jwt.claims.database_id', true) <> ''
+                  THEN @extschema@.claim_uuid('jwt.claims.database_id') END,
+             CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
+                  THEN @extschema@.claim_uuid('jwt.claims.user_id') END,
+             CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
+                  THEN @extschema@.claim_uuid('jwt.claims.entity_id') END,
+             CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
+                  THEN @extschema@.claim_uuid('jwt.claims.organization_id') END,
+             identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()), coalesce(max_attempts, 25),
+             coalesce(priority, 0))
+        RETURNING * INTO job;
+        RETURN job;
+    END IF;
+    RETURN @extschema@.enqueue_job(
+        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+
+-- Calls with five or more untyped literals: in fifth place the uuid form has text and the others a timestamp, so only a
+-- form of text throughout is preferred everywhere. The first five have no default, which keeps it out of shorter calls.
+CREATE OR REPLACE FUNCTION @extschema@.add_job(
+    identifier text, payload text, job_key text, queue_name text, run_at text, max_attempts text DEFAULT NULL,
+    priority text DEFAULT NULL
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@.refuse_untyped_db_id(identifier);
+    RETURN @extschema@.enqueue_job(
+        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload::json, job_key, queue_name, @extschema@.run_at_of(run_at), max_attempts::int, priority::int);
+END
+$$;
+
+-- A payload of type jsonb, as psycopg's Jsonb sends it. Without a default: add_job('x') stays the first form's. (Beside
+-- the form with a db_id there is none: an untyped payload would fit both, and give PostgreSQL no reason to choose.)
+CREATE OR REPLACE FUNCTION @extschema@.add_job(
+    identifier text, payload jsonb, job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN @extschema@.enqueue_job(
+        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload::json, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.add_job(text, json, text, text, timestamptz, int, int) IS
+    'Enqueues a job; database_id and actor_id come from the settings jwt.claims.database_id and jwt.claims.user_id.';
+
+COMMENT ON FUNCTION @extschema@.add_job(uuid, text, json, text, text, timestamptz, int, int) IS
+    'Enqueues a job of the given database_id, which wins over the setting jwt.claims.database_id; another than that needs EXECUTE on add_job_for_any_tenant.';
+
+COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, timestamptz, int, int) IS
+    'Enqueues a job whose payload is given as text that holds JSON.';
+
+COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, text, text, text) IS
+    'Enqueues a job whose arguments are all given as untyped literals.';
+
+COMMENT ON FUNCTION @extschema@.add_job(text, jsonb, text, text, timestamptz, int, int) IS
+    'Enqueues a job whose payload is of type jsonb.';
+
+CREATE OR REPLACE FUNCTION @extschema@.add_job_for_any_tenant(
+    tenant uuid, identifier text, payload json, job_key text, queue_name text, run_at timestamptz, max_attempts int,
+    priority int
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    job @extschema@.jobs;
+BEGIN
+    -- What is wrong is told by enqueue_job.
+    IF job_key IS NULL AND identifier <> '' AND coalesce(max_attempts, 1) > 0 THEN
+        INSERT INTO @extschema@.jobs
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
+             priority)
+        VALUES
+            (tenant,
+             CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
+                  THEN @extschema@.claim_uuid('jwt.claims.user_id') END,
+             CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
+                  THEN @extschema@.claim_uuid('jwt.claims.entity_id') END,
+             CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
+                  THEN @extschema@.claim_uuid('jwt.claims.organization_id') END,
+             identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()), coalesce(max_attempts, 25),
+             coalesce(priority, 0))
+        RETURNING * INTO job;
+        RETURN job;
+    END IF;
+    RETURN @extschema@.enqueue_job(
+        tenant, @extschema@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.add_job_for_any_tenant(uuid, text, json, text, text, timestamptz, int, int) IS
+    'What add_job with a db_id calls when that is not the caller''s own: EXECUTE is the right to name any tenant.';
+
+-- PostGraphile, which makes a GraphQL API of what a role may call. It leaves out functions of which there are several
+-- forms, so that these two stand for add_job and add_scheduled_job, under their names. They run as their caller, who
+-- needs the right to those.
+CREATE OR REPLACE FUNCTION @extschema@.graphql_add_job(
+    db_id uuid, identifier text, payload json DEFAULT '{}', job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT NULL, max_attempts int DEFAULT NULL, priority int DEFAULT NULL
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN @extschema@.add_job(db_id, identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.graphql_add_job(uuid, text, json, text, text, timestamptz, int, int) IS
+    E'@name add_job\nEnqueues a job: add_job, as PostGraphile shows it.';

@@ -1,0 +1,68 @@
+-- Release: a claim is given back.
+
+-- Only locks of queues that were set by hand: the others were freed with their jobs, and may have been taken for
+-- another job of this worker since.
+CREATE OR REPLACE FUNCTION @extschema@.release_jobs(worker_id text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@.release_claimed_jobs(worker_id, NULL);
+    -- A row that another session holds is being derived anew there; waiting for it could end in a deadlock.
+    UPDATE @extschema@.job_queues q SET locked_by = NULL, locked_at = NULL
+     WHERE q.queue_name IN (SELECT h.queue_name FROM @extschema@.job_queues h
+                             WHERE h.locked_by = worker_id
+                               AND NOT EXISTS (SELECT FROM @extschema@.jobs j
+                                                WHERE j.queue_name = h.queue_name
+                                                  AND coalesce(j.locked_at, '-infinity') > '-infinity')
+                               FOR UPDATE SKIP LOCKED);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.release_jobs(text) IS 'Unlocks all jobs and queues of a worker and gives the attempts back.';
+
+CREATE OR REPLACE FUNCTION @extschema@.release_claimed_jobs(worker_id text, job_ids bigint[]) RETURNS SETOF bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT h.id FROM @extschema@.jobs h
+         WHERE h.locked_at IS NOT NULL AND h.locked_by = worker_id AND (job_ids IS NULL OR h.id = ANY (job_ids))
+         ORDER BY h.id FOR UPDATE)
+    UPDATE @extschema@.jobs j
+       SET locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, accepted = false, deadline = NULL,
+           updated_at = clock_timestamp(),
+           attempts = CASE WHEN j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
+      FROM held WHERE j.id = held.id
+    RETURNING j.id;
+END
+$$;
+
+-- Gives back the listed claims of an instance as if they had not been made.
+CREATE OR REPLACE FUNCTION @extschema@.release_held_jobs(instance uuid, job_ids bigint[], epochs bigint[]) RETURNS SETOF bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT h.id FROM unnest(job_ids, epochs) AS r (job_id, epoch)
+          JOIN @extschema@.jobs h ON h.id = r.job_id AND h.epoch = r.epoch AND h.instance = release_held_jobs.instance
+         ORDER BY h.id FOR UPDATE OF h)
+    UPDATE @extschema@.jobs j
+       SET locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, accepted = false, deadline = NULL,
+           updated_at = clock_timestamp(),
+           attempts = CASE WHEN j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
+      FROM held WHERE j.id = held.id
+    RETURNING j.id;
+END
+$$;
+
+-- For workers that are gone for good: whatever they hold starts again at once, and the attempts that they began count.
+CREATE OR REPLACE FUNCTION @extschema@.force_unlock_workers(worker_ids text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE @extschema@.jobs j SET locked_at = NULL, locked_by = NULL, updated_at = clock_timestamp()
+     WHERE j.id IN (SELECT h.id FROM @extschema@.jobs h
+                     WHERE h.locked_at IS NOT NULL AND h.locked_by = ANY (worker_ids) ORDER BY h.id FOR UPDATE);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.force_unlock_workers(text[]) IS
+    'Gives up all jobs that these workers hold: they start again at once. For workers that are gone for good.';
