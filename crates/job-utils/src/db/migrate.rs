@@ -199,6 +199,8 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
         return Err(MigrateError::Foreign(schema.to_string()));
     }
     let transaction = client.transaction().await?;
+    // Of what is there already (IF NOT EXISTS), PostgreSQL would tell at every start.
+    transaction.batch_execute("SET LOCAL client_min_messages = warning").await?;
     // Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create even when there is nothing to do.
     if !schema_exists {
         transaction.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
