@@ -8,11 +8,11 @@ use job_utils::config::HttpUrl;
 use job_utils::error::chain;
 use job_utils::telemetry::milliseconds;
 use job_utils::wire::callback::{Outcome, Report, callback_url};
-use job_utils::wire::headers::{X_CALLBACK_URL, X_DATABASE_ID, X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
+use job_utils::wire::headers::{X_CALLBACK_URL, X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use reqwest::{Client, StatusCode};
 use url::{Position, Url};
 
-use crate::context::text;
+use crate::context::{echo, text};
 use crate::origins::{CallbackOrigins, NotAllowed};
 
 /// After this long the job service is taken for gone; the job's own deadline ends the attempt then.
@@ -55,11 +55,7 @@ impl Callback {
             allowed.check(&url)?;
         }
         let mut headers = HeaderMap::new();
-        for name in [X_WORKER_ID, X_JOB_ID, X_DATABASE_ID] {
-            if let Some(value) = text(request, name).and(request.get(name)) {
-                headers.insert(name, value.clone());
-            }
-        }
+        echo(request, &mut headers);
         Ok(Some(Self { url, job_id, headers }))
     }
 

@@ -3,7 +3,8 @@
 use axum::http::HeaderMap;
 use job_utils::config::Secret;
 use job_utils::wire::headers::{
-    X_ACTOR_ID, X_DATABASE_ID, X_JOB_ATTEMPT, X_JOB_ID, X_JOB_MAX_ATTEMPTS, X_JOB_TASK, X_JOB_TOKEN, X_WORKER_ID,
+    ECHOED, X_ACTOR_ID, X_DATABASE_ID, X_ENTITY_ID, X_JOB_ATTEMPT, X_JOB_ID, X_JOB_MAX_ATTEMPTS, X_JOB_TASK,
+    X_JOB_TOKEN, X_ORGANIZATION_ID, X_WORKER_ID,
 };
 use percent_encoding::percent_decode_str;
 
@@ -22,6 +23,10 @@ pub struct Context {
     pub database_id: Option<String>,
     /// Who caused the job, a uuid.
     pub actor_id: Option<String>,
+    /// The entity that the job is for, a uuid.
+    pub entity_id: Option<String>,
+    /// The organization that the job is for, a uuid.
+    pub organization_id: Option<String>,
     /// The task's identifier.
     pub task: Option<String>,
     /// Which attempt of the job this is, from 1.
@@ -41,11 +46,22 @@ impl Context {
             job_id: text(headers, X_JOB_ID),
             database_id: text(headers, X_DATABASE_ID),
             actor_id: text(headers, X_ACTOR_ID),
+            entity_id: text(headers, X_ENTITY_ID),
+            organization_id: text(headers, X_ORGANIZATION_ID),
             task: text(headers, X_JOB_TASK).map(|task| percent_decode_str(&task).decode_utf8_lossy().into_owned()),
             attempt: text(headers, X_JOB_ATTEMPT).and_then(|number| number.parse().ok()),
             max_attempts: text(headers, X_JOB_MAX_ATTEMPTS).and_then(|number| number.parse().ok()),
             token: text(headers, X_JOB_TOKEN).map(Secret::new),
             extension: None,
+        }
+    }
+}
+
+/// Puts what a request says of its job into the headers of an answer or a callback.
+pub(crate) fn echo(request: &HeaderMap, headers: &mut HeaderMap) {
+    for name in ECHOED {
+        if let Some(value) = text(request, name).and(request.get(name)) {
+            headers.insert(name, value.clone());
         }
     }
 }

@@ -19,7 +19,7 @@ use job_utils::http_server::{BodyBudget, BodyError, Received};
 use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::{Sparingly, milliseconds};
 use job_utils::wire::callback::Outcome;
-use job_utils::wire::headers::{X_DATABASE_ID, X_JOB_ERROR, X_JOB_ID, X_JOB_RETRY, X_WORKER_ID};
+use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_RETRY};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::callback::{Callback, Caller};
-use crate::context::{Context, text};
+use crate::context::{Context, echo};
 use crate::error::FunctionError;
 use crate::extend::Extension;
 use crate::origins::CallbackOrigins;
@@ -232,10 +232,6 @@ fn response(result: Result<Vec<u8>, FunctionError>, request: &HeaderMap, guard: 
     if let Some(seconds) = retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    for name in [X_WORKER_ID, X_JOB_ID, X_DATABASE_ID] {
-        if let Some(value) = text(request, name).and(request.get(name)) {
-            headers.insert(name, value.clone());
-        }
-    }
+    echo(request, headers);
     response
 }

@@ -4,7 +4,7 @@ use job_fn::{App, Context, FunctionError};
 use serde_json::{Value, json};
 
 use crate::receiver::Receiver;
-use crate::{Function, json};
+use crate::{ACTOR, DATABASE, ENTITY, Function, ORGANIZATION, json};
 
 #[tokio::test]
 async fn a_result_is_answered_as_json_and_called_back_as_success() {
@@ -15,9 +15,15 @@ async fn a_result_is_answered_as_json_and_called_back_as_success() {
     .await;
     let answer = function.dispatch(&receiver.url(), r#"{"n":9007199254740993}"#).send().await.unwrap();
     assert!(!answer.headers().contains_key("x-job-error"));
-    for (name, value) in
-        [("x-worker-id", "worker-0"), ("x-job-id", "42"), ("x-database-id", "5b720132-17d5-424d-9bcb-ee7b17c13d43")]
-    {
+    let echoed = [
+        ("x-worker-id", "worker-0"),
+        ("x-job-id", "42"),
+        ("x-database-id", DATABASE),
+        ("x-actor-id", ACTOR),
+        ("x-entity-id", ENTITY),
+        ("x-organization-id", ORGANIZATION),
+    ];
+    for (name, value) in echoed {
         assert_eq!(answer.headers()[name], value);
     }
     assert_eq!(json(answer).await, (200, json!({ "complete": true, "got": { "n": 9_007_199_254_740_993_i64 } })));
@@ -27,9 +33,9 @@ async fn a_result_is_answered_as_json_and_called_back_as_success() {
     assert_eq!(callback.body, json!({ "status": "success" }));
     assert_eq!(callback.header("x-job-error"), None);
     assert_eq!(callback.header("content-type"), Some("application/json"));
-    assert_eq!(callback.header("x-worker-id"), Some("worker-0"));
-    assert_eq!(callback.header("x-job-id"), Some("42"));
-    assert_eq!(callback.header("x-database-id"), Some("5b720132-17d5-424d-9bcb-ee7b17c13d43"));
+    for (name, value) in echoed {
+        assert_eq!(callback.header(name), Some(value));
+    }
     assert_eq!(function.stop().await.abandoned, 0);
     assert_eq!(receiver.received().len(), 1);
 }

@@ -21,6 +21,12 @@ use tokio::task::JoinHandle;
 /// Long enough for a busy machine; nothing waits this long when all is well.
 const SOON: Duration = Duration::from_secs(20);
 
+/// Whom the jobs here are for.
+const DATABASE: &str = "5b720132-17d5-424d-9bcb-ee7b17c13d43";
+const ACTOR: &str = "0c7f6f5e-6f25-4c7b-8f5a-0a3a5b1c2d3e";
+const ENTITY: &str = "9f3f1c0e-2f2b-4e0e-8a3e-0d5d3a1b7c11";
+const ORGANIZATION: &str = "b1a7d5a4-66a1-4c55-9c8e-7f1f0e6a2d22";
+
 /// A running function.
 struct Function {
     address: SocketAddr,
@@ -48,7 +54,10 @@ impl Function {
             .header("content-type", "application/json")
             .header("x-worker-id", "worker-0")
             .header("x-job-id", "42")
-            .header("x-database-id", "5b720132-17d5-424d-9bcb-ee7b17c13d43")
+            .header("x-database-id", DATABASE)
+            .header("x-actor-id", ACTOR)
+            .header("x-entity-id", ENTITY)
+            .header("x-organization-id", ORGANIZATION)
             .header("x-callback-url", callback_url)
             .body(body)
     }

@@ -213,13 +213,15 @@ async fn a_payload_of_some_mebibytes_arrives_whole_and_one_beyond_64_is_refused(
 #[tokio::test]
 async fn the_handler_is_told_who_asks_and_an_empty_header_counts_as_absent() {
     async fn who(context: Context, _: Value) -> anyhow::Result<Value> {
-        Ok(json!([context.worker_id, context.job_id, context.database_id, context.actor_id]))
+        let beyond = [context.entity_id, context.organization_id];
+        Ok(json!([context.worker_id, context.job_id, context.database_id, context.actor_id, beyond]))
     }
     let function = Function::start(App::new(who)).await;
     let client = reqwest::Client::new();
     let request =
         client.post(function.url()).header("X-Worker-Id", "w").header("X-Job-Id", "7").header("X-Actor-Id", "a");
+    let request = request.header("X-Entity-Id", "e").header("X-Organization-Id", "o");
     let answer = request.header("X-Database-Id", "").body("{}").send().await.unwrap();
     assert!(!answer.headers().contains_key("x-database-id"));
-    assert_eq!(json(answer).await, (200, json!(["w", "7", null, "a"])));
+    assert_eq!(json(answer).await, (200, json!(["w", "7", null, "a", ["e", "o"]])));
 }

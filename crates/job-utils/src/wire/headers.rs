@@ -10,6 +10,12 @@ pub const X_JOB_ID: &str = "x-job-id";
 pub const X_DATABASE_ID: &str = "x-database-id";
 /// Who caused the job, a uuid; absent when unknown.
 pub const X_ACTOR_ID: &str = "x-actor-id";
+/// The entity that the job is for, a uuid; absent when the job has none.
+pub const X_ENTITY_ID: &str = "x-entity-id";
+/// The organization that the job is for, a uuid; absent when the job has none.
+pub const X_ORGANIZATION_ID: &str = "x-organization-id";
+/// What a function sends back, with its answer and with its callback: which job it was, and for whom.
+pub const ECHOED: [&str; 6] = [X_WORKER_ID, X_JOB_ID, X_DATABASE_ID, X_ACTOR_ID, X_ENTITY_ID, X_ORGANIZATION_ID];
 /// Where the function reports how the job ended. Its query string comes back unchanged.
 pub const X_CALLBACK_URL: &str = "x-callback-url";
 /// Names the attempt for the SQL function `complete_in_transaction`.
