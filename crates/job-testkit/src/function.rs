@@ -172,6 +172,21 @@ impl FakeFunction {
         Self::start(move |_| std::future::ready(answer.clone())).await
     }
 
+    /// One that gives the same answer to every request; for the targets that `waits` says not before the gate is passed.
+    pub async fn waiting(gate: &Gate, waits: impl Fn(&str) -> bool + Send + Sync + 'static, answer: Answer) -> Self {
+        let gate = gate.clone();
+        Self::start(move |request| {
+            let (gate, answer, waits) = (gate.clone(), answer.clone(), waits(&request.target));
+            async move {
+                if waits {
+                    gate.passed().await;
+                }
+                answer
+            }
+        })
+        .await
+    }
+
     /// A function at a given address, such as the one of a function that was stopped.
     pub async fn start_at<F, Fut>(address: SocketAddr, reply: F) -> Self
     where

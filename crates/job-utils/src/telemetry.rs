@@ -22,7 +22,7 @@ pub const LOG_FORMAT: Var = Var {
     about: "Log lines for people (`text`) or as JSON (`json`).",
 };
 
-/// Lets one line a second through and counts the others: for what strangers can bring about as often as they like.
+/// Lets one line through in a time and counts the others: for what strangers can bring about as often as they like.
 #[derive(Debug)]
 pub struct Sparingly {
     pause: Duration,
@@ -33,7 +33,12 @@ pub struct Sparingly {
 impl Sparingly {
     /// One line a second.
     pub fn once_a_second() -> Self {
-        Self { pause: Duration::from_secs(1), last: Mutex::default() }
+        Self::once_in(Duration::from_secs(1))
+    }
+
+    /// One line in so much time.
+    pub fn once_in(pause: Duration) -> Self {
+        Self { pause, last: Mutex::default() }
     }
 
     /// Whether a line may be written now: then how many have been left out since the last one.

@@ -11,10 +11,11 @@ mod target;
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use job_utils::config::{WorkerConfig, in_words, shown};
 use job_utils::db::Job;
+use job_utils::telemetry::Sparingly;
 use job_utils::wire::callback::{Outcome, storable};
 use job_utils::wire::dispatch::{Answer, Received, read_answer};
 
@@ -41,8 +42,7 @@ pub(crate) struct Dispatcher {
     callback_timeout: Duration,
     /// Tasks whose functions have accepted a job without a word.
     wordless: Mutex<HashSet<String>>,
-    /// When it was last told that descriptors are lacking.
-    told: Mutex<Option<Instant>>,
+    lacking_descriptors: Sparingly,
 }
 
 impl Dispatcher {
@@ -55,7 +55,7 @@ impl Dispatcher {
             http2: config.http2,
             callback_timeout: config.callback_timeout,
             wordless: Mutex::default(),
-            told: Mutex::default(),
+            lacking_descriptors: Sparingly::once_in(TELL_EVERY),
         })
     }
 
@@ -156,9 +156,7 @@ impl Dispatcher {
         if !matches!(failure, Failure::NoDescriptor(_)) {
             return;
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            *told = Some(Instant::now());
+        if self.lacking_descriptors.pass().is_some() {
             tracing::warn!(
                 "{message}; jobs are put off and lose no attempt: raise the limit (ulimit -n), or lower JOBS_CONCURRENCY"
             );

@@ -82,17 +82,7 @@ async fn jobs_in_flight_end_and_are_not_lost() {
 async fn a_stop_ends_within_the_grace_whoever_is_connected_and_gives_back_what_no_function_has_accepted() {
     let bench = Bench::new().await;
     let gate = Gate::closed();
-    let passed = gate.clone();
-    let function = FakeFunction::start(move |request| {
-        let gate = passed.clone();
-        async move {
-            if request.target == "/slow" {
-                gate.passed().await;
-            }
-            Answer::accepted()
-        }
-    })
-    .await;
+    let function = FakeFunction::waiting(&gate, |target| target == "/slow", Answer::accepted()).await;
     let (mut service, port) = bench.service(&function.url(), &[("JOBS_SHUTDOWN_GRACE", "8s")]).await;
     let (slow, accepted) = (bench.add("slow").await, bench.add("accepted").await);
     function.wait_for(2, LIMIT).await;
@@ -138,17 +128,7 @@ async fn with_a_database_that_hangs_a_stop_ends_within_the_grace_and_5_seconds_a
 async fn after_kill_9_a_restart_under_the_same_name_takes_jobs_and_schedules_back_at_once() {
     let bench = Bench::new().await;
     let gate = Gate::closed();
-    let passed = gate.clone();
-    let function = FakeFunction::start(move |request| {
-        let gate = passed.clone();
-        async move {
-            if request.target == "/running" {
-                gate.passed().await;
-            }
-            Answer::accepted()
-        }
-    })
-    .await;
+    let function = FakeFunction::waiting(&gate, |target| target == "/running", Answer::accepted()).await;
     let (mut service, _) = bench.service(&function.url(), &[]).await;
     let id = bench.add("running").await;
     let add = "SELECT app_jobs.add_scheduled_job('tick', '{}', '{\"rule\": \"* * * * * *\"}'::json)";

@@ -9,15 +9,7 @@ async fn a_job_for_which_no_descriptor_is_left_loses_no_attempt() {
     const JOBS: usize = 30;
     let bench = Bench::new().await;
     let gate = Gate::closed();
-    let passed = gate.clone();
-    let function = FakeFunction::start(move |_| {
-        let gate = passed.clone();
-        async move {
-            gate.passed().await;
-            Answer::complete()
-        }
-    })
-    .await;
+    let function = FakeFunction::waiting(&gate, |_| true, Answer::complete()).await;
     let mut worker = bench.worker(&function.url()).env("JOBS_CONCURRENCY", JOBS.to_string()).spawn();
     worker.wait_for_line("worker looks for jobs", LIMIT).await;
     // What it opens for its own work is open.

@@ -224,9 +224,8 @@ async fn large_answers_do_not_fill_the_memory() {
     for n in 1..=JOBS {
         eventually(LIMIT, async || worker.output().matches("job accepted").count() >= n).await;
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
-    assert!(peak.trim().parse::<u64>().unwrap() < 150 << 10, "{peak} kB for answers of {} MiB", JOBS * 40);
+    let peak = worker.peak_memory();
+    assert!(peak < 150 << 20, "{peak} bytes for answers of {} MiB", JOBS * 40);
 }
 
 #[tokio::test]
@@ -322,15 +321,7 @@ async fn a_wrong_content_length_harms_its_own_job_only() {
 async fn an_answer_that_comes_when_the_job_has_been_taken_away_is_stale_and_no_error() {
     let bench = Bench::new().await;
     let gate = Gate::closed();
-    let passed = gate.clone();
-    let function = FakeFunction::start(move |_| {
-        let gate = passed.clone();
-        async move {
-            gate.passed().await;
-            Answer::text(500, "too late")
-        }
-    })
-    .await;
+    let function = FakeFunction::waiting(&gate, |_| true, Answer::text(500, "too late")).await;
     let mut worker = bench.worker(&function.url()).spawn();
     let id = bench.add("slow").await;
     function.wait_for(1, LIMIT).await;

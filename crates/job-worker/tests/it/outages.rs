@@ -24,17 +24,7 @@ async fn a_worker_outlives_its_postgres() {
 
     // It starts before Postgres and says what it waits for.
     let gate = Gate::closed();
-    let passed = gate.clone();
-    let function = FakeFunction::start(move |request| {
-        let gate = passed.clone();
-        async move {
-            if request.target == "/slow" {
-                gate.passed().await;
-            }
-            Answer::complete()
-        }
-    })
-    .await;
+    let function = FakeFunction::waiting(&gate, |target| target == "/slow", Answer::complete()).await;
     let worker = program().envs(cluster.env("postgres")).env("KNATIVE_SERVICE_URL", function.url());
     let mut worker = worker.env("JOBS_SHUTDOWN_GRACE", "2s").spawn();
     let line = worker.wait_for_line("waiting for Postgres", LIMIT).await;
@@ -100,17 +90,7 @@ async fn a_server_without_a_connection_left_is_waited_for_and_what_it_gives_is_e
         eventually(LIMIT, async || sql.query_one(left, &[]).await.unwrap().get::<_, i64>(0) == 0).await;
     };
     let gate = Gate::closed();
-    let passed = gate.clone();
-    let function = FakeFunction::start(move |request| {
-        let gate = passed.clone();
-        async move {
-            if request.target == "/slow" {
-                gate.passed().await;
-            }
-            Answer::complete()
-        }
-    })
-    .await;
+    let function = FakeFunction::waiting(&gate, |target| target == "/slow", Answer::complete()).await;
 
     // At the start.
     limit(0).await;

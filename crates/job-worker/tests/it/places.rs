@@ -53,17 +53,7 @@ async fn by_default_sixteen_jobs_are_in_flight() {
 async fn a_free_place_is_taken_as_soon_as_one_job_ends() {
     let bench = Bench::new().await;
     let gate = Gate::closed();
-    let passed = gate.clone();
-    let function = FakeFunction::start(move |request| {
-        let gate = passed.clone();
-        async move {
-            if request.target == "/slow" {
-                gate.passed().await;
-            }
-            Answer::complete()
-        }
-    })
-    .await;
+    let function = FakeFunction::waiting(&gate, |target| target == "/slow", Answer::complete()).await;
     let _worker = bench.worker(&function.url()).env("JOBS_CONCURRENCY", "2").spawn();
     bench.add("slow").await;
     bench.run("SELECT app_jobs.add_job('quick') FROM generate_series(1, 30)").await;

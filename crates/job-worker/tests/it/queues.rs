@@ -91,17 +91,7 @@ async fn a_failed_job_that_waits_for_its_retry_does_not_block_its_queue() {
 async fn a_busy_queue_does_not_hold_up_other_queues_or_jobs_without_one() {
     let bench = Bench::new().await;
     let gate = Gate::closed();
-    let passed = gate.clone();
-    let function = FakeFunction::start(move |request| {
-        let gate = passed.clone();
-        async move {
-            if request.target == "/slow" {
-                gate.passed().await;
-            }
-            Answer::complete()
-        }
-    })
-    .await;
+    let function = FakeFunction::waiting(&gate, |target| target == "/slow", Answer::complete()).await;
     bench.add_with("slow", "{}", ", queue_name := 'busy', priority := -1").await;
     bench
         .run("SELECT app_jobs.add_job('next', queue_name := 'busy', priority := -1) FROM generate_series(1, 50)")

@@ -212,17 +212,7 @@ async fn a_second_live_worker_of_the_same_name_is_told_and_takes_nothing_from_th
 async fn the_first_of_two_workers_of_one_name_leaves_without_the_jobs_of_the_second() {
     let bench = Bench::new().await;
     let gate = Gate::closed();
-    let passed = gate.clone();
-    let function = FakeFunction::start(move |request| {
-        let gate = passed.clone();
-        async move {
-            if request.target == "/running" {
-                gate.passed().await;
-            }
-            Answer::accepted()
-        }
-    })
-    .await;
+    let function = FakeFunction::waiting(&gate, |target| target == "/running", Answer::accepted()).await;
     let first = bench.worker(&function.url()).env("JOBS_SUPPORT_ANY", "false").env("JOBS_SUPPORTED", "none");
     let mut first = first.spawn();
     first.wait_for_line("worker looks for jobs", LIMIT).await;
