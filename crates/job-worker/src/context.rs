@@ -203,8 +203,8 @@ impl<S> Context<S> {
     /// Does the job's work in a transaction that completes the job as well: both are committed or neither is. When the job has been
     /// taken over by another worker meanwhile, or started again, nothing is committed, and this is an error.
     ///
-    /// The transaction acts for the job's tenant and actor: `jwt.claims.database_id` and `jwt.claims.user_id` are set where the job
-    /// has them, so row level security by them holds, and jobs that are enqueued in it inherit both.
+    /// The transaction acts for whom the job is: `jwt.claims.database_id`, `user_id`, `entity_id` and `organization_id` are set where
+    /// the job has them, so row level security by them holds, and jobs that are enqueued in it inherit them.
     ///
     /// ```no_run
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { order: i64, cents: i64 }

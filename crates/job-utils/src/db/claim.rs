@@ -25,7 +25,7 @@ macro_rules! claimed {
              OR 4 * pg_catalog.pg_column_size(j.payload) <= $14 AND octet_length(j.payload::text) <= $14) \
              THEN j.payload END AS payload, \
              j.priority, j.run_at, \
-             j.attempts, j.max_attempts, j.epoch FROM ",
+             j.attempts, j.max_attempts, j.epoch, j.entity_id, j.organization_id FROM ",
             $first,
             ", @extschema@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
              SELECT *, NULL::float8, NULL::boolean"
@@ -36,7 +36,7 @@ macro_rules! claimed {
 /// The row that comes last: it has no id.
 macro_rules! nothing {
     () => {
-        " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+        " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
          CASE WHEN $6 AND NOT EXISTS (SELECT FROM claimed) THEN \
          extract(epoch FROM @extschema@.next_run_at($2, $5, make_interval(secs => $11)) - now())::float8 END, \
          EXISTS (SELECT FROM @extschema@.settings)"
@@ -164,6 +164,10 @@ pub struct Job {
     pub tenant: Option<Uuid>,
     /// Who caused the job.
     pub actor: Option<Uuid>,
+    /// The entity that the job is for: the setting `jwt.claims.entity_id` of whoever enqueued it.
+    pub entity: Option<Uuid>,
+    /// The organization that the job is for: the setting `jwt.claims.organization_id`.
+    pub organization: Option<Uuid>,
     /// The named queue, whose jobs run one at a time.
     pub queue: Option<String>,
     /// Which function does it.
@@ -190,6 +194,8 @@ impl std::fmt::Debug for Job {
             .field("id", &self.id)
             .field("tenant", &self.tenant)
             .field("actor", &self.actor)
+            .field("entity", &self.entity)
+            .field("organization", &self.organization)
             .field("queue", &self.queue)
             .field("task", &self.task)
             .field("priority", &self.priority)
@@ -228,6 +234,8 @@ impl Job {
             attempts: row.try_get(8)?,
             max_attempts: row.try_get(9)?,
             epoch: row.try_get(10)?,
+            entity: row.try_get(11)?,
+            organization: row.try_get(12)?,
         })
     }
 }
@@ -294,12 +302,12 @@ fn read(rows: &[Row], running: &Running) -> Result<Found, tokio_postgres::Error>
             jobs.push(Job::from_row(row)?);
             continue;
         }
-        let seconds: Option<f64> = row.try_get(11)?;
+        let seconds: Option<f64> = row.try_get(13)?;
         // A run_at far away, or infinity, is no duration: a later look will find it.
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
-        nothing = Some(Claimed::Nothing { due, on_demand: row.try_get(12)? });
-        if row.len() > 13 {
-            heartbeat = Some(Heartbeat::from_row(row, 13, running)?);
+        nothing = Some(Claimed::Nothing { due, on_demand: row.try_get(14)? });
+        if row.len() > 15 {
+            heartbeat = Some(Heartbeat::from_row(row, 15, running)?);
         }
     }
     let claimed = match nothing {

@@ -25,6 +25,7 @@ const BEGIN: &str = "WITH own AS MATERIALIZED (\
                      setting AS MATERIALIZED (\
                      SELECT set_config(s.name, s.value, true) FROM own, \
                      (VALUES ('jwt.claims.database_id', $3::uuid::text), ('jwt.claims.user_id', $4::uuid::text), \
+                     ('jwt.claims.entity_id', $6::uuid::text), ('jwt.claims.organization_id', $7::uuid::text), \
                      ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), \
                      ('tcp_user_timeout', '20000'), \
                      ('idle_in_transaction_session_timeout', (SELECT $5::int4::text FROM \
@@ -105,9 +106,9 @@ impl Work<'_> {
 }
 
 impl Db {
-    /// Does a claimed job's work in a transaction that completes the job as well. It acts for the job's tenant and actor: the settings
-    /// `jwt.claims.database_id` and `jwt.claims.user_id` are those of the job, where it has them. It holds the job's row from the
-    /// beginning.
+    /// Does a claimed job's work in a transaction that completes the job as well. It acts for whom the job is: the settings
+    /// `jwt.claims.database_id`, `user_id`, `entity_id` and `organization_id` are those of the job, where it has them. It holds the
+    /// job's row from the beginning.
     ///
     /// It waits for a connection as long as it takes: drop it to give up. Of a pool's connections it leaves two to everybody else, as
     /// far as there are more than two.
@@ -165,7 +166,7 @@ impl Db {
         Ok(value)
     }
 
-    /// Locks the job's row and takes on its tenant and actor, for the rest of the transaction; false when the attempt is no longer live.
+    /// Locks the job's row and takes on whom it is for, for the rest of the transaction; false when the attempt is no longer live.
     async fn begin_work(
         &self,
         mut transaction: &Transaction<'_>,
@@ -180,6 +181,8 @@ impl Db {
             (&job.tenant, Type::UUID),
             (&job.actor, Type::UUID),
             (&idle, Type::INT4),
+            (&job.entity, Type::UUID),
+            (&job.organization, Type::UUID),
         ];
         Ok(!transaction.rows("begin", &self.sql(BEGIN), parameters).await?.is_empty())
     }

@@ -26,6 +26,8 @@ const X_WORKER_ID: HeaderName = HeaderName::from_static(headers::X_WORKER_ID);
 const X_JOB_ID: HeaderName = HeaderName::from_static(headers::X_JOB_ID);
 const X_DATABASE_ID: HeaderName = HeaderName::from_static(headers::X_DATABASE_ID);
 const X_ACTOR_ID: HeaderName = HeaderName::from_static(headers::X_ACTOR_ID);
+const X_ENTITY_ID: HeaderName = HeaderName::from_static(headers::X_ENTITY_ID);
+const X_ORGANIZATION_ID: HeaderName = HeaderName::from_static(headers::X_ORGANIZATION_ID);
 const X_JOB_ATTEMPT: HeaderName = HeaderName::from_static(headers::X_JOB_ATTEMPT);
 const X_JOB_MAX_ATTEMPTS: HeaderName = HeaderName::from_static(headers::X_JOB_MAX_ATTEMPTS);
 const X_CALLBACK_URL: HeaderName = HeaderName::from_static(headers::X_CALLBACK_URL);
@@ -132,7 +134,12 @@ impl Target {
             token.set_sensitive(true);
             headers.insert(headers::X_JOB_TOKEN, token);
         }
-        for (name, id) in [(X_DATABASE_ID, job.tenant), (X_ACTOR_ID, job.actor)] {
+        for (name, id) in [
+            (X_DATABASE_ID, job.tenant),
+            (X_ACTOR_ID, job.actor),
+            (X_ENTITY_ID, job.entity),
+            (X_ORGANIZATION_ID, job.organization),
+        ] {
             // A uuid's text is always a header's.
             if let Some(id) = id.and_then(|id| HeaderValue::from_str(id.hyphenated().encode_lower(&mut [0; 36])).ok()) {
                 headers.insert(name, id);

@@ -9,6 +9,8 @@ use super::support::{Bench, ID, LIMIT};
 
 const DATABASE: &str = "6f4e8f4c-1bb0-4e83-9f5c-2f3a3f1f7c11";
 const ACTOR: &str = "0c7f6f5e-6f25-4c7b-8f5a-0a3a5b1c2d3e";
+const ENTITY: &str = "9f3f1c0e-2f2b-4e0e-8a3e-0d5d3a1b7c11";
+const ORGANIZATION: &str = "b1a7d5a4-66a1-4c55-9c8e-7f1f0e6a2d22";
 
 #[tokio::test]
 async fn the_request_carries_the_ids_and_the_default_callback_url() {
@@ -17,7 +19,8 @@ async fn the_request_carries_the_ids_and_the_default_callback_url() {
     let _worker = bench.worker(&function.url()).spawn();
     let claims = format!(
         "SELECT set_config('jwt.claims.database_id', '{DATABASE}', false), \
-         set_config('jwt.claims.user_id', '{ACTOR}', false)"
+         set_config('jwt.claims.user_id', '{ACTOR}', false), set_config('jwt.claims.entity_id', '{ENTITY}', false), \
+         set_config('jwt.claims.organization_id', '{ORGANIZATION}', false)"
     );
     bench.run(&claims).await;
     let id = bench.add("email:send_verification_link").await;
@@ -34,11 +37,15 @@ async fn the_request_carries_the_ids_and_the_default_callback_url() {
     assert_eq!(full.header("x-job-id"), Some(id.to_string().as_str()));
     assert_eq!(full.header("x-database-id"), Some(DATABASE));
     assert_eq!(full.header("x-actor-id"), Some(ACTOR));
+    assert_eq!(full.header("x-entity-id"), Some(ENTITY));
+    assert_eq!(full.header("x-organization-id"), Some(ORGANIZATION));
     let callback = full.header("x-callback-url").unwrap().strip_prefix("http://jobs-callback:12345/callback?epoch=");
     assert!(callback.is_some_and(|epoch| epoch.parse::<u64>().is_ok()), "{callback:?}");
     let bare = &requests[1];
     assert_eq!(bare.header("x-job-id"), Some(anonymous.to_string().as_str()));
-    assert!(!bare.headers.contains_key("x-database-id") && !bare.headers.contains_key("x-actor-id"));
+    for name in ["x-database-id", "x-actor-id", "x-entity-id", "x-organization-id"] {
+        assert!(!bare.headers.contains_key(name), "{name}");
+    }
 }
 
 #[tokio::test]

@@ -86,11 +86,15 @@ async fn the_handlers_writes_and_the_end_of_its_job_are_committed_together_or_no
     let shutdown = Shutdown::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));
     let (tenant, actor) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    bench.run("SET jwt.claims.entity_id = '00000000-0000-0000-0000-000000000003'").await;
+    bench.run("SET jwt.claims.organization_id = '00000000-0000-0000-0000-000000000004'").await;
     let add = async |job: Charge| enqueue(&bench.sql, job.job().tenant(tenant).actor(actor)).await.unwrap().id;
     let left = async || {
         let left = "SELECT (SELECT count(*) FROM charges), count(*) FROM app_jobs.jobs WHERE task_identifier = 'receipt' \
                     AND database_id = '00000000-0000-0000-0000-000000000001' \
-                    AND actor_id = '00000000-0000-0000-0000-000000000002'";
+                    AND actor_id = '00000000-0000-0000-0000-000000000002' \
+                    AND entity_id = '00000000-0000-0000-0000-000000000003' \
+                    AND organization_id = '00000000-0000-0000-0000-000000000004'";
         let row = bench.sql.query_one(left, &[]).await.unwrap();
         (row.get::<_, i64>(0), row.get::<_, i64>(1))
     };
