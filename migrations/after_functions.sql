@@ -34,6 +34,10 @@ BEGIN
             EXECUTE format('DROP FUNCTION %s', routine.signature);
         END IF;
     END LOOP;
+    -- refinery's, which makes it by itself.
+    IF to_regclass('@extschema@.schema_history') IS NOT NULL THEN
+        COMMENT ON TABLE @extschema@.schema_history IS E'@behavior -*\nWhich migrations this schema has.';
+    END IF;
     DELETE FROM @extschema@.schema_functions;
     INSERT INTO @extschema@.schema_functions (signature, digest) SELECT s.signature, '@digest@' FROM unnest(signatures) AS s (signature);
 END
