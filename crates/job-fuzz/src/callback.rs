@@ -4,20 +4,21 @@
 //! What a fuzzer could not make of it is made here: the same body compressed, with a byte order mark, with many
 //! headers.
 
-use std::io::Write;
-
-use flate2::Compression;
-use flate2::write::{GzEncoder, ZlibEncoder};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue};
-use job_utils::wire::callback::{Malformed, NamedAttempt, Outcome, UNKNOWN_ERROR, is_json, read_attempt, read_outcome};
+use http::{HeaderMap, HeaderValue};
+use job_utils::wire::callback::{
+    LONGEST_EXTENSION, Malformed, NamedAttempt, Outcome, UNKNOWN_ERROR, is_json, read_attempt, read_extension,
+    read_outcome,
+};
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use serde_json::Value;
+
+use crate::message::{gzip, marked, message, takes_mark, with_many, zlib};
 
 /// Reads the input as a callback.
 pub fn callback(input: &[u8]) {
     // What is no header never gets past the HTTP library.
-    let Some((headers, body)) = request(input) else { return };
+    let Some((headers, body)) = message(input) else { return };
     let taken = check(&headers, body, read(&headers, body));
 
     // Who reports a failure is in trouble already: a body is not refused because of what it reports.
@@ -30,6 +31,10 @@ pub fn callback(input: &[u8]) {
     let (success, failure) = if failed(&headers) { (turned_taken, taken) } else { (taken, turned_taken) };
     assert!(failure || !success, "a body is refused because the attempt failed");
 
+    if let Ok(Some(extension)) = read_extension(&headers, body, false) {
+        assert!(!extension.is_zero() && extension <= LONGEST_EXTENSION, "{extension:?} more for an attempt");
+    }
+
     if !headers.contains_key(CONTENT_ENCODING) {
         same_however_sent(&headers, body);
         same_however_sent(&turned, body);
@@ -41,34 +46,21 @@ pub fn callback(input: &[u8]) {
 fn same_however_sent(headers: &HeaderMap, body: &[u8]) {
     let told = |headers: &HeaderMap, body: &[u8]| read(headers, body).map(|read| read.map(|(_, outcome)| outcome)).ok();
     let plain = told(headers, body);
-    for (name, encoded) in [("gzip", gzip(body)), ("X-Gzip", gzip(body)), ("deflate", deflate(body))] {
+    for (name, encoded) in [("gzip", gzip(body)), ("X-Gzip", gzip(body)), ("deflate", zlib(body))] {
         let mut headers = headers.clone();
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
         assert_eq!(told(&headers, &encoded), plain, "{name}");
     }
-    // Another mark, or the beginning of one, would be text.
-    if !body.starts_with(b"\xef") && !body.starts_with(b"\xfe") && !body.starts_with(b"\xff") {
-        assert_eq!(told(headers, &[b"\xef\xbb\xbf", body].concat()), plain, "with a byte order mark");
+    if takes_mark(body) {
+        assert_eq!(told(headers, &marked(body)), plain, "with a byte order mark");
     }
-    let mut many = headers.clone();
-    many.extend((0..120).filter_map(|n| Some((HeaderName::try_from(format!("x-{n}")).ok()?, HeaderValue::from(n)))));
-    assert_eq!(told(&many, body), plain, "with many headers");
+    assert_eq!(told(&with_many(headers), body), plain, "with many headers");
 
     let query = query(headers);
     if let Ok(Some(attempt)) = read_attempt(headers, query) {
         let appended = format!("{query}/callback");
         assert_eq!(read_attempt(headers, &appended).ok().flatten(), Some(attempt), "with a path behind {query:?}");
     }
-}
-
-fn gzip(body: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(body).and_then(|()| encoder.finish()).unwrap_or_default()
-}
-
-fn deflate(body: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(body).and_then(|()| encoder.finish()).unwrap_or_default()
 }
 
 fn query(headers: &HeaderMap) -> &str {
@@ -145,30 +137,13 @@ fn reported(headers: &HeaderMap, body: &[u8]) -> Option<String> {
     }
 }
 
-/// The headers and the body; None when it could not be sent over HTTP.
-fn request(input: &[u8]) -> Option<(HeaderMap, &[u8])> {
-    let mut headers = HeaderMap::new();
-    let mut rest = input;
-    loop {
-        let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
-        let line = rest[..end].trim_ascii();
-        rest = rest.get(end + 1..).unwrap_or_default();
-        if line.is_empty() {
-            return Some((headers, rest));
-        }
-        let colon = line.iter().position(|byte| *byte == b':')?;
-        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
-        headers.append(name, HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn asked(outcome: Outcome) -> bool {
         let (headers, body) =
-            request(b"X-Job-Id: 7\nX-Worker-Id: worker-0\nX-Job-Error: true\n\n{\"error\":\"a\"}").unwrap();
+            message(b"X-Job-Id: 7\nX-Worker-Id: worker-0\nX-Job-Error: true\n\n{\"error\":\"a\"}").unwrap();
         let (attempt, _) = read(&headers, body).unwrap().unwrap();
         check(&headers, body, Ok(Some((attempt, outcome))))
     }

@@ -40,6 +40,11 @@ fn replay(name: &str) {
 }
 
 #[test]
+fn answer() {
+    replay("answer");
+}
+
+#[test]
 fn callback() {
     replay("callback");
 }
@@ -47,6 +52,11 @@ fn callback() {
 #[test]
 fn configuration() {
     replay("configuration");
+}
+
+#[test]
+fn encoding() {
+    replay("encoding");
 }
 
 #[test]
