@@ -7,18 +7,19 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::Method;
-use axum::http::header::{CONTENT_ENCODING, EXPECT};
+use axum::http::header::EXPECT;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse, Response};
 use job_utils::db::{CallbackDb, SettleError, Settled};
-use job_utils::http_server::{BodyBudget, Received, discard};
+use job_utils::http_server::{BodyBudget, Newcomers, Received, discard};
 use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::Sparingly;
 use job_utils::wire::callback::{
     LARGEST_BODY, LARGEST_EXTENSION, Malformed, NamedAttempt, Outcome, Route, read_attempt, read_extension,
     read_outcome, says_how_in_body,
 };
+use job_utils::wire::encoding::is_long_work;
 use job_utils::wire::headers::{X_CALLBACK_SERVER, X_JOB_ID};
 use job_utils::wire::signature::CallbackSecrets;
 use serde::Serialize;
@@ -55,8 +56,8 @@ pub(crate) struct Callbacks {
     pub(crate) store_timeout: Duration,
     /// Memory for bodies.
     pub(crate) bodies: BodyBudget,
-    /// How many bodies may be decoded at once.
-    pub(crate) decoding: Semaphore,
+    /// How many bodies that take their time may be read at once.
+    pub(crate) reading: Arc<Semaphore>,
     /// Which server this is.
     pub(crate) identity: String,
     /// Callbacks that came too late or twice.
@@ -131,9 +132,19 @@ fn addressed<'a>(callbacks: &Callbacks, head: &'a Parts) -> Result<(Route, Optio
 /// Lets the sender of a request whose body is of no interest write it to its end: an answer before that would close the
 /// connection under it. Who asks first whether to send it gets the answer at once.
 async fn hear_out(head: &Parts, body: Body) {
-    if !head.headers.contains_key(EXPECT) {
-        // Who is slower, or breaks off, may miss the answer.
-        let _ = tokio::time::timeout(REFUSED_TIMEOUT, discard(body, LARGEST_BODY)).await;
+    if head.headers.contains_key(EXPECT) {
+        return;
+    }
+    let others_wait = async {
+        match head.extensions.get::<Newcomers>() {
+            Some(newcomers) => newcomers.waiting().await,
+            None => std::future::pending().await,
+        }
+    };
+    // Who is slower, or breaks off, may miss the answer; so may everybody while others wait for a connection.
+    tokio::select! {
+        _heard = tokio::time::timeout(REFUSED_TIMEOUT, discard(body, LARGEST_BODY)) => {}
+        () = others_wait => {}
     }
 }
 
@@ -168,13 +179,7 @@ async fn settle(
                 Ok(Received::default())
             }
         });
-        let body = body.await?;
-        // Decoded, a small body may be a large one.
-        let _few = match head.headers.contains_key(CONTENT_ENCODING) {
-            true => callbacks.decoding.acquire().await.ok(),
-            false => None,
-        };
-        match read_outcome(&head.headers, &body.bytes, body.cut)? {
+        match read(&callbacks.reading, &head.headers, body.await?).await? {
             // The policy is the worker's, which has put what it says into the URL.
             Outcome::Fail(message) => attempt.claim.after_failure.failed(message),
             outcome => outcome,
@@ -200,6 +205,22 @@ async fn settle(
         Ok(Err(_)) | Err(_) => return Err(CallbackError::Unavailable),
     }
     Ok(taken(attempt))
+}
+
+/// Reads how the attempt ended. What takes its time is read on a thread that nothing else waits for, a few at once: decoded,
+/// each may take 16 MiB for a moment.
+async fn read(at_once: &Arc<Semaphore>, headers: &HeaderMap, body: Received) -> Result<Outcome, CallbackError> {
+    if !is_long_work(headers, &body.bytes) {
+        return Ok(read_outcome(headers, &body.bytes, body.cut)?);
+    }
+    // It is never closed. The thread has it until it is done, also when nobody waits for the outcome any more.
+    let permit = at_once.clone().acquire_owned().await.ok();
+    let headers = headers.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        read_outcome(&headers, &body.bytes, body.cut)
+    });
+    Ok(reading.await.map_err(|_| CallbackError::Unavailable)??)
 }
 
 async fn extend(

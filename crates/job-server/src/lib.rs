@@ -26,8 +26,8 @@ const CONNECTIONS: usize = 1024;
 /// What the bodies of callbacks beyond the usual size take together, in bytes, beside the largest of them.
 const BODIES: usize = 32 << 20;
 
-/// How many bodies are decoded at once: each may take 16 MiB for a moment.
-const DECODING: usize = 2;
+/// How many large or compressed bodies are read at once: each may take 16 MiB for a moment, and a thread.
+const READING: usize = 2;
 
 /// How long before its end the server answers those that still wait, so that the answers get out.
 const LAST_ANSWERS: Duration = Duration::from_millis(250);
@@ -121,7 +121,7 @@ pub async fn run_as(
         callback_timeout: config.callback_timeout,
         store_timeout: config.store_timeout,
         bodies: BodyBudget::new(BODIES),
-        decoding: Semaphore::new(DECODING),
+        reading: Arc::new(Semaphore::new(READING)),
         identity,
         stale: AtomicU64::new(0),
         refused: AtomicU64::new(0),

@@ -34,7 +34,8 @@ use crate::supervise::{Parts, Stopped, supervise};
 /// # }
 /// ```
 ///
-/// It installs neither signal handlers nor a subscriber of logs, and has no global state: two of them can run in one process.
+/// It installs neither signal handlers nor a subscriber of logs, and two of them can run in one process. All that they share is the
+/// limit of connections to their servers, as descriptors are the process's.
 #[must_use = "it does nothing until it runs"]
 pub struct Service {
     db: Db,

@@ -2,13 +2,15 @@
 //!
 //! A stranger who only reaches the port can send half a request, or nothing, and hold a connection for it; a thousand
 //! such connections would use up the descriptors of the process, and its own connections to functions and to Postgres
-//! would fail. So connections have a limit well below that of descriptors, and each has a limit of time for every step
-//! in which it is the client's turn. At the limit of connections the one gives way that has been silent longest, so
-//! that a request that is sent at once, such as a health check, is always served. [`BodyBudget`] bounds what bodies
-//! take.
+//! would fail. So each server has a limit of connections, all servers of a process together have half of its
+//! descriptors, and each connection has a limit of time for every step in which it is the client's turn. At the limit of
+//! connections the one gives way whose client has been waited for longest, however often it sends a byte; and whoever
+//! asks again and again gives way with the next answer. So a request that is sent at once, such as a health check, is
+//! always served. [`BodyBudget`] bounds what bodies take.
 
 mod body;
 mod connection;
+mod room;
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -19,15 +21,15 @@ use std::time::Duration;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
 pub use body::{BodyBudget, BodyError, Received, discard};
+pub use room::Newcomers;
 
-use self::connection::{Connection, Open, Watched, respond};
+use self::connection::{Connection, Watched, respond};
+use self::room::Room;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Sparingly;
 
@@ -40,7 +42,7 @@ const BUFFER: usize = 64 << 10;
 /// How often connections are looked through for those whose time is over.
 const SWEEP: Duration = Duration::from_millis(500);
 
-/// How long to wait when nothing can be accepted: for a descriptor, or for a connection that gives way.
+/// How long to wait for a descriptor when there is none to accept a connection with.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// How long requests in flight may go on when the server is dropped.
@@ -53,7 +55,7 @@ const FEWEST: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// How many connections there may be.
+    /// How many connections there may be. All servers of a process together have half of its descriptors besides.
     pub connections: usize,
     /// How long the head of a request may take to arrive, from the connection or the request's first byte on.
     pub head: Duration,
@@ -61,22 +63,20 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a client may be silent in the middle of a body.
     pub silence: Duration,
-    /// A connection that has been silent for less does not give way to another.
-    pub least_silence: Duration,
+    /// At the limit of connections, one whose client has been waited for for less does not give way to another.
+    pub least_turn: Duration,
 }
 
 impl Limits {
     /// At most `most` connections, and no more than half of the descriptors that this process may have (RLIMIT_NOFILE):
     /// the other half is for its own connections.
     pub fn new(most: usize) -> Self {
-        let descriptors = getrlimit(Resource::Nofile).current;
-        let half = descriptors.map_or(usize::MAX, |descriptors| usize::try_from(descriptors / 2).unwrap_or(usize::MAX));
         Self {
-            connections: most.min(half).max(FEWEST),
+            connections: most.min(Room::of_the_process().limit()).max(FEWEST),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             silence: Duration::from_secs(30),
-            least_silence: Duration::from_millis(250),
+            least_turn: Duration::from_millis(250),
         }
     }
 }
@@ -87,8 +87,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
     let server = Server {
         router,
         limits,
-        open: Arc::default(),
-        room: Arc::new(Semaphore::new(limits.connections)),
+        room: Arc::new(Room::new(limits.connections)),
         connections: TaskTracker::new(),
         stop: stop.clone(),
         dropped: Shutdown::new(),
@@ -113,8 +112,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
 struct Server {
     router: Router,
     limits: Limits,
-    open: Arc<Open>,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     connections: TaskTracker,
     stop: Shutdown,
     dropped: Shutdown,
@@ -132,51 +130,33 @@ impl Server {
                         tracing::warn!(left_out, "cannot accept a connection, trying again: {error}");
                     }
                     // There may be no descriptor left.
-                    self.open.make_room(&self.limits, Instant::now());
+                    Room::of_the_process().make(&self.limits);
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
             };
-            let permit = self.room().await;
+            let permits = (self.room.wait(&self.limits).await, Room::of_the_process().wait(&self.limits).await);
             // An answer goes out at once, also when the one before it is not acknowledged yet.
             let _ = stream.set_nodelay(true);
-            self.spawn(stream, permit);
-        }
-    }
-
-    /// Room for one more connection.
-    async fn room(&self) -> Option<OwnedSemaphorePermit> {
-        loop {
-            if let Ok(permit) = self.room.clone().try_acquire_owned() {
-                return Some(permit);
-            }
-            if let Some(left_out) = self.full.pass() {
-                let connections = self.limits.connections;
-                tracing::warn!(connections, left_out, "no more connections are taken: silent ones give way");
-            }
-            self.open.make_room(&self.limits, Instant::now());
-            tokio::select! {
-                // It is never closed.
-                permit = self.room.clone().acquire_owned() => return permit.ok(),
-                () = tokio::time::sleep(PAUSE) => {}
-            }
+            self.spawn(stream, permits);
         }
     }
 
     async fn sweep(&self) -> Infallible {
         loop {
             tokio::time::sleep(SWEEP).await;
-            self.open.close_late(&self.limits, Instant::now());
+            self.room.close_late(&self.limits);
         }
     }
 
-    fn spawn(&self, stream: TcpStream, permit: Option<OwnedSemaphorePermit>) {
-        let (open, router) = (self.open.clone(), self.router.clone());
+    fn spawn(&self, stream: TcpStream, (own, shared): (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>)) {
+        let connection = Connection::new(Newcomers::of(&self.room));
+        let places = (self.room.enter(&connection, own), Room::of_the_process().enter(&connection, shared));
+        let router = self.router.clone();
         let (stop, dropped) = (self.stop.clone(), self.dropped.clone());
         self.connections.spawn(async move {
-            let _permit = permit;
-            let entry = open.enter(Instant::now());
-            run(stream, router, entry.connection().clone(), &stop, &dropped).await;
+            let _places = places;
+            run(stream, router, connection, &stop, &dropped).await;
         });
     }
 }

@@ -6,18 +6,19 @@ mod failure;
 mod origin;
 mod payload;
 mod probe;
+mod reading;
 mod secrets;
 mod target;
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use job_utils::config::{WorkerConfig, in_words, shown};
 use job_utils::db::Job;
 use job_utils::telemetry::Sparingly;
 use job_utils::wire::callback::{Outcome, storable};
-use job_utils::wire::dispatch::{Answer, Received, read_answer};
+use job_utils::wire::dispatch::Answer;
 
 pub use crate::dispatch::probe::CallbackProbe;
 
@@ -25,6 +26,7 @@ use crate::dispatch::body::AnswerBody;
 use crate::dispatch::failure::{Failure, Progress};
 use crate::dispatch::origin::idle_limit;
 use crate::dispatch::payload::payload;
+use crate::dispatch::reading::{Reader, Said};
 use crate::dispatch::target::{Callback, Target, Targets};
 use crate::memory::Share;
 
@@ -40,6 +42,7 @@ pub(crate) struct Dispatcher {
     callback: Callback,
     http2: bool,
     callback_timeout: Duration,
+    reader: Reader,
     /// Tasks whose functions have accepted a job without a word.
     wordless: Mutex<HashSet<String>>,
     lacking_descriptors: Sparingly,
@@ -54,6 +57,7 @@ impl Dispatcher {
             callback: Callback::new(config),
             http2: config.http2,
             callback_timeout: config.callback_timeout,
+            reader: Reader::new(),
             wordless: Mutex::default(),
             lacking_descriptors: Sparingly::once_in(TELL_EVERY),
         })
@@ -110,13 +114,17 @@ impl Dispatcher {
         let status = head.status.as_u16();
         let mut body = AnswerBody::new(status, body);
         let beginning = body.beginning(progress).await?;
-        let received = Received::new(status, &head.headers, &beginning.bytes, beginning.cut);
-        let answer = read_answer(&received, &target.url, target.policy.complete_on_2xx, SystemTime::now());
+        let Said { answer, is_cut, names_job } =
+            self.reader.read(status, &head.headers, &beginning, &target.url, target.policy.complete_on_2xx).await;
         if answer == Answer::Accept {
-            if received.is_cut() {
+            if is_cut {
                 tracing::warn!(job.id = job.id, "the answer is large: only its first MiB was searched for complete");
             }
-            self.warn_of_acceptance(job, &received);
+            // Functions that know callbacks name the job in their answers, as job-fn's and the original's do, or answer
+            // 202.
+            if status != 202 && !names_job {
+                self.warn_of_acceptance(job, status);
+            }
         }
         if beginning.cut {
             if answer != Answer::Accept {
@@ -132,12 +140,8 @@ impl Dispatcher {
         Ok(answer)
     }
 
-    /// Tells once of a task whose function accepts jobs as one does that knows nothing of callbacks. Functions that know
-    /// them name the job in their answers, as job-fn's and the original's do, or answer 202.
-    fn warn_of_acceptance(&self, job: &Job, received: &Received<'_>) {
-        if received.status() == 202 || received.names_job() {
-            return;
-        }
+    /// Tells once of a task whose function accepts jobs as one does that knows nothing of callbacks.
+    fn warn_of_acceptance(&self, job: &Job, status: u16) {
         let mut wordless = self.wordless.lock().unwrap_or_else(PoisonError::into_inner);
         if wordless.len() < MOST_TASKS && !wordless.contains(&job.task) {
             wordless.insert(job.task.clone());
@@ -146,7 +150,7 @@ impl Dispatcher {
                 job.task = job.task,
                 "HTTP {} without {{\"complete\": true}}: the job waits for a callback, for {}. A function that never calls \
                  back has to say it, or JOBS_COMPLETE_ON_2XX has to be set",
-                received.status(),
+                status,
                 in_words(self.callback_timeout)
             );
         }

@@ -1,15 +1,23 @@
 //! Bodies and paths of callbacks as they come from the field: what the original takes is stored.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
-use job_utils::config::Secret;
-use job_utils::wire::callback::AfterFailure;
+use job_testkit::{TestDb, eventually};
+use job_utils::config::{Secret, ServerConfig};
+use job_utils::db::Db;
+use job_utils::shutdown::Shutdown;
+use job_utils::wire::callback::{AfterFailure, LARGEST_BODY, Outcome, read_outcome};
 use job_utils::wire::signature::{CallbackSecrets, CallbackUrls};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder};
 
-use super::support::{Bench, HOLDER, send};
+use super::support::{Bench, HOLDER, LIMIT, migrated, send};
 
 fn gzip(body: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -96,6 +104,65 @@ async fn a_large_body_is_read_to_its_end_and_stored_in_short() {
     let failed = bench.callback(id).header("X-Job-Error", "true");
     assert_eq!(send(encoded(failed, "", huge.into_bytes())).await.0, 200);
     assert_eq!(last_error(&bench, id).await, "early");
+}
+
+/// Asks for a health check after the other until told to stop; returns how long the longest took.
+fn longest_health_check(port: u16, checks: &AtomicUsize, stop: &Shutdown) -> Duration {
+    let mut longest = Duration::ZERO;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut answer = [0; 4096];
+    while !stop.is_triggered() {
+        let begun = Instant::now();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut length = 0;
+        while !answer[..length].ends_with(b"alive") {
+            let read = stream.read(&mut answer[length..]).unwrap();
+            assert!(read > 0, "the connection ended");
+            length += read;
+        }
+        longest = longest.max(begun.elapsed());
+        checks.fetch_add(1, Ordering::SeqCst);
+    }
+    longest
+}
+
+#[tokio::test]
+async fn health_checks_are_answered_while_16_mib_are_decoded() {
+    // A server that has one thread, this one: what it decodes itself holds up everything.
+    let db = TestDb::from_template("server", migrated).await;
+    let pool = Db::from_url(db.url()).unwrap();
+    let listener = job_server::bind(0).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let stop = Shutdown::new();
+    let server = tokio::spawn(job_server::run_with(ServerConfig::default(), pool, listener, stop.clone()));
+    let body = format!(r#"{{"rows":[{}1]}}"#, "1,".repeat(LARGEST_BODY / 2 - 100));
+    let body = gzip(body.as_bytes());
+    let headers = HeaderMap::from_iter([
+        (CONTENT_ENCODING, HeaderValue::from_static("gzip")),
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+    ]);
+    let begun = Instant::now();
+    assert_eq!(read_outcome(&headers, &body, false).unwrap(), Outcome::Complete);
+    let decoding = begun.elapsed();
+    let mut rounds = Vec::new();
+    // Other programs may hold up a check as well, but not in every round.
+    while !rounds.iter().any(|longest| *longest < decoding / 2) && rounds.len() < 10 {
+        let (checks, enough) = (Arc::new(AtomicUsize::new(0)), Shutdown::new());
+        let checking = {
+            let (checks, enough) = (checks.clone(), enough.clone());
+            tokio::task::spawn_blocking(move || longest_health_check(port, &checks, &enough))
+        };
+        eventually(LIMIT, async || checks.load(Ordering::SeqCst) > 0).await;
+        let callback = reqwest::Client::new().post(format!("http://127.0.0.1:{port}/callback"));
+        let callback = callback.header("X-Worker-Id", HOLDER).header("X-Job-Id", 1).headers(headers.clone());
+        let (status, answer) = send(callback.body(body.clone())).await;
+        assert!(status == 200 && answer.contains("stale"), "{status} {answer}");
+        enough.trigger();
+        rounds.push(checking.await.unwrap());
+    }
+    assert!(rounds.iter().any(|longest| *longest < decoding / 2), "{decoding:?} {rounds:?}");
+    stop.trigger();
+    server.await.unwrap().unwrap();
 }
 
 #[tokio::test]

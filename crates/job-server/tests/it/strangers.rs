@@ -1,7 +1,9 @@
 //! What somebody can do who reaches the port and has no signature: take no memory, no descriptors, and no time of
 //! others.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use job_testkit::process::Program;
 use job_testkit::{Process, TestDb, eventually};
@@ -135,6 +137,55 @@ async fn idle_connections_beyond_every_limit_keep_nobody_out() {
     assert_eq!(send(callback.header("X-Worker-Id", HOLDER).header("X-Job-Id", id)).await.0, 200);
     drop(idle);
     assert!(server.is_running());
+}
+
+/// Half a head, an endless one, and unsigned callbacks with a body that nobody wants and with one for a job.
+fn beginnings() -> [String; 4] {
+    [
+        "P".to_owned(),
+        "POST /callback HTTP/1.1\r\nX-Job-Id: 1".to_owned(),
+        "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".to_owned(),
+        head(1),
+    ]
+}
+
+#[tokio::test]
+async fn strangers_who_drip_over_every_connection_keep_no_health_check_waiting() {
+    const STRANGERS: usize = 128;
+    let db = TestDb::from_template("server", migrated).await;
+    let server = Program::with_descriptors(env!("CARGO_BIN_EXE_job-server"), 2 * 128);
+    let server = server.env("INTERNAL_JOBS_CALLBACK_PORT", "0").env("JOBS_CALLBACK_SECRET", "a secret of the server");
+    let mut server = server.envs(db.env()).spawn();
+    let port = port(&mut server).await;
+    let mut strangers = JoinSet::new();
+    let mut sent = Vec::new();
+    for n in 0..STRANGERS {
+        let (begin, bytes) = (beginnings()[n % 4].clone(), Arc::new(AtomicUsize::new(0)));
+        sent.push(bytes.clone());
+        strangers.spawn(async move {
+            let mut pace = tokio::time::interval(Duration::from_millis(100));
+            loop {
+                let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
+                let mut written = stream.write_all(begin.as_bytes()).await;
+                while written.is_ok() {
+                    bytes.fetch_add(1, Ordering::SeqCst);
+                    pace.tick().await;
+                    written = stream.write_all(b"1").await;
+                }
+            }
+        });
+    }
+    eventually(LIMIT, async || sent.iter().all(|bytes| bytes.load(Ordering::SeqCst) > 5)).await;
+    let mut took = Vec::new();
+    for _ in 0..9 {
+        let begun = Instant::now();
+        assert!(is_healthy(port).await, "{took:?} {}", server.output());
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    // The longest may be another's: this machine has other things to do.
+    assert!(took[5] < Duration::from_secs(1), "{took:?}");
+    assert!(server.output().contains("no more connections are taken"), "{}", server.output());
 }
 
 #[tokio::test]

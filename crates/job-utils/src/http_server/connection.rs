@@ -1,6 +1,5 @@
 //! A connection: whose turn it is, since when, and what follows from that.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,6 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
 use axum::response::Response;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::Limits;
+use super::room::Newcomers;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,132 +39,142 @@ enum Phase {
     Closing,
 }
 
+/// Whose turn it is.
+///
+/// A client that sends a byte now and then is never silent for long, and may never come to an end. So two times are
+/// kept: how long it has been silent, which ends the connection of one that is gone; and for how long it has been waited
+/// for in all since its step began, which says who gives way at the limit. A step is a head, a body, or the pause between
+/// requests with the reading of an answer.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    phase: Phase,
+    /// The phase's beginning, or the client's last byte in it.
+    since: Instant,
+    /// For how long the client has been waited for in this step, up to then.
+    waited: Duration,
+}
+
+impl Turn {
+    fn is_the_clients(self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Head | Phase::Body)
+    }
+
+    /// The client has moved, in the middle of its step.
+    fn moved(&mut self, now: Instant) {
+        self.waited += now.saturating_duration_since(self.since);
+        self.since = now;
+    }
+
+    /// For how long the client has been waited for; None when it is not.
+    fn waited(self, now: Instant) -> Option<Duration> {
+        self.is_the_clients().then(|| self.waited + now.saturating_duration_since(self.since))
+    }
+}
+
 /// One connection.
 pub(super) struct Connection {
-    /// What it waits for, and since when.
-    turn: Mutex<(Phase, Instant)>,
+    number: u64,
+    turn: Mutex<Turn>,
     closing: CancellationToken,
+    newcomers: Newcomers,
 }
 
 impl Connection {
-    fn turn(&self) -> MutexGuard<'_, (Phase, Instant)> {
-        // Two values that are written together: whole at any time.
+    /// One from which a head is due.
+    pub(super) fn new(newcomers: Newcomers) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let turn = Turn { phase: Phase::Head, since: Instant::now(), waited: Duration::ZERO };
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { number, turn: Mutex::new(turn), closing: CancellationToken::new(), newcomers })
+    }
+
+    /// Its number among those of the process.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Turn> {
+        // Values that are written together: whole at any time.
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a phase, unless the connection is being closed: then false.
+    /// Begins a step, unless the connection is being closed: then false.
     fn begin(&self, phase: Phase) -> bool {
-        let mut turn = self.turn();
-        let open = turn.0 != Phase::Closing;
+        let mut turn = self.lock();
+        let open = turn.phase != Phase::Closing;
         if open {
-            *turn = (phase, Instant::now());
+            *turn = Turn { phase, since: Instant::now(), waited: Duration::ZERO };
         }
         open
     }
 
     /// The client has sent something. The time of a head counts from its beginning.
     fn received(&self) {
-        let mut turn = self.turn();
-        if turn.0 == Phase::Idle {
-            *turn = (Phase::Head, Instant::now());
+        let mut turn = self.lock();
+        if turn.phase == Phase::Idle {
+            *turn = Turn { phase: Phase::Head, since: Instant::now(), waited: Duration::ZERO };
         }
     }
 
     /// The client has taken something.
     fn sent(&self) {
-        let mut turn = self.turn();
-        if turn.0 == Phase::Idle {
-            turn.1 = Instant::now();
+        let mut turn = self.lock();
+        if turn.phase == Phase::Idle {
+            turn.moved(Instant::now());
         }
     }
 
-    /// Since when it is the client's turn, and how long that may last.
-    fn silent(&self, limits: &Limits) -> Option<(Instant, Duration)> {
-        let (phase, since) = *self.turn();
-        let limit = match phase {
+    /// More of a body is wanted, and is there or not.
+    fn wants_body(&self, is_there: bool) {
+        let mut turn = self.lock();
+        match (turn.phase, is_there) {
+            (Phase::Body, true) => {
+                turn.moved(Instant::now());
+                turn.phase = Phase::Busy;
+            }
+            (Phase::Busy, false) => {
+                turn.phase = Phase::Body;
+                turn.since = Instant::now();
+            }
+            _ => {}
+        }
+    }
+
+    /// For how long the client has been waited for; None when it is not.
+    pub(super) fn turn(&self, now: Instant) -> Option<Duration> {
+        self.lock().waited(now)
+    }
+
+    /// Closes the connection if the client has been waited for as long as that.
+    pub(super) fn close_if_waited(&self, long: Duration, now: Instant) {
+        let mut turn = self.lock();
+        if turn.waited(now).is_some_and(|waited| waited >= long) {
+            self.close(&mut turn);
+        }
+    }
+
+    /// Closes the connection if the client has had its time.
+    pub(super) fn close_if_late(&self, limits: &Limits, now: Instant) {
+        let mut turn = self.lock();
+        let limit = match turn.phase {
             Phase::Idle => limits.idle,
             Phase::Head => limits.head,
             Phase::Body => limits.silence,
-            Phase::Busy | Phase::Closing => return None,
+            Phase::Busy | Phase::Closing => return,
         };
-        Some((since, limit))
+        if now.saturating_duration_since(turn.since) >= limit {
+            self.close(&mut turn);
+        }
     }
 
-    /// Closes the connection if it is still the client's turn, since the same moment.
-    fn close(&self, since: Instant) {
-        let mut turn = self.turn();
-        if turn.1 == since && !matches!(turn.0, Phase::Busy | Phase::Closing) {
-            turn.0 = Phase::Closing;
-            self.closing.cancel();
-        }
+    fn close(&self, turn: &mut Turn) {
+        turn.phase = Phase::Closing;
+        self.closing.cancel();
     }
 
     /// Waits until the connection is to be closed.
     pub(super) async fn closing(&self) {
         self.closing.cancelled().await;
-    }
-}
-
-/// The connections that are open.
-#[derive(Default)]
-pub(super) struct Open {
-    next: AtomicU64,
-    connections: Mutex<HashMap<u64, Arc<Connection>>>,
-}
-
-/// A connection among those that are open, until it is dropped.
-pub(super) struct Entry {
-    open: Arc<Open>,
-    number: u64,
-    connection: Arc<Connection>,
-}
-
-impl Open {
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One more, from which a head is due.
-    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Entry {
-        let connection =
-            Arc::new(Connection { turn: Mutex::new((Phase::Head, now)), closing: CancellationToken::new() });
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.connections().insert(number, connection.clone());
-        Entry { open: self.clone(), number, connection }
-    }
-
-    /// Closes the connection that has been silent longest.
-    pub(super) fn make_room(&self, limits: &Limits, now: Instant) {
-        let connections = self.connections();
-        let silent = connections.values().filter_map(|connection| Some((connection.silent(limits)?.0, connection)));
-        if let Some((since, connection)) = silent.min_by_key(|(since, _)| *since)
-            && now.saturating_duration_since(since) >= limits.least_silence
-        {
-            connection.close(since);
-        }
-    }
-
-    /// Closes every connection whose client has had its time.
-    pub(super) fn close_late(&self, limits: &Limits, now: Instant) {
-        for connection in self.connections().values() {
-            if let Some((since, limit)) = connection.silent(limits)
-                && now.saturating_duration_since(since) >= limit
-            {
-                connection.close(since);
-            }
-        }
-    }
-}
-
-impl Entry {
-    pub(super) fn connection(&self) -> &Arc<Connection> {
-        &self.connection
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.open.connections().remove(&self.number);
     }
 }
 
@@ -180,10 +192,15 @@ pub(super) async fn respond(
     if !connection.begin(Phase::Busy) {
         return Err(Closed);
     }
-    let request: Request = request.map(|body| Body::new(WatchedBody { body, connection: connection.clone() }));
+    let mut request: Request = request.map(|body| Body::new(WatchedBody { body, connection: connection.clone() }));
+    request.extensions_mut().insert(connection.newcomers.clone());
     let answer: Result<Response, Infallible> = router.call(request).await;
+    let Ok(mut answer) = answer;
+    // Who asks again and again is never waited for, and gives way like this.
+    if connection.newcomers.are_waiting() {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     connection.begin(Phase::Idle);
-    let Ok(answer) = answer;
     Ok(answer)
 }
 
@@ -199,7 +216,7 @@ impl hyper::body::Body for WatchedBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.connection.begin(if polled.is_pending() { Phase::Body } else { Phase::Busy });
+        self.connection.wants_body(polled.is_ready());
         polled
     }
 

@@ -18,6 +18,9 @@ const STEP: usize = 32 << 10;
 /// How many members of gzip are read. Most bodies have one; each costs time even when it is empty.
 const MOST_MEMBERS: usize = 16;
 
+/// A longer body is read where nothing else waits for it, in bytes. A shorter one takes less time than that costs.
+const SHORT: usize = 64 << 10;
+
 /// How a body is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Coding {
@@ -91,6 +94,12 @@ pub struct Decoded<'a> {
     pub bytes: Cow<'a, [u8]>,
     /// Whether there is more.
     pub cut: bool,
+}
+
+/// Whether reading a body may take long enough to hold up others, where it is done on a thread that serves them too:
+/// it is long, or it is compressed, so that a few bytes may become many.
+pub fn is_long_work(headers: &HeaderMap, body: &[u8]) -> bool {
+    body.len() > SHORT || !body.is_empty() && headers.contains_key(CONTENT_ENCODING)
 }
 
 /// Decodes a body, up to `limit` bytes: what is beyond is never decompressed. Of a body that is `cut`, of which only the

@@ -20,6 +20,7 @@ pub(crate) struct AnswerBody {
 }
 
 /// What was read of a body.
+#[derive(Clone)]
 pub(crate) struct Beginning {
     /// All of it, or the beginning.
     pub(crate) bytes: Bytes,
