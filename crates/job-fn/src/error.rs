@@ -26,7 +26,7 @@ pub struct FunctionError {
     pub(crate) status: Option<StatusCode>,
     pub(crate) message: String,
     pub(crate) for_good: bool,
-    /// In how many seconds to try again, by `Retry-After`.
+    /// The payload was not looked at: in how many seconds to send it again, by `Retry-After`. No callback tells of it.
     pub(crate) retry_after: Option<u32>,
 }
 

@@ -138,7 +138,7 @@ async fn read(bodies: &BodyBudget, request: Request) -> Result<Received, Functio
         Ok(Ok(body)) if body.cut => Err(too_long()),
         Ok(Ok(body)) => Ok(body),
         Ok(Err(error @ BodyError::NoRoom)) => {
-            Err(FunctionError { retry_after: Some(NO_ROOM_RETRY), ..FunctionError::status(503, error.to_string()) })
+            Err(FunctionError { retry_after: Some(NO_ROOM_RETRY), ..FunctionError::status(429, error.to_string()) })
         }
         Ok(Err(error)) => Err(FunctionError::status(400, error.to_string())),
         Err(_) => Err(FunctionError::status(408, "the payload took too long to arrive")),
@@ -163,6 +163,18 @@ async fn run(
             let _ = answer.send(response(Err(FunctionError::status(403, refused.to_string())), &headers, guard));
             return;
         }
+    };
+    // Nothing of the job was looked at: the answer says when to send it again, and a callback would end its attempt.
+    let body = match body {
+        Err(error) if error.retry_after.is_some() => {
+            if let Some(left_out) = shared.refusals.pass() {
+                tracing::warn!(job.id = context.job_id, left_out, "the job is not run: {error}");
+            }
+            let (guard, _) = oneshot::channel();
+            let _ = answer.send(response(Err(error), &headers, guard));
+            return;
+        }
+        body => body,
     };
     context.extension = callback.clone().map(|callback| Extension::new(shared.caller.client(), callback));
     let job_id = context.job_id.clone();

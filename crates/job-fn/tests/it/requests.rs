@@ -163,6 +163,7 @@ async fn a_large_chunked_body_that_has_not_ended_keeps_no_other_from_arriving() 
 async fn payloads_wait_for_room_and_those_that_are_too_many_are_told_when_to_come_again() {
     const MANY: usize = 300;
     const LENGTH: usize = 100_000;
+    let receiver = Receiver::start([]).await;
     let function = Function::start(App::new(async |_: Context, text: String| anyhow::Ok(text.len()))).await;
     let announced = |length: usize| format!("content-length: {length}");
     let beginning = [&b"\""[..], &vec![b'x'; LENGTH - 1]].concat();
@@ -175,23 +176,30 @@ async fn payloads_wait_for_room_and_those_that_are_too_many_are_told_when_to_com
     let mut sending = JoinSet::new();
     let mut streams = Vec::new();
     for _ in 0..MANY {
-        streams.push(begun(&function, &announced(text.len()), text.as_bytes()).await);
+        let job = format!("x-worker-id: w\r\nx-job-id: 1\r\nx-callback-url: {}", receiver.url());
+        let headers = format!("{}\r\n{job}", announced(text.len()));
+        streams.push(begun(&function, &headers, text.as_bytes()).await);
     }
     for mut stream in streams {
         sending.spawn(async move { answer(&mut stream).await });
     }
     let refused = sending.join_next().await.unwrap().unwrap();
-    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.starts_with("HTTP/1.1 429 "), "{refused}");
     assert!(refused.contains("\r\nretry-after: 10\r\n") && refused.contains("too many large requests"), "{refused}");
     drop(large);
     let mut done = 0;
     while let Some(told) = sending.join_next().await {
         let told = told.unwrap();
         let retry = told.contains("\r\nretry-after: 10\r\n");
-        assert!(told.starts_with("HTTP/1.1 200 ") || told.starts_with("HTTP/1.1 503 ") && retry, "{told}");
+        assert!(told.starts_with("HTTP/1.1 200 ") || told.starts_with("HTTP/1.1 429 ") && retry, "{told}");
         done += usize::from(told.ends_with(&LENGTH.to_string()));
     }
     assert!(done >= 200, "{done} of {MANY} had room in time");
+    // A stop waits for all callbacks.
+    assert_eq!(function.stop().await.abandoned, 0);
+    let callbacks = receiver.received();
+    assert_eq!(callbacks.len(), done, "a callback for what ran, and none for what had no room");
+    assert!(callbacks.iter().all(|callback| callback.header("x-job-error").is_none()));
 }
 
 #[tokio::test]
