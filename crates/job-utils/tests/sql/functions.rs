@@ -1,7 +1,7 @@
 //! Who may call which function of the schema: each one is decided on here and in grants.sql. A function that is new is
 //! nobody's, and fails the test, until it is in both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sql::support::{Place, Role, Session, database, migrate_schema};
 
@@ -155,6 +155,37 @@ async fn every_function_is_granted_to_whom_it_is_for_and_to_nobody_else() {
         )
         .await;
     assert_eq!(others, "");
+    place.end(vec![]).await;
+}
+
+/// The names in the lists of functions (`… CONSTANT text[] := '{…}'`) of an SQL file.
+fn listed(sql: &str) -> Vec<&str> {
+    let lists = sql.split("CONSTANT text[] :=").skip(1).filter_map(|rest| rest.split(';').next());
+    let names = lists.filter_map(|list| list.split('{').nth(1)?.split('}').next());
+    names.flat_map(|names| names.split(',').map(str::trim)).collect()
+}
+
+#[tokio::test]
+async fn a_list_of_functions_names_none_that_is_not_there() {
+    let place = Place::new().await;
+    let found = place
+        .admin
+        .show("SELECT DISTINCT p.proname FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace")
+        .await;
+    let grants = include_str!("../../migrations/grants.sql");
+    for (file, sql, lists) in
+        [("grants.sql", grants, 3), ("after_functions.sql", include_str!("../../migrations/after_functions.sql"), 1)]
+    {
+        assert_eq!(sql.matches("CONSTANT text[]").count(), lists, "the lists of {file}");
+        let names = listed(sql);
+        assert!(names.len() >= 10, "{file}: {names:?}");
+        let gone: Vec<&&str> = names.iter().filter(|name| !found.lines().any(|line| line == **name)).collect();
+        assert_eq!(gone, Vec::<&&str>::new(), "{file} names functions that are not there");
+    }
+    // What the roles got, they got by the lists.
+    let granted = FUNCTIONS.iter().filter(|(_, roles)| !roles.is_empty()).map(|(name, _)| *name);
+    let by_list: BTreeSet<&str> = listed(grants).into_iter().collect();
+    assert_eq!(by_list, granted.collect::<BTreeSet<&str>>());
     place.end(vec![]).await;
 }
 
