@@ -96,7 +96,8 @@ CREATE TABLE @extschema@.job_queues (
     locked_by text
 );
 
-COMMENT ON TABLE @extschema@.job_queues IS 'Named queues in use, derived from jobs: how many jobs, and which worker runs one.';
+COMMENT ON TABLE @extschema@.job_queues IS
+    'Named queues in use, derived from jobs: how many jobs, and which worker runs one.';
 
 -- Rules that make jobs. A scheduler locks the rows it watches.
 CREATE TABLE @extschema@.scheduled_jobs (
@@ -212,10 +213,13 @@ CREATE TABLE @extschema@.schedule_fires (
 CREATE INDEX schedule_fires_age_idx ON @extschema@.schedule_fires (fire_at);
 
 COMMENT ON TABLE @extschema@.schedule_fires IS
-    E'@behavior -insert -update -delete\nWhat became of each fire of a schedule: made a job; skipped, since the previous one waits or runs; missed; failed. Removed by age.';
+    E'@behavior -insert -update -delete\nWhat became of each fire of a schedule: made a job; skipped, since the '
+    'previous one waits or runs; missed; failed. Removed by age.';
 
 COMMENT ON COLUMN @extschema@.schedule_fires.outcome IS
-    'made: job_id is its job. skipped (the previous one waits or runs, or a trigger kept the job out), failed: reason says why. missed: there was no scheduler or no database; the row stands for the earlier ones that reason tells of, too.';
+    'made: job_id is its job. skipped (the previous one waits or runs, or a trigger kept the job out), '
+    'failed: reason says why. missed: there was no scheduler or no database; '
+    'the row stands for the earlier ones that reason tells of, too.';
 
 -- Settings of the schema that are not the default.
 CREATE TABLE @extschema@.settings (
@@ -225,7 +229,8 @@ CREATE TABLE @extschema@.settings (
     CONSTRAINT settings_known CHECK (name = 'notify' AND value = 'on_demand')
 );
 
-COMMENT ON TABLE @extschema@.settings IS E'@behavior -*\nSettings of the schema that are not the default; set_notify changes them.';
+COMMENT ON TABLE @extschema@.settings IS
+    E'@behavior -*\nSettings of the schema that are not the default; set_notify changes them.';
 
 CREATE TABLE @extschema@.limits (
     name text PRIMARY KEY,
@@ -233,7 +238,8 @@ CREATE TABLE @extschema@.limits (
     CONSTRAINT limits_known CHECK (name = 'payload' AND bytes BETWEEN 65536 AND 536870912)
 );
 
-COMMENT ON TABLE @extschema@.limits IS E'@behavior -*\nLimits of the schema that are not the default; set_max_payload changes them.';
+COMMENT ON TABLE @extschema@.limits IS
+    E'@behavior -*\nLimits of the schema that are not the default; set_max_payload changes them.';
 
 -- What became of a fire.
 CREATE TYPE @extschema@.fire_outcome AS (outcome text, job_id bigint, sql_state text, message text);

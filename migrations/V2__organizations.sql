@@ -21,4 +21,5 @@ CREATE TABLE @extschema@.schema_functions (
     digest text NOT NULL
 );
 
-COMMENT ON TABLE @extschema@.schema_functions IS E'@behavior -*\nThe functions of this schema, and from which text they were installed.';
+COMMENT ON TABLE @extschema@.schema_functions IS
+    E'@behavior -*\nThe functions of this schema, and from which text they were installed.';

@@ -6,15 +6,16 @@ DECLARE
     -- by itself.
     shown CONSTANT text[] := '{
         complete_job, complete_jobs, fail_job, force_unlock_workers, get_job, get_scheduled_job, graphql_add_job,
-        graphql_add_scheduled_job, permanently_fail_jobs, release_jobs, release_scheduled_jobs, remove_job, reschedule_jobs,
-        run_scheduled_job}';
+        graphql_add_scheduled_job, permanently_fail_jobs, release_jobs, release_scheduled_jobs, remove_job,
+        reschedule_jobs, run_scheduled_job}';
     before oid[] := string_to_array(current_setting('jobs.functions_before'), ' ');
     signatures text[] := '{}';
     routine record;
 BEGIN
     -- Whatever this transaction wrote is what the files hold.
     FOR routine IN
-        SELECT p.oid, p.oid::regprocedure::text AS signature, p.proname, obj_description(p.oid, 'pg_proc') AS told FROM pg_proc p
+        SELECT p.oid, p.oid::regprocedure::text AS signature, p.proname, obj_description(p.oid, 'pg_proc') AS told
+          FROM pg_proc p
          WHERE p.pronamespace = '@extschema@'::regnamespace AND p.xmin = pg_current_xact_id()::xid
     LOOP
         IF routine.oid = ANY (before) THEN
@@ -24,7 +25,8 @@ BEGIN
         signatures := signatures || routine.signature;
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', routine.signature);
         IF routine.proname <> ALL (shown) AND coalesce(routine.told, '') !~ '^@behavior' THEN
-            EXECUTE format('COMMENT ON FUNCTION %s IS %L', routine.signature, concat_ws(E'\n', '@behavior -*', routine.told));
+            EXECUTE format('COMMENT ON FUNCTION %s IS %L', routine.signature,
+                           concat_ws(E'\n', '@behavior -*', routine.told));
         END IF;
     END LOOP;
     FOR routine IN
@@ -39,7 +41,8 @@ BEGIN
         COMMENT ON TABLE @extschema@.schema_history IS E'@behavior -*\nWhich migrations this schema has.';
     END IF;
     DELETE FROM @extschema@.schema_functions;
-    INSERT INTO @extschema@.schema_functions (signature, digest) SELECT s.signature, '@digest@' FROM unnest(signatures) AS s (signature);
+    INSERT INTO @extschema@.schema_functions (signature, digest)
+    SELECT s.signature, '@digest@' FROM unnest(signatures) AS s (signature);
 END
 $installed$;
 

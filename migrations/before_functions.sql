@@ -5,5 +5,6 @@ SET LOCAL lock_timeout = '5s';
 
 SELECT set_config('jobs.functions_before', coalesce(
     (SELECT string_agg(p.oid::text, ' ') FROM pg_proc p
-      WHERE p.pronamespace = '@extschema@'::regnamespace AND current_setting('jobs.carried_over', true) IS DISTINCT FROM 'yes'
+      WHERE p.pronamespace = '@extschema@'::regnamespace
+        AND current_setting('jobs.carried_over', true) IS DISTINCT FROM 'yes'
         AND p.oid::regprocedure::text NOT IN (SELECT f.signature FROM @extschema@.schema_functions f)), ''), true);

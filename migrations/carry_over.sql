@@ -1,5 +1,5 @@
--- Run once, on a schema that the last version before the first release has made: its tables are those of V1. The history is
--- written anew, and functions are known by their names from then on.
+-- Run once, on a schema that the last version before the first release has made: its tables are those of V1. The
+-- history is written anew, and functions are known by their names from then on.
 DELETE FROM @extschema@.schema_history;
 
 DROP FUNCTION @extschema@.claim_instance_jobs(

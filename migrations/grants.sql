@@ -45,9 +45,9 @@ BEGIN
         EXECUTE format('GRANT USAGE ON SCHEMA @extschema@ TO %I', role_name);
 
         IF role_name = 'administrator' THEN
-            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.job_queues, @extschema@.scheduled_jobs,
-                @extschema@.settings, @extschema@.limits, @extschema@.workers, @extschema@.schedulers,
-                @extschema@.schedule_fires TO administrator;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.job_queues,
+                @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.limits, @extschema@.workers,
+                @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
             GRANT SELECT ON @extschema@.schema_functions TO administrator;
             GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
         ELSIF role_name = 'jobs_runtime' THEN

@@ -38,7 +38,8 @@ BEGIN
         WITH chosen AS MATERIALIZED (
             SELECT c.id FROM @extschema@.jobs c
              WHERE c.id = ANY (job_ids)
-               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours' AND coalesce(c.deadline < now(), true))
+               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours'
+                    AND coalesce(c.deadline < now(), true))
              ORDER BY c.id FOR UPDATE)
         DELETE FROM @extschema@.jobs j USING chosen WHERE j.id = chosen.id
         RETURNING j.*
@@ -64,7 +65,8 @@ BEGIN
         WITH chosen AS MATERIALIZED (
             SELECT c.id FROM @extschema@.jobs c
              WHERE c.id = ANY (job_ids)
-               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours' AND coalesce(c.deadline < now(), true))
+               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours'
+                    AND coalesce(c.deadline < now(), true))
              ORDER BY c.id FOR UPDATE)
         UPDATE @extschema@.jobs j
            SET last_error = coalesce(error_message, 'Manually marked as failed'), attempts = j.max_attempts,
@@ -80,7 +82,8 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.permanently_fail_jobs(bigint[], text) IS
-    'Marks jobs as failed for good: they stay, and are not tried again. Returns the jobs it changed. Warns of jobs that run.';
+    'Marks jobs as failed for good: they stay, and are not tried again. Returns the jobs it changed. '
+    'Warns of jobs that run.';
 
 -- The functions for operators leave alone what runs: jobs that are locked, unless for more than 4 hours, and jobs whose
 -- function may still call back. They lock rows in the order of id, so that two calls with overlapping ids take turns.
@@ -98,7 +101,8 @@ BEGIN
         WITH chosen AS MATERIALIZED (
             SELECT c.id FROM @extschema@.jobs c
              WHERE c.id = ANY (job_ids)
-               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours' AND coalesce(c.deadline < now(), true))
+               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours'
+                    AND coalesce(c.deadline < now(), true))
              ORDER BY c.id FOR UPDATE)
         UPDATE @extschema@.jobs j
            SET run_at = coalesce(reschedule_jobs.run_at, j.run_at),
@@ -122,7 +126,8 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.reschedule_jobs(bigint[], timestamptz, int, int, int) IS
-    'Changes when and how jobs run; NULL keeps a value. Returns the jobs it changed. Warns of jobs that run or have no attempts left.';
+    'Changes when and how jobs run; NULL keeps a value. Returns the jobs it changed. '
+    'Warns of jobs that run or have no attempts left.';
 
 -- Takes the job with this key out of the queue and returns it: one that waits is removed; one that runs loses its key,
 -- goes on, and is not tried again. A row of NULLs when no job has the key.
@@ -146,4 +151,5 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.remove_job(text) IS
-    'Removes the job with this key; one that runs goes on without it and is not tried again. Returns the job, or a row of NULLs.';
+    'Removes the job with this key; one that runs goes on without it and is not tried again. '
+    'Returns the job, or a row of NULLs.';

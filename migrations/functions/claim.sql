@@ -30,9 +30,9 @@ $$;
 --
 --   deep   from the beginning of every priority, at expired locks too. Exact, and what get_job does. While some
 --          transaction keeps an old snapshot open, it walks over the dead index entries of every job done since.
---   else   from where the caller's last look ended, which costs the same however many dead entries lie behind. It cannot see
---          a priority the caller does not know, nor a row behind its position: a late commit, a run_at in the past, a
---          job whose queue was busy. The caller looks deep now and then, and before it goes to sleep.
+--   else   from where the caller's last look ended, which costs the same however many dead entries lie behind. It
+--          cannot see a priority the caller does not know, nor a row behind its position: a late commit, a run_at in
+--          the past, a job whose queue was busy. The caller looks deep now and then, and before it goes to sleep.
 --
 -- instance: the process that claims; NULL is one without a lease. epochs: random numbers that name the claims, from a
 -- source fit for secrets; drawn here for jobs beyond its end, at 0.9 us each, ten times what an array's element costs.
@@ -53,8 +53,9 @@ CREATE OR REPLACE FUNCTION @extschema@.claim_instance_jobs(
     excluded_tasks text[] DEFAULT NULL, deep boolean DEFAULT true, after_priorities int[] DEFAULT NULL,
     after_run_ats timestamptz[] DEFAULT NULL, after_ids bigint[] DEFAULT NULL, free_queues text[] DEFAULT NULL
 ) RETURNS SETOF @extschema@.jobs
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '100ms' SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '100ms'
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     stale timestamptz := now() - coalesce(job_expiry, interval '4 hours');
     busy text[];
@@ -100,7 +101,8 @@ BEGIN
                      WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts AND j.priority > l.priority
                      ORDER BY j.priority LIMIT 1)
               FROM levels l WHERE l.priority IS NOT NULL)
-        SELECT array_agg(d.id) FILTER (WHERE d.queue_name IS NULL), array_agg(d.id) FILTER (WHERE d.queue_name IS NOT NULL)
+        SELECT array_agg(d.id) FILTER (WHERE d.queue_name IS NULL),
+               array_agg(d.id) FILTER (WHERE d.queue_name IS NOT NULL)
           INTO free, queued
           FROM (SELECT due.id, due.queue_name
                   FROM levels l CROSS JOIN LATERAL (
@@ -132,7 +134,8 @@ BEGIN
                         ORDER BY e.priority, e.run_at, e.id LIMIT 1 FOR UPDATE OF e SKIP LOCKED) h
                  WHERE f.name <> ALL (busy) LIMIT max_jobs);
         END IF;
-        SELECT array_agg(d.id) FILTER (WHERE d.queue_name IS NULL), array_agg(d.id) FILTER (WHERE d.queue_name IS NOT NULL)
+        SELECT array_agg(d.id) FILTER (WHERE d.queue_name IS NULL),
+               array_agg(d.id) FILTER (WHERE d.queue_name IS NOT NULL)
           INTO free, queued
           FROM (SELECT due.id, due.queue_name
                   FROM unnest(after_priorities, after_run_ats, after_ids) AS l (priority, run_at, id)
@@ -152,8 +155,8 @@ BEGIN
 
     IF cardinality(expired) + cardinality(heads) > 0 THEN
         -- They compete with the others by the same order.
-        SELECT array_agg(c.id) FILTER (WHERE c.queue_name IS NULL), array_agg(c.id) FILTER (WHERE c.queue_name IS NOT NULL),
-               max(c.seen)
+        SELECT array_agg(c.id) FILTER (WHERE c.queue_name IS NULL),
+               array_agg(c.id) FILTER (WHERE c.queue_name IS NOT NULL), max(c.seen)
           INTO free, queued, seen
           FROM (SELECT n.id, n.queue_name, count(*) OVER () AS seen FROM @extschema@.jobs n
                  WHERE n.id = ANY (expired || heads || free || queued)
@@ -203,8 +206,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
     SELECT * FROM @extschema@.claim_instance_jobs(
-        NULL, worker_id, NULL, task_identifiers, max_jobs, job_expiry, excluded_tasks, deep, after_priorities, after_run_ats,
-        after_ids, free_queues);
+        NULL, worker_id, NULL, task_identifiers, max_jobs, job_expiry, excluded_tasks, deep, after_priorities,
+        after_run_ats, after_ids, free_queues);
 END
 $$;
 

@@ -27,7 +27,8 @@ $$;
 -- The uuid in a setting; NULL for anything else, which is nobody's own.
 CREATE OR REPLACE FUNCTION @extschema@.own_uuid(setting text) RETURNS uuid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN current_setting(setting, true) ~* '^\{?([0-9a-f]{4}-?){8}\}?$' THEN current_setting(setting, true)::uuid END
+    SELECT CASE WHEN current_setting(setting, true) ~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+                THEN current_setting(setting, true)::uuid END
 $$;
 
 -- A uuid in a text argument is a db_id that was not cast.
@@ -46,7 +47,8 @@ $$;
 CREATE OR REPLACE FUNCTION @extschema@.run_at_of(value text) RETURNS timestamptz
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    IF value ~* '^\s*(in\s+|[-+@]\s*)?[0-9.]+\s*(us|ms|s|m|h|d|w|secs?|seconds?|mins?|minutes?|hours?|days?|weeks?|mons?|months?|years?|y)\s*$'
+    IF value ~* '^\s*(in\s+|[-+@]\s*)?[0-9.]+\s*'
+                '(us|ms|s|m|h|d|w|secs?|seconds?|mins?|minutes?|hours?|days?|weeks?|mons?|months?|years?|y)\s*$'
        OR value ~ '^\s*P[0-9T]' THEN
         RAISE EXCEPTION 'run_at is a time, and % is an interval', quote_literal(value)
             USING ERRCODE = 'invalid_datetime_format', HINT = format('Add it to a time: now() + interval %L.', value);
@@ -65,7 +67,8 @@ BEGIN
     IF size > allowed THEN
         RAISE EXCEPTION 'the payload has % bytes, and % are allowed', size, allowed
             USING ERRCODE = 'check_violation', TABLE = relation, CONSTRAINT = relation || '_payload_size',
-                  HINT = 'Store the content elsewhere and put a reference into the payload, or raise the limit: SELECT @extschema@.set_max_payload(…).';
+                  HINT = 'Store the content elsewhere and put a reference into the payload, '
+                         'or raise the limit: SELECT @extschema@.set_max_payload(…).';
     END IF;
 END
 $$;
@@ -78,12 +81,14 @@ BEGIN
             HINT = 'From 65536 (64 KiB) to 536870912 (512 MiB), or NULL for the default, 16777216 (16 MiB).';
     END IF;
     DELETE FROM @extschema@.limits WHERE name = 'payload';
-    INSERT INTO @extschema@.limits (name, bytes) SELECT 'payload', set_max_payload.bytes WHERE set_max_payload.bytes IS NOT NULL;
+    INSERT INTO @extschema@.limits (name, bytes)
+    SELECT 'payload', set_max_payload.bytes WHERE set_max_payload.bytes IS NOT NULL;
 END
 $$;
 
 COMMENT ON FUNCTION @extschema@.set_max_payload(int) IS
-    'How many bytes a payload may have, in jobs and in schedules that are enqueued from now on; NULL for the default, 16 MiB.';
+    'How many bytes a payload may have, in jobs and in schedules that are enqueued from now on; '
+    'NULL for the default, 16 MiB.';
 
 -- One row from given values; the rule of keys. Every way to make a job by itself ends here, but for add_job's plain
 -- case.
@@ -118,11 +123,12 @@ BEGIN
     END IF;
     IF job_key IS NULL THEN
         INSERT INTO @extschema@.jobs
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
-             priority)
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
+             max_attempts, priority)
         VALUES
             (new_database_id, new_actor_id, new_entity_id, new_organization_id, identifier, coalesce(new_payload, '{}'),
-             nullif(new_queue_name, ''), coalesce(new_run_at, now()), coalesce(new_max_attempts, 25), coalesce(new_priority, 0))
+             nullif(new_queue_name, ''), coalesce(new_run_at, now()), coalesce(new_max_attempts, 25),
+             coalesce(new_priority, 0))
         RETURNING * INTO job;
         RETURN job;
     END IF;
@@ -131,11 +137,12 @@ BEGIN
     END IF;
     FOR turn IN 1 .. 100 LOOP
         INSERT INTO @extschema@.jobs AS j
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
-             priority, key)
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
+             max_attempts, priority, key)
         VALUES
             (new_database_id, new_actor_id, new_entity_id, new_organization_id, identifier, coalesce(new_payload, '{}'),
-             nullif(new_queue_name, ''), coalesce(new_run_at, now()), coalesce(new_max_attempts, 25), coalesce(new_priority, 0), job_key)
+             nullif(new_queue_name, ''), coalesce(new_run_at, now()), coalesce(new_max_attempts, 25),
+             coalesce(new_priority, 0), job_key)
         ON CONFLICT (key) WHERE key IS NOT NULL DO UPDATE SET
             actor_id = CASE WHEN j.locked_at IS NULL THEN excluded.actor_id ELSE j.actor_id END,
             entity_id = CASE WHEN j.locked_at IS NULL THEN excluded.entity_id ELSE j.entity_id END,
@@ -158,11 +165,13 @@ BEGIN
             RETURN job;
         ELSIF job.key IS NOT NULL THEN
             RAISE EXCEPTION 'the job key % is in use under another database_id', quote_literal(job_key)
-                USING ERRCODE = 'unique_violation', HINT = 'Keys are shared by all tenants: put the tenant into the key.';
+                USING ERRCODE = 'unique_violation',
+                      HINT = 'Keys are shared by all tenants: put the tenant into the key.';
         END IF;
         -- A running job has lost its key and goes on; a newer one takes its place.
     END LOOP;
-    RAISE EXCEPTION 'the job key % was taken by others, whose jobs began to run, 100 times in a row', quote_literal(job_key)
+    RAISE EXCEPTION 'the job key % was taken by others, whose jobs began to run, 100 times in a row',
+        quote_literal(job_key)
         USING ERRCODE = 'serialization_failure', HINT = 'Try again.';
 END
 $$;
@@ -225,8 +234,8 @@ BEGIN
     -- What is wrong is told by enqueue_job.
     IF job_key IS NULL AND identifier <> '' AND coalesce(max_attempts, 1) > 0 THEN
         INSERT INTO @extschema@.jobs
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
-             priority)
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
+             max_attempts, priority)
         VALUES
             (CASE WHEN current_setting('jwt.claims.database_id', true) <> ''
                   THEN @extschema@.claim_uuid('jwt.claims.database_id') END,
@@ -236,8 +245,8 @@ BEGIN
                   THEN @extschema@.claim_uuid('jwt.claims.entity_id') END,
              CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
                   THEN @extschema@.claim_uuid('jwt.claims.organization_id') END,
-             identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()), coalesce(max_attempts, 25),
-             coalesce(priority, 0))
+             identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()),
+             coalesce(max_attempts, 25), coalesce(priority, 0))
         RETURNING * INTO job;
         RETURN job;
     END IF;
@@ -258,7 +267,8 @@ BEGIN
     PERFORM @extschema@.refuse_untyped_db_id(identifier);
     RETURN @extschema@.enqueue_job(
         @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
-        identifier, payload::json, job_key, queue_name, @extschema@.run_at_of(run_at), max_attempts::int, priority::int);
+        identifier, payload::json, job_key, queue_name, @extschema@.run_at_of(run_at),
+        max_attempts::int, priority::int);
 END
 $$;
 
@@ -280,7 +290,8 @@ COMMENT ON FUNCTION @extschema@.add_job(text, json, text, text, timestamptz, int
     'Enqueues a job; database_id and actor_id come from the settings jwt.claims.database_id and jwt.claims.user_id.';
 
 COMMENT ON FUNCTION @extschema@.add_job(uuid, text, json, text, text, timestamptz, int, int) IS
-    'Enqueues a job of the given database_id, which wins over the setting jwt.claims.database_id; another than that needs EXECUTE on add_job_for_any_tenant.';
+    'Enqueues a job of the given database_id, which wins over the setting jwt.claims.database_id; '
+    'another than that needs EXECUTE on add_job_for_any_tenant.';
 
 COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, timestamptz, int, int) IS
     'Enqueues a job whose payload is given as text that holds JSON.';
@@ -302,8 +313,8 @@ BEGIN
     -- What is wrong is told by enqueue_job.
     IF job_key IS NULL AND identifier <> '' AND coalesce(max_attempts, 1) > 0 THEN
         INSERT INTO @extschema@.jobs
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
-             priority)
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
+             max_attempts, priority)
         VALUES
             (tenant,
              CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
@@ -312,8 +323,8 @@ BEGIN
                   THEN @extschema@.claim_uuid('jwt.claims.entity_id') END,
              CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
                   THEN @extschema@.claim_uuid('jwt.claims.organization_id') END,
-             identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()), coalesce(max_attempts, 25),
-             coalesce(priority, 0))
+             identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()),
+             coalesce(max_attempts, 25), coalesce(priority, 0))
         RETURNING * INTO job;
         RETURN job;
     END IF;

@@ -91,10 +91,11 @@ BEGIN
     THEN
         RETURN QUERY
         INSERT INTO @extschema@.jobs AS j
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
-             priority)
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
+             max_attempts, priority)
         SELECT coalesce(i.db_id, tenant), coalesce(i.actor_id, actor), entity, organization, i.identifier,
-               coalesce(i.payload, '{}'), nullif(i.queue_name, ''), coalesce(i.run_at, now()), coalesce(i.attempt_limit, 25), coalesce(i.priority, 0)
+               coalesce(i.payload, '{}'), nullif(i.queue_name, ''), coalesce(i.run_at, now()),
+               coalesce(i.attempt_limit, 25), coalesce(i.priority, 0)
           FROM unnest(identifiers, payloads, queue_names, run_ats, attempt_limits, priorities, db_ids, actor_ids)
                AS i (identifier, payload, queue_name, run_at, attempt_limit, priority, db_id, actor_id)
         RETURNING j.id, false;
@@ -125,18 +126,20 @@ BEGIN
         IF cardinality(ignoring) > 0 AND current_setting('transaction_isolation') = 'read committed' THEN
             -- What runs stays, without a lock, as in enqueue_keyed_job.
             SELECT coalesce(array_agg(h.key), '{}'), coalesce(array_agg(h.id), '{}') INTO keys, key_ids
-              FROM (SELECT DISTINCT j.key, j.id FROM @extschema@.jobs j JOIN unnest(job_keys, db_ids) AS i (key, db_id) ON i.key = j.key
+              FROM (SELECT DISTINCT j.key, j.id
+                      FROM @extschema@.jobs j JOIN unnest(job_keys, db_ids) AS i (key, db_id) ON i.key = j.key
                      WHERE j.key = ANY (pending) AND j.key = ANY (ignoring) AND j.locked_at IS NOT NULL
                        AND j.database_id IS NOT DISTINCT FROM coalesce(i.db_id, tenant)) AS h;
             staying_keys := staying_keys || keys;
             staying_ids := staying_ids || key_ids;
-            pending := ARRAY(SELECT p.key FROM unnest(pending) AS p (key) EXCEPT SELECT w.key FROM unnest(keys) AS w (key));
+            pending := ARRAY(
+                SELECT p.key FROM unnest(pending) AS p (key) EXCEPT SELECT w.key FROM unnest(keys) AS w (key));
         END IF;
         WITH given AS (
             SELECT i.*, min(i.id) OVER same AS first_id, first_value(i.run_at) OVER (same ORDER BY i.n) AS first_run_at,
                    CASE WHEN i.key = ANY (ignoring) THEN min(i.n) OVER same ELSE max(i.n) OVER same END AS chosen
-              FROM unnest(identifiers, payloads, job_keys, queue_names, run_ats, attempt_limits, priorities, db_ids, actor_ids, ids)
-                   WITH ORDINALITY
+              FROM unnest(identifiers, payloads, job_keys, queue_names, run_ats, attempt_limits, priorities, db_ids,
+                          actor_ids, ids) WITH ORDINALITY
                    AS i (identifier, payload, key, queue_name, run_at, attempt_limit, priority, db_id, actor_id, id, n)
              WHERE i.key = ANY (pending) OR i.key IS NULL AND turn = 1
             WINDOW same AS (PARTITION BY i.key, CASE WHEN i.key IS NULL THEN i.n END)),
@@ -144,16 +147,18 @@ BEGIN
             INSERT INTO @extschema@.jobs AS j
                 (id, database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
                  max_attempts, priority, key)
-            SELECT g.first_id, coalesce(g.db_id, tenant), coalesce(g.actor_id, actor), entity, organization, g.identifier,
-                   coalesce(g.payload, '{}'), nullif(g.queue_name, ''),
+            SELECT g.first_id, coalesce(g.db_id, tenant), coalesce(g.actor_id, actor), entity, organization,
+                   g.identifier, coalesce(g.payload, '{}'), nullif(g.queue_name, ''),
                    coalesce(CASE WHEN g.key = ANY (preserving) THEN g.first_run_at ELSE g.run_at END, now()),
                    coalesce(g.attempt_limit, 25), coalesce(g.priority, 0), g.key
               FROM given g WHERE g.n = g.chosen ORDER BY g.key, g.n
             ON CONFLICT (key) WHERE key IS NOT NULL DO UPDATE SET
                 actor_id = CASE WHEN j.locked_at IS NULL THEN excluded.actor_id ELSE j.actor_id END,
                 entity_id = CASE WHEN j.locked_at IS NULL THEN excluded.entity_id ELSE j.entity_id END,
-                organization_id = CASE WHEN j.locked_at IS NULL THEN excluded.organization_id ELSE j.organization_id END,
-                task_identifier = CASE WHEN j.locked_at IS NULL THEN excluded.task_identifier ELSE j.task_identifier END,
+                organization_id = CASE WHEN j.locked_at IS NULL THEN excluded.organization_id
+                                       ELSE j.organization_id END,
+                task_identifier = CASE WHEN j.locked_at IS NULL THEN excluded.task_identifier
+                                       ELSE j.task_identifier END,
                 payload = CASE WHEN j.locked_at IS NULL THEN excluded.payload ELSE j.payload END,
                 queue_name = CASE WHEN j.locked_at IS NULL THEN excluded.queue_name ELSE j.queue_name END,
                 run_at = CASE WHEN j.locked_at IS NOT NULL OR excluded.key = ANY (preserving) AND j.attempts = 0
@@ -163,7 +168,8 @@ BEGIN
                 attempts = CASE WHEN j.locked_at IS NULL THEN 0 ELSE j.max_attempts END,
                 last_error = CASE WHEN j.locked_at IS NOT NULL THEN j.last_error END,
                 superseded = j.locked_at IS NOT NULL OR j.database_id IS DISTINCT FROM excluded.database_id,
-                key = CASE WHEN j.locked_at IS NULL OR j.database_id IS DISTINCT FROM excluded.database_id THEN j.key END,
+                key = CASE WHEN j.locked_at IS NULL OR j.database_id IS DISTINCT FROM excluded.database_id
+                           THEN j.key END,
                 updated_at = clock_timestamp()
             WHERE NOT excluded.key = ANY (ignoring) OR j.locked_at IS NULL AND j.attempts >= j.max_attempts
                OR j.database_id IS DISTINCT FROM excluded.database_id
@@ -175,7 +181,8 @@ BEGIN
           INTO keys, key_ids, superseded, foreign_key, unkeyed FROM written w;
         IF foreign_key IS NOT NULL THEN
             RAISE EXCEPTION 'the job key % is in use under another database_id', quote_literal(foreign_key)
-                USING ERRCODE = 'unique_violation', HINT = 'Keys are shared by all tenants: put the tenant into the key.';
+                USING ERRCODE = 'unique_violation',
+                      HINT = 'Keys are shared by all tenants: put the tenant into the key.';
         END IF;
         written_keys := written_keys || keys;
         written_ids := written_ids || key_ids;
@@ -191,10 +198,12 @@ BEGIN
         SELECT staying_keys || coalesce(array_agg(h.key), '{}'), staying_ids || coalesce(array_agg(h.id), '{}')
           INTO staying_keys, staying_ids
           FROM (SELECT j.key, j.id FROM @extschema@.jobs j
-                 WHERE j.key = ANY (pending) AND j.key = ANY (ignoring) AND (j.locked_at IS NOT NULL OR j.attempts < j.max_attempts)
+                 WHERE j.key = ANY (pending) AND j.key = ANY (ignoring)
+                   AND (j.locked_at IS NOT NULL OR j.attempts < j.max_attempts)
                  ORDER BY j.key FOR UPDATE) AS h;
     END IF;
-    unkeyed_whole := cardinality(unkeyed) = (SELECT count(*) FROM unnest(ids, job_keys) AS i (id, key) WHERE i.key IS NULL);
+    unkeyed_whole :=
+        cardinality(unkeyed) = (SELECT count(*) FROM unnest(ids, job_keys) AS i (id, key) WHERE i.key IS NULL);
     RETURN QUERY
     SELECT coalesce(s.id, w.id,
                     CASE WHEN i.key IS NOT NULL THEN NULL
@@ -229,8 +238,8 @@ DECLARE
     table_at text;
 BEGIN
     RETURN QUERY SELECT w.id, w.kept FROM @extschema@.write_jobs(
-        tenant, actor, identifiers, payloads, job_keys, key_modes, queue_names, run_ats, attempt_limits, priorities, db_ids,
-        actor_ids) AS w;
+        tenant, actor, identifiers, payloads, job_keys, key_modes, queue_names, run_ats, attempt_limits, priorities,
+        db_ids, actor_ids) AS w;
 EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
     BEGIN
         FOR i IN 1 .. cardinality(identifiers) LOOP
@@ -264,7 +273,8 @@ DECLARE
                      THEN current_setting('jwt.claims.database_id', true)::uuid END;
 BEGIN
     IF cardinality(db_ids) <> coalesce(cardinality(identifiers), 0) THEN
-        RAISE EXCEPTION 'db_ids has % elements for % identifiers', cardinality(db_ids), coalesce(cardinality(identifiers), 0)
+        RAISE EXCEPTION 'db_ids has % elements for % identifiers',
+            cardinality(db_ids), coalesce(cardinality(identifiers), 0)
             USING ERRCODE = 'array_subscript_error',
                   HINT = 'Give one element a job, NULL for the default, or NULL for the whole array.';
     END IF;
@@ -309,18 +319,21 @@ DECLARE
     db_ids uuid[];
 BEGIN
     IF json_typeof(jobs) <> 'array' THEN
-        RAISE EXCEPTION 'jobs is no JSON array but of type %', json_typeof(jobs) USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Give an array of objects: [{"identifier": "email:send_email", "payload": {…}}, …].';
+        RAISE EXCEPTION 'jobs is no JSON array but of type %', json_typeof(jobs)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give an array of objects: [{"identifier": "email:send_email", "payload": {…}}, …].';
     END IF;
     IF jobs::text ~ '\\(u0000|u[dD][89a-fA-F])' THEN
         -- Two characters that the text does not have stand for a backslash of such an escape, and for two that are one.
         marks := ARRAY(SELECT m.mark FROM (SELECT chr(n) AS mark FROM generate_series(57344, 63743) AS n) m
                         WHERE strpos(jobs::text, m.mark) = 0 LIMIT 2);
         IF cardinality(marks) < 2 THEN
-            RAISE EXCEPTION 'the text uses all characters from U+E000 to U+F8FF, and has escapes that stand for no character'
+            RAISE EXCEPTION 'the text uses all characters from U+E000 to U+F8FF, '
+                            'and has escapes that stand for no character'
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Enqueue these jobs in several calls.';
         END IF;
-        hidden := regexp_replace(replace(jobs::text, '\\', marks[2]), '\\(u0000|u[dD][89a-fA-F])', marks[1] || '\1', 'g');
+        hidden := regexp_replace(
+            replace(jobs::text, '\\', marks[2]), '\\(u0000|u[dD][89a-fA-F])', marks[1] || '\1', 'g');
         elements := ARRAY(SELECT e.value FROM json_array_elements(hidden::json) AS e (value));
     ELSE
         elements := ARRAY(SELECT e.value FROM json_array_elements(jobs) AS e (value));
@@ -335,22 +348,27 @@ BEGIN
       FROM unnest(elements) WITH ORDINALITY AS e (value, n) CROSS JOIN LATERAL json_object_keys(e.value) AS k (key)
      WHERE k.key <> ALL (known) LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'job %: unknown key %', position, coalesce(replace(replace(to_json(name)::text, marks[1], '\'), marks[2], '\\'), to_json(name)::text) USING ERRCODE = 'invalid_parameter_value',
-            HINT = format('A job has these keys: %s.', array_to_string(known, ', '));
+        RAISE EXCEPTION 'job %: unknown key %', position,
+            coalesce(replace(replace(to_json(name)::text, marks[1], '\'), marks[2], '\\'), to_json(name)::text)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('A job has these keys: %s.', array_to_string(known, ', '));
     END IF;
     readable := elements;
     IF marks IS NOT NULL THEN
         payloads := ARRAY(SELECT replace(replace((e.value -> 'payload')::text, marks[1], '\'), marks[2], '\\')::json
                             FROM unnest(elements) WITH ORDINALITY AS e (value, n) ORDER BY e.n);
         readable := ARRAY(
-            SELECT (SELECT coalesce('{' || string_agg(to_json(k.key) || ':'
-                                    || replace(replace(k.value::text, marks[1], '\'), marks[2], '\\'), ',' ORDER BY k.n) || '}', '{}')::json
+            SELECT (SELECT coalesce(
+                               '{' || string_agg(to_json(k.key) || ':'
+                                                 || replace(replace(k.value::text, marks[1], '\'), marks[2], '\\'),
+                                                 ',' ORDER BY k.n) || '}', '{}')::json
                       FROM json_each(e.value) WITH ORDINALITY AS k (key, value, n) WHERE k.key <> 'payload')
               FROM unnest(elements) WITH ORDINALITY AS e (value, n) ORDER BY e.n);
     END IF;
     BEGIN
-        SELECT array_agg(r.identifier), coalesce(payloads, array_agg(e.value -> 'payload')), array_agg(r.job_key), array_agg(r.queue_name),
-               array_agg(r.run_at), array_agg(r.max_attempts), array_agg(r.priority), array_agg(r.db_id)
+        SELECT array_agg(r.identifier), coalesce(payloads, array_agg(e.value -> 'payload')), array_agg(r.job_key),
+               array_agg(r.queue_name), array_agg(r.run_at), array_agg(r.max_attempts), array_agg(r.priority),
+               array_agg(r.db_id)
           INTO identifiers, payloads, job_keys, queue_names, run_ats, attempt_limits, priorities, db_ids
           FROM unnest(readable) AS e (value)
          CROSS JOIN LATERAL json_to_record(e.value) AS r (
@@ -379,10 +397,12 @@ $$;
 
 COMMENT ON FUNCTION @extschema@.add_jobs(
     text[], json[], text[], text[], timestamptz[], int[], int[], uuid[], bigint) IS
-    'Enqueues many jobs given as arrays; returns their ids in that order. first_position numbers the first one in errors.';
+    'Enqueues many jobs given as arrays; returns their ids in that order. '
+    'first_position numbers the first one in errors.';
 
 COMMENT ON FUNCTION @extschema@.add_jobs(json) IS
-    'Enqueues many jobs, [{"identifier": …, "payload": …, "job_key", "queue_name", "run_at", "max_attempts", "priority", "db_id": …}, …]; returns their ids in that order.';
+    'Enqueues many jobs, [{"identifier": …, "payload": …, "job_key", "queue_name", "run_at", "max_attempts", '
+    '"priority", "db_id": …}, …]; returns their ids in that order.';
 
 CREATE OR REPLACE FUNCTION @extschema@.add_jobs_for_own_tenant(
     identifiers text[], payloads json[], job_keys text[], queue_names text[], run_ats timestamptz[],

@@ -3,10 +3,12 @@
 -- One job in any of the key's modes. They say what becomes of the job that has the key already:
 --
 --   replace          one that waits becomes the new job; one that runs goes on without its key. What add_job does.
---   preserve_run_at  the same, but one that waits for its first attempt keeps its time: calls in a row do not put it off for ever.
---   ignore           it stays as it is, waiting or running, and no job is made. Only one that has failed for good is replaced: it
---                    would hold the key until somebody looks. One that waits is kept from starting until the transaction ends, so
---                    that it sees what the transaction wrote. One that runs is not waited for, and may have read before that.
+--   preserve_run_at  the same, but one that waits for its first attempt keeps its time: calls in a row do not put it
+--                    off for ever.
+--   ignore           it stays as it is, waiting or running, and no job is made. Only one that has failed for good is
+--                    replaced: it would hold the key until somebody looks. One that waits is kept from starting until
+--                    the transaction ends, so that it sees what the transaction wrote. One that runs is not waited for,
+--                    and may have read before that.
 --
 -- kept: that nothing was made, and id is the job that stays.
 CREATE OR REPLACE FUNCTION @extschema@.enqueue_keyed_job(
@@ -47,10 +49,11 @@ BEGIN
             END IF;
         END IF;
         INSERT INTO @extschema@.jobs AS j
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at, max_attempts,
-             priority, key)
+            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
+             max_attempts, priority, key)
         VALUES
-            (tenant, actor, entity, organization, identifier, coalesce(payload, '{}'), nullif(enqueue_keyed_job.queue_name, ''),
+            (tenant, actor, entity, organization, identifier, coalesce(payload, '{}'),
+             nullif(enqueue_keyed_job.queue_name, ''),
              coalesce(enqueue_keyed_job.run_at, now()), coalesce(enqueue_keyed_job.max_attempts, 25),
              coalesce(enqueue_keyed_job.priority, 0), job_key)
         ON CONFLICT (key) WHERE key IS NOT NULL DO UPDATE SET
@@ -84,10 +87,12 @@ BEGIN
             RETURN;
         ELSIF job.key IS NOT NULL THEN
             RAISE EXCEPTION 'the job key % is in use under another database_id', quote_literal(job_key)
-                USING ERRCODE = 'unique_violation', HINT = 'Keys are shared by all tenants: put the tenant into the key.';
+                USING ERRCODE = 'unique_violation',
+                      HINT = 'Keys are shared by all tenants: put the tenant into the key.';
         END IF;
     END LOOP;
-    RAISE EXCEPTION 'the job key % was taken by others, whose jobs began to run, 100 times in a row', quote_literal(job_key)
+    RAISE EXCEPTION 'the job key % was taken by others, whose jobs began to run, 100 times in a row',
+        quote_literal(job_key)
         USING ERRCODE = 'serialization_failure', HINT = 'Try again.';
 END
 $$;
@@ -112,7 +117,8 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.enqueue(text, json, text, text, text, timestamptz, int, int, uuid, uuid) IS
-    'Enqueues a job like add_job, with a key mode (replace, preserve_run_at, ignore) and an actor; kept says that the job with the key stayed as it was.';
+    'Enqueues a job like add_job, with a key mode (replace, preserve_run_at, ignore) and an actor; '
+    'kept says that the job with the key stayed as it was.';
 
 -- As with add_job: what names a tenant or an actor other than the transaction's own is a right by itself, and
 -- PostgreSQL decides about it when enqueue, which runs as its caller, chooses between these two.
@@ -129,7 +135,8 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.enqueue_for_own_tenant(text, json, text, text, text, timestamptz, int, int) IS
-    'What enqueue calls when it names neither tenant nor actor but those in jwt.claims.database_id and jwt.claims.user_id.';
+    'What enqueue calls when it names neither tenant nor actor '
+    'but those in jwt.claims.database_id and jwt.claims.user_id.';
 
 CREATE OR REPLACE FUNCTION @extschema@.enqueue_for_any_tenant(
     tenant uuid, actor uuid, identifier text, payload json, job_key text, key_mode text, queue_name text,
@@ -184,8 +191,8 @@ BEGIN
                      ORDER BY i.n LIMIT 1);
     IF foreign_one IS NOT NULL THEN
         RETURN QUERY SELECT e.id, e.kept FROM @extschema@.enqueue_all_for_any_tenant(
-            identifiers, payloads, job_keys, key_modes, queue_names, run_ats, max_attempts, priorities, db_ids, actor_ids,
-            coalesce(first_position, 1)) AS e;
+            identifiers, payloads, job_keys, key_modes, queue_names, run_ats, max_attempts, priorities, db_ids,
+            actor_ids, coalesce(first_position, 1)) AS e;
     ELSE
         RETURN QUERY SELECT e.id, e.kept FROM @extschema@.enqueue_all_for_own_tenant(
             identifiers, payloads, job_keys, key_modes, queue_names, run_ats, max_attempts, priorities,
@@ -196,7 +203,8 @@ EXCEPTION WHEN insufficient_privilege THEN
         RAISE;
     END IF;
     GET STACKED DIAGNOSTICS message = MESSAGE_TEXT;
-    RAISE EXCEPTION 'job %: %', foreign_one + coalesce(first_position, 1) - 1, message USING ERRCODE = 'insufficient_privilege';
+    RAISE EXCEPTION 'job %: %', foreign_one + coalesce(first_position, 1) - 1, message
+        USING ERRCODE = 'insufficient_privilege';
 END
 $$;
 
@@ -219,7 +227,8 @@ $$;
 
 COMMENT ON FUNCTION @extschema@.enqueue_all_for_own_tenant(
     text[], json[], text[], text[], text[], timestamptz[], int[], int[], bigint) IS
-    'What enqueue_all calls when it names neither tenants nor actors but those in jwt.claims.database_id and jwt.claims.user_id.';
+    'What enqueue_all calls when it names neither tenants nor actors '
+    'but those in jwt.claims.database_id and jwt.claims.user_id.';
 
 CREATE OR REPLACE FUNCTION @extschema@.enqueue_all_for_any_tenant(
     identifiers text[], payloads json[], job_keys text[], key_modes text[], queue_names text[], run_ats timestamptz[],

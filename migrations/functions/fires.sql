@@ -22,7 +22,8 @@ BEGIN
                     ELSE j.locked_at >= now() - coalesce(job_expiry, interval '1 hour') END
     ) THEN
         RAISE EXCEPTION 'ALREADY_SCHEDULED' USING ERRCODE = 'JB002',
-            DETAIL = format('Job %s of schedule %s is still waiting or running.', schedule.last_scheduled_id, schedule.id);
+            DETAIL = format('Job %s of schedule %s is still waiting or running.',
+                            schedule.last_scheduled_id, schedule.id);
     END IF;
     job := @extschema@.enqueue_job(
         schedule.database_id, schedule.actor_id, schedule.task_identifier, schedule.payload, schedule.key,
@@ -38,7 +39,8 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.run_scheduled_job(bigint, interval) IS
-    'Makes one job from a schedule; error ALREADY_SCHEDULED (SQLSTATE JB002) while the previous one waits or runs; a row of NULLs when there is no such schedule.';
+    'Makes one job from a schedule; error ALREADY_SCHEDULED (SQLSTATE JB002) while the previous one waits or runs; '
+    'a row of NULLs when there is no such schedule.';
 
 -- One fire: its job and its row of the ledger, or why there is none. Where a trigger keeps a job out, its fire is
 -- skipped, with the reason and SQLSTATE 02000, and the schedule goes on.
@@ -54,7 +56,8 @@ BEGIN
     -- All fires of a schedule take turns here.
     SELECT * INTO schedule FROM @extschema@.scheduled_jobs s WHERE s.id = schedule_id FOR UPDATE SKIP LOCKED;
     result.outcome := CASE
-        WHEN schedule.id IS NULL AND EXISTS (SELECT FROM @extschema@.scheduled_jobs s WHERE s.id = schedule_id) THEN 'blocked'
+        WHEN schedule.id IS NULL AND EXISTS (SELECT FROM @extschema@.scheduled_jobs s WHERE s.id = schedule_id)
+             THEN 'blocked'
         WHEN schedule.id IS NULL OR schedule.locked_at IS NULL OR schedule.paused_at IS NOT NULL
              OR schedule.instance IS DISTINCT FROM fire_schedule.instance
              OR schedule.locked_by IS DISTINCT FROM fire_schedule.scheduler_id
@@ -62,7 +65,8 @@ BEGIN
         WHEN fire_at > clock_timestamp() THEN 'early'
         WHEN fire_at <= schedule.fired_until
              OR EXISTS (SELECT FROM @extschema@.schedule_fires f
-                         WHERE f.schedule_id = fire_schedule.schedule_id AND f.fire_at = fire_schedule.fire_at) THEN 'known'
+                         WHERE f.schedule_id = fire_schedule.schedule_id AND f.fire_at = fire_schedule.fire_at)
+             THEN 'known'
         -- As in run_scheduled_job.
         WHEN NOT overlap AND EXISTS (
             SELECT FROM @extschema@.jobs j
@@ -105,9 +109,11 @@ $$;
 -- blocked, too. The call ends with the first of those, because the rows of the fires before it are locked meanwhile:
 -- what was not tried has no row in the answer.
 CREATE OR REPLACE FUNCTION @extschema@.fire_schedules(
-    scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], fire_ats timestamptz[], overlapping boolean[]
+    scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], fire_ats timestamptz[],
+    overlapping boolean[]
 ) RETURNS SETOF @extschema@.fire_outcome
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '250ms' SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '250ms'
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     results @extschema@.fire_outcome[] := '{}';
     result @extschema@.fire_outcome;
@@ -142,14 +148,15 @@ BEGIN
             result := @extschema@.fire_schedule(
                 scheduler_id, instance, schedule_ids[i], digests[i], fire_ats[i], overlapping[i]);
         EXCEPTION WHEN OTHERS THEN
-            result := (CASE WHEN SQLSTATE ~ '^(08|40|53|57P)' OR SQLSTATE IN ('55P03', '55006') THEN 'blocked' ELSE 'failed' END,
-                       NULL, SQLSTATE, SQLERRM);
+            result := (CASE WHEN SQLSTATE ~ '^(08|40|53|57P)' OR SQLSTATE IN ('55P03', '55006') THEN 'blocked'
+                       ELSE 'failed' END, NULL, SQLSTATE, SQLERRM);
         END;
         IF result.outcome = 'failed' THEN
             BEGIN
                 UPDATE @extschema@.scheduled_jobs s SET fired_until = fire_ats[i] WHERE s.id = schedule_ids[i];
                 INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, reason, scheduler_id)
-                VALUES (schedule_ids[i], fire_ats[i], 'failed', format('%s (%s)', result.message, result.sql_state), scheduler_id)
+                VALUES (schedule_ids[i], fire_ats[i], 'failed', format('%s (%s)', result.message, result.sql_state),
+                        scheduler_id)
                 ON CONFLICT ON CONSTRAINT schedule_fires_pkey DO NOTHING;
             EXCEPTION WHEN lock_not_available THEN
                 result := ('blocked', NULL, SQLSTATE, SQLERRM);

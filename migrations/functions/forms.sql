@@ -58,44 +58,56 @@ BEGIN
     FOR form IN
         SELECT f.*, o.* FROM (VALUES
             ('add_job', 'jobs', 'run_at timestamptz DEFAULT NULL',
-             '{key,queue,task,task_identifier,name,data,args,delay,at,run_in,attempts,retries,tenant,database_id,actor_id}'::text[],
-             'key is job_key; queue is queue_name; task, task_identifier and name are identifier; data and args are payload; delay, at and run_in are run_at, a time such as now() + interval ''10 minutes''; attempts and retries are max_attempts; tenant and database_id are db_id, in first place; actor_id is taken by enqueue() alone'),
+             '{key,queue,task,task_identifier,name,data,args,delay,at,run_in,attempts,retries,tenant,database_id,'
+             'actor_id}'::text[],
+             'key is job_key; queue is queue_name; task, task_identifier and name are identifier; '
+             'data and args are payload; delay, at and run_in are run_at, a time such as now() + interval '
+             '''10 minutes''; attempts and retries are max_attempts; tenant and database_id are db_id, in first place; '
+             'actor_id is taken by enqueue() alone'),
             ('add_scheduled_job', 'scheduled_jobs', NULL,
              '{key,queue,task,task_identifier,name,data,args,rule,cron,schedule,attempts,retries,tenant,database_id}',
-             'key is job_key; queue is queue_name; task, task_identifier and name are identifier; data and args are payload; rule, cron and schedule are schedule_info; attempts and retries are max_attempts; tenant and database_id are db_id, in first place')
+             'key is job_key; queue is queue_name; task, task_identifier and name are identifier; '
+             'data and args are payload; rule, cron and schedule are schedule_info; '
+             'attempts and retries are max_attempts; tenant and database_id are db_id, in first place')
           ) AS f (function, returned, run_at, names, told)
           CROSS JOIN (VALUES
             -- Without a payload or with one of type json; untyped or of type text; of type jsonb; and each with an
             -- untyped rule.
-            ('identifier @extschema@.misnamed DEFAULT NULL, payload json DEFAULT NULL', 'schedule_info json DEFAULT NULL', NULL::text),
+            ('identifier @extschema@.misnamed DEFAULT NULL, payload json DEFAULT NULL',
+             'schedule_info json DEFAULT NULL', NULL::text),
             ('identifier @extschema@.misnamed, payload text', 'schedule_info text DEFAULT NULL', NULL),
             ('identifier @extschema@.misnamed, payload jsonb', 'schedule_info jsonb DEFAULT NULL', NULL),
-            ('identifier @extschema@.misnamed, payload json', 'schedule_info @extschema@.misnamed', 'add_scheduled_job'),
-            ('identifier @extschema@.misnamed, payload jsonb', 'schedule_info @extschema@.misnamed', 'add_scheduled_job'),
+            ('identifier @extschema@.misnamed, payload json', 'schedule_info @extschema@.misnamed',
+             'add_scheduled_job'),
+            ('identifier @extschema@.misnamed, payload jsonb', 'schedule_info @extschema@.misnamed',
+             'add_scheduled_job'),
             ('identifier @extschema@.misnamed, schedule_info @extschema@.misnamed', NULL, 'add_scheduled_job')
           ) AS o (first, schedule_info, only_in)
          WHERE o.only_in IS NULL OR o.only_in = f.function
     LOOP
-        wrong := (SELECT string_agg(format('%I @extschema@.misnamed DEFAULT NULL', n), ', ') FROM unnest(form.names) AS n);
+        wrong := (SELECT string_agg(format('%I @extschema@.misnamed DEFAULT NULL', n), ', ')
+                    FROM unnest(form.names) AS n);
         EXECUTE format(
             $sql$
 CREATE OR REPLACE FUNCTION @extschema@.%1$I(%2$s) RETURNS @extschema@.%3$I
 LANGUAGE plpgsql AS $body$
 BEGIN
-    RAISE EXCEPTION '%1$s was called without an identifier, or with a name that is none of its arguments' USING ERRCODE = 'undefined_parameter', HINT = %4$L;
+    RAISE EXCEPTION '%1$s was called without an identifier, or with a name that is none of its arguments'
+        USING ERRCODE = 'undefined_parameter', HINT = %4$L;
 END
 $body$
             $sql$,
             form.function,
             concat_ws(', ', form.first,
                       CASE WHEN form.function = 'add_scheduled_job' THEN form.schedule_info END,
-                      'job_key @extschema@.misnamed DEFAULT NULL, queue_name @extschema@.misnamed DEFAULT NULL', form.run_at,
-                      'max_attempts int DEFAULT NULL, priority int DEFAULT NULL', wrong),
+                      'job_key @extschema@.misnamed DEFAULT NULL, queue_name @extschema@.misnamed DEFAULT NULL',
+                      form.run_at, 'max_attempts int DEFAULT NULL, priority int DEFAULT NULL', wrong),
             form.returned, 'Its arguments have other names: ' || form.told || '.');
     END LOOP;
     FOR form IN
         SELECT p.oid::regprocedure AS signature FROM pg_proc p
-         WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proargtypes::oid[] @> ARRAY['@extschema@.misnamed'::regtype::oid]
+         WHERE p.pronamespace = '@extschema@'::regnamespace
+           AND p.proargtypes::oid[] @> ARRAY['@extschema@.misnamed'::regtype::oid]
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', form.signature);
         EXECUTE format('COMMENT ON FUNCTION %s IS %L', form.signature, 'Tells what the arguments are called.');

@@ -108,8 +108,8 @@ BEGIN
     ELSIF mode = 'always' THEN
         DELETE FROM @extschema@.settings WHERE name = 'notify';
     ELSE
-        RAISE EXCEPTION 'unknown mode %', coalesce(quote_literal(mode), 'NULL') USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Use ''always'' or ''on_demand''.';
+        RAISE EXCEPTION 'unknown mode %', coalesce(quote_literal(mode), 'NULL')
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use ''always'' or ''on_demand''.';
     END IF;
     PERFORM pg_notify('jobs:insert', '');
 END

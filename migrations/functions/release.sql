@@ -17,7 +17,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION @extschema@.release_jobs(text) IS 'Unlocks all jobs and queues of a worker and gives the attempts back.';
+COMMENT ON FUNCTION @extschema@.release_jobs(text) IS
+    'Unlocks all jobs and queues of a worker and gives the attempts back.';
 
 CREATE OR REPLACE FUNCTION @extschema@.release_claimed_jobs(worker_id text, job_ids bigint[]) RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -37,7 +38,8 @@ END
 $$;
 
 -- Gives back the listed claims of an instance as if they had not been made.
-CREATE OR REPLACE FUNCTION @extschema@.release_held_jobs(instance uuid, job_ids bigint[], epochs bigint[]) RETURNS SETOF bigint
+CREATE OR REPLACE FUNCTION @extschema@.release_held_jobs(instance uuid, job_ids bigint[], epochs bigint[])
+RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY

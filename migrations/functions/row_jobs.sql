@@ -39,7 +39,8 @@ BEGIN
              WHERE t.oid = leaf AND t.typtype <> 'c' AND (o.rolsuper OR o.rolname = current_user))
        AND NOT EXISTS (
             SELECT FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc JOIN pg_roles o ON o.oid = p.proowner
-             WHERE c.castsource = leaf AND c.casttarget = 'json'::regtype AND NOT o.rolsuper AND o.rolname <> current_user);
+             WHERE c.castsource = leaf AND c.casttarget = 'json'::regtype
+               AND NOT o.rolsuper AND o.rolname <> current_user);
 END
 $$;
 
@@ -50,12 +51,14 @@ LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (
         SELECT format('(SELECT to_json(%1$I.*) FROM (SELECT %2$s FROM (SELECT (%3$s).*) AS %4$I) AS %1$I)',
-                      format('row %s', depth), string_agg(c.expression, ', ' ORDER BY c.n), value, format('columns %s', depth))
+                      format('row %s', depth), string_agg(c.expression, ', ' ORDER BY c.n), value,
+                      format('columns %s', depth))
           FROM (SELECT a.attnum AS n,
                        CASE WHEN a.atttypid < 16384
                             THEN format('CASE WHEN pg_typeof(%1$I)::oid = %2$s THEN to_json(%1$I) END AS %1$I',
                                         a.attname, a.atttypid)
-                            ELSE format('%s AS %I', @extschema@.json_expression(quote_ident(a.attname), a.atttypid, depth),
+                            ELSE format('%s AS %I',
+                                        @extschema@.json_expression(quote_ident(a.attname), a.atttypid, depth),
                                         a.attname)
                        END AS expression
                   FROM pg_attribute a
@@ -100,7 +103,8 @@ BEGIN
                     ELSE format(
                         'CASE WHEN array_ndims(%1$s) > 1 THEN %2$s ELSE array_to_json(ARRAY(
                             SELECT %3$s FROM generate_subscripts(%1$s, 1) AS %4$I ORDER BY %4$I)) END',
-                        value, as_text, @extschema@.json_expression(format('(%s)[%I]', value, item), element, depth + 1), item)
+                        value, as_text,
+                        @extschema@.json_expression(format('(%s)[%I]', value, item), element, depth + 1), item)
                     END
                   FROM pg_type t WHERE t.oid = base);
         END IF;
@@ -132,11 +136,12 @@ BEGIN
         -- PostgreSQL's own types are cast, as only they are sure to have no cast to text but PostgreSQL's.
         EXECUTE (SELECT format('SELECT ARRAY[%s] FROM (SELECT ($1).*) AS "columns of the row"',
                                string_agg(format(CASE WHEN f.type < 16384 THEN '%1$I::text'
-                                                      ELSE 'CASE num_nulls(%1$I) WHEN 0 THEN format(''%%s'', %1$I) END' END,
-                                                 f.name), ', ' ORDER BY f.n))
+                                                      ELSE 'CASE num_nulls(%1$I) WHEN 0 THEN format(''%%s'', %1$I) END'
+                                                 END, f.name), ', ' ORDER BY f.n))
                    FROM unnest(names, types) WITH ORDINALITY AS f (name, type, n)) INTO fields USING changed;
     END IF;
-    PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), json_object(coalesce(names, '{}'), coalesce(fields, '{}')));
+    PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV),
+                                json_object(coalesce(names, '{}'), coalesce(fields, '{}')));
     IF TG_OP = 'DELETE' THEN
         RETURN OLD;
     END IF;
@@ -176,7 +181,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION @extschema@.tg_add_job_with_row() IS 'Trigger (''task''): enqueues a job with the whole row as payload.';
+COMMENT ON FUNCTION @extschema@.tg_add_job_with_row() IS
+    'Trigger (''task''): enqueues a job with the whole row as payload.';
 
 CREATE OR REPLACE FUNCTION @extschema@.tg_add_job_with_row_id() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -14,7 +14,8 @@ CREATE OR REPLACE FUNCTION @extschema@.scheduler_heartbeat(
     scheduler_id text, instance uuid, lease interval, listens boolean,
     OUT steady_since timestamptz, OUT expires_in interval
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET lock_timeout = '50ms'
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
     own @extschema@.schedulers;
@@ -25,7 +26,8 @@ BEGIN
     IF own.heartbeat_at BETWEEN moment - own.lease AND moment + own.lease THEN
         steady_since := own.steady_since;
     ELSE
-        steady_since := CASE WHEN pg_postmaster_start_time() > own.heartbeat_at THEN pg_postmaster_start_time() ELSE moment END;
+        steady_since := CASE WHEN pg_postmaster_start_time() > own.heartbeat_at
+                             THEN pg_postmaster_start_time() ELSE moment END;
         own.covered_since := (SELECT min(s.covered_since) FROM @extschema@.schedulers s
                                WHERE s.instance <> scheduler_heartbeat.instance AND s.heartbeat_at >= moment - s.lease);
     END IF;
@@ -76,7 +78,8 @@ $$;
 CREATE OR REPLACE FUNCTION @extschema@.claim_schedules(
     scheduler_id text, instance uuid, task_identifiers text[], max_schedules int, alone boolean
 ) RETURNS SETOF @extschema@.scheduled_jobs
-LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
     own @extschema@.schedulers;

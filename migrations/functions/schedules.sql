@@ -11,7 +11,8 @@ DECLARE
     highs CONSTANT int[] := '{59,59,23,31,12,7}';
     months CONSTANT text[] := '{jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec}';
     days CONSTANT text[] := '{sun,mon,tue,wed,thu,fri,sat}';
-    shown text := ' of ' || CASE WHEN length(rule) > 80 THEN to_json(left(rule, 80))::text || '…' ELSE to_json(rule)::text END || ')';
+    shown text := ' of ' || CASE WHEN length(rule) > 80 THEN to_json(left(rule, 80))::text || '…'
+                                 ELSE to_json(rule)::text END || ')';
     field record;
     item record;
     word record;
@@ -24,8 +25,8 @@ DECLARE
 BEGIN
     IF btrim(rule, E' \t\n\r') ~ '^@' THEN
         IF lower(btrim(rule, E' \t\n\r')) <> ALL ('{@yearly,@annually,@monthly,@weekly,@daily,@midnight,@hourly}') THEN
-            RETURN format('%s: is not one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly (character %s%s',
-                          place, strpos(rule, '@'), shown);
+            RETURN format('%s: is not one of @yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly '
+                          '(character %s%s', place, strpos(rule, '@'), shown);
         END IF;
         RETURN NULL;
     END IF;
@@ -35,8 +36,8 @@ BEGIN
     END IF;
     fields := (SELECT count(*) FROM regexp_matches(rule, '\S+', 'g'));
     IF fields NOT IN (5, 6) THEN
-        RETURN format('%s: is neither a date nor a cron rule: %s field(s) where a cron rule has 5, or 6 with seconds first (character 1%s',
-                      place, fields, shown);
+        RETURN format('%s: is neither a date nor a cron rule: %s field(s) where a cron rule has 5, or 6 with seconds '
+                      'first (character 1%s', place, fields, shown);
     END IF;
     -- Each field, its entries between commas, and their words, with where they begin.
     FOR field IN
@@ -48,7 +49,9 @@ BEGIN
         kind := field.n + 6 - fields;
         names := CASE kind WHEN 5 THEN months WHEN 6 THEN days ELSE '{}' END;
         FOR item IN
-            SELECT i.text, field.at + coalesce(sum(length(i.text) + 1) OVER (ORDER BY i.n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS at
+            SELECT i.text,
+                   field.at + coalesce(sum(length(i.text) + 1) OVER (
+                       ORDER BY i.n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS at
               FROM unnest(string_to_array(field.text, ',')) WITH ORDINALITY AS i (text, n) ORDER BY i.n
         LOOP
             body := item.text;
@@ -56,22 +59,26 @@ BEGIN
             IF kind = 6 AND body ~* 'l$' THEN
                 body := left(body, -1);
                 IF body = '' THEN
-                    RETURN format('%s, %s: L needs a day before it, as in 5L for the last Friday (character %s%s', place, kinds[kind], item.at, shown);
+                    RETURN format('%s, %s: L needs a day before it, as in 5L for the last Friday (character %s%s',
+                                  place, kinds[kind], item.at, shown);
                 END IF;
                 IF strpos(body, '-') > 0 OR strpos(body, '/') > 0 THEN
-                    RETURN format('%s, %s: %s is neither a number nor a three-letter name (character %s%s', place, kinds[kind], to_json(body), item.at, shown);
+                    RETURN format('%s, %s: %s is neither a number nor a three-letter name (character %s%s',
+                                  place, kinds[kind], to_json(body), item.at, shown);
                 END IF;
             ELSIF kind = 6 AND strpos(body, '#') > 0 THEN
                 IF split_part(body, '#', 2) !~ '^[1-5]$' OR split_part(body, '#', 3) <> '' THEN
-                    RETURN format('%s, %s: the number after # is not within 1-5 (character %s%s', place, kinds[kind], item.at + strpos(body, '#'), shown);
+                    RETURN format('%s, %s: the number after # is not within 1-5 (character %s%s',
+                                  place, kinds[kind], item.at + strpos(body, '#'), shown);
                 END IF;
                 body := split_part(body, '#', 1);
             ELSIF body = '' THEN
-                RETURN format('%s, %s: an entry of the list is empty (character %s%s', place, kinds[kind], item.at, shown);
+                RETURN format('%s, %s: an entry of the list is empty (character %s%s',
+                              place, kinds[kind], item.at, shown);
             ELSIF strpos(body, '/') > 0 THEN
                 IF substr(body, strpos(body, '/') + 1) !~ '^[0-9]*[1-9][0-9]*$' THEN
-                    RETURN format('%s, %s: the step after / is not a whole number from 1 on (character %s%s', place, kinds[kind],
-                                  item.at + strpos(body, '/'), shown);
+                    RETURN format('%s, %s: the step after / is not a whole number from 1 on (character %s%s',
+                                  place, kinds[kind], item.at + strpos(body, '/'), shown);
                 END IF;
                 body := split_part(body, '/', 1);
             END IF;
@@ -86,7 +93,8 @@ BEGIN
                     number := word.text::numeric;
                     IF number NOT BETWEEN lows[kind] AND highs[kind] THEN
                         RETURN format('%s, %s: %s is not within %s-%s (character %s%s', place, kinds[kind],
-                                      CASE WHEN length(word.text) > 80 THEN left(word.text, 80) || '…' ELSE word.text END,
+                                      CASE WHEN length(word.text) > 80 THEN left(word.text, 80) || '…'
+                                           ELSE word.text END,
                                       lows[kind], highs[kind], word.at, shown);
                     END IF;
                 ELSIF word.text = '' THEN
@@ -95,11 +103,12 @@ BEGIN
                     number := lows[kind] + array_position(names, lower(word.text)) - 1;
                 ELSE
                     RETURN format('%s, %s: %s is %s (character %s%s', place, kinds[kind], to_json(left(word.text, 80)),
-                                  CASE WHEN cardinality(names) = 0 THEN 'not a number' ELSE 'neither a number nor a three-letter name' END,
-                                  word.at, shown);
+                                  CASE WHEN cardinality(names) = 0 THEN 'not a number'
+                                       ELSE 'neither a number nor a three-letter name' END, word.at, shown);
                 END IF;
                 IF first > number THEN
-                    RETURN format('%s, %s: the range %s-%s runs backward (character %s%s', place, kinds[kind], first, number, item.at, shown);
+                    RETURN format('%s, %s: the range %s-%s runs backward (character %s%s',
+                                  place, kinds[kind], first, number, item.at, shown);
                 END IF;
                 first := number;
             END LOOP;
@@ -126,10 +135,10 @@ BEGIN
         WHEN 'string' THEN
             RETURN @extschema@.cron_fault(rule #>> '{}', place);
         WHEN 'object' THEN
-            SELECT format('%s%s: %s is not %swithin %s-%s', path, f.name, v.text, CASE WHEN v.text::numeric <> 0 THEN 'a whole number ' END,
-                          f.low, f.high) INTO fault
-              FROM (VALUES ('date', 1, 31), ('second', 0, 59), ('minute', 0, 59), ('hour', 0, 23), ('dayOfWeek', 0, 6), ('month', 0, 11))
-                   AS f (name, low, high)
+            SELECT format('%s%s: %s is not %swithin %s-%s', path, f.name, v.text,
+                          CASE WHEN v.text::numeric <> 0 THEN 'a whole number ' END, f.low, f.high) INTO fault
+              FROM (VALUES ('date', 1, 31), ('second', 0, 59), ('minute', 0, 59), ('hour', 0, 23), ('dayOfWeek', 0, 6),
+                           ('month', 0, 11)) AS f (name, low, high)
              CROSS JOIN LATERAL (SELECT rule ->> f.name AS text WHERE json_typeof(rule -> f.name) = 'number') AS v
              WHERE v.text::numeric NOT BETWEEN f.low AND f.high OR v.text::numeric % 1 <> 0 LIMIT 1;
             RETURN fault;
@@ -192,7 +201,8 @@ BEGIN
     END IF;
     IF new_max_attempts < 1 THEN
         RAISE EXCEPTION 'max_attempts is %, and a job has at least one attempt', new_max_attempts
-            USING ERRCODE = 'check_violation', TABLE = 'scheduled_jobs', CONSTRAINT = 'scheduled_jobs_max_attempts_positive',
+            USING ERRCODE = 'check_violation', TABLE = 'scheduled_jobs',
+                  CONSTRAINT = 'scheduled_jobs_max_attempts_positive',
                   HINT = 'Leave max_attempts out for the default, 25; 1 is a single attempt without a retry.';
     END IF;
     FOR turn IN 1 .. 100 LOOP
@@ -202,8 +212,8 @@ BEGIN
              max_attempts, priority, key, last_scheduled, last_scheduled_id, fired_until)
         VALUES
             (new_database_id, new_actor_id, entity, organization, identifier, coalesce(new_payload, '{}'),
-             coalesce(new_schedule_info, '{}'), nullif(new_queue_name, ''), coalesce(new_max_attempts, 25), coalesce(new_priority, 0), job_key,
-             removed.last_scheduled, removed.last_scheduled_id,
+             coalesce(new_schedule_info, '{}'), nullif(new_queue_name, ''), coalesce(new_max_attempts, 25),
+             coalesce(new_priority, 0), job_key, removed.last_scheduled, removed.last_scheduled_id,
              CASE WHEN removed.task_identifier = identifier
                        AND removed.schedule_info::text = coalesce(new_schedule_info, '{}')::text
                   THEN removed.fired_until ELSE clock_timestamp() END)
@@ -219,17 +229,21 @@ BEGIN
         END IF;
         -- The upsert has locked what stood in its way.
         SELECT * INTO holder FROM @extschema@.scheduled_jobs s
-         WHERE s.key = job_key AND (s.locked_at IS NOT NULL OR s.database_id IS DISTINCT FROM new_database_id) FOR UPDATE;
+         WHERE s.key = job_key AND (s.locked_at IS NOT NULL OR s.database_id IS DISTINCT FROM new_database_id)
+           FOR UPDATE;
         IF holder.id IS NULL AND removed.id IS NULL THEN
             RETURN NULL; -- a trigger keeps it out
         ELSIF holder.id IS NULL THEN
-            RAISE EXCEPTION 'a trigger on the table scheduled_jobs keeps out the schedule with the key %', quote_literal(job_key)
+            RAISE EXCEPTION 'a trigger on the table scheduled_jobs keeps out the schedule with the key %',
+                quote_literal(job_key)
                 USING ERRCODE = 'object_not_in_prerequisite_state',
-                      DETAIL = 'A scheduler watches the one that has the key now. It is replaced by a new row, or stays as it is.',
+                      DETAIL = 'A scheduler watches the one that has the key now. '
+                               'It is replaced by a new row, or stays as it is.',
                       HINT = 'Remove that schedule first, if it is to end.';
         ELSIF holder.database_id IS DISTINCT FROM new_database_id THEN
             RAISE EXCEPTION 'the schedule key % is in use under another database_id', quote_literal(job_key)
-                USING ERRCODE = 'unique_violation', HINT = 'Keys are shared by all tenants: put the tenant into the key.';
+                USING ERRCODE = 'unique_violation',
+                      HINT = 'Keys are shared by all tenants: put the tenant into the key.';
         END IF;
         -- A scheduler watches the row: a new one makes it take up the change.
         DELETE FROM @extschema@.scheduled_jobs s WHERE s.id = holder.id;
@@ -301,7 +315,8 @@ COMMENT ON FUNCTION @extschema@.add_scheduled_job(text, json, json, text, text, 
     'Adds a schedule; database_id and actor_id come from the settings jwt.claims.database_id and jwt.claims.user_id.';
 
 COMMENT ON FUNCTION @extschema@.add_scheduled_job(uuid, text, json, json, text, text, int, int) IS
-    'Adds a schedule of the given database_id, which wins over the setting jwt.claims.database_id; another than that needs EXECUTE on add_scheduled_job_for_any_tenant.';
+    'Adds a schedule of the given database_id, which wins over the setting jwt.claims.database_id; '
+    'another than that needs EXECUTE on add_scheduled_job_for_any_tenant.';
 
 COMMENT ON FUNCTION @extschema@.add_scheduled_job(text, text, json, text, text, int, int) IS
     'Adds a schedule whose payload is given as text that holds JSON.';
@@ -322,7 +337,8 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.add_scheduled_job_for_any_tenant(uuid, text, json, json, text, text, int, int) IS
-    'What add_scheduled_job with a db_id calls when that is not the caller''s own: EXECUTE is the right to name any tenant.';
+    'What add_scheduled_job with a db_id calls when that is not the caller''s own: '
+    'EXECUTE is the right to name any tenant.';
 
 CREATE OR REPLACE FUNCTION @extschema@.graphql_add_scheduled_job(
     db_id uuid, identifier text, payload json DEFAULT '{}', schedule_info json DEFAULT '{}', job_key text DEFAULT NULL,
@@ -330,7 +346,8 @@ CREATE OR REPLACE FUNCTION @extschema@.graphql_add_scheduled_job(
 ) RETURNS @extschema@.scheduled_jobs
 LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN @extschema@.add_scheduled_job(db_id, identifier, payload, schedule_info, job_key, queue_name, max_attempts, priority);
+    RETURN @extschema@.add_scheduled_job(
+        db_id, identifier, payload, schedule_info, job_key, queue_name, max_attempts, priority);
 END
 $$;
 

@@ -19,7 +19,8 @@ $$;
 COMMENT ON FUNCTION @extschema@.complete_job(text, bigint) IS
     'Removes a finished job; a row of NULLs, and nothing changed, when that worker does not hold it.';
 
-CREATE OR REPLACE FUNCTION @extschema@.fail_job(worker_id text, job_id bigint, error_message text) RETURNS @extschema@.jobs
+CREATE OR REPLACE FUNCTION @extschema@.fail_job(worker_id text, job_id bigint, error_message text)
+RETURNS @extschema@.jobs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     job @extschema@.jobs;
@@ -35,16 +36,19 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.fail_job(text, bigint, text) IS
-    'Unlocks a job whose attempt failed, to be tried again later; a row of NULLs, and nothing changed, when that worker does not hold it.';
+    'Unlocks a job whose attempt failed, to be tried again later; '
+    'a row of NULLs, and nothing changed, when that worker does not hold it.';
 
 -- Complete and fail for many jobs at once, each with the worker that holds it and the epoch of its claim (NULL:
 -- whatever claim the worker holds, as in complete_job and fail_job). They return the positions, from 1, of those that
 -- were not held: as a rule none, so that a batch costs no row on the way back. A producer's open transaction can hold
 -- the row of a queue, or of a job whose key it replaces: the batch does not wait for it (SQLSTATE 55P03), so that one
 -- such job does not hold up the others. The caller tries the rest again one by one.
-CREATE OR REPLACE FUNCTION @extschema@.complete_held_jobs(job_ids bigint[], worker_ids text[], epochs bigint[]) RETURNS int[]
-LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan SET jit = off SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION @extschema@.complete_held_jobs(job_ids bigint[], worker_ids text[], epochs bigint[])
+RETURNS int[]
+LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     held bigint[];
 BEGIN
@@ -65,8 +69,9 @@ CREATE OR REPLACE FUNCTION @extschema@.end_held_jobs(
     job_ids bigint[], worker_ids text[], epochs bigint[], error_messages text[], delays float8[], counted boolean[],
     exact boolean[], final boolean[]
 ) RETURNS int[]
-LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan SET jit = off SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     held bigint[];
 BEGIN
@@ -77,7 +82,8 @@ BEGIN
                run_at = CASE WHEN d.final THEN j.run_at
                              WHEN d.counted AND NOT d.exact THEN
                             greatest(@extschema@.retry_at(j.run_at, j.attempts), now() + make_interval(secs => d.delay))
-                        ELSE coalesce(now() + make_interval(secs => d.delay), @extschema@.retry_at(j.run_at, j.attempts)) END,
+                        ELSE coalesce(now() + make_interval(secs => d.delay),
+                                      @extschema@.retry_at(j.run_at, j.attempts)) END,
                attempts = CASE WHEN d.final THEN j.max_attempts
                                WHEN d.counted OR j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
           FROM unnest(job_ids, worker_ids, epochs, error_messages, delays, counted, exact, final) WITH ORDINALITY
@@ -96,8 +102,9 @@ $$;
 -- rows once for every claim: 2 s for 2000 of 3000.
 CREATE OR REPLACE FUNCTION @extschema@.accept_held_jobs(job_ids bigint[], epochs bigint[], callback_timeout interval)
 RETURNS SETOF bigint
-LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan SET jit = off SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     WITH held AS MATERIALIZED (
         SELECT j.id FROM unnest(job_ids, epochs) AS a (job_id, epoch)
@@ -114,7 +121,8 @@ $$;
 
 -- A function needs more time: its callback may come until then at least. False, and nothing changed, when that claim
 -- does not stand; epoch NULL is whatever claim the worker holds. A row that somebody holds is not waited for (55P03).
-CREATE OR REPLACE FUNCTION @extschema@.extend_job(worker_id text, job_id bigint, epoch bigint, extension interval) RETURNS boolean
+CREATE OR REPLACE FUNCTION @extschema@.extend_job(worker_id text, job_id bigint, epoch bigint, extension interval)
+RETURNS boolean
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE @extschema@.jobs j
@@ -155,4 +163,5 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.complete_in_transaction(text) IS
-    'Completes the job that X-Job-Token names in the caller''s transaction; an error when that attempt is no longer live.';
+    'Completes the job that X-Job-Token names in the caller''s transaction; '
+    'an error when that attempt is no longer live.';

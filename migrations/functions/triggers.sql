@@ -203,7 +203,8 @@ BEGIN
     size := octet_length(NEW.schedule_info::text);
     IF size > 65536 THEN
         RAISE EXCEPTION 'schedule_info has % bytes, and 65536 are allowed', size
-            USING ERRCODE = 'check_violation', TABLE = 'scheduled_jobs', CONSTRAINT = 'scheduled_jobs_schedule_info_size',
+            USING ERRCODE = 'check_violation', TABLE = 'scheduled_jobs',
+                  CONSTRAINT = 'scheduled_jobs_schedule_info_size',
                   HINT = 'Spread the times over several schedules.';
     END IF;
     RETURN NEW;
@@ -227,7 +228,8 @@ BEGIN
     fault := @extschema@.schedule_fault(NEW.schedule_info);
     IF fault IS NOT NULL THEN
         NEW.last_error := fault;
-        RAISE WARNING 'the schedule cannot fire: %', fault USING HINT = 'Correct schedule_info; last_error of the row says the same.';
+        RAISE WARNING 'the schedule cannot fire: %', fault
+            USING HINT = 'Correct schedule_info; last_error of the row says the same.';
     END IF;
     RETURN NEW;
 END
@@ -321,7 +323,8 @@ CREATE OR REPLACE TRIGGER scheduled_jobs_bounded BEFORE INSERT ON @extschema@.sc
     WHEN (pg_column_size(NEW.payload) > 65536 OR pg_column_size(NEW.schedule_info) > 65536)
     EXECUTE FUNCTION @extschema@.tg_schedule_bounded();
 
-CREATE OR REPLACE TRIGGER scheduled_jobs_bounded_update BEFORE UPDATE OF payload, schedule_info ON @extschema@.scheduled_jobs FOR EACH ROW
+CREATE OR REPLACE TRIGGER scheduled_jobs_bounded_update BEFORE UPDATE OF payload, schedule_info
+    ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 AND NEW.payload::text <> OLD.payload::text
           OR pg_column_size(NEW.schedule_info) > 65536 AND NEW.schedule_info::text <> OLD.schedule_info::text)
     EXECUTE FUNCTION @extschema@.tg_schedule_bounded();
@@ -349,7 +352,8 @@ CREATE OR REPLACE TRIGGER scheduled_jobs_changed AFTER UPDATE OF schedule_info, 
           OR (NEW.paused_at IS NULL) <> (OLD.paused_at IS NULL))
     EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_notify('scheduled_jobs:change');
 
-CREATE OR REPLACE TRIGGER scheduled_jobs_renewed BEFORE UPDATE OF schedule_info, paused_at ON @extschema@.scheduled_jobs FOR EACH ROW
+CREATE OR REPLACE TRIGGER scheduled_jobs_renewed BEFORE UPDATE OF schedule_info, paused_at
+    ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (NEW.schedule_info::text IS DISTINCT FROM OLD.schedule_info::text
           OR (NEW.paused_at IS NULL) <> (OLD.paused_at IS NULL))
     EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_renewed();
@@ -358,6 +362,8 @@ CREATE OR REPLACE TRIGGER scheduled_jobs_written_by_hand BEFORE UPDATE OF locked
     ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (NEW.instance = OLD.instance
           AND (NEW.locked_by IS DISTINCT FROM OLD.locked_by OR (NEW.locked_at IS NULL) <> (OLD.locked_at IS NULL)
-               OR (NEW.fired_until BETWEEN timestamptz '1970-01-01 00:00:00+00' AND timestamptz '9999-12-30 00:00:00+00')
-                  <> (OLD.fired_until BETWEEN timestamptz '1970-01-01 00:00:00+00' AND timestamptz '9999-12-30 00:00:00+00')))
+               OR (NEW.fired_until BETWEEN timestamptz '1970-01-01 00:00:00+00'
+                                       AND timestamptz '9999-12-30 00:00:00+00')
+                  <> (OLD.fired_until BETWEEN timestamptz '1970-01-01 00:00:00+00'
+                                          AND timestamptz '9999-12-30 00:00:00+00')))
     EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_renewed();

@@ -20,7 +20,8 @@ $$;
 CREATE OR REPLACE FUNCTION @extschema@.interrupt_jobs(
     instance uuid, reason text, kept bigint[] DEFAULT '{}', until timestamptz DEFAULT 'infinity'
 ) RETURNS bigint[]
-LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     batch record;
     interrupted bigint[] := '{}';
@@ -42,7 +43,8 @@ BEGIN
             WITH freed AS (
                 UPDATE @extschema@.jobs j
                    SET interruptions = n.interruptions, last_error = coalesce(reason, j.last_error),
-                       attempts = CASE WHEN n.counted OR j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END,
+                       attempts = CASE WHEN n.counted OR j.superseded THEN j.attempts
+                                       ELSE greatest(j.attempts - 1, 0) END,
                        run_at = CASE WHEN n.counted THEN @extschema@.retry_at(j.run_at, j.attempts) ELSE j.run_at END,
                        locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, deadline = NULL,
                        updated_at = clock_timestamp()
@@ -118,7 +120,8 @@ CREATE OR REPLACE FUNCTION @extschema@.heartbeat(
     worker_id text, instance uuid, lease interval, listens boolean, overdue_message text, job_expiry interval,
     OUT rescued bigint[], OUT silent text[], OUT overdue bigint[], OUT expired boolean
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     moment timestamptz := clock_timestamp();
     gap interval := greatest((SELECT min(w.lease) FROM @extschema@.workers w) / 2, lease / 3);

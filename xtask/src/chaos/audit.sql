@@ -1,7 +1,7 @@
 -- The harness's own eyes: every change of a row of app_jobs.jobs, written down in the transaction that makes it.
 --
--- Row locks make the order of seq the order of changes of one job, and the lock of a queue's row makes it that of the claims
--- and ends in one queue. A change that a crash of the server takes back is taken back here as well.
+-- Row locks make the order of seq the order of changes of one job, and the lock of a queue's row makes it that of the
+-- claims and ends in one queue. A change that a crash of the server takes back is taken back here as well.
 CREATE SCHEMA chaos;
 
 CREATE TABLE chaos.changes (
