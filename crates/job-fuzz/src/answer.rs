@@ -177,7 +177,9 @@ impl<'a> Sent<'a> {
     fn shows_marker(&self) -> bool {
         let location = self.headers.get(LOCATION).and_then(|location| location.to_str().ok());
         let location = location.and_then(|location| self.asked.join(location).ok());
-        let told = location.is_some_and(|url| url[Position::BeforeHost..Position::AfterPath].contains(MARKER));
+        let told = location.is_some_and(|url| {
+            url.scheme().contains(MARKER) || url[Position::BeforeHost..Position::AfterPath].contains(MARKER)
+        });
         let encoding = self.headers.get_all(CONTENT_ENCODING).iter().any(|value| contains(value.as_bytes()));
         encoding || told || contains(self.body) || self.has(MARKER)
     }
