@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::Config;
-
 use crate::config::libpq::{self, Here, PARAMETERS, PGPASSWORD, Parameter};
 use crate::config::nearest::nearest;
 use crate::config::{Reader, Var};
@@ -128,7 +126,7 @@ impl UrlParts {
             }
             match parameter.here {
                 Here::Client(client) => {
-                    if format!("{client}={}", quoted(&value)).parse::<Config>().is_ok() {
+                    if client::takes(&format!("{client}={}", quoted(&value))) {
                         self.keep(client, &value);
                     } else {
                         reader.fault(&var, format!("{value:?} cannot be used"));
@@ -148,8 +146,7 @@ impl UrlParts {
     }
 
     fn has_password(&self, reader: &mut Reader<'_>) -> bool {
-        let has = |config: Config| config.get_password().is_some();
-        reader.optional(&PGPASSWORD).is_some() || self.rest().parse().is_ok_and(has)
+        reader.optional(&PGPASSWORD).is_some() || client::has_password(&self.rest())
     }
 
     /// A parameter that is read by code of ours.
@@ -190,6 +187,32 @@ impl UrlParts {
                 format!("{base}?{}", query.finish().replace('+', "%20"))
             }
         }
+    }
+}
+
+/// What the client makes of a connection string.
+#[cfg(feature = "db")]
+mod client {
+    use tokio_postgres::Config;
+
+    pub(super) fn takes(text: &str) -> bool {
+        text.parse::<Config>().is_ok()
+    }
+
+    pub(super) fn has_password(text: &str) -> bool {
+        text.parse().is_ok_and(|config: Config| config.get_password().is_some())
+    }
+}
+
+/// Without the client nothing connects, so there is nothing to refuse.
+#[cfg(not(feature = "db"))]
+mod client {
+    pub(super) fn takes(_: &str) -> bool {
+        true
+    }
+
+    pub(super) fn has_password(_: &str) -> bool {
+        true
     }
 }
 
@@ -321,6 +344,7 @@ mod tests {
     }
 
     /// What each of the variables does, alone and beside a connection string.
+    #[cfg(feature = "db")]
     #[test]
     fn a_variable_says_what_its_parameter_says_unless_the_string_does() {
         let parts = |url: Option<&str>, name, value| {

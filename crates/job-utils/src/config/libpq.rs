@@ -202,6 +202,7 @@ pub const PARAMETERS: &[Parameter] = &[
 ];
 
 /// What of the list's own the client takes by the same name, once it is brought into it.
+#[cfg(feature = "db")]
 const TRANSLATED: &[&str] = &["target_session_attrs", "tcp_user_timeout"];
 
 impl Parameter {
@@ -211,6 +212,7 @@ impl Parameter {
     }
 
     /// The name by which the client takes it, if it does.
+    #[cfg(feature = "db")]
     fn of_client(&self) -> Option<&'static str> {
         match self.here {
             Client(name) => Some(name),
@@ -248,6 +250,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The name as the client's, if it is one.
+#[cfg(feature = "db")]
 pub(crate) fn of_client(name: &str) -> Option<&'static str> {
     PARAMETERS.iter().filter_map(Parameter::of_client).find(|known| *known == name)
 }
