@@ -9,14 +9,16 @@ DECLARE
         graphql_add_scheduled_job, permanently_fail_jobs, release_jobs, release_scheduled_jobs, remove_job,
         reschedule_jobs, run_scheduled_job}';
     before oid[] := string_to_array(current_setting('jobs.functions_before'), ' ');
+    marker CONSTANT regprocedure := '@extschema@.schema_marker()';
     signatures text[] := '{}';
     routine record;
 BEGIN
-    -- Whatever this transaction wrote is what the files hold.
+    -- Whatever was written together with the marker is what the files hold.
     FOR routine IN
         SELECT p.oid, p.oid::regprocedure::text AS signature, p.proname, obj_description(p.oid, 'pg_proc') AS told
           FROM pg_proc p
-         WHERE p.pronamespace = '@extschema@'::regnamespace AND p.xmin = pg_current_xact_id()::xid
+         WHERE p.pronamespace = '@extschema@'::regnamespace AND p.oid <> marker
+           AND p.xmin = (SELECT m.xmin FROM pg_proc m WHERE m.oid = marker)
     LOOP
         IF routine.oid = ANY (before) THEN
             RAISE EXCEPTION 'the function % is in the way: it is none of this schema''s', routine.signature
@@ -29,11 +31,21 @@ BEGIN
                            concat_ws(E'\n', '@behavior -*', routine.told));
         END IF;
     END LOOP;
+    IF cardinality(signatures) = 0 THEN
+        RAISE EXCEPTION 'no function was installed';
+    END IF;
+    EXECUTE format('DROP FUNCTION %s', marker);
     FOR routine IN
         SELECT f.signature FROM @extschema@.schema_functions f WHERE f.signature <> ALL (signatures)
     LOOP
         IF to_regprocedure(routine.signature) IS NOT NULL THEN
-            EXECUTE format('DROP FUNCTION %s', routine.signature);
+            BEGIN
+                EXECUTE format('DROP FUNCTION %s', routine.signature);
+            EXCEPTION WHEN dependent_objects_still_exist THEN
+                -- Whoever may call a function can have a view of it. It is tried again the next time.
+                RAISE WARNING 'the function % is no longer in use, and stays: %', routine.signature, SQLERRM;
+                signatures := signatures || routine.signature;
+            END;
         END IF;
     END LOOP;
     -- refinery's, which makes it by itself.
@@ -41,9 +53,8 @@ BEGIN
         COMMENT ON TABLE @extschema@.schema_history IS E'@behavior -*\nWhich migrations this schema has.';
     END IF;
     DELETE FROM @extschema@.schema_functions;
-    INSERT INTO @extschema@.schema_functions (signature, digest)
-    SELECT s.signature, '@digest@' FROM unnest(signatures) AS s (signature);
+    INSERT INTO @extschema@.schema_functions (signature) SELECT s.signature FROM unnest(signatures) AS s (signature);
+    INSERT INTO @extschema@.schema_state (part, version, digest) VALUES ('functions', @version@, '@digest@')
+    ON CONFLICT (part) DO UPDATE SET version = excluded.version, digest = excluded.digest;
 END
 $installed$;
-
-SET LOCAL lock_timeout = DEFAULT;

@@ -17,7 +17,7 @@ DECLARE
         enqueue_for_any_tenant, enqueue_for_own_tenant, graphql_add_job, own_uuid, refuse_large_payload,
 
         accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs,
-        end_held_jobs, ended_instances, extend_job, fail_job, force_unlock_workers, forget_worker, get_job,
+        end_held_jobs, ended_instances, extend_job, fail_job, force_unlock_workers, forget_worker, free_jobs, get_job,
         heartbeat, instance_lock, interrupt_jobs, lock_queue, next_run_at, permanently_fail_jobs,
         positions_left, register_waiter, release_claimed_jobs, release_held_jobs, release_jobs, remove_job,
         require_worker_id, reschedule_jobs, retry_at, take_back_jobs, unregister_waiter, waiter_horizon,
@@ -30,6 +30,10 @@ DECLARE
         add_scheduled_job, add_scheduled_job_for_any_tenant, graphql_add_scheduled_job, set_max_payload,
         set_notify}';
 BEGIN
+    -- Whoever may use a table's row type can have a column of it, and then no column can be added to the table.
+    REVOKE USAGE ON TYPE @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.job_queues, @extschema@.settings,
+        @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
+
     FOREACH role_name IN ARRAY '{administrator,jobs_runtime,jobs_producer}'::text[] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role_name) THEN
             IF NOT (SELECT r.rolcreaterole OR r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
@@ -48,7 +52,6 @@ BEGIN
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.job_queues,
                 @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.limits, @extschema@.workers,
                 @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
-            GRANT SELECT ON @extschema@.schema_functions TO administrator;
             GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
         ELSIF role_name = 'jobs_runtime' THEN
             -- INSERT into jobs: a schedule makes one. job_queues: UPDATE is what locking a row takes; rows come and go

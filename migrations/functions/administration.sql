@@ -1,11 +1,14 @@
 -- For operators. What a call leaves alone, and what it changes without effect, is told in a WARNING with a HINT. The
 -- result is that of the original: callers rely on it.
+--
+-- They leave alone what runs: jobs that are locked, unless for more than 4 hours, and jobs whose function may still
+-- call back. They lock rows in the order of id, so that two calls with overlapping ids take turns.
 
 -- What an operator's function has to tell: which of the jobs that it has changed have no attempts left, and which jobs
 -- it has left alone, because they run. It looks after the change: a job that has begun or ended meanwhile is told as it
 -- is now.
 CREATE OR REPLACE FUNCTION @extschema@.warn_of_jobs(job_ids bigint[], changed bigint[], exhausted bigint[] DEFAULT '{}')
-RETURNS void LANGUAGE plpgsql AS $$
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     running bigint[] := ARRAY(
         SELECT j.id FROM @extschema@.jobs j
@@ -85,8 +88,6 @@ COMMENT ON FUNCTION @extschema@.permanently_fail_jobs(bigint[], text) IS
     'Marks jobs as failed for good: they stay, and are not tried again. Returns the jobs it changed. '
     'Warns of jobs that run.';
 
--- The functions for operators leave alone what runs: jobs that are locked, unless for more than 4 hours, and jobs whose
--- function may still call back. They lock rows in the order of id, so that two calls with overlapping ids take turns.
 CREATE OR REPLACE FUNCTION @extschema@.reschedule_jobs(
     job_ids bigint[], run_at timestamptz DEFAULT NULL, priority int DEFAULT NULL, attempts int DEFAULT NULL,
     max_attempts int DEFAULT NULL

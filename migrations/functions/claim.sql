@@ -1,8 +1,7 @@
 -- Claim: what a worker takes.
 
--- Claim, complete, fail, release: the way of a job through a worker. Queue locks and wake-ups follow by trigger.
 CREATE OR REPLACE FUNCTION @extschema@.require_worker_id(worker_id text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE AS $$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF worker_id IS NULL OR length(worker_id) < 4 THEN
         RAISE EXCEPTION 'INVALID_WORKER_ID' USING ERRCODE = 'JB001',

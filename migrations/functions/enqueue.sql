@@ -18,7 +18,8 @@ BEGIN
     IF value !~* '^\{?([0-9a-f]{4}-?){8}\}?$' THEN
         RAISE EXCEPTION 'the setting % is not a uuid: %', setting, quote_literal(value)
             USING ERRCODE = 'invalid_text_representation',
-                  HINT = format('Set it to a uuid, or to '''' for none: SELECT set_config(%L, ''…'', true).', setting);
+                  HINT = format('Set it to a uuid, or to '''' for none: SELECT set_config(%L, ''…'', true).',
+                                setting);
     END IF;
     RETURN value::uuid;
 END
@@ -108,7 +109,7 @@ CREATE OR REPLACE FUNCTION @extschema@.enqueue_job(
     new_organization_id uuid DEFAULT CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
                                           THEN @extschema@.claim_uuid('jwt.claims.organization_id') END
 ) RETURNS @extschema@.jobs
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     job @extschema@.jobs;
 BEGIN

@@ -24,7 +24,7 @@ $$;
 
 -- The numbers from 1 to total that are not in positions.
 CREATE OR REPLACE FUNCTION @extschema@.positions_left(total int, positions bigint[]) RETURNS int[]
-LANGUAGE plpgsql IMMUTABLE AS $$
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF cardinality(positions) = total THEN
         RETURN '{}';

@@ -47,7 +47,7 @@ COMMENT ON FUNCTION @extschema@.run_scheduled_job(bigint, interval) IS
 CREATE OR REPLACE FUNCTION @extschema@.fire_schedule(
     scheduler_id text, instance uuid, schedule_id bigint, digest bigint, fire_at timestamptz, overlap boolean
 ) RETURNS @extschema@.fire_outcome
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     schedule @extschema@.scheduled_jobs;
     job @extschema@.jobs;

@@ -2,7 +2,8 @@
 -- with names that people try.
 
 -- The forms of add_scheduled_job for payloads and rules as text and jsonb. The types of the first arguments differ, and
--- what is called is the same; so they are made from one text. Not beside the form with a db_id, as above.
+-- what is called is the same; so they are made from one text. There are none with a db_id: an
+-- untyped payload would fit two of them, and give PostgreSQL no reason to choose.
 DO $forms$
 DECLARE
     form record;
@@ -42,7 +43,6 @@ END
 $body$
             $sql$, form.arguments, form.values);
         signature := format('@extschema@.add_scheduled_job(text, %s, text, text, int, int)', form.types);
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', signature);
         EXECUTE format('COMMENT ON FUNCTION %s IS %L', signature, 'Adds a schedule: ' || form.told || '.');
     END LOOP;
 END
@@ -109,7 +109,6 @@ $body$
          WHERE p.pronamespace = '@extschema@'::regnamespace
            AND p.proargtypes::oid[] @> ARRAY['@extschema@.misnamed'::regtype::oid]
     LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', form.signature);
         EXECUTE format('COMMENT ON FUNCTION %s IS %L', form.signature, 'Tells what the arguments are called.');
     END LOOP;
 END

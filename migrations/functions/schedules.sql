@@ -1,8 +1,7 @@
 -- Schedules: add, and what is wrong with a rule.
 
--- What SQL can tell of a rule that cannot be used, in the words of the scheduler; NULL when it can tell nothing. It
--- tells of cron rules and of numbers out of range in recurrence objects. Dates, time zones and rules that never fire
--- are the scheduler's to judge.
+-- What is wrong with a cron rule, in the words of the scheduler, which name the place; NULL when nothing is, or when
+-- the text may be a date.
 CREATE OR REPLACE FUNCTION @extschema@.cron_fault(rule text, place text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -118,6 +117,8 @@ BEGIN
 END
 $$;
 
+-- What SQL can tell of a rule that cannot be used; NULL when it can tell nothing. It tells of cron rules and of numbers
+-- out of range in recurrence objects. Dates, time zones and rules that never fire are the scheduler's to judge.
 CREATE OR REPLACE FUNCTION @extschema@.schedule_fault(schedule_info json) RETURNS text
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE

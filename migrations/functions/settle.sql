@@ -1,9 +1,11 @@
 -- Settle: how an attempt ends. Locks of queues and wake-ups follow by trigger.
 
--- When an attempt that failed is tried again: e^attempts seconds, about 6 hours at most.
+-- When an attempt that failed is tried again: e^attempts seconds, about 6 hours at most. A run_at at the end of time,
+-- which anybody who may write it can give a job that runs, stays as it is: a wait added to it would be an error.
 CREATE OR REPLACE FUNCTION @extschema@.retry_at(run_at timestamptz, attempts int) RETURNS timestamptz
 LANGUAGE sql STABLE AS $$
-    SELECT greatest(now(), run_at) + exp(least(attempts, 10)::float8) * interval '1 second'
+    SELECT CASE WHEN run_at > timestamptz '290000-01-01 00:00:00+00' THEN run_at
+                ELSE greatest(now(), run_at) + exp(least(attempts, 10)::float8) * interval '1 second' END
 $$;
 
 CREATE OR REPLACE FUNCTION @extschema@.complete_job(worker_id text, job_id bigint) RETURNS @extschema@.jobs

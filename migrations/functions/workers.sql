@@ -9,6 +9,31 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT pg_catalog.hashtextextended('@extschema@.instance:'::text || instance::text, 0::bigint)
 $$;
 
+-- The update of interrupt_jobs, for jobs that the caller has locked.
+CREATE OR REPLACE FUNCTION @extschema@.free_jobs(ids bigint[], reason text) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changed bigint[];
+BEGIN
+    WITH freed AS (
+        UPDATE @extschema@.jobs j
+           SET interruptions = n.interruptions, last_error = coalesce(reason, j.last_error),
+               attempts = CASE WHEN n.counted OR j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END,
+               run_at = CASE WHEN n.counted THEN @extschema@.retry_at(j.run_at, j.attempts) ELSE j.run_at END,
+               locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, deadline = NULL,
+               updated_at = clock_timestamp()
+          FROM (SELECT c.id, c.interruptions, reason IS NOT NULL AND c.interruptions > 3 AS counted
+                  FROM (SELECT b.id, CASE WHEN reason IS NULL THEN b.interruptions
+                                          WHEN b.attempts < 2 AND b.last_error IS NULL THEN 1
+                                          ELSE b.interruptions + 1 END AS interruptions
+                          FROM @extschema@.jobs b WHERE b.id = ANY (ids)) c) n
+         WHERE j.id = n.id
+        RETURNING j.id)
+    SELECT array_agg(f.id) INTO changed FROM freed f;
+    RETURN changed;
+END
+$$;
+
 -- Takes from an instance what it runs, but for what a function has accepted or, before it has answered, has had
 -- extended. An instance that has ended interrupts its jobs: they start again, and the attempt does not count. But from
 -- the 4th interruption on it does, so that a job that kills its worker ends. Without a reason they are given back as if
@@ -24,8 +49,8 @@ LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_pl
 SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     batch record;
+    id bigint;
     interrupted bigint[] := '{}';
-    changed bigint[];
 BEGIN
     -- Queue by queue: a producer's open transaction may hold one queue's row.
     FOR batch IN
@@ -40,28 +65,23 @@ BEGIN
         EXIT WHEN clock_timestamp() > until;
         CONTINUE WHEN NOT @extschema@.lock_queue(batch.queue_name);
         BEGIN
-            WITH freed AS (
-                UPDATE @extschema@.jobs j
-                   SET interruptions = n.interruptions, last_error = coalesce(reason, j.last_error),
-                       attempts = CASE WHEN n.counted OR j.superseded THEN j.attempts
-                                       ELSE greatest(j.attempts - 1, 0) END,
-                       run_at = CASE WHEN n.counted THEN @extschema@.retry_at(j.run_at, j.attempts) ELSE j.run_at END,
-                       locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, deadline = NULL,
-                       updated_at = clock_timestamp()
-                  FROM (SELECT c.id, c.interruptions, reason IS NOT NULL AND c.interruptions > 3 AS counted
-                          FROM (SELECT b.id, CASE WHEN reason IS NULL THEN b.interruptions
-                                                  WHEN b.attempts < 2 AND b.last_error IS NULL THEN 1
-                                                  ELSE b.interruptions + 1 END AS interruptions
-                                  FROM @extschema@.jobs b WHERE b.id = ANY (batch.ids)) c) n
-                 WHERE j.id = n.id
-                RETURNING j.id)
-            SELECT array_agg(f.id) INTO changed FROM freed f;
-            interrupted := interrupted || changed;
+            interrupted := interrupted || @extschema@.free_jobs(batch.ids, reason);
         EXCEPTION
             WHEN lock_not_available THEN
                 NULL;
             WHEN OTHERS THEN
-                RAISE WARNING 'jobs % of instance % cannot be taken over: %', batch.ids, instance, SQLERRM;
+                -- One that cannot be changed is left, and the others are not.
+                FOREACH id IN ARRAY batch.ids LOOP
+                    EXIT WHEN clock_timestamp() > until;
+                    BEGIN
+                        interrupted := interrupted || @extschema@.free_jobs(ARRAY[id], reason);
+                    EXCEPTION
+                        WHEN lock_not_available THEN
+                            NULL;
+                        WHEN OTHERS THEN
+                            RAISE WARNING 'job % of instance % cannot be taken over: %', id, instance, SQLERRM;
+                    END;
+                END LOOP;
         END;
     END LOOP;
     RETURN interrupted;
@@ -129,6 +149,10 @@ DECLARE
     gone record;
     job record;
     interrupted bigint[];
+    -- Where among the overdue this heartbeat begins: those that cannot be failed are not always the first.
+    first timestamptz := now() - random() * (now() - (SELECT min(j.deadline) FROM @extschema@.jobs j));
+    refused bigint[] := '{}';
+    refusal text;
 BEGIN
     PERFORM @extschema@.require_worker_id(worker_id);
     rescued := '{}';
@@ -166,10 +190,17 @@ BEGIN
     END LOOP;
 
     FOR job IN
-        SELECT j.id, j.locked_by, j.queue_name FROM @extschema@.jobs j
-         WHERE j.deadline IS NOT NULL AND j.deadline < now() AND j.accepted AND j.locked_by IS NOT NULL
-           AND (j.deadline >= steady OR steady <= moment - heartbeat.lease / 2)
-         ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED
+        SELECT l.* FROM (
+            SELECT j.id, j.locked_by, j.queue_name FROM @extschema@.jobs j
+             WHERE j.deadline IS NOT NULL AND j.deadline >= first AND j.deadline < now() AND j.accepted
+               AND j.locked_by IS NOT NULL AND (j.deadline >= steady OR steady <= moment - heartbeat.lease / 2)
+             ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED) l
+        UNION ALL
+        SELECT e.* FROM (
+            SELECT j.id, j.locked_by, j.queue_name FROM @extschema@.jobs j
+             WHERE j.deadline IS NOT NULL AND j.deadline < first AND j.accepted
+               AND j.locked_by IS NOT NULL AND (j.deadline >= steady OR steady <= moment - heartbeat.lease / 2)
+             ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED) e
     LOOP
         EXIT WHEN clock_timestamp() > moment + heartbeat.lease / 24;
         CONTINUE WHEN NOT @extschema@.lock_queue(job.queue_name);
@@ -180,9 +211,14 @@ BEGIN
             WHEN lock_not_available THEN
                 NULL;
             WHEN OTHERS THEN
-                RAISE WARNING 'job % cannot be failed at its deadline: %', job.id, SQLERRM;
+                refused := refused || job.id;
+                refusal := SQLERRM;
         END;
     END LOOP;
+    IF cardinality(refused) > 0 THEN
+        RAISE WARNING 'jobs % (% in all) cannot be failed at their deadlines: %',
+            refused[1:10], cardinality(refused), refusal;
+    END IF;
 
     expired := EXISTS (
         SELECT FROM @extschema@.jobs j

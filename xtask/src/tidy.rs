@@ -20,6 +20,7 @@ pub(crate) fn run(fix: bool) -> Result<()> {
     let mut workspace = Workspace::load()?;
     if fix {
         env_table::fix(&workspace)?;
+        migrations::fix()?;
         workspace = Workspace::load()?;
     }
     let problems = [
@@ -28,6 +29,7 @@ pub(crate) fn run(fix: bool) -> Result<()> {
         sql::check(&workspace),
         sleeps::check(&workspace),
         migrations::check(&workspace),
+        migrations::check_version(),
         paths::check(&workspace),
         env_table::check(&workspace),
         guarantees::check(&workspace),

@@ -1,7 +1,7 @@
 //! Everything that touches Postgres, and every SQL text there is: one operation a file, narrow handles for the services.
 //!
 //! ```text
-//!            add_job                claim_jobs (attempts + 1, a new epoch)    complete
+//!            add_job                claim (attempts + 1, a new epoch)         complete
 //!  producer ─────────▶  waiting  ─────────────────────────────▶  running ───────────▶  (row gone)
 //!                       ▲  ▲  ▲                                 │ │ │ │ │                  ▲
 //!                       │  │  └────────── release ──────────────┘ │ │ │ └─ accept ▶ accepted ┤ deadline, extend

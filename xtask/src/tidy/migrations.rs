@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use job_utils::db::migrate::{FUNCTIONS, MIGRATIONS};
+use anyhow::{Context, Result};
+use job_utils::db::migrate::{FUNCTIONS, MIGRATIONS, current_digest};
 
 use super::workspace::Workspace;
 
@@ -22,13 +23,15 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
             }
             continue;
         }
-        if path.starts_with("migrations/") && !functions.is_empty() {
+        // Its marker lasts as long as the installation.
+        let marks = path == "migrations/before_functions.sql";
+        if path.starts_with("migrations/") && !marks && !functions.is_empty() {
             problems.push(format!("{path}: defines {functions:?}, which belong into migrations/functions/"));
         }
         let Some(name) = path.strip_prefix("migrations/").and_then(|name| name.strip_suffix(".sql")) else { continue };
         match number(name) {
             Some(number) => names.push((number, name)),
-            None if ["grants", "carry_over", "before_functions", "after_functions"].contains(&name) => {}
+            None if ["grants", "carry_over", "before_functions", "after_functions", "triggers"].contains(&name) => {}
             None => problems.push(format!("{path}: is none of the files that migrations/README.md names")),
         }
     }
@@ -53,6 +56,31 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
         ));
     }
     problems
+}
+
+/// Number and digest of functions and triggers, for programs to tell which is newer.
+const VERSION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/version.txt");
+
+/// What is wrong with version.txt.
+pub(crate) fn check_version() -> Vec<String> {
+    let text = std::fs::read_to_string(VERSION).unwrap_or_default();
+    match text.split_whitespace().collect::<Vec<_>>()[..] {
+        [number, digest] if number.parse::<i32>().is_ok_and(|number| number > 0) && digest == current_digest() => {
+            vec![]
+        }
+        _ => vec!["migrations/version.txt: functions or triggers have changed: run cargo xtask tidy --fix".to_owned()],
+    }
+}
+
+/// Raises the number when functions or triggers have changed since it was written.
+pub(crate) fn fix() -> Result<()> {
+    if check_version().is_empty() {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(VERSION).unwrap_or_default();
+    let number = text.split_whitespace().next().and_then(|number| number.parse::<i32>().ok()).unwrap_or_default();
+    let text = format!("{} {}\n", number + 1, current_digest());
+    std::fs::write(VERSION, text).context("cannot write migrations/version.txt")
 }
 
 /// Names and arguments of the functions that a text defines, in one line each.

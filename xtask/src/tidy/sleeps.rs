@@ -15,6 +15,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/job-testkit/src/wait.rs", "between two looks at a condition"),
     ("crates/job-utils/src/db/callback.rs", "back-off while the database is away"),
     ("crates/job-utils/src/db/listen.rs", "between two looks for the worker id's earlier holder"),
+    (
+        "crates/job-utils/src/db/migrate.rs",
+        "between tries of a migration that others stand in the way of: who waits behind it goes first",
+    ),
     ("crates/job-utils/src/db/settle.rs", "back-off while the database is away"),
     (
         "crates/job-utils/src/http_server.rs",

@@ -202,7 +202,8 @@ async fn what_follows_a_failure_is_taken_as_the_worker_has_signed_it_and_not_oth
         assert_eq!(fail(&bench, &format!("{url}/callback"), id).await.0, 200, "{url}");
         let (attempts, wait) = next(&bench, id).await;
         match after {
-            AfterFailure::Usual => assert_eq!((attempts, wait), (1, 3.0)),
+            // e seconds, less what the look took.
+            AfterFailure::Usual => assert!(attempts == 1 && (1.0..=3.0).contains(&wait), "{attempts} {wait}"),
             AfterFailure::Retry(_) => assert_eq!((attempts, wait), (1, 60.0)),
             AfterFailure::Last => assert_eq!(attempts, 25),
         }

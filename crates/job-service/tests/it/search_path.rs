@@ -21,6 +21,11 @@ const BY_HAND: &[&str] = &[
     "SELECT permanently_fail_jobs('{2}'), complete_jobs('{2,3}'), remove_job('k'), set_max_payload(NULL)",
     "SELECT add_scheduled_job('x', '{}', '{\"rule\": \"61 * * * *\"}', 's'), run_scheduled_job(1)",
     "SELECT get_scheduled_job('by-hand'), release_scheduled_jobs('by-hand'); DELETE FROM scheduled_jobs; DELETE FROM jobs",
+    // What is granted and not meant to be called by hand.
+    "SELECT warn_of_jobs('{1}', '{}'), warn_of_jobs('{1}', '{1}', '{1}'), positions_left(3, '{1}'), require_worker_id('by-hand')",
+    "SELECT lock_queue('q'), retry_at(now(), 1), waiter_lock(1), wake_workers(true), instance_lock(gen_random_uuid())",
+    "SELECT enqueue_job(NULL, NULL, 'x', '{}', 'k', 'q', now(), 1, 1, NULL, NULL), waiter_horizon_passed(waiter_horizon())",
+    "SELECT next_run_at(NULL, NULL, '1 h'), own_uuid('jwt.claims.user_id'), refuse_large_payload('jobs', 1); DELETE FROM jobs",
     "SELECT set_notify('on_demand')",
 ];
 
@@ -33,7 +38,7 @@ async fn overloads_in_a_callers_search_path_are_never_called() {
     assert!(trapped.as_db_error().unwrap().message().starts_with("trapped: "), "{trapped:?}");
 
     migrated(db.url().to_owned()).await.unwrap();
-    sql.batch_execute("UPDATE app_jobs.schema_functions SET digest = ''").await.unwrap();
+    sql.batch_execute("UPDATE app_jobs.schema_state SET digest = ''").await.unwrap();
     migrated(db.url().to_owned()).await.unwrap();
 
     for statement in BY_HAND {
@@ -43,18 +48,23 @@ async fn overloads_in_a_callers_search_path_are_never_called() {
     }
     sql.batch_execute("RESET search_path").await.unwrap();
 
+    // As docs/roles.md says: a superuser would pass by what asks for rights.
+    let role = format!("{}_runtime", db.name());
+    sql.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'runtime' IN ROLE jobs_runtime")).await.unwrap();
+    let url = db.url_as(&role, "runtime");
+
     // The services and the library: jobs that are called back, fail, are too large to come with their claim; a schedule; a stop.
     let function = FakeFunction::answering(Answer::accepted()).await;
     let (_, callback) = callback();
     let mut service = program()
-        .envs(db.env())
+        .env("DATABASE_URL", &url)
         .envs(callback)
         .env("KNATIVE_SERVICE_URL", function.url())
         .env("JOBS_LEASE", "3s")
         .spawn();
     service.wait_for_line("worker looks for jobs", LIMIT).await;
     service.wait_for_line("scheduler looks for schedules", LIMIT).await;
-    let client = Db::builder(db.url()).build().unwrap();
+    let client = Db::builder(&url).build().unwrap();
     client.ready().await.unwrap();
     let large = serde_json::json!({ "text": "x".repeat(300_000) });
     enqueue(&client, NewJob::new("large", &large)).await.unwrap();
@@ -73,6 +83,8 @@ async fn overloads_in_a_callers_search_path_are_never_called() {
     eventually(LIMIT, async || sql.query_one(heartbeats, &[]).await.unwrap().get::<_, i64>(0) == 1).await;
     service.signal(Signal::Term);
     assert_eq!(service.exit_code(Duration::from_secs(30)).await, 0, "{}", service.output());
+    drop(client);
+    eventually(LIMIT, async || sql.batch_execute(&format!("DROP ROLE {role}")).await.is_ok()).await;
     for bad in ["trapped", "does not exist", "not unique", "ERROR"] {
         assert!(!service.output().contains(bad), "{bad}: {}", service.output());
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::db::migrate::{GRANTS, MIGRATIONS, functions_script};
+use crate::db::migrate::{GRANTS, MIGRATIONS, functions_script, triggers_script};
 
 /// The extension's name; SQL needs it in double quotes.
 pub const NAME: &str = "pgpm-database-jobs";
@@ -30,7 +30,11 @@ pub fn files() -> Vec<(String, String)> {
          superuser = false\n"
     );
     let migrations: String = MIGRATIONS.iter().map(|(_, sql)| format!("{sql}\n")).collect();
-    let script = header(&format!("CREATE EXTENSION \\\"{NAME}\\\"")) + &migrations + &functions_script() + &closing();
+    let script = header(&format!("CREATE EXTENSION \\\"{NAME}\\\""))
+        + &migrations
+        + &functions_script()
+        + &triggers_script()
+        + &closing();
     vec![(format!("{NAME}.control"), control), (format!("{NAME}--{version}.sql"), script)]
 }
 

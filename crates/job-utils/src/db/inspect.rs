@@ -101,5 +101,5 @@ pub(crate) fn wrong_encoding(encoding: &str, place: &str) -> Option<String> {
 const SEES_ALL: &str = "SELECT NOT row_security_active('@extschema@.jobs') OR EXISTS (\
                         SELECT FROM pg_policy p CROSS JOIN pg_catalog.unnest(p.polroles) AS r (role) \
                         WHERE p.polrelid = '@extschema@.jobs'::regclass AND p.polname = 'all_tenants' \
-                        AND CASE r.role WHEN 0 THEN true ELSE pg_has_role(r.role, 'USAGE') END), \
+                        AND CASE r.role WHEN 0::oid THEN true ELSE pg_has_role(r.role, 'USAGE') END), \
                         quote_ident(current_user::text)";

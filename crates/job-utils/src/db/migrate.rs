@@ -1,10 +1,14 @@
 //! Migrate: bring a database's jobs schema up to date with refinery.
 
+use std::error::Error;
+use std::time::Duration;
+
 use refinery_core::traits::r#async::{AsyncMigrate, AsyncQuery, AsyncTransaction};
 use refinery_core::{Migration, Runner};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Transaction};
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
@@ -47,13 +51,22 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
 const BEFORE_FUNCTIONS: &str = include_str!("../../migrations/before_functions.sql");
 const AFTER_FUNCTIONS: &str = include_str!("../../migrations/after_functions.sql");
 
+/// The triggers, which call the functions. They are made anew only when this text has changed: that locks the tables.
+const TRIGGERS: &str = include_str!("../../migrations/triggers.sql");
+
+/// A number that goes up with every change of functions or triggers, and the digest that they had then.
+pub const VERSION: &str = include_str!("../../migrations/version.txt");
+
 /// Run after the functions, every time.
 pub const GRANTS: &str = include_str!("../../migrations/grants.sql");
 
-/// The last migration of the history before the first release, which made what V1 makes.
-const LAST_UNRELEASED: (i32, &str) = (25, "neighbours");
+/// The second migration of the history before the first release, by which a schema of that is known.
+const UNRELEASED: (i32, &str) = (2, "enqueue");
 
-/// Brings a schema of [`LAST_UNRELEASED`] to where V1 leaves one.
+/// Its last migration, after which a schema has what V1 makes.
+const LAST_UNRELEASED: i32 = 25;
+
+/// Brings a schema of [`LAST_UNRELEASED`] to where V1 leaves one, but for its functions.
 const CARRY_OVER: &str = include_str!("../../migrations/carry_over.sql");
 
 /// refinery's table, in the jobs schema so that one database can hold several.
@@ -82,9 +95,22 @@ const LOOK: &str = "SELECT \
              AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.grantee AND r.rolsuper) \
            ORDER BY 1)";
 
-/// The last migration in the history, and from which texts the functions were installed.
-const LAST: &str = "SELECT version, name FROM @extschema@.schema_history ORDER BY version DESC LIMIT 1";
-const INSTALLED: &str = "SELECT DISTINCT digest FROM @extschema@.schema_functions";
+/// The migrations in the history, in order.
+const APPLIED: &str = "SELECT version, name FROM @extschema@.schema_history ORDER BY version";
+
+/// From which texts functions and triggers were installed.
+const INSTALLED: &str = "SELECT part, version, digest FROM @extschema@.schema_state";
+
+/// Functions that were installed and are not there.
+const MISSING: &str =
+    "SELECT EXISTS (SELECT FROM @extschema@.schema_functions f WHERE to_regprocedure(f.signature) IS NULL)";
+
+/// How often a migration is tried that others stand in the way of, and how long those who wait behind it have in between.
+const TRIES: usize = 6;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Of what is there already (IF NOT EXISTS), PostgreSQL would tell at every start. The other setting is carry_over.sql's.
+const SETTINGS: &str = "SET LOCAL client_min_messages = warning; SET LOCAL jobs.carried_over = ''";
 
 /// What a migration did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +118,7 @@ const INSTALLED: &str = "SELECT DISTINCT digest FROM @extschema@.schema_function
 pub enum Migrated {
     /// Applied these migrations; none when the schema was up to date.
     Applied {
-        /// Names of the migrations; the last is `functions` when the functions were installed anew.
+        /// Names of the migrations; behind them `functions` and `triggers`, when those were installed anew.
         migrations: Vec<String>,
         /// Which of the roles administrator, jobs_runtime and jobs_producer are missing, so that they have no grants.
         missing_roles: Vec<String>,
@@ -143,6 +169,14 @@ pub enum MigrateError {
         /// Name of its last migration.
         name: String,
     },
+    /// Another session has the lock by which migrations take turns, for a minute now.
+    #[error(
+        "another session migrates {place}, or has had the lock for that, for a minute; nothing was changed. SELECT pid FROM pg_locks WHERE locktype = 'advisory' shows sessions to look at"
+    )]
+    Locked {
+        /// Host, port and database.
+        place: String,
+    },
     /// The database has another encoding than UTF8; says which, and what to do.
     #[error("{0}; nothing was changed")]
     Encoding(String),
@@ -180,8 +214,34 @@ pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
     // What a migration calls without a schema is PostgreSQL's own. The owner's search_path begins with a schema of its name, and
     // ends with one that others may be able to create in: what they put there would run as the owner.
     client.batch_execute("SET search_path = pg_catalog, pg_temp").await?;
-    client.execute(LOCK, &[]).await?;
+    client.batch_execute("SET lock_timeout = '60s'").await?;
+    client.execute(LOCK, &[]).await.map_err(|error| match error.code() {
+        Some(&SqlState::LOCK_NOT_AVAILABLE) => MigrateError::Locked { place: db.place().to_owned() },
+        _ => error.into(),
+    })?;
+    client.batch_execute("RESET lock_timeout").await?;
+    for _ in 1..TRIES {
+        match run(&mut client, db.schema()).await {
+            Err(error) if is_in_the_way(&error) => {
+                tracing::info!("the migration waits for a transaction that uses the tables: {}", chain(&error));
+                tokio::time::sleep(PAUSE).await;
+            }
+            ended => return ended,
+        }
+    }
     run(&mut client, db.schema()).await
+}
+
+/// Whether another transaction had locks for too long, or ours and its were in each other's way.
+fn is_in_the_way(error: &MigrateError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(code) = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code) {
+            return [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(code);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, MigrateError> {
@@ -199,8 +259,7 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
         return Err(MigrateError::Foreign(schema.to_string()));
     }
     let transaction = client.transaction().await?;
-    // Of what is there already (IF NOT EXISTS), PostgreSQL would tell at every start.
-    transaction.batch_execute("SET LOCAL client_min_messages = warning").await?;
+    transaction.batch_execute(SETTINGS).await?;
     // Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create even when there is nothing to do.
     if !schema_exists {
         transaction.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
@@ -213,11 +272,12 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     // refinery tells of every look at the history: what there is to tell, we tell below.
     let report = runner.run_async(&mut InTransaction(&transaction)).with_subscriber(Dispatch::none()).await?;
     let mut applied: Vec<String> = report.applied_migrations().iter().map(ToString::to_string).collect();
-    if install_functions(&transaction, schema).await? {
-        applied.push("functions".to_owned());
-    }
+    let newer = install(&transaction, schema, &mut applied).await?;
     transaction.commit().await?;
-    client.batch_execute(&schema.apply(GRANTS)).await.map_err(MigrateError::Grants)?;
+    // Of a newer version's functions these grants know nothing.
+    if !newer {
+        client.batch_execute(&schema.apply(GRANTS)).await.map_err(MigrateError::Grants)?;
+    }
     let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
     if !applied.is_empty() {
         tracing::info!("schema {schema} is up to date: applied {}", applied.join(", "));
@@ -236,19 +296,14 @@ fn unapplied(schema: &SchemaName) -> Result<Vec<Migration>, refinery_core::Error
 
 /// Takes a schema of the history before the first release for one that V1 has made, which it equals.
 async fn carry_over(transaction: &Transaction<'_>, schema: &SchemaName) -> Result<(), MigrateError> {
-    let Some(last) = transaction.query_opt(&schema.apply(LAST), &[]).await? else { return Ok(()) };
-    let (version, name): (i32, String) = (last.get(0), last.get(1));
-    if MIGRATIONS.iter().any(|(known, _)| *known == format!("V{version}__{name}")) {
+    let rows = transaction.query(&schema.apply(APPLIED), &[]).await?;
+    let history: Vec<(i32, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let is_unreleased = |(version, name): &(i32, String)| (*version, name.as_str()) == UNRELEASED;
+    let Some((version, name)) = history.last().filter(|_| history.iter().any(is_unreleased)).cloned() else {
         return Ok(());
-    }
-    if (version, name.as_str()) != LAST_UNRELEASED {
-        // A later version of ours is refinery's to tell.
-        let early = (1..LAST_UNRELEASED.0).contains(&version);
-        return if early {
-            Err(MigrateError::Unreleased { schema: schema.to_string(), version, name })
-        } else {
-            Ok(())
-        };
+    };
+    if version != LAST_UNRELEASED {
+        return Err(MigrateError::Unreleased { schema: schema.to_string(), version, name });
     }
     transaction.batch_execute(&schema.apply(CARRY_OVER)).await?;
     for first in unapplied(schema)?.iter().take(1) {
@@ -260,27 +315,65 @@ async fn carry_over(transaction: &Transaction<'_>, schema: &SchemaName) -> Resul
     Ok(())
 }
 
-/// Installs the functions when their text is another than that of those in the schema. Whether it did.
-async fn install_functions(transaction: &Transaction<'_>, schema: &SchemaName) -> Result<bool, tokio_postgres::Error> {
-    let digest = functions_digest();
-    let installed = transaction.query(&schema.apply(INSTALLED), &[]).await?;
-    if installed.len() == 1 && installed.iter().all(|row| row.get::<_, String>(0) == digest) {
-        return Ok(false);
+/// Installs functions and triggers where their text is another than that of those in the schema, and tells in `applied`.
+/// Whether those in the schema are of a newer version, and were left alone.
+async fn install(
+    transaction: &Transaction<'_>,
+    schema: &SchemaName,
+    applied: &mut Vec<String>,
+) -> Result<bool, tokio_postgres::Error> {
+    let rows = transaction.query(&schema.apply(INSTALLED), &[]).await?;
+    let installed: Vec<(String, i32, String)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    if installed.iter().any(|(_, version, _)| *version > version_number()) {
+        tracing::info!("schema {schema} has functions of a newer version, which are left as they are");
+        return Ok(true);
     }
-    transaction.batch_execute(&schema.apply(&functions_script())).await?;
-    Ok(true)
+    let is_current = |part: &str, digest: &str| installed.iter().any(|(p, _, d)| p == part && d == digest);
+    let incomplete: bool = transaction.query_one(&schema.apply(MISSING), &[]).await?.get(0);
+    if incomplete || !is_current("functions", &functions_digest()) {
+        transaction.batch_execute(&schema.apply(&functions_script())).await?;
+        applied.push("functions".to_owned());
+    }
+    if !is_current("triggers", &digest([TRIGGERS])) {
+        transaction.batch_execute(&schema.apply(&triggers_script())).await?;
+        applied.push("triggers".to_owned());
+    }
+    Ok(false)
 }
 
 /// What installs the functions, with `@extschema@`.
 pub(crate) fn functions_script() -> String {
     let functions: String = FUNCTIONS.iter().map(|(_, sql)| format!("{sql}\n")).collect();
-    format!("{BEFORE_FUNCTIONS}\n{functions}{}\n", AFTER_FUNCTIONS.replace("@digest@", &functions_digest()))
+    format!("{BEFORE_FUNCTIONS}\n{functions}{}\n", filled(AFTER_FUNCTIONS, &functions_digest()))
+}
+
+/// What makes the triggers, with `@extschema@`.
+pub(crate) fn triggers_script() -> String {
+    filled(TRIGGERS, &digest([TRIGGERS]))
+}
+
+fn filled(text: &str, digest: &str) -> String {
+    text.replace("@version@", &version_number().to_string()).replace("@digest@", digest)
+}
+
+/// The number of [`VERSION`].
+fn version_number() -> i32 {
+    VERSION.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+fn functions_digest() -> String {
+    digest([BEFORE_FUNCTIONS, AFTER_FUNCTIONS].into_iter().chain(FUNCTIONS.iter().map(|(_, sql)| *sql)))
+}
+
+/// The digest of functions and triggers that [`VERSION`] has to have.
+pub fn current_digest() -> String {
+    digest([functions_digest().as_str(), &digest([TRIGGERS])])
 }
 
 /// SHA-256 of the texts, in hex.
-fn functions_digest() -> String {
+fn digest<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     let mut digest = Sha256::new();
-    for text in [BEFORE_FUNCTIONS, AFTER_FUNCTIONS].into_iter().chain(FUNCTIONS.iter().map(|(_, sql)| *sql)) {
+    for text in texts {
         digest.update(text);
     }
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

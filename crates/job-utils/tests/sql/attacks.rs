@@ -249,9 +249,7 @@ async fn the_trigger_functions_of_our_tables_are_nobodys_and_refuse_other_tables
     let (seen, _) = with_own_triggers(&place, &role.session().await).await;
     assert_eq!(seen, place.owner.name, "an administrator of before becomes the owner");
     // What it was given is taken back, and the functions are today's again, when it is migrated.
-    owner
-        .run("DROP FUNCTION app_jobs.require_trusted_json(oid); UPDATE app_jobs.schema_functions SET digest = ''")
-        .await;
+    owner.run("DROP FUNCTION app_jobs.require_trusted_json(oid); UPDATE app_jobs.schema_state SET digest = ''").await;
     let _ = migrate_schema(&place.owner.url, "app_jobs").await.unwrap();
     role.session().await.run("DROP SCHEMA crafty CASCADE").await;
     place.admin.run(&format!("CREATE SCHEMA crafty AUTHORIZATION {}", role.name)).await;

@@ -22,6 +22,21 @@ async fn the_extensions_catalog_is_the_migrated_one() {
     assert_eq!(control, "f|app_jobs");
 }
 
+/// As psql (ON_ERROR_ROLLBACK) and tools of migrations do it.
+#[tokio::test]
+async fn within_a_savepoint_the_extension_is_the_same_and_nothing_is_publics() {
+    if !env::extension_installed("within_a_savepoint_the_extension_is_the_same_and_nothing_is_publics") {
+        return;
+    }
+    let (migrated, extended) = (database().await, TestDb::empty().await);
+    let (m, e) = (Session::open(&migrated).await, Session::open(&extended).await);
+    e.run(&format!("BEGIN; SAVEPOINT a; {CREATE}; RELEASE SAVEPOINT a; COMMIT")).await;
+    assert_eq!(differences(&describe(&m, "app_jobs").await, &describe(&e, "app_jobs").await), Vec::<String>::new());
+    let public = "SELECT count(*) FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+                   WHERE p.pronamespace = 'app_jobs'::regnamespace AND a.grantee = 0";
+    assert_eq!(e.number(public).await, 0);
+}
+
 #[tokio::test]
 async fn the_seeds_statement_works_twice() {
     if !env::extension_installed("the_seeds_statement_works_twice") {

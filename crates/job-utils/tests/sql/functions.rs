@@ -53,6 +53,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("fire_schedules", WORKS),
     ("force_unlock_workers", WORKS),
     ("forget_worker", WORKS),
+    ("free_jobs", WORKS),
     ("get_job", WORKS),
     ("get_scheduled_job", WORKS),
     ("graphql_add_job", ENQUEUES),

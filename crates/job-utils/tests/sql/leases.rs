@@ -1,6 +1,8 @@
 //! Who takes over when nobody ends an attempt: heartbeats, leases, deadlines.
 
-use crate::sql::support::{Session, database};
+use job_testkit::eventually;
+
+use crate::sql::support::{LIMIT, Session, database};
 
 pub(crate) const A: &str = "'00000000-0000-4000-8000-00000000000a'";
 pub(crate) const B: &str = "'00000000-0000-4000-8000-00000000000b'";
@@ -106,11 +108,15 @@ async fn one_job_that_cannot_be_changed_stops_neither_heartbeats_nor_other_rescu
     heartbeat(&s, A).await;
     claim(&s, A).await;
     accept(&s, "id > 2").await;
-    s.run("UPDATE app_jobs.jobs SET run_at = '294276-12-31 23:59:59+00' WHERE id IN (1, 3)").await;
     s.run("UPDATE app_jobs.jobs SET interruptions = 3, attempts = 2, deadline = deadline - interval '2 h'").await;
     heartbeat(&s, B).await;
     age(&s, A, "1 min", "1 h").await;
     age(&s, B, "1 s", "1 h").await;
+    s.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON app_jobs.jobs FOR EACH ROW WHEN (OLD.id IN (1, 3)) EXECUTE FUNCTION refuse()",
+    )
+    .await;
     assert_eq!(heartbeat(&s, B).await, "{2}|{worker-a}|{4}");
     let beats = format!("SELECT heartbeat_at > now() - interval '1 s' FROM app_jobs.workers WHERE instance = {B}");
     assert!(s.is(&beats).await);
@@ -343,4 +349,56 @@ async fn the_next_process_of_an_id_takes_back_at_once_what_one_without_a_session
     assert_eq!(s.show(&take_back).await, "{1,2}");
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.workers").await, 0);
     assert_eq!(jobs(&s).await.lines().next(), Some("1|0|1|~|worker worker-a ended while it ran the job"));
+}
+
+/// What a tenant with column grants may write, and a trigger of an application's own.
+#[tokio::test]
+async fn a_job_that_cannot_be_changed_keeps_neither_its_neighbours_nor_those_behind_it_from_being_dealt_with() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.task_identifier = 'refused' THEN RAISE EXCEPTION 'refused'; END IF; RETURN NEW; END $$;
+         SELECT app_jobs.add_job(task) FROM unnest('{refused,beside,beside}'::text[]) AS task",
+    )
+    .await;
+    heartbeat(&s, A).await;
+    claim(&s, A).await;
+    // None of them has a queue: they are given back together, where that is possible.
+    s.run("CREATE TRIGGER refuse BEFORE UPDATE ON app_jobs.jobs FOR EACH ROW EXECUTE FUNCTION refuse()").await;
+    age(&s, A, "1 h", "2 h").await;
+    heartbeat(&s, B).await;
+    age(&s, B, "0 s", "1 h").await;
+    assert_eq!(heartbeat(&s, B).await, "{2,3}|{worker-a}|{}");
+
+    // At its deadline, a job at the end of time fails as any other.
+    s.run("DROP TRIGGER refuse ON app_jobs.jobs; DELETE FROM app_jobs.jobs; SELECT app_jobs.add_job('x') FROM generate_series(1, 2)").await;
+    claim(&s, B).await;
+    s.run(
+        "UPDATE app_jobs.jobs SET accepted = true, deadline = now() - interval '1 s', updated_at = now();
+         UPDATE app_jobs.jobs SET run_at = '294276-12-31 23:59:59+00' WHERE id = 4;
+         UPDATE app_jobs.jobs SET run_at = 'infinity' WHERE id = 5",
+    )
+    .await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{4,5}");
+    assert_eq!(
+        s.show("SELECT id, locked_by, last_error, run_at > '9999-01-01' FROM app_jobs.jobs ORDER BY 1").await,
+        "4|~|no callback|t\n5|~|no callback|t"
+    );
+
+    // More than a heartbeat looks at cannot be failed: those behind them are, all the same, by and by.
+    s.run(
+        "DELETE FROM app_jobs.jobs;
+         INSERT INTO app_jobs.jobs (task_identifier, locked_at, locked_by, attempts, accepted, deadline)
+         SELECT CASE WHEN n % 100 = 0 THEN 'x' ELSE 'refused' END, now(), 'worker-b', 1, true, now() - interval '1 s' * (3000 - n)
+           FROM generate_series(1, 2500) AS n;
+         CREATE TRIGGER refuse BEFORE UPDATE ON app_jobs.jobs FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let done = "SELECT count(*) FROM app_jobs.jobs WHERE task_identifier = 'x' AND locked_at IS NOT NULL";
+    eventually(LIMIT, async || {
+        heartbeat(&s, B).await;
+        s.number(done).await == 0
+    })
+    .await;
 }

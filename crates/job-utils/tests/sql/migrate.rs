@@ -1,14 +1,17 @@
 //! migrate: once, twice, at once, beside others, over what is not ours, and with few rights.
 
-use job_testkit::{Cluster, TestDb};
+use std::io::Read;
+
+use flate2::read::GzDecoder;
+use job_testkit::{Cluster, TestDb, eventually};
 use job_utils::config::{PostgresConfig, Reader, SchemaName};
 use job_utils::db::migrate::{MIGRATIONS, MigrateError, Migrated};
 
 use crate::sql::catalog::{describe, differences, everything};
-use crate::sql::support::{Role, Session, database, migrate_schema};
+use crate::sql::support::{LIMIT, Role, Session, database, migrate_schema};
 
-/// What there is to apply in a new schema: the migrations, and the functions.
-const ALL: usize = MIGRATIONS.len() + 1;
+/// What there is to apply in a new schema: the migrations, the functions and the triggers.
+const ALL: usize = MIGRATIONS.len() + 2;
 
 fn applied(migrated: &Migrated) -> usize {
     match migrated {
@@ -211,10 +214,11 @@ async fn grants_that_were_lost_are_made_again_by_every_run() {
     let s = Session::open(&db).await;
     let before = describe(&s, "app_jobs").await;
     s.run(
-        "REVOKE ALL ON SCHEMA app_jobs FROM administrator; REVOKE ALL ON ALL TABLES IN SCHEMA app_jobs FROM administrator;
+        "REVOKE ALL ON SCHEMA app_jobs FROM administrator; REVOKE ALL ON app_jobs.jobs, app_jobs.job_queues, app_jobs.scheduled_jobs, app_jobs.settings, app_jobs.limits,
+            app_jobs.workers, app_jobs.schedulers, app_jobs.schedule_fires FROM administrator;
          REVOKE ALL ON ALL SEQUENCES IN SCHEMA app_jobs FROM administrator;
          REVOKE ALL ON ALL FUNCTIONS IN SCHEMA app_jobs FROM administrator, jobs_producer;
-         REVOKE ALL ON SCHEMA app_jobs FROM jobs_runtime; REVOKE ALL ON ALL TABLES IN SCHEMA app_jobs FROM jobs_runtime;
+         REVOKE ALL ON SCHEMA app_jobs FROM jobs_runtime; REVOKE ALL ON app_jobs.jobs, app_jobs.workers FROM jobs_runtime;
          ALTER POLICY all_tenants ON app_jobs.jobs TO administrator; DROP POLICY all_tenants ON app_jobs.job_queues",
     )
     .await;
@@ -285,7 +289,7 @@ async fn functions_of_another_version_are_replaced_and_rights_to_them_stay() {
          GRANT EXECUTE ON FUNCTION app_jobs.get_job(text, text[], interval) TO {role};
          CREATE OR REPLACE FUNCTION app_jobs.retry_at(run_at timestamptz, attempts int) RETURNS timestamptz LANGUAGE sql STABLE
             AS 'SELECT now()';
-         INSERT INTO app_jobs.schema_functions VALUES ('app_jobs.gone(integer)', ''); UPDATE app_jobs.schema_functions SET digest = ''",
+         INSERT INTO app_jobs.schema_functions VALUES ('app_jobs.gone(integer)'); UPDATE app_jobs.schema_state SET digest = '' WHERE part = 'functions'",
         role = role.name
     ))
     .await;
@@ -322,7 +326,7 @@ async fn a_schema_of_an_unreleased_version_is_recognised_and_left_alone() {
     s.run(
         "CREATE SCHEMA app_jobs; CREATE TABLE app_jobs.jobs (id int);
          CREATE TABLE app_jobs.schema_history (version int4 PRIMARY KEY, name varchar(255), applied_on varchar(255), checksum varchar(255));
-         INSERT INTO app_jobs.schema_history VALUES (17, 'random_epochs', '2026-10-01T00:00:00Z', '1')",
+         INSERT INTO app_jobs.schema_history VALUES (2, 'enqueue', '2026-10-01T00:00:00Z', '1'), (17, 'random_epochs', '2026-10-01T00:00:00Z', '1')",
     )
     .await;
     let before = everything(&s).await;
@@ -330,4 +334,94 @@ async fn a_schema_of_an_unreleased_version_is_recognised_and_left_alone() {
     assert!(matches!(error, MigrateError::Unreleased { version: 17, .. }), "{error:?}");
     assert!(error.to_string().contains("V17__random_epochs"), "{error}");
     assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_schema_of_the_last_unreleased_version_is_taken_over_with_its_jobs() {
+    let db = TestDb::empty().await;
+    let s = Session::open(&db).await;
+    // What pg_dump wrote of it.
+    let mut dump = String::new();
+    let _ = GzDecoder::new(include_bytes!("v25.sql.gz").as_slice()).read_to_string(&mut dump).unwrap();
+    s.run(&dump).await;
+    let s = Session::open(&db).await;
+    let id = s.add_job("'x', '{}', 'k', 'q'").await;
+    s.run("SELECT app_jobs.add_scheduled_job('x', '{}', '{\"rule\": \"* * * * *\"}', 'k')").await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), ALL - 1, "V1 is what it has");
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 0);
+    let fresh = database().await;
+    let f = Session::open(&fresh).await;
+    // The order of columns added later is the same; the dump writes the schema's name without quotes.
+    assert_eq!(differences(&describe(&f, "app_jobs").await, &describe(&s, "app_jobs").await), Vec::<String>::new());
+    assert_eq!(s.get_job("'worker'").await, Some(id));
+    assert_eq!(s.number("SELECT count(*) FROM app_jobs.scheduled_jobs").await, 1);
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_left_as_it_is() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    // Functions of a newer version, one of them new and granted.
+    s.run(
+        "CREATE FUNCTION app_jobs.newer() RETURNS int LANGUAGE sql AS 'SELECT 1';
+         GRANT EXECUTE ON FUNCTION app_jobs.newer() TO jobs_runtime; INSERT INTO app_jobs.schema_functions VALUES ('app_jobs.newer()');
+         UPDATE app_jobs.schema_state SET version = version + 1, digest = 'newer'",
+    )
+    .await;
+    let before = describe(&s, "app_jobs").await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 0);
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+    // A newer migration is refinery's to tell.
+    s.run("INSERT INTO app_jobs.schema_history VALUES (3, 'newer', '2027-01-01T00:00:00Z', '1')").await;
+    let error = migrate_schema(db.url(), "app_jobs").await.unwrap_err();
+    assert!(matches!(error, MigrateError::Refinery(_)) && format!("{error:?}").contains("V3__newer"), "{error:?}");
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_function_that_is_missing_is_installed_again() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let before = describe(&s, "app_jobs").await;
+    s.run("DROP FUNCTION app_jobs.remove_job(text)").await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 1);
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_are_installed_beside_open_writers_and_triggers_wait_for_them_without_holding_up_others() {
+    let db = database().await;
+    let (writer, s) = (Session::open(&db).await, Session::open(&db).await);
+    let before = describe(&s, "app_jobs").await;
+    writer.run("BEGIN; SELECT app_jobs.add_scheduled_job('x'); SELECT app_jobs.add_job('x')").await;
+    s.run("UPDATE app_jobs.schema_state SET digest = '' WHERE part = 'functions'").await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 1, "nobody is waited for");
+    s.run("UPDATE app_jobs.schema_state SET digest = ''").await;
+    let url = db.url().to_owned();
+    let migrating = tokio::spawn(async move { applied(&migrate_schema(&url, "app_jobs").await.unwrap()) });
+    // It waits for the writer, and gives up for a while: who came meanwhile has been let by.
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%LOCK TABLE%' AND wait_event_type = 'Lock' AND datname = current_database())";
+    eventually(LIMIT, async || s.is(waits).await).await;
+    s.add_job("'beside'").await;
+    assert!(!migrating.is_finished());
+    // Who writes to both tables while it waits, in whatever order, is not in a deadlock with it.
+    writer.run("SELECT app_jobs.add_scheduled_job('y'); SELECT app_jobs.add_job('y'); COMMIT").await;
+    assert_eq!(migrating.await.unwrap(), 2);
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_function_that_somebody_has_a_view_of_stays_and_stops_no_migration() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "CREATE FUNCTION app_jobs.gone() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE VIEW public.of_it AS SELECT app_jobs.gone();
+         INSERT INTO app_jobs.schema_functions VALUES ('app_jobs.gone()'); UPDATE app_jobs.schema_state SET digest = '' WHERE part = 'functions'",
+    )
+    .await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 1);
+    assert!(s.is("SELECT to_regprocedure('app_jobs.gone()') IS NOT NULL").await);
+    s.run("DROP VIEW public.of_it; UPDATE app_jobs.schema_state SET digest = '' WHERE part = 'functions'").await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 1);
+    assert!(s.is("SELECT to_regprocedure('app_jobs.gone()') IS NULL").await);
 }
