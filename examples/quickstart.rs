@@ -1,6 +1,6 @@
 //! A type of job, its handler, a worker, and a job: all in one process.
 
-use job_worker::{Context, Db, HandlerResult, Shutdown, Task, Worker, enqueue, migrate};
+use job_worker::{Context, Db, Shutdown, Task, Worker, enqueue, migrate};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -12,17 +12,15 @@ impl Task for Greet {
     const IDENTIFIER: &'static str = "greet";
 }
 
-async fn greet(job: Greet, context: Context) -> HandlerResult {
+async fn greet(job: Greet, context: Context) {
     println!("hello {}, attempt {}", job.name, context.job().attempts);
-    Ok(()) // an error is tried again
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let db = Db::from_env()?; // DATABASE_URL
-    migrate(&db).await?;
+    let db = Db::from_env()?; // DATABASE_URL, else the PG* variables, else localhost
+    migrate(&db).await?; // makes the schema app_jobs
     enqueue(&db, Greet { name: "Ada".into() }).await?;
-    let worker = Worker::builder(db).task(greet).build()?;
-    worker.run(Shutdown::on_signals()?).await?; // until Ctrl-C
+    Worker::builder(db).task(greet).build()?.run(Shutdown::on_signals()?).await?; // until Ctrl-C
     Ok(())
 }

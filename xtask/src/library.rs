@@ -44,10 +44,10 @@ pub(crate) async fn newcomer() -> Result<()> {
     let section = readme.split_once("## As a Rust library").context("the README has no section for newcomers")?.1;
     let program = section.split_once("```rust,no_run\n").and_then(|(_, rest)| rest.split_once("```"));
     let program = program.context("the README shows no program to newcomers")?.0;
-    // What is between backticks there, and begins with `cargo add`.
-    let additions = section.split("```").next().unwrap_or_default().split('`').skip(1).step_by(2);
-    let additions: Vec<String> = additions
-        .filter_map(|code| code.strip_prefix("cargo add "))
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let additions: Vec<String> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("cargo add "))
         .map(|code| code.replace("<this repository>", &env::workspace_dir().to_string_lossy()))
         .collect();
     ensure!(additions.len() == 3, "the README names other dependencies than three: {additions:?}");

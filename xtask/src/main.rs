@@ -57,7 +57,7 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Check the rules of this workspace that no other tool checks
     Tidy {
-        /// Rewrite what is generated (the environment table in README.md)
+        /// Rewrite what is generated (the tables in docs/configuration.md and docs/connections.md)
         #[arg(long)]
         fix: bool,
     },
@@ -69,7 +69,7 @@ enum Command {
     Rules(rules::Options),
     /// Compare what PostGraphile shows of the schema with the committed list
     Postgraphile,
-    /// Start the functions that the README shows in Python and JavaScript, and send them jobs
+    /// Start the functions that README.md (Python) and docs/functions.md (JavaScript) show, and send them jobs
     ReadmeFunctions,
     /// A function instance of a chaos run
     #[command(hide = true)]

@@ -1,4 +1,5 @@
-//! The functions that the README shows in Python and JavaScript: installed as it says, started, and sent jobs.
+//! The functions that the README shows in Python and docs/functions.md in JavaScript: installed as the page says, started,
+//! and sent jobs.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,18 +18,33 @@ use crate::steps::{Steps, cargo};
 /// How long a start or a job may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A language that the README writes a function in.
+/// A language that a page writes a function in.
 struct Language {
+    /// The page, and the heading that the function stands under.
+    page: &'static str,
+    section: &'static str,
     /// The language of the block of code.
     block: &'static str,
-    /// The file that the README calls it by.
+    /// The file that the page calls it by.
     file: &'static str,
-    /// How the README begins the command that installs what it needs.
+    /// How the page begins the command that installs what it needs.
     install: &'static str,
 }
 
-const PYTHON: Language = Language { block: "python", file: "greet.py", install: "pip install " };
-const NODE: Language = Language { block: "js", file: "greet.mjs", install: "npm install " };
+const PYTHON: Language = Language {
+    page: "README.md",
+    section: "\n## From enqueue to done\n",
+    block: "python",
+    file: "greet.py",
+    install: "pip install ",
+};
+const NODE: Language = Language {
+    page: "docs/functions.md",
+    section: "\n## Write one\n",
+    block: "js",
+    file: "greet.mjs",
+    install: "npm install ",
+};
 
 /// `cargo xtask readme-functions`.
 pub(crate) async fn run() -> Result<()> {
@@ -40,9 +56,7 @@ pub(crate) async fn run() -> Result<()> {
 
 /// A step for each; a language that this machine does not have is left out, visibly.
 pub(crate) async fn check(steps: &mut Steps) -> Result<()> {
-    for (what, function) in
-        [("the README's function in Python", python().await), ("the README's function in JavaScript", node().await)]
-    {
+    for (what, function) in [("the function in Python", python().await), ("the function in JavaScript", node().await)] {
         match function {
             Ok(function) => steps.step(what, function.works()).await?,
             Err(missing) => steps.skip(what, &format!("{missing:#}")),
@@ -92,7 +106,7 @@ impl Function {
         cargo(&["build", "--quiet", "-p", "job-service", "--bin", "job-service"], &[]).await?;
         let [port, callback_port] = [free_port()?, free_port()?];
         let text = port.to_string();
-        // The README's commands, with another port.
+        // The page's commands, with another port.
         let mut program = Program::at("/bin/sh").arg("-c").arg("cd \"$0\" && exec \"$@\"").arg(&self.directory);
         program = program.arg(&self.program).env("PORT", &text);
         for argument in &self.arguments {
@@ -132,16 +146,17 @@ impl Function {
     }
 }
 
-/// Puts what the README shows into a directory of its own; returns that, and the packages that it says to install.
+/// Puts what the page shows into a directory of its own; returns that, and the packages that it says to install.
 fn unpack(language: &Language) -> Result<(PathBuf, String)> {
-    let readme = std::fs::read_to_string(env::workspace_dir().join("README.md"))?;
-    let section = readme.split_once("## Write a function\n").context("the README has no section for functions")?.1;
+    let Language { page, section, .. } = language;
+    let text = std::fs::read_to_string(env::workspace_dir().join(page))?;
+    let section = text.split_once(section).with_context(|| format!("{page} has no section {section:?}"))?.1;
     let section = section.split("\n## ").next().unwrap_or_default();
     let opening = format!("```{}\n", language.block);
     let code = section.split_once(&opening).and_then(|(_, rest)| rest.split_once("```"));
-    let code = code.with_context(|| format!("the README shows no function in {}", language.block))?.0;
+    let code = code.with_context(|| format!("{page} shows no function in {}", language.block))?.0;
     let packages = section.split('`').find_map(|text| text.strip_prefix(language.install));
-    let packages = packages.with_context(|| format!("the README does not say `{}…`", language.install))?;
+    let packages = packages.with_context(|| format!("{page} does not say `{}…`", language.install))?;
     let directory = env::target_dir().join("readme").join(language.block);
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     std::fs::write(directory.join(language.file), code)?;

@@ -1,6 +1,7 @@
 //! The rules of this workspace that neither rustc, clippy nor rustfmt checks. A rule without a check will be broken.
 
 mod arrows;
+mod documents;
 pub(crate) mod env_table;
 mod files;
 mod guarantees;
@@ -31,6 +32,7 @@ pub(crate) fn run(fix: bool) -> Result<()> {
         migrations::check(&workspace),
         migrations::check_version(),
         paths::check(&workspace),
+        documents::check(&workspace),
         env_table::check(&workspace),
         guarantees::check(&workspace),
     ]

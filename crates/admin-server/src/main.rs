@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use job_utils::config::ProcessEnv;
 use job_utils::service::{self, ExitError};
 
-/// A development stand-in for constructive-admin-server. Settings come from the environment (see the README).
+/// A development stand-in for constructive-admin-server. Settings come from the environment (docs/configuration.md).
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

@@ -7,7 +7,7 @@ use job_utils::config::{ProcessEnv, ServerConfig};
 use job_utils::probe::Target;
 use job_utils::service::{self, Command, ExitError};
 
-/// The callback server: functions report here how a job ended. Settings come from the environment (see the README).
+/// The callback server: functions report here how a job ended. Settings come from the environment (docs/configuration.md).
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

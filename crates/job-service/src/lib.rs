@@ -97,3 +97,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/library.md")]
 struct Library;
+
+/// The page on functions: so are its.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/functions.md")]
+struct Functions;

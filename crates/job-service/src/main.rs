@@ -12,7 +12,7 @@ use job_utils::probe::Target;
 use job_utils::service::{self, ExitError};
 use job_utils::shutdown::Shutdown;
 
-/// Worker, callback server and scheduler in one process. Settings come from the environment (see the README).
+/// Worker, callback server and scheduler in one process. Settings come from the environment (docs/configuration.md).
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

@@ -1,18 +1,30 @@
-//! The SQL of the README and of docs/library.md runs as written; their Rust is compiled as doc tests of this crate.
+//! The SQL of the README and of the pages in docs/ runs as written; their Rust is compiled as doc tests of this crate.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails its test")]
 
 use job_testkit::TestDb;
 use job_utils::config::{PostgresConfig, Reader};
 use job_utils::db::{Db, migrate::migrate};
+use tokio_postgres::Client;
 
 const README: &str = include_str!("../../../README.md");
 const LIBRARY: &str = include_str!("../../../docs/library.md");
+const ENQUEUE: &str = include_str!("../../../docs/enqueue.md");
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
 /// The contents of a page's code blocks in `language`.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let opening = format!("```{language}\n");
     page.split(&opening).skip(1).filter_map(|rest| rest.split_once("```")).map(|(code, _)| code.to_owned()).collect()
+}
+
+/// Runs every block of SQL of a page, each by itself.
+async fn run_sql(client: &Client, page: &str) {
+    let sql = blocks(page, "sql");
+    assert!(!sql.is_empty(), "the page shows no SQL");
+    for block in &sql {
+        client.batch_execute(block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
+    }
 }
 
 async fn migrated() -> TestDb {
@@ -29,19 +41,11 @@ async fn migrated() -> TestDb {
 async fn the_page_on_the_library_shows_sql_that_runs_and_the_sqlx_that_is_tested() {
     let test_db = migrated().await;
     let client = test_db.connect().await;
-    let sql = blocks(LIBRARY, "sql");
-    assert!(!sql.is_empty());
-    let schedule = r#"SELECT FROM app_jobs.add_scheduled_job('clean_up', '{}', '"@daily"', job_key := 'clean_up')"#;
-    client.batch_execute(schedule).await.unwrap();
-    for block in &sql {
-        client.batch_execute(block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
-    }
+    run_sql(&client, LIBRARY).await;
     let jobs = "SELECT string_agg(concat_ws('/', key, payload, queue_name), ' ' ORDER BY id) FROM app_jobs.jobs";
     let jobs: String = client.query_one(jobs, &[]).await.unwrap().get(0);
     let expected = r#"receipt-42/{"order": 42}/mail receipt-1/{"order": 1} receipt-2/{"order": 2}"#;
     assert_eq!(jobs, expected);
-    let schedules = client.query_one("SELECT count(*) FROM app_jobs.scheduled_jobs", &[]).await.unwrap();
-    assert_eq!(schedules.get::<_, i64>(0), 0, "the page says how to remove one");
 
     let tested = include_str!("../../../bench/ours/examples/sqlx.rs");
     let shown = blocks(LIBRARY, "rust,ignore");
@@ -52,15 +56,42 @@ async fn the_page_on_the_library_shows_sql_that_runs_and_the_sqlx_that_is_tested
 }
 
 #[tokio::test]
-async fn every_sql_block_runs_as_written() {
+async fn the_readme_enqueues_a_job_and_looks_at_it() {
     let test_db = migrated().await;
     let client = test_db.connect().await;
+    run_sql(&client, README).await;
+    let jobs = "SELECT string_agg(task_identifier || payload::text, ' ') FROM app_jobs.jobs";
+    let jobs: String = client.query_one(jobs, &[]).await.unwrap().get(0);
+    assert_eq!(jobs, r#"greet{"name": "Ada"}"#);
+}
 
-    let sql = blocks(README, "sql");
-    assert!(!sql.is_empty(), "the README shows no SQL");
-    for block in &sql {
-        client.batch_execute(block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
-    }
+#[tokio::test]
+async fn the_page_for_operators_changes_the_jobs_and_the_schedule_that_it_names() {
+    let test_db = migrated().await;
+    let client = test_db.connect().await;
+    // Jobs with the ids, the key and the worker of the page.
+    let jobs = r#"SELECT app_jobs.add_job('report') FROM generate_series(1, 5);
+                  SELECT app_jobs.add_job('report', job_key := 'invoice-42');
+                  UPDATE app_jobs.jobs SET attempts = max_attempts, last_error = 'no' WHERE id IN (1, 2);
+                  UPDATE app_jobs.jobs SET locked_at = now(), locked_by = 'worker-0' WHERE id = 5;
+                  SELECT app_jobs.add_job('held');
+                  UPDATE app_jobs.jobs SET locked_at = now(), locked_by = 'worker-9' WHERE task_identifier = 'held';
+                  SELECT app_jobs.add_scheduled_job('report', '{}', '@daily', job_key := 'nightly')"#;
+    client.batch_execute(jobs).await.unwrap();
+    run_sql(&client, OPERATIONS).await;
+    let jobs =
+        "SELECT string_agg(concat_ws('/', id, attempts, last_error, locked_by), ' ' ORDER BY id) FROM app_jobs.jobs";
+    let jobs: String = client.query_one(jobs, &[]).await.unwrap().get(0);
+    assert_eq!(jobs, "1/0/no 2/0/no 3/25/superseded by hand 5/0 7/0");
+    let schedules = client.query_one("SELECT count(*) FROM app_jobs.scheduled_jobs", &[]).await.unwrap();
+    assert_eq!(schedules.get::<_, i64>(0), 0, "the page says how to remove one");
+}
+
+#[tokio::test]
+async fn the_page_on_enqueueing_makes_the_jobs_and_schedules_that_it_shows() {
+    let test_db = migrated().await;
+    let client = test_db.connect().await;
+    run_sql(&client, ENQUEUE).await;
 
     let job = "SELECT key, queue_name, max_attempts, priority FROM app_jobs.jobs WHERE task_identifier ~ '^email:'";
     let job = client.query_one(job, &[]).await.unwrap();

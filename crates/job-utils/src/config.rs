@@ -1,7 +1,7 @@
 //! The only place that reads the environment.
 //!
 //! Each variable is a [`Var`]: name, default, unit and reason side by side. A service's configuration is read with a
-//! [`Reader`], which goes on after a fault so that one start reports every fault at once. The table in the README is
+//! [`Reader`], which goes on after a fault so that one start reports every fault at once. The table in docs/configuration.md is
 //! made from [`all`].
 
 mod connection;
@@ -371,7 +371,7 @@ fn parse_duration(value: &str) -> Option<Duration> {
     }
 }
 
-/// Every variable that the services read, in the order of the README's table.
+/// Every variable that the services read, in the order of the table in docs/configuration.md.
 pub fn all() -> Vec<&'static Var> {
     let groups: [&[&Var]; 6] = [
         postgres::VARS,

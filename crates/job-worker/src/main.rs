@@ -7,7 +7,7 @@ use job_utils::config::{ProcessEnv, WorkerConfig};
 use job_utils::probe::Target;
 use job_utils::service::{self, Command, ExitError};
 
-/// Claims due jobs and dispatches them to functions over HTTP. Settings come from the environment (see the README).
+/// Claims due jobs and dispatches them to functions over HTTP. Settings come from the environment (docs/configuration.md).
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

@@ -16,7 +16,12 @@ struct Table {
 }
 
 const TABLES: [Table; 2] = [
-    Table { document: "README.md", begin: "<!-- env:begin -->", end: "<!-- env:end -->", text: environment },
+    Table {
+        document: "docs/configuration.md",
+        begin: "<!-- env:begin -->",
+        end: "<!-- env:end -->",
+        text: environment,
+    },
     Table {
         document: "docs/connections.md",
         begin: "<!-- libpq:begin -->",

@@ -1,19 +1,23 @@
-//! Every path that ARCHITECTURE.md names exists: a map with a wrong street is worse than none.
+//! Every path that ARCHITECTURE.md and docs/decisions.md name exists.
 
 use super::workspace::Workspace;
 
-const DOCUMENT: &str = "ARCHITECTURE.md";
+const DOCUMENTS: [&str; 2] = ["ARCHITECTURE.md", "docs/decisions.md"];
 const ENDINGS: &[&str] = &[".rs", ".md", ".toml", ".sql", ".yml", ".yaml", ".sh"];
 
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
-    let Some(text) = workspace.files.get(DOCUMENT) else { return vec![format!("{DOCUMENT} is missing")] };
+    DOCUMENTS.iter().flat_map(|document| problems(workspace, document)).collect()
+}
+
+fn problems(workspace: &Workspace, document: &str) -> Vec<String> {
+    let Some(text) = workspace.files.get(document) else { return vec![format!("{document} is missing")] };
     let mut problems = Vec::new();
     for (index, line) in text.lines().enumerate() {
         // Between backticks is every second piece.
         for span in line.split('`').skip(1).step_by(2) {
             for path in spelled_out(span).iter().filter(|path| is_path(path)) {
                 if !workspace.has(path) {
-                    problems.push(format!("{DOCUMENT}:{}: there is no `{path}`", index + 1));
+                    problems.push(format!("{document}:{}: there is no `{path}`", index + 1));
                 }
             }
         }
@@ -47,9 +51,13 @@ mod tests {
     #[test]
     fn a_path_that_is_not_there_is_told_with_its_line() {
         let text = "See `crates/a/src/lib.rs`, `crates/a/`,\n`crates/a/src/{lib,gone}.rs`, `/healthz`, `SELECT 1`, `x.y`, `gone.md`.";
-        let workspace = Workspace::of(&[(DOCUMENT, text), ("crates/a/src/lib.rs", "")]);
-        let gone =
-            ["ARCHITECTURE.md:2: there is no `crates/a/src/gone.rs`", "ARCHITECTURE.md:2: there is no `gone.md`"];
+        let workspace =
+            Workspace::of(&[(DOCUMENTS[0], text), ("crates/a/src/lib.rs", ""), (DOCUMENTS[1], "`crates/b/`")]);
+        let gone = [
+            "ARCHITECTURE.md:2: there is no `crates/a/src/gone.rs`",
+            "ARCHITECTURE.md:2: there is no `gone.md`",
+            "docs/decisions.md:1: there is no `crates/b/`",
+        ];
         assert_eq!(check(&workspace), gone);
     }
 }

@@ -130,7 +130,7 @@ impl Db {
         Self::new(&PostgresConfig::from_url(url)?)
     }
 
-    /// [`Db::new`] with the settings of the environment: DATABASE_URL or the PG variables, and those beside them in the README.
+    /// [`Db::new`] with the settings of the environment: DATABASE_URL or the PG variables, and those beside them in docs/configuration.md.
     ///
     /// # Errors
     /// As there.
