@@ -1,6 +1,6 @@
 //! The SQL of the README and of the pages in docs/ runs as written; their Rust is compiled as doc tests of this crate.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test fails its test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails its test")]
 
 use job_testkit::TestDb;
 use job_utils::config::{PostgresConfig, Reader};
