@@ -58,7 +58,10 @@ BEGIN
             -- by triggers. Schedules are watched and marked, never made or removed.
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.workers, @extschema@.schedulers
                 TO jobs_runtime;
-            GRANT SELECT, UPDATE ON @extschema@.job_queues, @extschema@.scheduled_jobs TO jobs_runtime;
+            GRANT SELECT, UPDATE ON @extschema@.job_queues TO jobs_runtime;
+            REVOKE UPDATE ON @extschema@.scheduled_jobs FROM jobs_runtime;
+            GRANT SELECT, UPDATE (locked_at, locked_by, instance, owed_since, released_at, fired_until, ended_at,
+                last_error, last_scheduled, last_scheduled_id) ON @extschema@.scheduled_jobs TO jobs_runtime;
             -- UPDATE is what locking a row takes.
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.schedule_fires TO jobs_runtime;
             GRANT SELECT ON @extschema@.settings TO jobs_runtime;

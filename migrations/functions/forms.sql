@@ -59,11 +59,12 @@ BEGIN
         SELECT f.*, o.* FROM (VALUES
             ('add_job', 'jobs', 'run_at timestamptz DEFAULT NULL',
              '{key,queue,task,task_identifier,name,data,args,delay,at,run_in,attempts,retries,tenant,database_id,'
-             'actor_id}'::text[],
+             'actor_id,entity_id,organization_id}'::text[],
              'key is job_key; queue is queue_name; task, task_identifier and name are identifier; '
              'data and args are payload; delay, at and run_in are run_at, a time such as now() + interval '
              '''10 minutes''; attempts and retries are max_attempts; tenant and database_id are db_id, in first place; '
-             'actor_id is taken by enqueue() alone'),
+             'actor_id is taken by enqueue() alone; entity_id and organization_id are the settings '
+             'jwt.claims.entity_id and jwt.claims.organization_id'),
             ('add_scheduled_job', 'scheduled_jobs', NULL,
              '{key,queue,task,task_identifier,name,data,args,rule,cron,schedule,attempts,retries,tenant,database_id}',
              'key is job_key; queue is queue_name; task, task_identifier and name are identifier; '

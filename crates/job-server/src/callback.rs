@@ -194,9 +194,13 @@ async fn settle(
         }
     }
     let NamedAttempt { id, worker_id, .. } = *attempt;
+    let for_good = matches!(outcome, Outcome::FailForGood(_));
     let stored = callbacks.db.settle(worker_id, id, attempt.claim.epoch, outcome);
     match tokio::time::timeout(callbacks.store_timeout, stored).await {
         Ok(Ok(Settled::Done)) => match failure {
+            Some(error) if for_good => {
+                tracing::error!(job.id = id, worker.id = worker_id, error, "job failed for good by callback");
+            }
             Some(error) => tracing::warn!(job.id = id, worker.id = worker_id, error, "job failed by callback"),
             None => tracing::info!(job.id = id, worker.id = worker_id, "job completed by callback"),
         },

@@ -1,6 +1,7 @@
 //! Migrate: bring a database's jobs schema up to date with refinery.
 
-use std::error::Error;
+mod error;
+
 use std::time::Duration;
 
 use refinery_core::traits::r#async::{AsyncMigrate, AsyncQuery, AsyncTransaction};
@@ -13,11 +14,12 @@ use tokio_postgres::{Client, Transaction};
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
+pub use self::error::MigrateError;
+use self::error::{because_of_rights, is_in_the_way};
 use crate::config::SchemaName;
-use crate::db::error::refused;
+use crate::db::Db;
 use crate::db::extension;
 use crate::db::inspect::wrong_encoding;
-use crate::db::{Db, DbError};
 use crate::error::chain;
 
 /// The migrations in order: name (as refinery reads it) and SQL with `@extschema@`. Tables, columns, indexes and policies. Append
@@ -132,72 +134,6 @@ pub enum Migrated {
     OwnedByExtension,
 }
 
-/// A migration that did not happen; the database is unchanged.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum MigrateError {
-    /// No connection.
-    #[error("no connection to Postgres at {place}: {}", refused(error))]
-    Connect {
-        /// Host, port and database.
-        place: String,
-        /// Why, which the message says.
-        error: tokio_postgres::Error,
-    },
-    /// A pooler is in between.
-    #[error(
-        "a pooler is in between at {place}, and a migration needs a session of its own; nothing was changed. Set JOBS_MIGRATE_URL to a connection past the pooler"
-    )]
-    Pooled {
-        /// Host, port and database.
-        place: String,
-    },
-    /// The schema belongs to something else.
-    #[error(
-        "schema {0} already has a table \"jobs\" that these migrations did not make (the original system's, perhaps); nothing was changed. Set JOBS_SCHEMA to another name, or rename that schema first"
-    )]
-    Foreign(String),
-    /// The schema was made by a version from before the first release, and is not its last.
-    #[error(
-        "schema {schema} is of an unreleased version (V{version}__{name}); nothing was changed. Bring it to V25 with the build that made it, or install into another schema (JOBS_SCHEMA) and move its jobs"
-    )]
-    Unreleased {
-        /// The schema's quoted name.
-        schema: String,
-        /// Number of its last migration.
-        version: i32,
-        /// Name of its last migration.
-        name: String,
-    },
-    /// Another session has the lock by which migrations take turns, for a minute now.
-    #[error(
-        "another session migrates {place}, or has had the lock for that, for a minute; nothing was changed. SELECT pid FROM pg_locks WHERE locktype = 'advisory' shows sessions to look at"
-    )]
-    Locked {
-        /// Host, port and database.
-        place: String,
-    },
-    /// The database has another encoding than UTF8; says which, and what to do.
-    #[error("{0}; nothing was changed")]
-    Encoding(String),
-    /// A statement failed.
-    #[error("the migration failed, nothing was changed")]
-    Sql(#[from] tokio_postgres::Error),
-    /// refinery refused: a changed or missing migration.
-    #[error("the migration failed, nothing was changed")]
-    Refinery(#[from] refinery_core::Error),
-    /// The migrations are in, the grants are not.
-    #[error(
-        "the schema is up to date, but its grants to administrator, jobs_runtime and jobs_producer failed; run migrate as the schema's owner"
-    )]
-    Grants(#[source] tokio_postgres::Error),
-    /// Settings that cannot be used.
-    #[error(transparent)]
-    Settings(#[from] DbError),
-}
-
-crate::debug_as_chain!(MigrateError);
-
 /// Brings the schema up to date. Safe to run twice and by several processes at once. It logs what it has applied, and nothing when
 /// there was nothing to do.
 pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
@@ -226,22 +162,10 @@ pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
                 tracing::info!("the migration waits for a transaction that uses the tables: {}", chain(&error));
                 tokio::time::sleep(PAUSE).await;
             }
-            ended => return ended,
+            ended => return ended.map_err(|error| because_of_rights(error, db)),
         }
     }
-    run(&mut client, db.schema()).await
-}
-
-/// Whether another transaction had locks for too long, or ours and its were in each other's way.
-fn is_in_the_way(error: &MigrateError) -> bool {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(code) = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code) {
-            return [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(code);
-        }
-        cause = error.source();
-    }
-    false
+    run(&mut client, db.schema()).await.map_err(|error| because_of_rights(error, db))
 }
 
 async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, MigrateError> {

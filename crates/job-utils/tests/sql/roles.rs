@@ -283,8 +283,14 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
     assert_eq!(
         rights,
         "job_queues|SELECT UPDATE\njobs|SELECT INSERT UPDATE DELETE\nschedule_fires|SELECT INSERT UPDATE DELETE\n\
-         scheduled_jobs|SELECT UPDATE\nschedulers|SELECT INSERT UPDATE DELETE\nsettings|SELECT\n\
+         scheduled_jobs|SELECT\nschedulers|SELECT INSERT UPDATE DELETE\nsettings|SELECT\n\
          workers|SELECT INSERT UPDATE DELETE"
+    );
+    let columns = "SELECT string_agg(a.attname::text, ' ' ORDER BY a.attname::text) FROM pg_attribute a
+                    WHERE a.attrelid = 'app_jobs.scheduled_jobs'::regclass AND a.attacl::text ~ 'jobs_runtime=w'";
+    assert_eq!(
+        place.admin.show(columns).await,
+        "ended_at fired_until instance last_error last_scheduled last_scheduled_id locked_at locked_by owed_since released_at"
     );
     let as_owner = place
         .admin
