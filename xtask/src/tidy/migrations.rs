@@ -47,6 +47,7 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
     if files != listed {
         problems.push(format!("job_utils::db::migrate::MIGRATIONS lists {listed:?}, but migrations/ holds {files:?}"));
     }
+    problems.extend(without_callers(workspace, &defined));
     let mut known: Vec<&str> = FUNCTIONS.iter().map(|(name, _)| *name).collect();
     known.sort_unstable();
     rooms.sort_unstable();
@@ -81,6 +82,56 @@ pub(crate) fn fix() -> Result<()> {
     let number = text.split_whitespace().next().and_then(|number| number.parse::<i32>().ok()).unwrap_or_default();
     let text = format!("{} {}\n", number + 1, current_digest());
     std::fs::write(VERSION, text).context("cannot write migrations/version.txt")
+}
+
+/// What nothing in this repository has to call: functions for SQL of others, as the specification and docs/ have them.
+const INTERFACE: &[&str] = &[
+    "add_scheduled_job",
+    "complete_job",
+    "complete_jobs",
+    "force_unlock_workers",
+    "get_job",
+    "get_scheduled_job",
+    "graphql_add_job",
+    "graphql_add_scheduled_job",
+    "permanently_fail_jobs",
+    "release_jobs",
+    "release_scheduled_jobs",
+    "remove_job",
+    "reschedule_jobs",
+    "run_scheduled_job",
+    "set_max_payload",
+    "set_notify",
+    "tg_add_job_with_row",
+    "tg_add_job_with_row_id",
+    "trigger_job_with_fields",
+];
+
+/// Functions that neither another function, a trigger, a migration nor a statement of the product calls.
+fn without_callers(workspace: &Workspace, defined: &BTreeMap<String, &str>) -> Vec<String> {
+    let product = |path: &str| path.starts_with("crates/") && path.contains("/src/") && path.ends_with(".rs");
+    let texts: Vec<&str> = workspace
+        .files
+        .iter()
+        .filter(|(path, _)| path.starts_with("migrations/") || product(path))
+        .map(|(_, text)| text.as_str())
+        .collect();
+    let mut problems = Vec::new();
+    let mut forms: BTreeMap<&str, (usize, &str)> = BTreeMap::new();
+    for (signature, path) in defined {
+        let name = signature.split('(').next().unwrap_or_default();
+        forms.entry(name).or_insert((0, path)).0 += 1;
+    }
+    for (name, (forms, path)) in forms {
+        let called = texts.iter().map(|text| text.matches(&format!("@extschema@.{name}(")).count()).sum::<usize>();
+        // Its comment names it, too.
+        let told =
+            texts.iter().map(|text| text.matches(&format!("ON FUNCTION @extschema@.{name}(")).count()).sum::<usize>();
+        if called <= forms + told && !INTERFACE.contains(&name) {
+            problems.push(format!("{path}: nothing calls {name}, and it is not on the list of the interface"));
+        }
+    }
+    problems
 }
 
 /// Names and arguments of the functions that a text defines, in one line each.
@@ -138,5 +189,23 @@ mod tests {
         let problems = check(&workspace).join("\n");
         assert!(problems.contains("f(a int, b int) is defined in migrations/functions/claim.sql, too"), "{problems}");
         assert!(problems.contains("migrations/V1__a.sql: defines"), "{problems}");
+    }
+
+    #[test]
+    fn a_function_that_nothing_calls_is_told() {
+        let workspace = Workspace::of(&[
+            (
+                "migrations/functions/claim.sql",
+                "CREATE OR REPLACE FUNCTION @extschema@.dead() RETURNS int\nCOMMENT ON FUNCTION @extschema@.dead() IS '';\n\
+                 CREATE OR REPLACE FUNCTION @extschema@.by_rust() RETURNS int\n\
+                 CREATE OR REPLACE FUNCTION @extschema@.by_sql() RETURNS int\n SELECT @extschema@.by_sql()\n\
+                 CREATE OR REPLACE FUNCTION @extschema@.get_job() RETURNS int",
+            ),
+            ("crates/job-pg/src/claim.rs", "\"SELECT @extschema@.by_rust()\""),
+            ("crates/job-pg/tests/it.rs", "\"SELECT @extschema@.dead()\""),
+        ]);
+        let problems = check(&workspace);
+        let told: Vec<&String> = problems.iter().filter(|problem| problem.contains("nothing calls")).collect();
+        assert!(told.len() == 1 && told[0].contains("nothing calls dead"), "{problems:?}");
     }
 }
