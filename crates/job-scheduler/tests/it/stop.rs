@@ -93,7 +93,7 @@ async fn the_first_of_two_schedulers_of_one_name_leaves_without_the_schedules_of
             "CREATE TABLE released (task text);
              CREATE FUNCTION released() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN
-                 INSERT INTO released VALUES (OLD.task_identifier);
+                 INSERT INTO public.released VALUES (OLD.task_identifier);
                  RETURN NULL;
              END $$;
              CREATE TRIGGER released AFTER UPDATE ON app_jobs.scheduled_jobs FOR EACH ROW

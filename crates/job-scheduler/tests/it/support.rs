@@ -68,7 +68,7 @@ pub(crate) async fn collect_fires(client: &Client) {
             "CREATE TABLE fired (task text, at timestamptz);
              CREATE FUNCTION collect() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN
-                 INSERT INTO fired VALUES (NEW.task_identifier, clock_timestamp());
+                 INSERT INTO public.fired VALUES (NEW.task_identifier, clock_timestamp());
                  DELETE FROM app_jobs.jobs WHERE id = NEW.id;
                  RETURN NULL;
              END $$;

@@ -84,7 +84,7 @@ async fn an_accepted_job_ends_by_its_deadline_also_when_its_lock_would_expire_at
             "CREATE TABLE ends (id bigint, error text, taken boolean);
              CREATE FUNCTION ended() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN
-                 INSERT INTO ends VALUES (OLD.id, NEW.last_error, NEW.locked_at IS NOT NULL);
+                 INSERT INTO public.ends VALUES (OLD.id, NEW.last_error, NEW.locked_at IS NOT NULL);
                  RETURN NULL;
              END $$;
              CREATE TRIGGER ended AFTER UPDATE ON app_jobs.jobs FOR EACH ROW
