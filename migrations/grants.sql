@@ -30,9 +30,14 @@ DECLARE
         add_scheduled_job, add_scheduled_job_for_any_tenant, graphql_add_scheduled_job, set_max_payload,
         set_notify}';
 BEGIN
-    -- Whoever may use a table's row type can have a column of it, and then no column can be added to the table.
-    REVOKE USAGE ON TYPE @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.job_queues, @extschema@.settings,
-        @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
+    -- Whoever may use a table's row type can have a column of it, and then no column can be added to the table. Not in
+    -- an extension: pg_dump does not know rights to the row types of its tables, and warns of each.
+    IF NOT EXISTS (SELECT FROM pg_extension e
+                    WHERE e.extname = 'pgpm-database-jobs' AND e.extnamespace = '@extschema@'::regnamespace)
+    THEN
+        REVOKE USAGE ON TYPE @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.job_queues, @extschema@.settings,
+            @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
+    END IF;
 
     FOREACH role_name IN ARRAY '{administrator,jobs_runtime,jobs_producer}'::text[] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role_name) THEN
