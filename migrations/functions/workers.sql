@@ -150,7 +150,10 @@ DECLARE
     job record;
     interrupted bigint[];
     -- Where among the overdue this heartbeat begins: those that cannot be failed are not always the first.
-    first timestamptz := now() - random() * (now() - (SELECT min(j.deadline) FROM @extschema@.jobs j));
+    -- Never later than now, whatever somebody has written there, infinity included.
+    first timestamptz := coalesce(
+        (SELECT now() - random() * (now() - min(j.deadline)) FROM @extschema@.jobs j
+          WHERE j.deadline < now() AND j.deadline > '-infinity'), now());
     refused bigint[] := '{}';
     refusal text;
 BEGIN

@@ -386,6 +386,14 @@ async fn a_job_that_cannot_be_changed_keeps_neither_its_neighbours_nor_those_beh
         "4|~|no callback|t\n5|~|no callback|t"
     );
 
+    // Nor does a deadline that somebody has put to either end of time hold up heartbeats.
+    s.run("UPDATE app_jobs.jobs SET run_at = now(), attempts = 0").await;
+    claim(&s, B).await;
+    s.run("UPDATE app_jobs.jobs SET accepted = true, deadline = 'infinity', updated_at = now()").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{}");
+    s.run("UPDATE app_jobs.jobs SET deadline = '-infinity' WHERE id = 4").await;
+    assert_eq!(heartbeat(&s, B).await, "{}|{}|{4}");
+
     // More than a heartbeat looks at cannot be failed: those behind them are, all the same, by and by.
     s.run(
         "DELETE FROM app_jobs.jobs;
