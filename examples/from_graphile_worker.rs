@@ -5,7 +5,7 @@
 //! | `impl TaskHandler for SendEmail { const IDENTIFIER; async fn run(self, ctx) }` | `impl Task for SendEmail { const IDENTIFIER }`, `async fn send_email(job, context)` |
 //! | `WorkerOptions::default().define_job::<SendEmail>()` | `Worker::builder(db).task(send_email)` |
 //! | `.add_extension(App { … })`, `ctx.get_ext::<App>()` | `.state(App { … })`, `context.state()`, checked by the compiler |
-//! | `utils.add_job(SendEmail { … }, JobSpec { run_at, job_key, … })` | `enqueue(&db, SendEmail { … }.job().run_at(…).key(…))` |
+//! | `utils.add_job(SendEmail { … }, JobSpec { run_at, job_key, … })` | `enqueue(&db, SendEmail { … }.into_job().run_at(…).key(…))` |
 //! | `JobKeyMode::{Replace, PreserveRunAt, UnsafeDedupe}` | `KeyMode::{Replace, PreserveRunAt, Ignore}` |
 //! | crontab text, known to the worker | `schedule(&db, "30 3 * * *", job)`, a row |
 //!

@@ -15,7 +15,7 @@ const NOT_LINKED: &[(&str, &str, &[&str])] = &[
     ("send-email", "", &["tokio-postgres"]),
     ("send-verification-link", "", &["tokio-postgres"]),
     ("job-utils", "", &["tokio-postgres", "axum", "clap", "tracing-subscriber"]),
-    ("job-utils", "--features db", &["axum", "hyper", "clap", "tracing-subscriber"]),
+    ("job-pg", "", &["axum", "hyper", "clap", "tracing-subscriber"]),
     ("job-fn", "", &["tokio-postgres", "clap"]),
     ("job-fn", "--no-default-features", &["tokio-postgres", "clap", "tracing-subscriber"]),
     ("job-worker", "--no-default-features", &["axum", "hyper", "clap", "tracing-subscriber"]),
@@ -27,7 +27,6 @@ const NOT_LINKED: &[(&str, &str, &[&str])] = &[
 
 /// Builds that the workspace's and those by name leave out.
 const WITH_OTHER_FEATURES: &[&str] = &[
-    "job-utils --features db",
     "job-utils --features http-server",
     "job-utils --features service",
     "job-fn --no-default-features",

@@ -1,11 +1,11 @@
-//! Puts the extension's files where PostgreSQL looks for them. What is in them is `job_utils::db::extension`'s business.
+//! Puts the extension's files where PostgreSQL looks for them. What is in them is `job_pg::extension`'s business.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use job_pg::extension;
 use job_testkit::cluster::locate;
-use job_utils::db::extension;
 
 /// What to do with the extension.
 #[derive(Subcommand)]

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
+use job_pg::config::PostgresConfig;
+use job_pg::{Db, migrate};
 use job_testkit::{TestDb, env};
-use job_utils::config::{PostgresConfig, Reader};
-use job_utils::db::{Db, migrate};
+use job_utils::config::Reader;
 use tokio::process::Command;
 
 use crate::npm::Packages;

@@ -6,6 +6,7 @@ pub(crate) mod env_table;
 mod files;
 mod guarantees;
 mod migrations;
+mod modules;
 mod paths;
 mod sleeps;
 mod source;
@@ -27,6 +28,7 @@ pub(crate) fn run(fix: bool) -> Result<()> {
     let problems = [
         files::check(&workspace),
         arrows::check(&workspace),
+        modules::check(&workspace),
         sql::check(&workspace),
         sleeps::check(&workspace),
         migrations::check(&workspace),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use job_worker::testing::{assert_enqueued, migrate_url};
-use job_worker::{
+use job_worker::{IntoJob, 
     Context, Db, EnqueueError, Field, HandlerResult, KeyMode, NewJob, Outcome, SqlState, Task, Uuid, Worker, enqueue,
     enqueue_many, schedule,
 };
@@ -50,7 +50,7 @@ async fn in_the_way(context: Context<PgPool>) -> HandlerResult {
 async fn place_order(pool: &PgPool) -> Result<()> {
     let mut transaction = pool.begin().await?;
     sqlx::query("INSERT INTO receipts VALUES ($1)").bind(3_i64).execute(&mut *transaction).await?;
-    enqueue(&mut *transaction, Receipt { order: 3 }.job().key("order-3").key_mode(KeyMode::Ignore)).await?;
+    enqueue(&mut *transaction, Receipt { order: 3 }.into_job().key("order-3").key_mode(KeyMode::Ignore)).await?;
     transaction.commit().await?;
     Ok(())
 }
@@ -64,7 +64,7 @@ async fn main() -> Result<()> {
     migrate_url(url.clone()).await.map_err(anyhow::Error::msg)?;
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS receipts (order_id bigint)").execute(&pool).await?;
 
-    let job = |order: i64| Receipt { order }.job().key("order").key_mode(KeyMode::Ignore);
+    let job = |order: i64| Receipt { order }.into_job().key("order").key_mode(KeyMode::Ignore);
     let mut transaction = pool.begin().await?;
     enqueue(&mut *transaction, job(1)).await?;
     transaction.rollback().await?;

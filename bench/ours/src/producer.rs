@@ -3,8 +3,9 @@
 use anyhow::Result;
 use deadpool_postgres::Object;
 use jiff::{SignedDuration, Timestamp};
-use job_utils::config::{SchemaName, WorkerConfig};
-use job_utils::db::{Db, NewJob, enqueue, enqueue_many};
+use job_pg::config::SchemaName;
+use job_worker::WorkerConfig;
+use job_pg::{Db, NewJob, enqueue, enqueue_many};
 use rivalkit::Spec;
 
 use crate::Settings;

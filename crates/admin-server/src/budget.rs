@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_graphql::extensions::{Extension, ExtensionContext, ExtensionFactory, NextResolve, ResolveInfo};
 use async_graphql::{Context, Error, Pos, Response, Result, ServerError, ServerResult, Value};
-use job_utils::db::{DbError, ReadBudget};
+use job_pg::{DbError, ReadBudget};
 
 use crate::error::coded;
 

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use job_utils::config::{ConfigError, Env, PostgresConfig, Reader, Secret, Var};
+use job_pg::config::PostgresConfig;
+use job_utils::config::{ConfigError, Env, Reader, Secret, Var};
 use job_utils::probe::Target;
 
 /// Port.

@@ -1,7 +1,7 @@
 //! What a caller is told when the database does not answer: what to do, nothing of the SQL.
 
 use async_graphql::{Error, ErrorExtensions};
-use job_utils::db::DbError;
+use job_pg::DbError;
 
 /// A database error as the API tells it. It is logged here, once, with its causes.
 pub(crate) fn database(error: &DbError) -> Error {

@@ -1,14 +1,14 @@
 //! The queue in the API: jobs, schedules, and enqueueing.
 
 use async_graphql::{Context, Error, InputObject, Result, SimpleObject};
-use job_utils::db::{AddJobError, AdminDb, AdminJob, AdminSchedule, DbError, NewJob, Wanted};
+use job_pg::{AddJobError, AdminDb, AdminJob, AdminSchedule, DbError, NewJob, Wanted};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use crate::budget::Budget;
 use crate::error::{bad_input, coded, database};
-use crate::schema::scalars::{BigInt, Datetime, Json};
-use crate::schema::{BigIntFilter, Connection, StringFilter};
+use crate::list::{BigIntFilter, Connection, StringFilter};
+use crate::scalars::{BigInt, Datetime, Json};
 
 /// A job that waits, runs, or has failed. A finished job has no row.
 #[derive(SimpleObject)]

@@ -4,17 +4,19 @@ mod budget;
 mod config;
 mod error;
 mod jobs;
+mod list;
 mod lookup;
 mod migrate;
 mod request;
 mod routes;
+mod scalars;
 mod schema;
 mod size;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use job_utils::db::{Db, DbError};
+use job_pg::{Db, DbError};
 use job_utils::http_server::{Limits, serve};
 use job_utils::shutdown::Shutdown;
 use tokio::net::TcpListener;

@@ -3,13 +3,13 @@
 //! Columns are cast to text because other systems declare them with types of their own (domains over text or jsonb).
 
 use async_graphql::SimpleObject;
-use job_utils::db::{Db, DbError, ReadBudget};
+use job_pg::{Db, DbError, ReadBudget};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
-use crate::schema::scalars::Json;
+use crate::scalars::Json;
 
 const DATABASES: &str = "SELECT id, name::text FROM metaschema_public.database \
                          WHERE $1::uuid IS NULL OR id = $1 ORDER BY created_at, id LIMIT $2";

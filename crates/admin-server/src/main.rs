@@ -25,14 +25,14 @@ enum Command {
 
 fn main() -> ExitCode {
     let Arguments { command } = service::arguments();
+    let known = job_pg::config::known(&[admin_server::VARS]);
     match command {
         Some(Command::Health) => service::health(admin_server::health_target),
-        Some(Command::Migrate) => service::main(|shutdown| async move {
+        Some(Command::Migrate) => service::main(&known, |shutdown| async move {
             let config = MigrateConfig::from_env(&ProcessEnv)?;
             admin_server::migrate(&config, &shutdown).await.map_err(ExitError::from_error)
         }),
-        None => service::main(|shutdown| async move {
-            service::warn_of_misspelt(admin_server::VARS);
+        None => service::main(&known, |shutdown| async move {
             admin_server::run(Config::from_env(&ProcessEnv)?, shutdown).await.map_err(ExitError::from_error)
         }),
     }

@@ -1,6 +1,6 @@
 //! Migrate: make the tables of databases, users and sites where they are missing, and fill them when they are empty.
 
-use job_utils::db::{Db, DbError};
+use job_pg::{Db, DbError};
 use job_utils::shutdown::Shutdown;
 
 use crate::config::MigrateConfig;

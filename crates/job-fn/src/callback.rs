@@ -1,5 +1,6 @@
 //! The callback: tells the job service how an attempt ended, and insists.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
@@ -12,7 +13,7 @@ use job_utils::wire::headers::{X_CALLBACK_URL, X_JOB_ERROR, X_JOB_ID, X_WORKER_I
 use reqwest::{Client, StatusCode};
 use url::{Position, Url};
 
-use crate::context::{echo, text};
+use crate::headers::{echo, text};
 use crate::origins::{CallbackOrigins, NotAllowed};
 
 /// After this long the job service is taken for gone; the job's own deadline ends the attempt then.
@@ -168,5 +169,33 @@ impl Caller {
             .and_then(|value| value.parse().ok())
             .map(Duration::from_secs);
         Err(Refused::Status { status, retry_after })
+    }
+}
+
+/// Where a handler asks, and for which attempt. Two are the same when they are for the same attempt.
+#[derive(Clone)]
+pub(crate) struct Extension {
+    pub(crate) client: Client,
+    pub(crate) callback: Arc<Callback>,
+}
+
+impl Extension {
+    pub(crate) fn new(client: Client, callback: Arc<Callback>) -> Self {
+        Self { client, callback }
+    }
+}
+
+impl PartialEq for Extension {
+    fn eq(&self, other: &Self) -> bool {
+        self.callback == other.callback
+    }
+}
+
+impl Eq for Extension {}
+
+/// Without the URL, whose query is a token.
+impl std::fmt::Debug for Extension {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Extension")
     }
 }

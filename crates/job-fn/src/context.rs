@@ -3,12 +3,13 @@
 use axum::http::HeaderMap;
 use job_utils::config::Secret;
 use job_utils::wire::headers::{
-    ECHOED, X_ACTOR_ID, X_DATABASE_ID, X_ENTITY_ID, X_JOB_ATTEMPT, X_JOB_ID, X_JOB_MAX_ATTEMPTS, X_JOB_TASK,
-    X_JOB_TOKEN, X_ORGANIZATION_ID, X_WORKER_ID,
+    X_ACTOR_ID, X_DATABASE_ID, X_ENTITY_ID, X_JOB_ATTEMPT, X_JOB_ID, X_JOB_MAX_ATTEMPTS, X_JOB_TASK, X_JOB_TOKEN,
+    X_ORGANIZATION_ID, X_WORKER_ID,
 };
 use percent_encoding::percent_decode_str;
 
-use crate::extend::Extension;
+use crate::callback::Extension;
+use crate::headers::text;
 
 /// The job that a handler runs for. Every field is None when the caller did not send it, so a function can be tried
 /// with curl alone.
@@ -55,19 +56,4 @@ impl Context {
             extension: None,
         }
     }
-}
-
-/// Puts what a request says of its job into the headers of an answer or a callback.
-pub(crate) fn echo(request: &HeaderMap, headers: &mut HeaderMap) {
-    for name in ECHOED {
-        if let Some(value) = text(request, name).and(request.get(name)) {
-            headers.insert(name, value.clone());
-        }
-    }
-}
-
-/// A header as text; an empty one, or one that is not text, counts as absent.
-pub(crate) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    let value = headers.get(name)?.to_str().ok()?.trim();
-    (!value.is_empty()).then(|| value.to_owned())
 }

@@ -1,15 +1,14 @@
 //! Extend: a handler asks for more time, so that the job service does not take it for lost.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::CONTENT_TYPE;
 use job_utils::error::chain;
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::callback::Callback;
+use crate::callback::Extension;
 use crate::context::Context;
 
 /// The shortest time that a heartbeat asks for: it is renewed at every third of it.
@@ -17,34 +16,6 @@ const SHORTEST: Duration = Duration::from_secs(3);
 
 /// How soon to ask again after a failure.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// Where a handler asks, and for which attempt. Two are the same when they are for the same attempt.
-#[derive(Clone)]
-pub(crate) struct Extension {
-    client: Client,
-    callback: Arc<Callback>,
-}
-
-impl Extension {
-    pub(crate) fn new(client: Client, callback: Arc<Callback>) -> Self {
-        Self { client, callback }
-    }
-}
-
-impl PartialEq for Extension {
-    fn eq(&self, other: &Self) -> bool {
-        self.callback == other.callback
-    }
-}
-
-impl Eq for Extension {}
-
-/// Without the URL, whose query is a token.
-impl std::fmt::Debug for Extension {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Extension")
-    }
-}
 
 /// What the job service makes of a request for more time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

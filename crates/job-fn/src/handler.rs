@@ -26,10 +26,10 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use crate::callback::{Callback, Caller};
-use crate::context::{Context, echo};
+use crate::callback::{Callback, Caller, Extension};
+use crate::context::Context;
 use crate::error::FunctionError;
-use crate::extend::Extension;
+use crate::headers::echo;
 use crate::origins::CallbackOrigins;
 
 /// The longest payload.

@@ -6,6 +6,7 @@ mod context;
 mod error;
 mod extend;
 mod handler;
+mod headers;
 mod origins;
 #[cfg(feature = "main")]
 mod program;

@@ -1,6 +1,6 @@
 //! Where a function may call back: whoever reaches it names a URL, and it would post there.
 
-use job_utils::config::server::INTERNAL_JOBS_CALLBACK_URL;
+use job_utils::config::shared::INTERNAL_JOBS_CALLBACK_URL;
 use job_utils::config::{Reader, Var, parse_http_url};
 use url::{Origin, Url};
 

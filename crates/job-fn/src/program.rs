@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use job_utils::config::{ProcessEnv, Reader};
+use job_utils::config::{Known, ProcessEnv, Reader};
 use job_utils::service::{self, ExitError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{App, Config, Context, FunctionError, health_target};
+use crate::{App, Config, Context, FunctionError, VARS, health_target};
 
 /// A whole function program: logging, `PORT`, signals, `handler`, exit code. With the argument `health` it asks the
 /// function that runs here whether it works, for the health check of a container.
@@ -24,7 +24,7 @@ where
     if std::env::args_os().nth(1).is_some_and(|argument| argument == "health") {
         return service::health(health_target);
     }
-    service::main(|shutdown| async move {
+    service::main(&Known::new(&[VARS]), |shutdown| async move {
         let mut reader = Reader::new(&ProcessEnv);
         let config = Config::read(&mut reader);
         let config = reader.finish(config)?;

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use admin_server::MigrateConfig;
 use http::HeaderValue;
-use job_service::ServiceConfig;
-use job_utils::config::libpq::PARAMETERS;
-use job_utils::config::{
-    ConfigError, Env, PostgresConfig, SchedulerConfig, ServerConfig, SslMode, Var, WorkerConfig, all,
-};
-use job_utils::db::Db;
+use job_pg::Db;
+use job_pg::config::libpq::PARAMETERS;
+use job_pg::config::{PostgresConfig, SslMode};
+use job_service::{SchedulerConfig, ServerConfig, ServiceConfig, WorkerConfig};
+use job_utils::config::{ConfigError, Env, Var};
 use job_utils::error::chain;
 use serde_json::Value;
 use url::Url;
@@ -94,7 +93,7 @@ fn is_told_well(error: &ConfigError) {
 /// Every variable of the programs.
 fn vars() -> impl Iterator<Item = &'static Var> {
     let functions: [&[&Var]; 4] = [job_fn::VARS, mailer::VARS, send_email::VARS, send_verification_link::VARS];
-    all().into_iter().chain(admin_server::VARS.iter().copied()).chain(functions.concat())
+    job_service::known().read().to_vec().into_iter().chain(admin_server::VARS.iter().copied()).chain(functions.concat())
 }
 
 fn worker(config: &WorkerConfig) {

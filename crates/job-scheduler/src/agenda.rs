@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
-use job_utils::db::{Block, Digest, Fire, LARGEST_SCHEDULE_INFO, Mark, ScheduledJob};
+use job_pg::{Block, Digest, Fire, LARGEST_SCHEDULE_INFO, Mark, ScheduledJob};
 
 use crate::timetable::{Missed, Overlap, TimeZone, Timetable};
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use job_pg::{DbError, Look, LookFor, ScheduledJob, SchedulerDb};
 use job_utils::config::Tasks;
-use job_utils::db::{DbError, Look, LookFor, ScheduledJob, SchedulerDb};
 
 use crate::agenda::{Agenda, Looked};
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use job_utils::db::{DbError, SchedulerDb};
+use job_pg::{DbError, SchedulerDb};
 
 /// How long a measurement counts: two clocks part by a few milliseconds in it.
 const FRESH: Duration = Duration::from_secs(60);

@@ -2,10 +2,19 @@
 
 use std::time::Duration;
 
-use job_utils::db::SchedulerDb;
+use job_pg::SchedulerDb;
 use job_utils::error::chain;
 
-use crate::Stopped;
+/// What a scheduler left behind when it stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Schedules given back for another scheduler.
+    pub released: usize,
+    /// Schedules that could not be given back, because Postgres was away: others take them when the lease has passed, and the
+    /// next process with the same id at once.
+    pub orphaned: usize,
+}
 
 /// Releases what is held, waiting for Postgres up to `grace`. `held`: how many schedules that are, as far as is known.
 pub(crate) async fn drain(db: &SchedulerDb, held: usize, grace: Duration) -> Stopped {

@@ -3,6 +3,7 @@
 mod agenda;
 mod claim;
 mod clock;
+mod config;
 mod drain;
 mod materialise;
 #[cfg(feature = "cli")]
@@ -10,26 +11,19 @@ pub mod preview;
 mod scheduler;
 pub mod timetable;
 
-use job_utils::config::{ConfigError, SchedulerConfig};
-use job_utils::db::{Db, DbError, Identity, Listener, SchedulerDb, SchedulerInstance};
+use job_pg::{Db, DbError, Identity, Listener, SchedulerDb, SchedulerInstance};
+use job_utils::config::ConfigError;
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
+pub use crate::config::{JOBS_FIRES_RETENTION, JOBS_SCHEDULER_LEASE, SchedulerConfig, TZ, VARS, read_time_zone};
+
 use crate::scheduler::Scheduler;
+
+pub use crate::drain::Stopped;
 
 /// Notifications that there is a schedule to take, or that one has changed or is gone.
 const CHANNELS: &[&str] = &["scheduled_jobs:insert", "scheduled_jobs:change"];
-
-/// What a scheduler left behind when it stopped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stopped {
-    /// Schedules given back for another scheduler.
-    pub released: usize,
-    /// Schedules that could not be given back, because Postgres was away: others take them when the lease has passed, and the
-    /// next process with the same id at once.
-    pub orphaned: usize,
-}
 
 /// Why a scheduler cannot run.
 #[derive(thiserror::Error)]

@@ -4,10 +4,11 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use job_pg::config::known;
 use job_scheduler::preview::Preview;
 use job_scheduler::timetable::TimeZone;
-use job_utils::config::scheduler::read_time_zone;
-use job_utils::config::{ConfigError, Env, Reader, SchedulerConfig};
+use job_scheduler::{SchedulerConfig, VARS, read_time_zone};
+use job_utils::config::{ConfigError, Env, Reader};
 use job_utils::probe::Target;
 use job_utils::service::{self, ExitError};
 use job_utils::shutdown::Shutdown;
@@ -31,9 +32,9 @@ enum Command {
 fn main() -> ExitCode {
     let arguments: Arguments = service::arguments();
     match arguments.command {
-        None => service::configured(SchedulerConfig::from_env, run),
+        None => service::configured(&known(&[VARS]), SchedulerConfig::from_env, run),
         Some(Command::Health) => service::health(Target::alone),
-        Some(Command::Next(preview)) => service::configured(zone, |zone, _| async move {
+        Some(Command::Next(preview)) => service::configured(&known(&[VARS]), zone, |zone, _| async move {
             preview.run(&zone, jiff::Timestamp::now(), io::stdin().lock(), io::stdout().lock())
         }),
     }

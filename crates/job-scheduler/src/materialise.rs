@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use job_utils::db::{DbError, Fire, Materialised, SchedulerDb};
+use job_pg::{DbError, Fire, Materialised, SchedulerDb};
 use tokio::time::Instant;
 
 use crate::agenda::Agenda;
@@ -148,7 +148,7 @@ impl Obstacles {
 #[cfg(test)]
 mod tests {
     use jiff::tz::TimeZone;
-    use job_utils::db::ScheduledJob;
+    use job_pg::ScheduledJob;
 
     use super::*;
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use job_utils::config::SchedulerConfig;
-use job_utils::db::{DbError, Identity, Listener, SchedulerDb};
+use crate::config::SchedulerConfig;
+use job_pg::{DbError, Identity, Listener, SchedulerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
 use tokio::time::Instant;

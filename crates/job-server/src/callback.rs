@@ -11,7 +11,7 @@ use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse, Response};
-use job_utils::db::{CallbackDb, SettleError, Settled};
+use job_pg::{CallbackDb, SettleError, Settled};
 use job_utils::http_server::{BodyBudget, Newcomers, Received, discard};
 use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::Sparingly;

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod callback;
+mod config;
 mod error;
 mod routes;
 
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use job_utils::config::{ConfigError, ServerConfig};
-use job_utils::db::{CallbackDb, Db, DbError, Uuid};
+use job_pg::{CallbackDb, Db, DbError, Uuid};
+use job_utils::config::ConfigError;
 use job_utils::health;
 use job_utils::http_server::{BodyBudget, Limits, serve};
 use job_utils::shutdown::Shutdown;
@@ -19,6 +20,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::callback::Callbacks;
+
+pub use crate::config::{ServerConfig, VARS};
 
 /// How many connections the server has at most; fewer where the process may have few descriptors.
 const CONNECTIONS: usize = 1024;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use job_utils::config::{ProcessEnv, ServerConfig};
+use job_pg::config::known;
+use job_server::ServerConfig;
+use job_utils::config::ProcessEnv;
 use job_utils::probe::Target;
 use job_utils::service::{self, Command, ExitError};
 
@@ -20,7 +22,7 @@ fn main() -> ExitCode {
     if let Some(Command::Health) = command {
         return service::health(Target::callback_server);
     }
-    service::main(|shutdown| async {
+    service::main(&known(&[job_server::VARS]), |shutdown| async {
         let config = ServerConfig::from_env(&ProcessEnv)?;
         job_server::run(config, shutdown).await.map_err(ExitError::from_error)?;
         Ok(())

@@ -1,18 +1,21 @@
 #![doc = include_str!("../README.md")]
 
+mod error;
 mod schedule;
 mod service;
 mod supervise;
 
-use job_utils::config::{Env, Reader};
+use job_utils::config::{Env, Known, Reader};
 
+pub use error::ServiceError;
 pub use schedule::{IntoRule, schedule};
 pub use service::{Service, ServiceBuilder};
 pub use supervise::Stopped;
 // What an application needs beside the service, so that one dependency is enough: each type that the API shows.
+pub use job_scheduler::SchedulerConfig;
 pub use job_scheduler::{SchedulerError, Stopped as SchedulerStopped};
+pub use job_server::ServerConfig;
 pub use job_server::ServerError;
-pub use job_utils::config::{SchedulerConfig, ServerConfig};
 pub use job_worker::{
     BoxError, BuildError, CallbackSecrets, Cancelled, CompleteError, ConfigError, Context, Db, DbBuilder, DbError,
     EnqueueClient, EnqueueError, Enqueued, Fault, Field, HandlerResult, Hook, IntoJob, IntoOutcome, IntoTimestamp,
@@ -21,6 +24,11 @@ pub use job_worker::{
     Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, config, deadpool_postgres, enqueue,
     enqueue_in, enqueue_many, enqueue_many_in, jiff, migrate, rustls, testing, tokio_postgres,
 };
+
+/// The variables that the service reads: those of its three parts.
+pub fn known() -> Known {
+    job_pg::config::known(&[job_worker::config::VARS, job_server::VARS, job_scheduler::VARS])
+}
 
 /// The settings of all three parts, read together.
 #[derive(Debug, Clone)]
@@ -46,32 +54,6 @@ impl ServiceConfig {
         reader.finish(config)
     }
 }
-
-/// Why the service cannot go on. The other parts have been stopped in order.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum ServiceError {
-    /// Settings of a part cannot be used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The jobs schema cannot be made.
-    #[error("the jobs schema cannot be made")]
-    Migrate(#[from] MigrateError),
-    /// The database settings cannot be used.
-    #[error("the database settings cannot be used")]
-    Db(#[from] DbError),
-    /// The worker failed.
-    #[error(transparent)]
-    Worker(#[from] job_worker::WorkerError),
-    /// The callback server failed.
-    #[error(transparent)]
-    Server(#[from] job_server::ServerError),
-    /// The scheduler failed.
-    #[error(transparent)]
-    Scheduler(#[from] job_scheduler::SchedulerError),
-}
-
-job_utils::debug_as_chain!(ServiceError);
 
 /// Runs worker, callback server and scheduler on one pool until told to stop, or until one of them fails.
 ///
@@ -102,3 +84,72 @@ struct Library;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/functions.md")]
 struct Functions;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use job_utils::config::misspelt;
+
+    use super::*;
+
+    fn found(pairs: &[(&'static str, &'static str)]) -> Vec<(String, &'static str)> {
+        misspelt(&pairs.iter().copied().collect::<BTreeMap<_, _>>(), &known())
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_told_with_the_one_that_was_meant() {
+        for (written, meant) in [
+            ("JOBS_CONCURENCY", "JOBS_CONCURRENCY"),
+            ("JOB_CONCURRENCY", "JOBS_CONCURRENCY"),
+            ("JOBS_SUPPORT", "JOBS_SUPPORTED"),
+            ("JOBS_CALLBAKC_SECRET", "JOBS_CALLBACK_SECRET"),
+            ("jobs_schema", "JOBS_SCHEMA"),
+            ("KNATIVE_SERVICE_URI", "KNATIVE_SERVICE_URL"),
+            ("INTERNAL_JOB_CALLBACK_URL", "INTERNAL_JOBS_CALLBACK_URL"),
+            ("PGHSOT", "PGHOST"),
+        ] {
+            assert_eq!(found(&[(written, "x")]), [(written.to_owned(), meant)]);
+        }
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        for name in [
+            "PATH",
+            "HOME",
+            "PORT2",
+            "TZDIR",
+            "PGDATA",
+            "PGSSLCRL",
+            "PGPASSFILE",
+            "PGSERVICE",
+            "NODE_OPTIONS",
+            "JOBS_DASHBOARD",
+            "JOBS_QUEUE",
+            "JOBS_URL",
+            "JOBS_TIMEOUT",
+            "DATABASE_SSL",
+            "DATABASE_USER",
+            "DATABASE_HOST",
+            "LOG_LEVEL",
+            "RUST_BACKTRACE",
+            "HOST",
+            "HOSTTYPE",
+            "SMTP_HOST",
+            "GRAPHQL_URL",
+            "ADMIN_TOKEN",
+            "JOBS_CALLBACK_SERVICE_HOST",
+            "JOBS_CALLBACK_SERVICE_PORT",
+            "JOBS_CALLBACK_PORT_8080_TCP",
+        ] {
+            assert_eq!(found(&[(name, "x")]), [], "{name}");
+        }
+        assert_eq!(found(&[("JOBS_CALLBACK_PORT", "tcp://10.0.0.1:8080")]), []);
+        // Whoever has set the right one has found out, or means something else by the other.
+        assert_eq!(found(&[("JOBS_CONCURENCY", "x"), ("JOBS_CONCURRENCY", "4")]), []);
+        for var in known().read() {
+            assert_eq!(found(&[(var.name, "x")]), [], "{}", var.name);
+        }
+    }
+}

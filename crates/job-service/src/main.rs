@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use job_pg::config::PostgresConfig;
+use job_pg::migrate::{Migrated, migrate};
+use job_pg::{Db, create_database, extension};
 use job_service::ServiceConfig;
-use job_utils::config::{ConfigError, Env, PostgresConfig, Reader};
-use job_utils::db::migrate::{Migrated, migrate};
-use job_utils::db::{Db, create_database, extension};
+use job_utils::config::{ConfigError, Env, Reader};
 use job_utils::probe::Target;
 use job_utils::service::{self, ExitError};
 use job_utils::shutdown::Shutdown;
@@ -39,13 +40,14 @@ enum Command {
 
 fn main() -> ExitCode {
     let Arguments { command } = service::arguments();
+    let known = job_service::known();
     match command {
-        Some(Command::Migrate { create_database }) => {
-            service::configured(postgres, move |config, shutdown| run_migrate(config, create_database, shutdown))
-        }
+        Some(Command::Migrate { create_database }) => service::configured(&known, postgres, move |config, shutdown| {
+            run_migrate(config, create_database, shutdown)
+        }),
         Some(Command::Health) => service::health(Target::callback_server),
-        Some(Command::Extension { directory }) => service::main(|_| async move { write_extension(&directory) }),
-        None => service::configured(ServiceConfig::from_env, run),
+        Some(Command::Extension { directory }) => service::main(&known, |_| async move { write_extension(&directory) }),
+        None => service::configured(&known, ServiceConfig::from_env, run),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Add a schedule whose rule has been read.
 
+use job_pg::{EnqueueClient, EnqueueError, Field, IntoJob, Timestamp};
 use job_scheduler::timetable::{TimeZone, Timetable};
-use job_utils::db::{EnqueueClient, EnqueueError, Field, IntoJob, Timestamp};
 use serde_json::Value;
 
 #[cfg(feature = "cron")]
@@ -56,7 +56,7 @@ pub async fn schedule<C: EnqueueClient>(
     let rule = rule.into_rule()?;
     // As the scheduler will read it.
     Timetable::from_json(&rule.to_string(), &TimeZone::UTC).map_err(|error| refused(error.to_string()))?;
-    job_utils::db::schedule(client, rule, job).await
+    job_pg::schedule(client, rule, job).await
 }
 
 fn refused(message: String) -> EnqueueError {

@@ -1,13 +1,15 @@
 //! Service: the parts as values, put together by a builder.
 
-use job_utils::config::{ConfigError, SchedulerConfig, ServerConfig};
-use job_utils::db::Db;
-use job_utils::db::migrate::migrate;
+use job_pg::Db;
+use job_pg::migrate::migrate;
+use job_scheduler::SchedulerConfig;
+use job_server::ServerConfig;
+use job_utils::config::ConfigError;
 use job_utils::shutdown::Shutdown;
 use job_worker::Worker;
 use tokio::net::TcpListener;
 
-use crate::ServiceError;
+use crate::error::ServiceError;
 use crate::supervise::{Parts, Stopped, supervise};
 
 /// Worker, callback server and scheduler, or some of them, in the process of an application.

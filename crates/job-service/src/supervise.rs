@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use job_utils::config::{SchedulerConfig, ServerConfig};
-use job_utils::db::Db;
+use job_pg::Db;
+use job_scheduler::SchedulerConfig;
+use job_server::ServerConfig;
 use job_utils::shutdown::Shutdown;
 use job_worker::{Worker, WorkerError};
 use tokio::net::TcpListener;
 
-use crate::ServiceError;
+use crate::error::ServiceError;
 
 /// How long the callback server goes on after the worker has ended. Functions have had the worker's grace to report; a
 /// second one would not fit into the time that Docker and Kubernetes give.

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of a test fails its test")]
 
+use job_pg::config::PostgresConfig;
+use job_pg::{Db, migrate::migrate};
 use job_testkit::TestDb;
-use job_utils::config::{PostgresConfig, Reader};
-use job_utils::db::{Db, migrate::migrate};
+use job_utils::config::Reader;
 use tokio_postgres::Client;
 
 const README: &str = include_str!("../../../README.md");

@@ -2,33 +2,20 @@
 //!
 //! Each variable is a [`Var`]: name, default, unit and reason side by side. A service's configuration is read with a
 //! [`Reader`], which goes on after a fault so that one start reports every fault at once. The table in docs/configuration.md is
-//! made from [`all`].
+//! made from them.
 
-mod connection;
-pub mod gateway;
-mod id;
-pub mod libpq;
-pub mod listen;
+pub mod id;
 mod misspelt;
 mod nearest;
-pub mod postgres;
-pub mod scheduler;
-pub mod server;
-pub mod tasks;
-mod tls;
-pub mod worker;
+pub mod shared;
+mod tasks;
 
 pub use crate::http_url::{HttpUrl, parse_http_url, shown};
-pub use gateway::Gateway;
+pub use crate::secret::Secret;
 pub use jiff::tz::TimeZone;
-pub use listen::{Endpoint, Listen};
-pub use misspelt::misspelt;
-pub use postgres::{PostgresConfig, SchemaName};
-pub use scheduler::SchedulerConfig;
-pub use server::ServerConfig;
-pub use tasks::{AllTasks, RetrySettings, TaskSettings};
-pub use tls::{ClientCertificate, SslMode};
-pub use worker::{Tasks, WorkerConfig};
+pub use misspelt::{Known, misspelt};
+pub use nearest::nearest;
+pub use tasks::Tasks;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -93,28 +80,6 @@ impl Env for BTreeMap<&str, &str> {
 
     fn names(&self) -> Vec<String> {
         self.keys().map(|name| (*name).to_owned()).collect()
-    }
-}
-
-/// A value that must not be shown: its Debug is blank.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret.
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The secret itself. Never log it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
     }
 }
 
@@ -340,7 +305,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Ten years: clocks, and intervals of Postgres, can hold it.
-pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A duration as one would write it in a setting.
 pub fn in_words(duration: Duration) -> String {
@@ -358,7 +323,8 @@ fn example_duration(var: &Var) -> &'static str {
     if var.default.is_empty() { "30s" } else { var.default }
 }
 
-fn parse_duration(value: &str) -> Option<Duration> {
+/// A duration as a setting has it: a whole number with the unit ms, s, m or h; without a unit, seconds.
+pub fn parse_duration(value: &str) -> Option<Duration> {
     let value = value.trim();
     let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let number: u64 = value[..digits].parse().ok()?;
@@ -369,19 +335,6 @@ fn parse_duration(value: &str) -> Option<Duration> {
         "h" => number.checked_mul(3600).map(Duration::from_secs),
         _ => None,
     }
-}
-
-/// Every variable that the services read, in the order of the table in docs/configuration.md.
-pub fn all() -> Vec<&'static Var> {
-    let groups: [&[&Var]; 6] = [
-        postgres::VARS,
-        worker::VARS,
-        gateway::VARS,
-        server::VARS,
-        scheduler::VARS,
-        &[&crate::telemetry::RUST_LOG, &crate::telemetry::LOG_FORMAT],
-    ];
-    groups.concat()
 }
 
 #[cfg(test)]
@@ -426,10 +379,5 @@ mod tests {
         const NAME: Var = Var { name: "NAME", default: "fallback", used_by: "", about: "" };
         let env = BTreeMap::from([("NAME", "")]);
         assert_eq!(Reader::new(&env).text(&NAME), "fallback");
-    }
-
-    #[test]
-    fn a_secret_is_never_shown() {
-        assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(…)");
     }
 }

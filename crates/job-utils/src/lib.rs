@@ -1,11 +1,8 @@
 //! The core of the job system.
-// Its example needs the feature.
-#![cfg_attr(feature = "db", doc = include_str!("../README.md"))]
+#![doc = include_str!("../README.md")]
 
 pub mod backoff;
 pub mod config;
-#[cfg(feature = "db")]
-pub mod db;
 pub mod error;
 #[cfg(feature = "health")]
 pub mod health;
@@ -13,6 +10,7 @@ pub mod health;
 pub mod http_server;
 pub mod http_url;
 pub mod probe;
+pub mod secret;
 #[cfg(feature = "service")]
 pub mod service;
 pub mod shutdown;

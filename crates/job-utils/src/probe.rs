@@ -5,8 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::config::server::INTERNAL_JOBS_CALLBACK_PORT;
-use crate::config::worker::{JOBS_HEALTH_PORT, read_health_port};
+use crate::config::shared::{INTERNAL_JOBS_CALLBACK_PORT, JOBS_HEALTH_PORT, read_health_port};
 use crate::config::{ConfigError, Env, Reader};
 
 /// Shorter than the 3 s after which Docker ends a health check of ours, so that the reason can be told.

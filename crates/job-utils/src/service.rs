@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::config::{self, ConfigError, Env, ProcessEnv, Var};
+use crate::config::{ConfigError, Env, Known, ProcessEnv, misspelt};
 use crate::probe::{self, Target};
 use crate::shutdown::Shutdown;
 use crate::telemetry;
@@ -61,31 +61,35 @@ pub fn arguments<A: clap::Parser>() -> A {
     })
 }
 
-/// Warns of variables that are probably misspelt ones of `vars`. The variables of the services are looked at in every program.
-pub fn warn_of_misspelt(vars: &[&'static Var]) {
-    for (name, meant) in config::misspelt(&ProcessEnv, vars) {
+/// Warns of variables that are probably misspelt ones of those that the program knows.
+fn warn_of_misspelt(known: &Known) {
+    for (name, meant) in misspelt(&ProcessEnv, known) {
         tracing::warn!("{name} is set, and nothing reads it: did you mean {meant}?");
     }
 }
 
 /// Runs a program: reads its configuration, sets up logging, a runtime and signals, waits for `program`, and turns its
 /// result into an exit code (0, 64 for bad configuration, 70 for a failure). Faults of the configuration and of the
-/// logging's variables are told together.
-pub fn configured<C, F, Fut>(configure: impl FnOnce(&dyn Env) -> Result<C, ConfigError>, program: F) -> ExitCode
+/// logging's variables are told together. Variables that are probably misspelt ones of `known` are warned of.
+pub fn configured<C, F, Fut>(
+    known: &Known,
+    configure: impl FnOnce(&dyn Env) -> Result<C, ConfigError>,
+    program: F,
+) -> ExitCode
 where
     F: FnOnce(C, Shutdown) -> Fut,
     Fut: Future<Output = Result<(), ExitError>>,
 {
-    exit(start(configure, program))
+    exit(start(known, configure, program))
 }
 
 /// [`configured`] for a program that reads its configuration itself, once logging is set up.
-pub fn main<F, Fut>(program: F) -> ExitCode
+pub fn main<F, Fut>(known: &Known, program: F) -> ExitCode
 where
     F: FnOnce(Shutdown) -> Fut,
     Fut: Future<Output = Result<(), ExitError>>,
 {
-    exit(start(|_| Ok(()), |(), shutdown| program(shutdown)))
+    exit(start(known, |_| Ok(()), |(), shutdown| program(shutdown)))
 }
 
 /// The command `health`: asks the running service where its own configuration says that it listens. Without logging and
@@ -109,14 +113,18 @@ fn exit(result: Result<(), ExitError>) -> ExitCode {
     }
 }
 
-fn start<C, F, Fut>(configure: impl FnOnce(&dyn Env) -> Result<C, ConfigError>, program: F) -> Result<(), ExitError>
+fn start<C, F, Fut>(
+    known: &Known,
+    configure: impl FnOnce(&dyn Env) -> Result<C, ConfigError>,
+    program: F,
+) -> Result<(), ExitError>
 where
     F: FnOnce(C, Shutdown) -> Fut,
     Fut: Future<Output = Result<(), ExitError>>,
 {
     // Logging first: reading a configuration may have something to say.
     let logging = telemetry::init(&ProcessEnv);
-    warn_of_misspelt(&config::all());
+    warn_of_misspelt(known);
     let config = ConfigError::both(logging, configure(&ProcessEnv))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
     let result = runtime.block_on(async {

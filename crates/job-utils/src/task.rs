@@ -31,14 +31,4 @@ use serde::de::DeserializeOwned;
 pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     /// The task identifier, 1 to 126 characters. With HTTP functions it is also the path of the function.
     const IDENTIFIER: &'static str;
-
-    /// A job of this type, to be given options: `SendReceipt { order: 42 }.job().queue("mail")`. Without options it is enqueued as
-    /// it is.
-    #[cfg(feature = "db")]
-    fn job(&self) -> crate::db::NewJob
-    where
-        Self: Sized,
-    {
-        crate::db::NewJob::of(self)
-    }
 }

@@ -3,24 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::Var;
-
-/// What to log.
-pub const RUST_LOG: Var = Var {
-    name: "RUST_LOG",
-    // The pool repeats each failed connection that its user reports anyway, refinery what migrate says.
-    default: "info,deadpool.postgres=error,refinery_core=warn",
-    used_by: "all",
-    about: "What to log, as `level` or `target=level,…` (levels error, warn, info, debug, trace).",
-};
-
-/// How to write log lines.
-pub const LOG_FORMAT: Var = Var {
-    name: "LOG_FORMAT",
-    default: "text",
-    used_by: "all",
-    about: "Log lines for people (`text`) or as JSON (`json`).",
-};
+pub use crate::config::shared::{LOG_FORMAT, RUST_LOG};
 
 /// Lets one line through in a time and counts the others: for what strangers can bring about as often as they like.
 #[derive(Debug)]

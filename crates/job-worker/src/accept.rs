@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use job_pg::{DbError, WorkerDb};
 use job_utils::backoff::Backoff;
-use job_utils::db::{DbError, WorkerDb};
 use job_utils::error::chain;
 use tokio::time::sleep_until;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use job_pg::{Db, DbError, Job, Results, SettleError, Settled, Settlement, Settler, WorkerDb};
 use job_utils::backoff::Backoff;
 use job_utils::config::in_words;
-use job_utils::db::{Db, DbError, Job, Results, SettleError, Settled, Settlement, Settler, WorkerDb};
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::milliseconds;

@@ -11,12 +11,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::WorkerConfig;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use job_pg::{Claim, Claimed, DbError, Found, Listener, WorkerDb};
 use job_utils::backoff::Backoff;
-use job_utils::config::{WorkerConfig, in_words};
-use job_utils::db::{Claim, Claimed, DbError, Found, Listener, WorkerDb};
+use job_utils::config::in_words;
 use job_utils::error::chain;
 use job_utils::shutdown::Shutdown;
 use tokio::task::{JoinError, JoinSet};

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use job_utils::db::{
+use job_pg::{
     CompleteError, Db, EnqueueClient, IsolationLevel, Job, Transaction, Waits, Work, attempt_token,
     complete_in_transaction,
 };

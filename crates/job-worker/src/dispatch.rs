@@ -14,8 +14,9 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use job_utils::config::{WorkerConfig, in_words, shown};
-use job_utils::db::Job;
+use crate::config::WorkerConfig;
+use job_pg::Job;
+use job_utils::config::{in_words, shown};
 use job_utils::telemetry::Sparingly;
 use job_utils::wire::callback::{Outcome, storable};
 use job_utils::wire::dispatch::Answer;

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use job_pg::{DbError, WorkerDb};
 use job_utils::config::in_words;
-use job_utils::db::{DbError, WorkerDb};
 use job_utils::error::chain;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};

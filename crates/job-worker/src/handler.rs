@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either, Map, Ready, ready};
+use job_pg::Job;
 use job_utils::config::in_words;
-use job_utils::db::Job;
 use job_utils::task::Task;
 use job_utils::wire::callback::{self, storable};
 use tracing::Instrument;

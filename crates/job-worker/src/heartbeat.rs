@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::WorkerConfig;
+use job_pg::{DbError, Heartbeat, Listener, WorkerDb};
 use job_utils::backoff::Backoff;
-use job_utils::config::WorkerConfig;
-use job_utils::db::{DbError, Heartbeat, Listener, WorkerDb};
 use job_utils::error::chain;
 use tokio::task::JoinSet;
 use tokio::time::Instant;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_utils::config::WorkerConfig;
-use job_utils::db::Position;
+use crate::config::WorkerConfig;
+use job_pg::Position;
 use tokio::time::Instant;
 
 /// After a look from the beginning, the next one waits this many times as long as it took, while looks find as much as they

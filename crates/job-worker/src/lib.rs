@@ -3,6 +3,7 @@
 mod accept;
 mod attempt;
 mod claim;
+pub mod config;
 mod context;
 #[cfg(feature = "dispatch")]
 mod dispatch;
@@ -28,8 +29,8 @@ mod worker;
 
 use std::sync::Arc;
 
+use job_pg::{Identity, Instance, Listener, WorkerDb};
 use job_utils::config::{in_words, shown};
-use job_utils::db::{Identity, Instance, Listener, WorkerDb};
 
 use crate::attempt::Runner;
 use crate::claim::Claimer;
@@ -49,9 +50,9 @@ pub use crate::outcome::{BoxError, HandlerResult, IntoOutcome, JobError, Outcome
 pub use crate::retry::Retry;
 pub use crate::worker::{BuildError, Fault, Worker, WorkerBuilder};
 // What an application needs beside the worker, so that one dependency is enough: each type that the API shows.
-pub use job_utils::config::{self, ConfigError, PostgresConfig, ProcessEnv, SchemaName, Tasks, WorkerConfig};
-pub use job_utils::db::migrate::{MigrateError, Migrated, migrate};
-pub use job_utils::db::{
+pub use crate::config::{ConfigError, PostgresConfig, ProcessEnv, SchemaName, Tasks, WorkerConfig};
+pub use job_pg::migrate::{MigrateError, Migrated, migrate};
+pub use job_pg::{
     CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, IntoTimestamp,
     IsolationLevel, Job, KeyMode, NewJob, NotReady, SqlState, Timestamp, Transaction, Uuid, deadpool_postgres, enqueue,
     enqueue_in, enqueue_many, enqueue_many_in, jiff, rustls, schedule, tokio_postgres,

@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use job_utils::config::{ProcessEnv, WorkerConfig};
+use job_pg::config::known;
+use job_utils::config::ProcessEnv;
 use job_utils::probe::Target;
 use job_utils::service::{self, Command, ExitError};
+use job_worker::WorkerConfig;
 
 /// Claims due jobs and dispatches them to functions over HTTP. Settings come from the environment (docs/configuration.md).
 #[derive(Parser)]
@@ -20,7 +22,7 @@ fn main() -> ExitCode {
     if let Some(Command::Health) = command {
         return service::health(Target::alone);
     }
-    service::main(|shutdown| async {
+    service::main(&known(&[job_worker::config::VARS]), |shutdown| async {
         let config = WorkerConfig::from_env(&ProcessEnv)?;
         job_worker::run(config, shutdown).await.map_err(ExitError::from_error)?;
         Ok(())

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use job_utils::config::WorkerConfig;
+use crate::config::WorkerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// The unit that is counted.

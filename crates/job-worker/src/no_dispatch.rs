@@ -1,7 +1,7 @@
 //! No dispatch: without the feature there is no dispatcher, and no way to get one.
 
-use job_utils::config::WorkerConfig;
-use job_utils::db::Job;
+use crate::config::WorkerConfig;
+use job_pg::Job;
 use job_utils::wire::callback::Outcome;
 
 use crate::memory::Share;

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use job_utils::db::is_conflict;
+use job_pg::is_conflict;
 use job_utils::wire::callback::storable;
 
 /// Any error, as a handler may return it.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use job_utils::db::Running;
+use job_pg::Running;
 use tokio::sync::Notify;
 
 use crate::slots::Claim;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "dispatch")]
-use job_utils::config::RetrySettings;
+use crate::config::RetrySettings;
 #[cfg(feature = "dispatch")]
 use job_utils::wire::callback::AfterFailure;
 

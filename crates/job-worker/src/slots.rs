@@ -13,7 +13,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use job_utils::db::Job;
+use job_pg::Job;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

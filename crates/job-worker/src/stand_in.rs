@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use job_pg::WorkerDb;
 use job_utils::config::in_words;
-use job_utils::db::WorkerDb;
 use job_utils::error::chain;
 use tokio::sync::oneshot;
 

@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_utils::db::{CallbackDb, Claim, Claimed, Instance, Job, Position, WorkerDb};
+use job_pg::{CallbackDb, Claim, Claimed, Instance, Job, Position, WorkerDb};
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
@@ -30,8 +30,8 @@ use crate::outcome::Outcome;
 use crate::worker::Worker;
 use crate::{DbError, slots};
 
-pub use job_utils::db::SettleError;
-pub use job_utils::db::testing::{InQueue, TestingError, advance, assert_enqueued, enqueued, migrate_url};
+pub use job_pg::SettleError;
+pub use job_pg::testing::{InQueue, TestingError, advance, assert_enqueued, enqueued, migrate_url};
 
 /// An attempt that was run.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_utils::db::{Listener, Waiting, WorkerDb};
+use job_pg::{Listener, Waiting, WorkerDb};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};

@@ -6,8 +6,9 @@ mod dispatch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_utils::config::{Tasks, Var, WorkerConfig, in_words};
-use job_utils::db::Db;
+use crate::config::WorkerConfig;
+use job_pg::Db;
+use job_utils::config::{Tasks, Var, in_words};
 use job_utils::shutdown::Shutdown;
 use job_utils::task::Task;
 

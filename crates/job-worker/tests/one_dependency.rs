@@ -9,8 +9,8 @@ use job_worker::jiff::ToSpan;
 use job_worker::testing::{Ran, RunDueError, SettleError, migrate_url};
 use job_worker::tokio_postgres::{Row, types::ToSql};
 use job_worker::{
-    CallbackSecrets, Context, Db, DbError, EnqueueError, NotReady, Outcome, PostgresConfig, SqlState, Task, Timestamp,
-    Worker, WorkerConfig, enqueue,
+    CallbackSecrets, Context, Db, DbError, EnqueueError, IntoJob, NotReady, Outcome, PostgresConfig, SqlState, Task,
+    Timestamp, Worker, WorkerConfig, enqueue,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ impl Shop {
         let transaction: Transaction<'_> = self.connection.transaction().await.map_err(state)?;
         let row = transaction.query_one("INSERT INTO orders VALUES ($1) RETURNING id, placed", parameters).await;
         let row = row.map_err(state)?;
-        let job = Receipt { order: row.get(0) }.job().run_at(row.get::<_, Timestamp>(1) + 1.hour());
+        let job = Receipt { order: row.get(0) }.into_job().run_at(row.get::<_, Timestamp>(1) + 1.hour());
         let enqueued: Result<_, EnqueueError> = enqueue(&transaction, job).await;
         enqueued.map_err(|error| error.sql_state().cloned())?;
         transaction.commit().await.map_err(state)?;

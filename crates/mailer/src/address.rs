@@ -3,7 +3,7 @@
 use lettre::Address;
 use lettre::message::{Mailbox, Mailboxes};
 
-use crate::MailError;
+use crate::error::MailError;
 
 /// The longest local part that SMTP has to take.
 const LONGEST_LOCAL_PART: usize = 64;

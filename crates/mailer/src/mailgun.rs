@@ -7,7 +7,7 @@ use job_utils::error::chain;
 use reqwest::{Client, StatusCode};
 use url::{Position, Url};
 
-use crate::MailError;
+use crate::error::MailError;
 use crate::message::Prepared;
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);

@@ -2,8 +2,8 @@
 
 use lettre::message::{Mailbox, Mailboxes};
 
-use crate::MailError;
 use crate::address::{Redirect, list, one};
+use crate::error::MailError;
 
 /// One e-mail.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

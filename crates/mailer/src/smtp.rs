@@ -11,8 +11,8 @@ use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
-use crate::MailError;
 use crate::config::{Security, Smtp as Config};
+use crate::error::MailError;
 use crate::message::Prepared;
 
 /// For each step of the conversation.

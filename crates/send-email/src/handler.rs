@@ -4,7 +4,10 @@ use job_fn::{Context, FunctionError};
 use mailer::{Delivery, Mailer, header_text};
 use serde_json::{Value, json};
 
-use crate::{TASKS, payload};
+use crate::payload;
+
+/// The tasks that this function serves, the older name last.
+pub const TASKS: [&str; 2] = ["email:send_email", "send-email"];
 
 pub(crate) async fn handle(mailer: &Mailer, context: Context, payload: Value) -> Result<Value, FunctionError> {
     // Without a status, as the original throws: its worker looks at no answer, and a status alone would reach it as

@@ -11,9 +11,7 @@ use job_utils::shutdown::Shutdown;
 use mailer::Mailer;
 
 pub use config::{Config, VARS};
-
-/// The tasks that this function serves, the older name last.
-pub const TASKS: [&str; 2] = ["email:send_email", "send-email"];
+pub use handler::TASKS;
 
 /// Runs the function until `shutdown`.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<Stopped> {

@@ -4,12 +4,14 @@ use job_fn::{Context, FunctionError};
 use mailer::{Delivery, Mailer, Message, header_text};
 use serde_json::{Value, json};
 
-use crate::TASK;
 use crate::config::Config;
 use crate::links::{link, site_url};
 use crate::lookup::{Lookup, Site};
 use crate::payload::{Kind, Payload};
 use crate::render::{Words, html, text};
+
+/// The task that this function serves.
+pub const TASK: &str = "email:send_verification_link";
 
 const NO_DATABASE: &str = "Missing X-Database-Id header or DEFAULT_DATABASE_ID";
 

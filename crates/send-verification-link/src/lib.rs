@@ -15,9 +15,7 @@ use job_utils::shutdown::Shutdown;
 pub use config::{Config, VARS};
 
 use handler::Function;
-
-/// The task that this function serves.
-pub const TASK: &str = "email:send_verification_link";
+pub use handler::TASK;
 
 /// Runs the function until `shutdown`.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<Stopped> {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use job_utils::config::ProcessEnv;
+use job_utils::config::{Known, ProcessEnv};
 use job_utils::service::{self, Command};
 use send_verification_link::{Config, run};
 
@@ -20,8 +20,8 @@ fn main() -> ExitCode {
     if let Some(Command::Health) = command {
         return service::health(job_fn::health_target);
     }
-    service::main(|shutdown| async move {
-        service::warn_of_misspelt(&[job_fn::VARS, mailer::VARS, send_verification_link::VARS].concat());
+    let known = Known::new(&[job_fn::VARS, mailer::VARS, send_verification_link::VARS]);
+    service::main(&known, |shutdown| async move {
         run(Config::from_env(&ProcessEnv)?, shutdown).await?;
         Ok(())
     })

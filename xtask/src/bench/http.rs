@@ -103,7 +103,8 @@ fn service(runner: &Runner<'_>, database: &str, function: &str) -> Result<(Child
 
 /// Settings of our own go through, for trying others.
 pub(super) fn settings_of_ours(service: Child) -> Child {
-    let names = job_utils::config::all().into_iter().map(|var| var.name).filter(|name| name.starts_with("JOBS_"));
+    let known = job_service::known();
+    let names = known.read().iter().map(|var| var.name).filter(|name| name.starts_with("JOBS_"));
     service.envs(names.filter_map(|name| Some((name, env::var(name)?))))
 }
 

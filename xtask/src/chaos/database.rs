@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use job_utils::config::{PostgresConfig, Reader};
-use job_utils::db::{Db, migrate};
+use job_pg::config::PostgresConfig;
+use job_pg::{Db, migrate};
+use job_utils::config::Reader;
 use serde_json::Value;
 use tokio_postgres::{Client, NoTls};
 

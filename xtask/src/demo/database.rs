@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use job_pg::Db;
+use job_pg::config::{PostgresConfig, postgres};
 use job_testkit::{Cluster, ClusterOptions, env};
-use job_utils::config::{PostgresConfig, Reader, postgres};
-use job_utils::db::Db;
+use job_utils::config::Reader;
 
 /// The database's name on the private cluster, as the documentation's commands have it.
 const NAME: &str = "constructive";

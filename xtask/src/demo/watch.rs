@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use job_utils::db::Db;
+use job_pg::Db;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::database::Database;

@@ -9,14 +9,19 @@ struct Rule {
     never: &'static [&'static str],
 }
 
-const DATABASE: &[&str] = &["tokio-postgres", "postgres-types", "deadpool-postgres", "refinery"];
+const DATABASE: &[&str] = &["tokio-postgres", "postgres-types", "deadpool-postgres", "refinery-core"];
 const NEITHER_DATABASE_NOR_SERVER: &[&str] =
-    &["tokio-postgres", "postgres-types", "deadpool-postgres", "refinery", "axum"];
+    &["tokio-postgres", "postgres-types", "deadpool-postgres", "refinery-core", "axum"];
 const NEITHER_DATABASE_NOR_CLIENT: &[&str] =
-    &["tokio-postgres", "postgres-types", "deadpool-postgres", "refinery", "reqwest"];
+    &["tokio-postgres", "postgres-types", "deadpool-postgres", "refinery-core", "reqwest"];
 
 const RULES: &[Rule] = &[
-    Rule { name: "job-utils", ours: &[], never: &["reqwest"] },
+    Rule {
+        name: "job-utils",
+        ours: &[],
+        never: &["reqwest", "tokio-postgres", "postgres-types", "deadpool-postgres", "refinery-core"],
+    },
+    Rule { name: "job-pg", ours: &["job-utils"], never: &["reqwest", "axum", "hyper"] },
     Rule { name: "job-fn", ours: &["job-utils"], never: DATABASE },
     Rule { name: "mailer", ours: &["job-utils"], never: DATABASE },
     Rule { name: "send-email", ours: &["job-utils", "job-fn", "mailer"], never: NEITHER_DATABASE_NOR_SERVER },
@@ -25,19 +30,20 @@ const RULES: &[Rule] = &[
         ours: &["job-utils", "job-fn", "mailer"],
         never: NEITHER_DATABASE_NOR_SERVER,
     },
-    Rule { name: "job-worker", ours: &["job-utils"], never: NEITHER_DATABASE_NOR_SERVER },
-    Rule { name: "job-server", ours: &["job-utils"], never: NEITHER_DATABASE_NOR_CLIENT },
-    Rule { name: "job-scheduler", ours: &["job-utils"], never: &["tokio-postgres", "reqwest", "axum"] },
-    Rule { name: "admin-server", ours: &["job-utils"], never: &["reqwest"] },
+    Rule { name: "job-worker", ours: &["job-utils", "job-pg"], never: NEITHER_DATABASE_NOR_SERVER },
+    Rule { name: "job-server", ours: &["job-utils", "job-pg"], never: NEITHER_DATABASE_NOR_CLIENT },
+    Rule { name: "job-scheduler", ours: &["job-utils", "job-pg"], never: &["tokio-postgres", "reqwest", "axum"] },
+    Rule { name: "admin-server", ours: &["job-utils", "job-pg"], never: &["reqwest"] },
     Rule {
         name: "job-service",
-        ours: &["job-utils", "job-worker", "job-server", "job-scheduler"],
+        ours: &["job-utils", "job-pg", "job-worker", "job-server", "job-scheduler"],
         never: &["tokio-postgres", "reqwest", "axum"],
     },
     Rule {
         name: "job-fuzz",
         ours: &[
             "job-utils",
+            "job-pg",
             "job-fn",
             "mailer",
             "job-scheduler",
@@ -49,12 +55,13 @@ const RULES: &[Rule] = &[
         never: NEITHER_DATABASE_NOR_SERVER,
     },
     // As an application would.
-    Rule { name: "examples", ours: &["job-utils", "job-worker", "job-service", "job-fn"], never: &[] },
+    Rule { name: "examples", ours: &["job-utils", "job-pg", "job-worker", "job-service", "job-fn"], never: &[] },
     Rule { name: "job-testkit", ours: &[], never: &[] },
     Rule {
         name: "xtask",
         ours: &[
             "job-utils",
+            "job-pg",
             "job-testkit",
             "job-fn",
             "mailer",

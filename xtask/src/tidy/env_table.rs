@@ -1,9 +1,9 @@
 //! Tables in documents that are made from what the programs read: the environment, and libpq's parameters.
 
 use anyhow::{Context, Result};
+use job_pg::config::libpq::PARAMETERS;
 use job_testkit::env;
 use job_utils::config::Var;
-use job_utils::config::libpq::PARAMETERS;
 
 use super::workspace::Workspace;
 
@@ -68,7 +68,7 @@ const OURS: &[Var] = &[
 fn vars() -> Vec<Var> {
     let programs: [&[&Var]; 5] =
         [job_fn::VARS, send_verification_link::VARS, send_email::VARS, mailer::VARS, admin_server::VARS];
-    let mut vars: Vec<Var> = job_utils::config::all().into_iter().copied().collect();
+    let mut vars: Vec<Var> = job_service::known().read().iter().map(|var| **var).collect();
     vars.extend(programs.concat().into_iter().copied());
     vars.extend(OURS);
     vars
@@ -157,6 +157,8 @@ pub(crate) fn fix(workspace: &Workspace) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use job_utils::config::{Known, misspelt};
+
     use super::*;
 
     #[test]
@@ -174,12 +176,14 @@ mod tests {
 
     #[test]
     fn no_program_takes_a_variable_of_another_for_a_misspelt_one() {
+        let own: [&[&'static Var]; 4] =
+            [job_worker::config::VARS, job_server::VARS, job_scheduler::VARS, admin_server::VARS];
         let functions: [&[&'static Var]; 2] = [send_email::VARS, send_verification_link::VARS];
-        let functions = functions.map(|own| [job_fn::VARS, mailer::VARS, own].concat());
-        for program in [job_utils::config::all(), admin_server::VARS.to_vec()].into_iter().chain(functions) {
+        let services = own.map(|own| job_pg::config::known(&[own])).into_iter().chain([job_service::known()]);
+        for program in services.chain(functions.map(|own| Known::new(&[job_fn::VARS, mailer::VARS, own]))) {
             for name in names() {
                 let env = std::collections::BTreeMap::from([(name, "x")]);
-                assert_eq!(job_utils::config::misspelt(&env, &program), [], "{name}");
+                assert_eq!(misspelt(&env, &program), [], "{name}");
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use job_utils::db::migrate::{FUNCTIONS, MIGRATIONS, current_digest};
+use job_pg::migrate::{FUNCTIONS, MIGRATIONS, current_digest};
 
 use super::workspace::Workspace;
 
@@ -45,16 +45,14 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
     let files: Vec<&str> = names.iter().map(|(_, name)| *name).collect();
     let listed: Vec<&str> = MIGRATIONS.iter().map(|(name, _)| *name).collect();
     if files != listed {
-        problems.push(format!("job_utils::db::migrate::MIGRATIONS lists {listed:?}, but migrations/ holds {files:?}"));
+        problems.push(format!("job_pg::migrate::MIGRATIONS lists {listed:?}, but migrations/ holds {files:?}"));
     }
     problems.extend(without_callers(workspace, &defined));
     let mut known: Vec<&str> = FUNCTIONS.iter().map(|(name, _)| *name).collect();
     known.sort_unstable();
     rooms.sort_unstable();
     if rooms != known {
-        problems.push(format!(
-            "job_utils::db::migrate::FUNCTIONS lists {known:?}, but migrations/functions/ holds {rooms:?}"
-        ));
+        problems.push(format!("job_pg::migrate::FUNCTIONS lists {known:?}, but migrations/functions/ holds {rooms:?}"));
     }
     problems
 }

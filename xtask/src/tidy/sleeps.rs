@@ -13,13 +13,13 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/job-server/src/callback.rs", "a failure without words lets the one with words pass"),
     ("crates/job-server/src/lib.rs", "the grace of a stop"),
     ("crates/job-testkit/src/wait.rs", "between two looks at a condition"),
-    ("crates/job-utils/src/db/callback.rs", "back-off while the database is away"),
-    ("crates/job-utils/src/db/listen.rs", "between two looks for the worker id's earlier holder"),
+    ("crates/job-pg/src/handles/callback.rs", "back-off while the database is away"),
+    ("crates/job-pg/src/listener/listen.rs", "between two looks for the worker id's earlier holder"),
     (
-        "crates/job-utils/src/db/migrate.rs",
+        "crates/job-pg/src/schema/migrate.rs",
         "between tries of a migration that others stand in the way of: who waits behind it goes first",
     ),
-    ("crates/job-utils/src/db/settle.rs", "back-off while the database is away"),
+    ("crates/job-pg/src/jobs/settle.rs", "back-off while the database is away"),
     (
         "crates/job-utils/src/http_server.rs",
         "between two looks for clients whose time is over, for a descriptor, and the last answers of a server that was dropped",

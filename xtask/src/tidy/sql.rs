@@ -5,8 +5,7 @@ use super::workspace::Workspace;
 
 /// Where SQL may be written, beside tests.
 const ROOMS: &[&str] = &[
-    "crates/job-utils/src/db/",
-    "crates/job-utils/src/db.rs",
+    "crates/job-pg/src/",
     "crates/admin-server/src/lookup.rs",
     "crates/admin-server/src/lookup/",
     "crates/admin-server/src/migrate.rs",
@@ -44,7 +43,7 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
         }
         for (number, line) in source::code(content) {
             if is_sql(line) {
-                problems.push(format!("{path}:{number}: SQL belongs in crates/job-utils/src/db"));
+                problems.push(format!("{path}:{number}: SQL belongs in crates/job-pg/src"));
             }
         }
     }
@@ -75,7 +74,7 @@ mod tests {
             ("crates/job-worker/src/said.rs", "//! SELECT in a comment.\nlet said = \"please SELECT one\";\n"),
             ("crates/job-worker/src/tested.rs", "//! Doc.\n#[cfg(test)]\nmod tests { const S: &str = \"SELECT 1\"; }"),
             ("crates/job-worker/tests/it.rs", sql),
-            ("crates/job-utils/src/db/claim.rs", sql),
+            ("crates/job-pg/src/jobs/claim.rs", sql),
             ("crates/job-server/src/stray.sql", "SELECT 1"),
         ]);
         let problems = check(&workspace);

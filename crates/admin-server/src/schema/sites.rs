@@ -4,8 +4,8 @@ use async_graphql::{ComplexObject, Context, InputObject, Result};
 
 use crate::budget::Budget;
 use crate::error::database;
+use crate::list::{Connection, StringFilter, inner_complexity, limit};
 use crate::lookup::{Database, Domain, Lookup, Site, SiteModule, SiteTheme};
-use crate::schema::{Connection, StringFilter, inner_complexity, limit};
 
 /// Which modules.
 #[derive(InputObject)]

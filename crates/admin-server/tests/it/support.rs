@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use admin_server::{AdminError, Config, MigrateConfig};
+use job_pg::config::PostgresConfig;
+use job_pg::{Db, migrate};
 use job_testkit::TestDb;
-use job_utils::config::PostgresConfig;
-use job_utils::db::{Db, migrate};
 use job_utils::shutdown::Shutdown;
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};

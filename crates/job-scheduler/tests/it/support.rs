@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use job_pg::Db;
+use job_pg::migrate::migrate;
+use job_scheduler::SchedulerConfig;
 use job_scheduler::{SchedulerError, Stopped};
 use job_testkit::process::Program;
 use job_testkit::{Process, TestDb, eventually};
-use job_utils::config::SchedulerConfig;
-use job_utils::db::Db;
-use job_utils::db::migrate::migrate;
 use job_utils::shutdown::Shutdown;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;

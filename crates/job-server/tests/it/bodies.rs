@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
+use job_pg::Db;
+use job_server::ServerConfig;
 use job_testkit::{TestDb, eventually};
-use job_utils::config::{Secret, ServerConfig};
-use job_utils::db::Db;
+use job_utils::config::Secret;
 use job_utils::shutdown::Shutdown;
 use job_utils::wire::callback::{AfterFailure, LARGEST_BODY, Outcome, read_outcome};
 use job_utils::wire::signature::{CallbackSecrets, CallbackUrls};

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use job_pg::Db;
+use job_pg::config::PostgresConfig;
+use job_pg::migrate::migrate;
 use job_testkit::process::Program;
 use job_testkit::{Process, TestDb};
-use job_utils::config::{PostgresConfig, Reader};
-use job_utils::db::Db;
-use job_utils::db::migrate::migrate;
+use job_utils::config::Reader;
 use reqwest::RequestBuilder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

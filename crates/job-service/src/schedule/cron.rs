@@ -1,8 +1,8 @@
 //! A `cron::Schedule` as a recurrence object: there, too, all fields must match.
 
 use cron::{Schedule, TimeUnitSpec};
+use job_pg::EnqueueError;
 use job_scheduler::timetable::{TimeZone, Timetable};
-use job_utils::db::EnqueueError;
 use serde_json::{Map, Value};
 
 use super::{IntoRule, refused};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use job_service::{
-    Cancelled, Context, Db, Field, HandlerResult, SchedulerConfig, SchedulerError, ServerConfig, ServerError, Service,
-    ServiceError, Shutdown, Task, Uuid, Worker, WorkerError, enqueue, migrate, schedule,
+    Cancelled, Context, Db, Field, HandlerResult, IntoJob, SchedulerConfig, SchedulerError, ServerConfig, ServerError,
+    Service, ServiceError, Shutdown, Task, Uuid, Worker, WorkerError, enqueue, migrate, schedule,
 };
 use job_testkit::{Answer, FakeFunction, TestDb, eventually};
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,7 @@ async fn a_rule_that_no_scheduler_could_use_is_refused() {
     }
     let rules = [r#""0 23 * * *""#, r#"{"rule":"@daily","tz":"Europe/Berlin"}"#, r#"{"hour":1,"minute":0}"#];
     for rule in rules {
-        schedule(&client, &serde_json::from_str::<Value>(rule).unwrap(), Tick {}.job().key(rule)).await.unwrap();
+        schedule(&client, &serde_json::from_str::<Value>(rule).unwrap(), Tick {}.into_job().key(rule)).await.unwrap();
     }
     let typo = r#"SELECT app_jobs.add_scheduled_job('tick', '{}', '"0 25 * * *"'::json)"#;
     client.batch_execute(typo).await.unwrap();
@@ -156,9 +156,9 @@ async fn a_schedule_said_at_every_start_is_one_schedule() {
     let tenants = [Uuid::from_u128(1), Uuid::from_u128(2)];
     for rule in ["*/5 * * * *", "*/5 * * * *", "*/10 * * * *"] {
         schedule(&client, rule, Tick {}).await.unwrap();
-        schedule(&client, rule, Tick {}.job().key("another")).await.unwrap();
+        schedule(&client, rule, Tick {}.into_job().key("another")).await.unwrap();
         for tenant in tenants {
-            schedule(&client, rule, Tick {}.job().tenant(tenant)).await.unwrap();
+            schedule(&client, rule, Tick {}.into_job().tenant(tenant)).await.unwrap();
         }
     }
     let stored = "SELECT key, schedule_info::text FROM app_jobs.scheduled_jobs ORDER BY key";

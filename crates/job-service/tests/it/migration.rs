@@ -84,7 +84,7 @@ async fn the_command_extension_writes_the_files_that_create_extension_needs() {
     let directory = std::env::temp_dir().join(format!("jobs-extension-{}", std::process::id()));
     let mut process = program().arg("extension").arg(&directory).spawn();
     assert_eq!(process.exit_code(LIMIT).await, 0, "{}", process.output());
-    let written = job_utils::db::extension::files();
+    let written = job_pg::extension::files();
     assert!(written.iter().any(|(name, _)| name == "pgpm-database-jobs.control"));
     for (name, content) in &written {
         assert_eq!(&std::fs::read_to_string(directory.join(name)).unwrap(), content, "{name}");

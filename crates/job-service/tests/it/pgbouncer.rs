@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use job_pg::config::PostgresConfig;
+use job_pg::{Db, NewJob, SchedulerDb, SchedulerInstance, enqueue, enqueue_many};
 use job_testkit::{Answer, FakeFunction, PgBouncer, Process, Signal, TestDb, eventually, eventually_some, pgbouncer};
-use job_utils::config::{PostgresConfig, Reader};
-use job_utils::db::{Db, NewJob, SchedulerDb, SchedulerInstance, enqueue, enqueue_many};
+use job_utils::config::Reader;
 use serde_json::json;
 use uuid::Uuid;
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use job_pg::{Db, NewJob, enqueue, enqueue_many};
 use job_testkit::{Answer, FakeFunction, Signal, TestDb, eventually};
-use job_utils::db::{Db, NewJob, enqueue, enqueue_many};
 
 use super::support::{LIMIT, callback, migrated, program};
 

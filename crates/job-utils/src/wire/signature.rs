@@ -19,7 +19,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
-use crate::config::Secret;
+use crate::secret::Secret;
 use crate::wire::callback::{AfterFailure, PATH};
 
 const EPOCH: &str = "epoch";

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, SizeHint};
-use job_utils::db::Job;
+use job_pg::Job;
 use tokio::sync::Notify;
 
 use crate::memory::Share;

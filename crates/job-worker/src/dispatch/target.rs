@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::config::{AllTasks, Gateway, TaskSettings, WorkerConfig};
+use crate::config::{JOBS_DISPATCH_FIRST_BYTE_TIMEOUT, JOBS_DISPATCH_TIMEOUT};
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
-use job_utils::config::worker::{JOBS_DISPATCH_FIRST_BYTE_TIMEOUT, JOBS_DISPATCH_TIMEOUT};
-use job_utils::config::{AllTasks, Gateway, TaskSettings, WorkerConfig, shown};
-use job_utils::db::{Job, attempt_token};
+use job_pg::{Job, attempt_token};
+use job_utils::config::shown;
 use job_utils::wire::dispatch::function_url;
 use job_utils::wire::headers;
 use job_utils::wire::signature::CallbackUrls;

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use job_pg::{Instance, Uuid, WorkerDb};
 use job_testkit::eventually;
-use job_utils::db::{Instance, Uuid, WorkerDb};
 use job_worker::{Cancelled, Context, Db, Retry, Shutdown, TaskOptions, Worker, WorkerBuilder};
 use tokio::sync::mpsc;
 use tracing_subscriber::fmt::MakeWriter;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use job_testkit::{Answer, FakeFunction, eventually};
-use job_utils::config::WorkerConfig;
+use job_worker::WorkerConfig;
 use job_worker::{Context, Db, Shutdown, Stopped, TaskOptions, Worker, WorkerBuilder};
 use tokio::task::JoinHandle;
 

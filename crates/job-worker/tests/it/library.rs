@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use job_testkit::{eventually, eventually_some};
 use job_worker::{
-    Cancelled, Context, Db, HandlerResult, Hook, JobError, Next, Outcome, Retry, Shutdown, Stopped, Task, TaskOptions,
-    Worker, WorkerBuilder, enqueue, enqueue_many,
+    Cancelled, Context, Db, HandlerResult, Hook, IntoJob, JobError, Next, Outcome, Retry, Shutdown, Stopped, Task,
+    TaskOptions, Worker, WorkerBuilder, enqueue, enqueue_many,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Barrier, mpsc};
@@ -72,7 +72,7 @@ async fn a_handler_gets_its_payload_its_job_and_the_applications_state() {
     let bench = Bench::new().await;
     let (said, mut heard) = mpsc::unbounded_channel();
     let running = Running::start(builder(&bench).state(App { greeting: "hello", said }).task(greet));
-    let id = enqueue(&bench.sql, ada().job().priority(-7)).await.unwrap().id;
+    let id = enqueue(&bench.sql, ada().into_job().priority(-7)).await.unwrap().id;
     assert_eq!(heard.recv().await.unwrap(), "hello Ada 1 -7");
     bench.gone(id).await;
 
@@ -341,7 +341,7 @@ async fn hooks_go_around_every_handler_the_first_outermost() {
         ("slow", Some(actor), retry("not done within 50ms")),
         ("Ada", None, Outcome::Fail { error: "nobody has asked for this".into() }),
     ] {
-        let mut job = Greet { name: name.into() }.job();
+        let mut job = Greet { name: name.into() }.into_job();
         if let Some(actor) = actor {
             job = job.actor(actor);
         }

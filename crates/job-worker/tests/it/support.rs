@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use job_pg::Db;
+use job_pg::config::PostgresConfig;
+use job_pg::migrate::migrate;
 use job_testkit::process::Program;
 use job_testkit::{TestDb, eventually, eventually_some};
-use job_utils::config::{PostgresConfig, Reader};
-use job_utils::db::Db;
-use job_utils::db::migrate::migrate;
+use job_utils::config::Reader;
 use tokio_postgres::Client;
 
 /// Long enough for a busy machine; nothing waits for it when all goes well.

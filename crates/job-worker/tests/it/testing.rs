@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use job_testkit::TestDb;
 use job_worker::testing::{advance, assert_enqueued, enqueued, migrate_url};
-use job_worker::{Context, Db, HandlerResult, JobError, Outcome, Retry, Task, TaskOptions, Worker, enqueue};
+use job_worker::{Context, Db, HandlerResult, IntoJob, JobError, Outcome, Retry, Task, TaskOptions, Worker, enqueue};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ async fn due_jobs_are_run_in_the_test_and_their_outcomes_returned() {
     for to in [2, 7, 8] {
         enqueue(&db, Count { to }).await.unwrap();
     }
-    enqueue(&db, Count { to: 9 }.job().delay(Duration::from_secs(3600))).await.unwrap();
+    enqueue(&db, Count { to: 9 }.into_job().delay(Duration::from_secs(3600))).await.unwrap();
     enqueue(&db, job_worker::NewJob::raw("other", "")).await.unwrap();
     let done = |to: u32| (format!(r#"{{"to":{to}}}"#), Outcome::Done);
     let (seven, minute) = ((r#"{"to":7}"#.to_owned(), Outcome::retry("seven")), Duration::from_secs(60));

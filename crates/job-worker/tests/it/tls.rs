@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use job_pg::Db;
+use job_pg::rustls::crypto::aws_lc_rs;
+use job_pg::rustls::pki_types::CertificateDer;
+use job_pg::rustls::pki_types::pem::PemObject;
+use job_pg::rustls::{ClientConfig, RootCertStore};
 use job_testkit::cluster::account::Account;
 use job_testkit::cluster::free_port;
 use job_testkit::{Cluster, Process, Signal, eventually, eventually_some};
-use job_utils::db::Db;
-use job_utils::db::rustls::crypto::aws_lc_rs;
-use job_utils::db::rustls::pki_types::CertificateDer;
-use job_utils::db::rustls::pki_types::pem::PemObject;
-use job_utils::db::rustls::{ClientConfig, RootCertStore};
 use tokio_postgres::Client;
 
 use super::support::{LIMIT, migrated, program};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::support::{Bench, LIMIT};
 use job_testkit::eventually;
 use job_worker::{
-    Context, Db, DbError, EnqueueError, HandlerResult, MigrateError, NotReady, Retry, Shutdown, Task, TaskOptions,
-    Worker, enqueue, migrate,
+    Context, Db, DbError, EnqueueError, HandlerResult, IntoJob, MigrateError, NotReady, Retry, Shutdown, Task,
+    TaskOptions, Worker, enqueue, migrate,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,7 @@ async fn a_failed_attempt_is_told_with_the_attempts_that_its_tasks_policy_allows
     let worker = Worker::builder(db).task_with(five, work).build().unwrap();
     let shutdown = Shutdown::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));
-    let few = enqueue(&bench.sql, Work {}.job().max_attempts(3)).await.unwrap().id;
+    let few = enqueue(&bench.sql, Work {}.into_job().max_attempts(3)).await.unwrap().id;
     let many = enqueue(&bench.sql, Work {}).await.unwrap().id;
     eventually(LIMIT, async || log.text().matches("job failed for good").count() == 2).await;
     shutdown.trigger();

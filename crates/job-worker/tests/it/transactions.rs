@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use job_pg::Work;
+use job_pg::config::PostgresConfig;
 use job_testkit::eventually;
-use job_utils::config::{PostgresConfig, Reader};
-use job_utils::db::Work;
+use job_utils::config::Reader;
 use job_worker::{
-    BoxError, CompleteError, Context, Db, HandlerResult, IsolationLevel, NewJob, Outcome, Shutdown, Task, TaskOptions,
-    Worker, enqueue,
+    BoxError, CompleteError, Context, Db, HandlerResult, IntoJob, IsolationLevel, NewJob, Outcome, Shutdown, Task,
+    TaskOptions, Worker, enqueue,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -88,7 +89,7 @@ async fn the_handlers_writes_and_the_end_of_its_job_are_committed_together_or_no
     let (tenant, actor) = (Uuid::from_u128(1), Uuid::from_u128(2));
     bench.run("SET jwt.claims.entity_id = '00000000-0000-0000-0000-000000000003'").await;
     bench.run("SET jwt.claims.organization_id = '00000000-0000-0000-0000-000000000004'").await;
-    let add = async |job: Charge| enqueue(&bench.sql, job.job().tenant(tenant).actor(actor)).await.unwrap().id;
+    let add = async |job: Charge| enqueue(&bench.sql, job.into_job().tenant(tenant).actor(actor)).await.unwrap().id;
     let left = async || {
         let left = "SELECT (SELECT count(*) FROM charges), count(*) FROM app_jobs.jobs WHERE task_identifier = 'receipt' \
                     AND database_id = '00000000-0000-0000-0000-000000000001' \

@@ -7,8 +7,8 @@ use std::time::Duration;
 use job_testkit::{Proxy, eventually};
 use job_worker::testing::advance;
 use job_worker::{
-    Context, Db, HandlerResult, Hook, IsolationLevel, KeyMode, NewJob, Next, Outcome, Retry, Shutdown, Stopped, Task,
-    TaskOptions, Worker, WorkerBuilder, enqueue,
+    Context, Db, HandlerResult, Hook, IntoJob, IsolationLevel, KeyMode, NewJob, Next, Outcome, Retry, Shutdown,
+    Stopped, Task, TaskOptions, Worker, WorkerBuilder, enqueue,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
@@ -210,7 +210,7 @@ async fn a_handler_and_a_producer_of_its_key_do_not_deadlock() {
     let db = Db::from_url(bench.db.url()).unwrap();
     let state = Arc::<(Notify, Notify)>::default();
     let mut running = Running::start(Worker::builder(db).state(state.clone()).task(work));
-    let id = enqueue(&bench.sql, Work {}.job().key("k")).await.unwrap().id;
+    let id = enqueue(&bench.sql, Work {}.into_job().key("k")).await.unwrap().id;
     state.0.notified().await;
     let producer = bench.db.connect().await;
     let produced = tokio::spawn(async move {
@@ -347,7 +347,7 @@ async fn who_allows_one_attempt_gets_one() {
     let once = TaskOptions::new().retry(Retry::never());
     let by_task = Worker::builder(db.clone()).task_with(once, work).build().unwrap();
     let by_job = Worker::builder(db.clone()).task(work).build().unwrap();
-    for (worker, job) in [(by_task, Work {}.job()), (by_job, Work {}.job().max_attempts(1))] {
+    for (worker, job) in [(by_task, Work {}.into_job()), (by_job, Work {}.into_job().max_attempts(1))] {
         let id = enqueue(&bench.sql, job).await.unwrap().id;
         worker.run_due().await.unwrap();
         let failed = format!("id = {id} AND attempts = max_attempts");

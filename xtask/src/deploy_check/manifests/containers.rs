@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use job_utils::config::Reader;
-use job_utils::config::worker::JOBS_SHUTDOWN_GRACE;
+use job_utils::config::shared::JOBS_SHUTDOWN_GRACE;
 use serde_json::Value;
 
 use super::{list, text};

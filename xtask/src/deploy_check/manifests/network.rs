@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use job_utils::config::gateway::INTERNAL_GATEWAY_DEVELOPMENT_MAP;
+use job_worker::config::gateway::INTERNAL_GATEWAY_DEVELOPMENT_MAP;
 use serde_json::Value;
 
 use super::{is_selected, list, text};

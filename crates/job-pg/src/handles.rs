@@ -1,0 +1,10 @@
+//! What each service may do in the database, and nothing else: the worker, the callback server, the administrator. The
+//! scheduler's is [`SchedulerDb`](crate::schedules::SchedulerDb).
+
+mod admin;
+mod callback;
+mod worker;
+
+pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule, Wanted};
+pub use callback::CallbackDb;
+pub use worker::WorkerDb;

@@ -1,0 +1,22 @@
+//! What is done to jobs, one operation a file: enqueue, claim, load a payload, accept, settle, release, and the heartbeat of
+//! those who run them.
+
+mod accept;
+pub(crate) mod claim;
+pub(crate) mod columns;
+mod complete;
+mod complete_in_transaction;
+pub(crate) mod enqueue;
+mod fail;
+pub(crate) mod heartbeat;
+mod new_job;
+mod payload;
+mod release;
+mod settle;
+
+pub use claim::{Claim, Claimed, Found, Job, Position};
+pub use complete_in_transaction::{CompleteError, Work, attempt_token, complete_in_transaction};
+pub use enqueue::{EnqueueClient, EnqueueError, Enqueued, Field, enqueue, enqueue_in, enqueue_many, enqueue_many_in};
+pub use heartbeat::{Heartbeat, Instance, Running};
+pub use new_job::{IntoJob, IntoTimestamp, KeyMode, NewJob};
+pub use settle::{Results, SettleError, Settled, Settlement, Settler};

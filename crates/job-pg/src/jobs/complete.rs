@@ -1,0 +1,28 @@
+//! Complete: remove finished jobs, many in one statement.
+
+use postgres_types::Type;
+
+use crate::connection::Db;
+use crate::connection::statement::Parameters;
+use crate::error::DbError;
+
+const SQL: &str = "SELECT @extschema@.complete_held_jobs($1, $2, $3)";
+
+impl Db {
+    /// Removes the jobs that these workers hold, by the claims with these epochs; returns the positions, from 1, of those it
+    /// did not: they are gone or claimed anew.
+    pub(crate) async fn complete(
+        &self,
+        ids: &[i64],
+        workers: &[&str],
+        epochs: &[Option<i64>],
+    ) -> Result<Vec<i32>, DbError> {
+        let client = self.operation().await?;
+        let result = async {
+            let parameters: Parameters<'_> =
+                &[(&ids, Type::INT8_ARRAY), (&workers, Type::TEXT_ARRAY), (&epochs, Type::INT8_ARRAY)];
+            self.row(&client, SQL, parameters).await?.try_get(0)
+        };
+        client.run("complete", result).await
+    }
+}

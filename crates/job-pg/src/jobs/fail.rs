@@ -1,0 +1,56 @@
+//! Fail: end attempts that went wrong, or were put off, many in one statement.
+
+use postgres_types::Type;
+
+use crate::connection::Db;
+use crate::connection::statement::Parameters;
+use crate::error::DbError;
+use job_utils::wire::callback::storable;
+
+const SQL: &str = "SELECT @extschema@.end_held_jobs($1, $2, $3, $4, $5, $6, $7, $8)";
+
+/// How failed attempts are stored: one element of each for every attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Failures<'a> {
+    /// For `last_error`; None leaves it.
+    pub(crate) messages: Vec<Option<&'a str>>,
+    /// Seconds until the next attempt; None: the usual ones.
+    pub(crate) delays: Vec<Option<f64>>,
+    /// Whether the attempt counts as one.
+    pub(crate) counted: Vec<bool>,
+    /// Whether the wait is exactly the given one, and not the usual one if that is longer.
+    pub(crate) exact: Vec<bool>,
+    /// Whether no attempt follows.
+    pub(crate) last: Vec<bool>,
+}
+
+impl Db {
+    /// Fails the attempts that these workers hold, by the claims with these epochs; returns the positions, from 1, of those
+    /// it did not: they are gone or claimed anew.
+    pub(crate) async fn fail(
+        &self,
+        ids: &[i64],
+        workers: &[&str],
+        epochs: &[Option<i64>],
+        failures: &Failures<'_>,
+    ) -> Result<Vec<i32>, DbError> {
+        let client = self.operation().await?;
+        let Failures { messages, delays, counted, exact, last } = failures;
+        // Whoever made them: one text that Postgres refuses would keep the others from being stored.
+        let messages: Vec<Option<String>> = messages.iter().map(|message| message.map(storable)).collect();
+        let result = async {
+            let parameters: Parameters<'_> = &[
+                (&ids, Type::INT8_ARRAY),
+                (&workers, Type::TEXT_ARRAY),
+                (&epochs, Type::INT8_ARRAY),
+                (&messages, Type::TEXT_ARRAY),
+                (delays, Type::FLOAT8_ARRAY),
+                (counted, Type::BOOL_ARRAY),
+                (exact, Type::BOOL_ARRAY),
+                (last, Type::BOOL_ARRAY),
+            ];
+            self.row(&client, SQL, parameters).await?.try_get(0)
+        };
+        client.run("fail", result).await
+    }
+}

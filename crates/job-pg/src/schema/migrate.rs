@@ -1,0 +1,373 @@
+//! Migrate: bring a database's jobs schema up to date with refinery.
+
+mod error;
+
+use std::time::Duration;
+
+use refinery_core::traits::r#async::{AsyncMigrate, AsyncQuery, AsyncTransaction};
+use refinery_core::{Migration, Runner};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Transaction};
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber;
+
+pub use self::error::MigrateError;
+use self::error::{because_of_rights, is_in_the_way};
+use crate::config::SchemaName;
+use crate::connection::Db;
+use crate::schema::extension;
+use crate::schema::ready::wrong_encoding;
+use job_utils::error::chain;
+
+/// The migrations in order: name (as refinery reads it) and SQL with `@extschema@`. Tables, columns, indexes and policies. Append
+/// only after the first release.
+pub const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__tables", include_str!("../../migrations/V1__tables.sql")),
+    ("V2__organizations", include_str!("../../migrations/V2__organizations.sql")),
+];
+
+/// Every function and trigger as it is now, a room a file. Installed after the migrations whenever their text has changed.
+pub const FUNCTIONS: &[(&str, &str)] = &[
+    ("enqueue", include_str!("../../migrations/functions/enqueue.sql")),
+    ("enqueue_many", include_str!("../../migrations/functions/enqueue_many.sql")),
+    ("enqueue_modes", include_str!("../../migrations/functions/enqueue_modes.sql")),
+    ("notify", include_str!("../../migrations/functions/notify.sql")),
+    ("claim", include_str!("../../migrations/functions/claim.sql")),
+    ("settle", include_str!("../../migrations/functions/settle.sql")),
+    ("release", include_str!("../../migrations/functions/release.sql")),
+    ("workers", include_str!("../../migrations/functions/workers.sql")),
+    ("schedules", include_str!("../../migrations/functions/schedules.sql")),
+    ("scheduler", include_str!("../../migrations/functions/scheduler.sql")),
+    ("fires", include_str!("../../migrations/functions/fires.sql")),
+    ("forms", include_str!("../../migrations/functions/forms.sql")),
+    ("tenants", include_str!("../../migrations/functions/tenants.sql")),
+    ("administration", include_str!("../../migrations/functions/administration.sql")),
+    ("row_jobs", include_str!("../../migrations/functions/row_jobs.sql")),
+    ("triggers", include_str!("../../migrations/functions/triggers.sql")),
+];
+
+/// Run around [`FUNCTIONS`], in their transaction.
+const BEFORE_FUNCTIONS: &str = include_str!("../../migrations/before_functions.sql");
+const AFTER_FUNCTIONS: &str = include_str!("../../migrations/after_functions.sql");
+
+/// The triggers, which call the functions. They are made anew only when this text has changed: that locks the tables.
+const TRIGGERS: &str = include_str!("../../migrations/triggers.sql");
+
+/// A number that goes up with every change of functions or triggers, and the digest that they had then.
+pub const VERSION: &str = include_str!("../../migrations/version.txt");
+
+/// Run after the functions, every time.
+pub const GRANTS: &str = include_str!("../../migrations/grants.sql");
+
+/// The second migration of the history before the first release, by which a schema of that is known.
+const UNRELEASED: (i32, &str) = (2, "enqueue");
+
+/// Its last migration, after which a schema has what V1 makes.
+const LAST_UNRELEASED: i32 = 25;
+
+/// Brings a schema of [`LAST_UNRELEASED`] to where V1 leaves one, but for its functions.
+const CARRY_OVER: &str = include_str!("../../migrations/carry_over.sql");
+
+/// refinery's table, in the jobs schema so that one database can hold several.
+const HISTORY: &str = "schema_history";
+
+/// Migrations of all processes and schemas of a database take turns.
+const LOCK: &str = "SELECT pg_advisory_lock(hashtextextended('pgpm-database-jobs.migrate', 0))";
+
+const LOOK: &str = "SELECT \
+    EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text), \
+    to_regclass(format('%I.jobs', $1::text)) IS NOT NULL, \
+    to_regclass(format('%I.%I', $1::text, $2::text)) IS NOT NULL, \
+    EXISTS (SELECT FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace \
+             WHERE e.extname = $3::text AND n.nspname = $1::text), \
+    ARRAY(SELECT r.name FROM unnest(ARRAY['administrator', 'jobs_runtime', 'jobs_producer']) AS r (name) \
+           WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r.name)), \
+    ARRAY(SELECT DISTINCT CASE r.role WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(r.role)::text END \
+            FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid CROSS JOIN unnest(p.polroles) AS r (role) \
+           WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1::text) AND p.polname = 'all_tenants' \
+             AND NOT EXISTS (SELECT FROM pg_roles a WHERE a.oid = r.role AND a.rolname IN ('administrator', 'jobs_runtime')) \
+           ORDER BY 1), \
+    ARRAY(SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END \
+            FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'jobs' \
+           CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a \
+           WHERE n.nspname = $1::text AND a.privilege_type = 'CREATE' AND a.grantee <> c.relowner \
+             AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.grantee AND r.rolsuper) \
+           ORDER BY 1)";
+
+/// The migrations in the history, in order.
+const APPLIED: &str = "SELECT version, name FROM @extschema@.schema_history ORDER BY version";
+
+/// From which texts functions and triggers were installed.
+const INSTALLED: &str = "SELECT part, version, digest FROM @extschema@.schema_state";
+
+/// Functions that were installed and are not there.
+const MISSING: &str =
+    "SELECT EXISTS (SELECT FROM @extschema@.schema_functions f WHERE to_regprocedure(f.signature) IS NULL)";
+
+/// How often a migration is tried that others stand in the way of, and how long those who wait behind it have in between.
+const TRIES: usize = 6;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Of what is there already (IF NOT EXISTS), PostgreSQL would tell at every start. The other setting is carry_over.sql's.
+const SETTINGS: &str = "SET LOCAL client_min_messages = warning; SET LOCAL jobs.carried_over = ''";
+
+/// What a migration did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Migrated {
+    /// Applied these migrations; none when the schema was up to date.
+    Applied {
+        /// Names of the migrations; behind them `functions` and `triggers`, when those were installed anew.
+        migrations: Vec<String>,
+        /// Which of the roles administrator, jobs_runtime and jobs_producer are missing, so that they have no grants.
+        missing_roles: Vec<String>,
+        /// Which other roles see the rows of all tenants, as far as they have rights to the tables.
+        unrestricted_roles: Vec<String>,
+        /// Which roles, other than the owner of the tables and superusers, may create objects in the schema: a function of theirs
+        /// may be called in place of one of the schema's, with its owner's rights.
+        creating_roles: Vec<String>,
+    },
+    /// Nothing: the extension owns the schema, ALTER EXTENSION … UPDATE is the way.
+    OwnedByExtension,
+}
+
+/// Brings the schema up to date. Safe to run twice and by several processes at once. It logs what it has applied, and nothing when
+/// there was nothing to do.
+pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
+    // A connection of its own: the advisory lock belongs to the session and ends with it.
+    let (mut client, _messages) =
+        db.dedicated().await.map_err(|error| MigrateError::Connect { place: db.place().to_owned(), error })?;
+    if db.is_pooled() {
+        return Err(MigrateError::Pooled { place: db.place().to_owned() });
+    }
+    let encoding = client.query_one("SELECT current_setting('server_encoding')", &[]).await?;
+    if let Some(reason) = wrong_encoding(encoding.get(0), db.place()) {
+        return Err(MigrateError::Encoding(reason));
+    }
+    // What a migration calls without a schema is PostgreSQL's own. The owner's search_path begins with a schema of its name, and
+    // ends with one that others may be able to create in: what they put there would run as the owner.
+    client.batch_execute("SET search_path = pg_catalog, pg_temp").await?;
+    client.batch_execute("SET lock_timeout = '60s'").await?;
+    client.execute(LOCK, &[]).await.map_err(|error| match error.code() {
+        Some(&SqlState::LOCK_NOT_AVAILABLE) => MigrateError::Locked { place: db.place().to_owned() },
+        _ => error.into(),
+    })?;
+    client.batch_execute("RESET lock_timeout").await?;
+    for _ in 1..TRIES {
+        match run(&mut client, db.schema()).await {
+            Err(error) if is_in_the_way(&error) => {
+                tracing::info!("the migration waits for a transaction that uses the tables: {}", chain(&error));
+                tokio::time::sleep(PAUSE).await;
+            }
+            ended => return ended.map_err(|error| because_of_rights(error, db)),
+        }
+    }
+    run(&mut client, db.schema()).await.map_err(|error| because_of_rights(error, db))
+}
+
+async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, MigrateError> {
+    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
+    let (schema_exists, jobs_exist, history_exists, by_extension): (bool, bool, bool, bool) =
+        (look.get(0), look.get(1), look.get(2), look.get(3));
+    if by_extension {
+        // Only the extension's owner may repeat the grants; the extension made them itself.
+        if let Err(error) = client.batch_execute(&schema.apply(GRANTS)).await {
+            tracing::debug!("grants are left as they are: {}", chain(&error));
+        }
+        return Ok(Migrated::OwnedByExtension);
+    }
+    if jobs_exist && !history_exists {
+        return Err(MigrateError::Foreign(schema.to_string()));
+    }
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(SETTINGS).await?;
+    // Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create even when there is nothing to do.
+    if !schema_exists {
+        transaction.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
+    }
+    if history_exists {
+        carry_over(&transaction, schema).await?;
+    }
+    let mut runner = Runner::new(&unapplied(schema)?).set_grouped(true);
+    runner.set_migration_table_name(format!("{schema}.{HISTORY}"));
+    // refinery tells of every look at the history: what there is to tell, we tell below.
+    let report = runner.run_async(&mut InTransaction(&transaction)).with_subscriber(Dispatch::none()).await?;
+    let mut applied: Vec<String> = report.applied_migrations().iter().map(ToString::to_string).collect();
+    let newer = install(&transaction, schema, &mut applied).await?;
+    transaction.commit().await?;
+    // Of a newer version's functions these grants know nothing.
+    if !newer {
+        client.batch_execute(&schema.apply(GRANTS)).await.map_err(MigrateError::Grants)?;
+    }
+    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
+    if !applied.is_empty() {
+        tracing::info!("schema {schema} is up to date: applied {}", applied.join(", "));
+    }
+    Ok(Migrated::Applied {
+        migrations: applied,
+        missing_roles: look.get(4),
+        unrestricted_roles: look.get(5),
+        creating_roles: look.get(6),
+    })
+}
+
+fn unapplied(schema: &SchemaName) -> Result<Vec<Migration>, refinery_core::Error> {
+    MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, &schema.apply(sql))).collect()
+}
+
+/// Takes a schema of the history before the first release for one that V1 has made, which it equals.
+async fn carry_over(transaction: &Transaction<'_>, schema: &SchemaName) -> Result<(), MigrateError> {
+    let rows = transaction.query(&schema.apply(APPLIED), &[]).await?;
+    let history: Vec<(i32, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let is_unreleased = |(version, name): &(i32, String)| (*version, name.as_str()) == UNRELEASED;
+    let Some((version, name)) = history.last().filter(|_| history.iter().any(is_unreleased)).cloned() else {
+        return Ok(());
+    };
+    if version != LAST_UNRELEASED {
+        return Err(MigrateError::Unreleased { schema: schema.to_string(), version, name });
+    }
+    transaction.batch_execute(&schema.apply(CARRY_OVER)).await?;
+    for first in unapplied(schema)?.iter().take(1) {
+        let history = "INSERT INTO @extschema@.schema_history (version, name, applied_on, checksum) \
+            SELECT $1, $2, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), $3";
+        let checksum = first.checksum().to_string();
+        transaction.execute(&schema.apply(history), &[&first.version(), &first.name(), &checksum]).await?;
+    }
+    Ok(())
+}
+
+/// Installs functions and triggers where their text is another than that of those in the schema, and tells in `applied`.
+/// Whether those in the schema are of a newer version, and were left alone.
+async fn install(
+    transaction: &Transaction<'_>,
+    schema: &SchemaName,
+    applied: &mut Vec<String>,
+) -> Result<bool, tokio_postgres::Error> {
+    let rows = transaction.query(&schema.apply(INSTALLED), &[]).await?;
+    let installed: Vec<(String, i32, String)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    if installed.iter().any(|(_, version, _)| *version > version_number()) {
+        tracing::info!("schema {schema} has functions of a newer version, which are left as they are");
+        return Ok(true);
+    }
+    let is_current = |part: &str, digest: &str| installed.iter().any(|(p, _, d)| p == part && d == digest);
+    let incomplete: bool = transaction.query_one(&schema.apply(MISSING), &[]).await?.get(0);
+    if incomplete || !is_current("functions", &functions_digest()) {
+        transaction.batch_execute(&schema.apply(&functions_script())).await?;
+        applied.push("functions".to_owned());
+    }
+    if !is_current("triggers", &digest([TRIGGERS])) {
+        transaction.batch_execute(&schema.apply(&triggers_script())).await?;
+        applied.push("triggers".to_owned());
+    }
+    Ok(false)
+}
+
+/// What installs the functions, with `@extschema@`.
+pub(crate) fn functions_script() -> String {
+    let functions: String = FUNCTIONS.iter().map(|(_, sql)| format!("{sql}\n")).collect();
+    format!("{BEFORE_FUNCTIONS}\n{functions}{}\n", filled(AFTER_FUNCTIONS, &functions_digest()))
+}
+
+/// What makes the triggers, with `@extschema@`.
+pub(crate) fn triggers_script() -> String {
+    filled(TRIGGERS, &digest([TRIGGERS]))
+}
+
+fn filled(text: &str, digest: &str) -> String {
+    text.replace("@version@", &version_number().to_string()).replace("@digest@", digest)
+}
+
+/// The number of [`VERSION`].
+fn version_number() -> i32 {
+    VERSION.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+fn functions_digest() -> String {
+    digest([BEFORE_FUNCTIONS, AFTER_FUNCTIONS].into_iter().chain(FUNCTIONS.iter().map(|(_, sql)| *sql)))
+}
+
+/// The digest of functions and triggers that [`VERSION`] has to have.
+pub fn current_digest() -> String {
+    digest([functions_digest().as_str(), &digest([TRIGGERS])])
+}
+
+/// SHA-256 of the texts, in hex.
+fn digest<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut digest = Sha256::new();
+    for text in texts {
+        digest.update(text);
+    }
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Runs refinery within a transaction that goes on after it.
+struct InTransaction<'a>(&'a Transaction<'a>);
+
+impl AsyncTransaction for InTransaction<'_> {
+    type Error = tokio_postgres::Error;
+
+    async fn execute<'a, T: Iterator<Item = &'a str> + Send + 'a>(
+        &'a mut self,
+        queries: T,
+    ) -> Result<usize, Self::Error> {
+        let mut executed = 0;
+        for query in queries {
+            self.0.batch_execute(query).await?;
+            executed += 1;
+        }
+        Ok(executed)
+    }
+}
+
+impl AsyncQuery<Vec<Migration>> for InTransaction<'_> {
+    /// Rows of version, name, applied_on (RFC 3339) and checksum.
+    async fn query<'a>(&'a mut self, query: &'a str) -> Result<Vec<Migration>, Self::Error> {
+        let rows = self.0.query(query, &[]).await?;
+        let applied = rows.iter().map(|row| {
+            let (applied_on, checksum): (String, String) = (row.get(2), row.get(3));
+            // What cannot be read is what no migration has: refinery tells of a divergence.
+            let applied_on = OffsetDateTime::parse(&applied_on, &Rfc3339).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+            Migration::applied(row.get(0), row.get(1), applied_on, checksum.parse().unwrap_or(0))
+        });
+        Ok(applied.collect())
+    }
+}
+
+impl AsyncMigrate for InTransaction<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names of the SQL files in a directory, sorted, without their ending.
+    fn files(directory: &str) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(format!("{}/migrations/{directory}", env!("CARGO_MANIFEST_DIR")))
+                .unwrap()
+                .filter_map(|entry| {
+                    entry.unwrap().file_name().to_str().unwrap().strip_suffix(".sql").map(str::to_owned)
+                })
+                .collect();
+        names.sort();
+        names
+    }
+
+    fn listed(list: &[(&str, &str)]) -> Vec<String> {
+        let mut names: Vec<String> = list.iter().map(|(name, _)| (*name).to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_lists_are_the_directories() {
+        let migrations: Vec<String> = files("").into_iter().filter(|name| name.starts_with('V')).collect();
+        assert_eq!(migrations, listed(MIGRATIONS));
+        assert_eq!(files("functions"), listed(FUNCTIONS));
+        for (i, (name, _)) in MIGRATIONS.iter().enumerate() {
+            assert!(name.starts_with(&format!("V{}__", i + 1)), "{name} is not number {}", i + 1);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Ready: whether the database answers, has the schema in this version, and shows us all of it.
+
+use crate::connection::Db;
+use crate::error::DbError;
+
+/// How to get a jobs schema: in an application, by the program, by SQL.
+pub(crate) const HOW_TO_MAKE_IT: &str = "make it, or bring it up to date, with `migrate(&db)` in a Rust application, with the \
+                                         program `job-service migrate`, or with CREATE EXTENSION \"pgpm-database-jobs\"";
+
+/// Why a service cannot work yet.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// The database cannot be asked.
+    #[error(transparent)]
+    Database(#[from] DbError),
+    /// The database has no jobs schema, or an older one.
+    #[error("{place} has no jobs schema {schema} in this version; {HOW_TO_MAKE_IT}")]
+    Schema {
+        /// Host, port and database.
+        place: String,
+        /// The schema's quoted name.
+        schema: String,
+    },
+    /// The database has another encoding than UTF8; says which, and what to do.
+    #[error("{0}")]
+    Encoding(String),
+    /// Row level security shows the user the jobs of one tenant at most: it would wait for the others for good.
+    #[error(
+        "{user} does not see all jobs of schema {schema} (row level security): GRANT jobs_runtime TO {user}, or see docs/roles.md"
+    )]
+    Rights {
+        /// The database user's quoted name.
+        user: String,
+        /// The schema's quoted name.
+        schema: String,
+    },
+}
+
+job_utils::debug_as_chain!(NotReady);
+
+const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
+                     AND to_regprocedure(\
+                     '@extschema@.claim_instance_jobs(uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
+                     AND to_regprocedure('@extschema@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
+                     AND to_regprocedure(\
+                     '@extschema@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
+                     AND to_regprocedure(\
+                     '@extschema@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[], boolean[])') IS NOT NULL \
+                     AND to_regclass('@extschema@.settings') IS NOT NULL \
+                     AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('@extschema@.jobs') \
+                     AND a.attname = 'organization_id'), \
+                     current_setting('server_encoding')";
+
+impl Db {
+    /// Whether the database answers, has the jobs schema, in this version, and shows us all of it.
+    pub async fn ready(&self) -> Result<(), NotReady> {
+        let client = self.operation().await?;
+        let (schema, rights) = (self.sql(READY), self.sql(SEES_ALL));
+        // One operation: of a second one the connection's fate would be that of the first.
+        let looked = async {
+            let row = client.query_typed_one(&schema, &[]).await?;
+            let rights = if row.get(0) { Some(client.query_typed_one(&rights, &[]).await?) } else { None };
+            Ok((row.get::<_, String>(1), rights))
+        };
+        let (encoding, rights) = client.run("look for the schema", looked).await?;
+        if let Some(reason) = wrong_encoding(&encoding, self.place()) {
+            return Err(NotReady::Encoding(reason));
+        }
+        let Some(row) = rights else {
+            return Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() });
+        };
+        if row.get(0) { Ok(()) } else { Err(NotReady::Rights { user: row.get(1), schema: self.schema().to_string() }) }
+    }
+}
+
+/// Why a database cannot be used. Texts of functions and of ours hold any character, and programs read every row as UTF-8.
+pub(crate) fn wrong_encoding(encoding: &str, place: &str) -> Option<String> {
+    (encoding != "UTF8").then(|| {
+        format!(
+            "the encoding of the database is {encoding}, and only UTF8 can hold every text ({place}): create one with \
+             CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and move what is in this one"
+        )
+    })
+}
+
+/// Whether no row of another tenant is hidden from us; who we are.
+const SEES_ALL: &str = "SELECT NOT row_security_active('@extschema@.jobs') OR EXISTS (\
+                        SELECT FROM pg_policy p CROSS JOIN pg_catalog.unnest(p.polroles) AS r (role) \
+                        WHERE p.polrelid = '@extschema@.jobs'::regclass AND p.polname = 'all_tenants' \
+                        AND CASE r.role WHEN 0::oid THEN true ELSE pg_has_role(r.role, 'USAGE') END), \
+                        quote_ident(current_user::text)";

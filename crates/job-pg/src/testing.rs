@@ -1,0 +1,160 @@
+//! For the tests of applications: what has been enqueued, and a clock that can be moved.
+//!
+//! ```no_run
+//! # #[derive(Debug, serde::Serialize, serde::Deserialize)] struct SendReceipt { order: i64 }
+//! # impl job_utils::task::Task for SendReceipt { const IDENTIFIER: &'static str = "receipt:send"; }
+//! use job_utils::db::{Db, testing};
+//!
+//! # async fn example(db: &Db) -> Result<(), Box<dyn std::error::Error>> {
+//! // … the code under test …
+//! let receipts = testing::enqueued::<SendReceipt>(db).await?;
+//! assert_eq!(receipts[0].payload.order, 42);
+//! // It waits for an hour; let that pass.
+//! testing::advance(db, std::time::Duration::from_secs(3600)).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postgres_types::Type;
+use uuid::Uuid;
+
+use crate::connection::Db;
+use crate::error::DbError;
+use crate::jobs::columns::{Instant, RawJson};
+use crate::jobs::enqueue::{EnqueueClient, Row};
+use crate::schema::migrate::migrate;
+use job_utils::error::chain;
+use job_utils::task::Task;
+
+const ENQUEUED: &str = "SELECT id, payload, queue_name, key, priority, run_at, attempts, max_attempts, last_error, database_id, \
+                        actor_id FROM @extschema@.jobs WHERE task_identifier = $1 ORDER BY id";
+
+/// What runs, or has failed for good, has no time to come.
+const ADVANCE: &str = "UPDATE @extschema@.jobs SET run_at = run_at - make_interval(secs => $1) \
+                       WHERE locked_at IS NULL AND attempts < max_attempts RETURNING 1";
+
+/// A job as it is in the queue: waiting, running, or failed for good.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "named as the options of a job")]
+pub struct InQueue<T> {
+    pub id: i64,
+    pub payload: T,
+    pub queue: Option<String>,
+    pub key: Option<String>,
+    pub priority: i32,
+    pub run_at: Timestamp,
+    pub attempts: i32,
+    pub max_attempts: i32,
+    pub last_error: Option<String>,
+    pub tenant: Option<Uuid>,
+    pub actor: Option<Uuid>,
+}
+
+/// The jobs of a type that are in the queue, oldest first; in a transaction also those that it has not committed yet. A job that
+/// is done is in it no more.
+///
+/// # Errors
+/// The database does not answer, or a payload is not of the type: the message says so.
+pub async fn enqueued<T: Task>(mut client: impl EnqueueClient) -> Result<Vec<InQueue<T>>, TestingError> {
+    let sql = client.schema().apply(ENQUEUED);
+    let rows = client.rows("look", &sql, &[(&T::IDENTIFIER, Type::TEXT)]).await?;
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let job = in_queue(row)?;
+        let payload = serde_json::from_str(&job.payload);
+        jobs.push(job.with(payload.map_err(|source| TestingError::Payload { id: job.id, source })?));
+    }
+    Ok(jobs)
+}
+
+impl InQueue<String> {
+    fn with<T>(&self, payload: T) -> InQueue<T> {
+        let Self { id, queue, key, priority, run_at, attempts, max_attempts, last_error, tenant, actor, .. } =
+            self.clone();
+        InQueue { id, payload, queue, key, priority, run_at, attempts, max_attempts, last_error, tenant, actor }
+    }
+}
+
+/// With the payload as JSON text.
+fn in_queue(row: &Row) -> Result<InQueue<String>, DbError> {
+    const LOOK: &str = "look";
+    Ok(InQueue {
+        id: row.get(0, LOOK)?,
+        payload: row.get::<RawJson>(1, LOOK)?.0,
+        queue: row.get(2, LOOK)?,
+        key: row.get(3, LOOK)?,
+        priority: row.get(4, LOOK)?,
+        run_at: row.get::<Instant>(5, LOOK)?.0,
+        attempts: row.get(6, LOOK)?,
+        max_attempts: row.get(7, LOOK)?,
+        last_error: row.get(8, LOOK)?,
+        tenant: row.get(9, LOOK)?,
+        actor: row.get(10, LOOK)?,
+    })
+}
+
+/// Fails the test unless a job of the type is in the queue that meets the condition; returns the first.
+///
+/// # Panics
+/// There is none. The message shows those that are there.
+#[allow(clippy::panic, reason = "it fails a test")]
+pub async fn assert_enqueued<T: Task + std::fmt::Debug>(
+    client: impl EnqueueClient,
+    condition: impl Fn(&InQueue<T>) -> bool,
+) -> InQueue<T> {
+    let mut jobs = match enqueued::<T>(client).await {
+        Ok(jobs) => jobs,
+        Err(error) => panic!("cannot look for jobs of {}: {}", T::IDENTIFIER, chain(&error)),
+    };
+    match jobs.iter().position(condition) {
+        Some(found) => jobs.swap_remove(found),
+        None => panic!("no such job of {} is enqueued, but these: {jobs:#?}", T::IDENTIFIER),
+    }
+}
+
+/// Lets time pass for every job that waits, as far as the queue can tell: what was to run within this time is due. Returns how many
+/// jobs wait.
+///
+/// Nothing else gets older: the database's clock and the application's go on as they do, timestamps in payloads and in other tables
+/// stay, and schedules fire when they would.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn advance(mut client: impl EnqueueClient, time: Duration) -> Result<usize, DbError> {
+    let sql = client.schema().apply(ADVANCE);
+    Ok(client.rows("advance", &sql, &[(&time.as_secs_f64(), Type::FLOAT8)]).await?.len())
+}
+
+/// Makes the jobs schema in the database at a URL. With job-testkit this makes a Postgres for a test in one line:
+/// `TestDb::from_template("jobs", testing::migrate_url).await`.
+///
+/// # Errors
+/// Why not.
+pub async fn migrate_url(url: String) -> Result<(), String> {
+    let db = Db::from_url(&url).map_err(|error| chain(&error))?;
+    migrate(&db).await.map(drop).map_err(|error| chain(&error))
+}
+
+/// What a test could not look at.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum TestingError {
+    /// A job's payload is not of its type.
+    #[error("the payload of job {id} is not of its type")]
+    Payload {
+        /// The job.
+        id: i64,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The database did not do it.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+job_utils::debug_as_chain!(TestingError);

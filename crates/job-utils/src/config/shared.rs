@@ -1,0 +1,125 @@
+//! Variables that more than one program reads, and how they are read.
+
+use std::time::Duration;
+
+use crate::config::{LONGEST, Reader, Var, in_words};
+use crate::wire::signature::CallbackSecrets;
+
+/// Worker id.
+pub const HOSTNAME: Var = Var {
+    name: "HOSTNAME",
+    default: "",
+    used_by: "worker, scheduler, service",
+    about: "Worker and scheduler id, at least 4 characters; unset: `worker-0` and `scheduler-0`. Two live processes need two ids.",
+};
+/// Any task.
+pub const JOBS_SUPPORT_ANY: Var = Var {
+    name: "JOBS_SUPPORT_ANY",
+    default: "true",
+    used_by: "worker, scheduler, service",
+    about: "Take every task (`true`), or only those in JOBS_SUPPORTED (`false`).",
+};
+/// Tasks.
+pub const JOBS_SUPPORTED: Var = Var {
+    name: "JOBS_SUPPORTED",
+    default: "",
+    used_by: "worker, scheduler, service",
+    about: "Task identifiers between commas, used when JOBS_SUPPORT_ANY is false.",
+};
+/// Poll interval.
+pub const JOBS_POLL_INTERVAL: Var = Var {
+    name: "JOBS_POLL_INTERVAL",
+    default: "5s",
+    used_by: "worker, scheduler, service",
+    about: "How often to look without a notification: the net under LISTEN.",
+};
+/// Grace.
+pub const JOBS_SHUTDOWN_GRACE: Var = Var {
+    name: "JOBS_SHUTDOWN_GRACE",
+    default: "25s",
+    used_by: "worker, server, scheduler, service",
+    about: "How long a stop waits for jobs in flight before it gives them back (Kubernetes kills after 30 s, Docker after 10: `--stop-timeout 30`; the compose file sets it).",
+};
+/// Health port.
+pub const JOBS_HEALTH_PORT: Var = Var {
+    name: "JOBS_HEALTH_PORT",
+    default: "",
+    used_by: "worker, scheduler",
+    about: "Port for /healthz and /readyz of a worker or scheduler that runs alone; off when unset.",
+};
+/// Port.
+pub const INTERNAL_JOBS_CALLBACK_PORT: Var = Var {
+    name: "INTERNAL_JOBS_CALLBACK_PORT",
+    default: "12345",
+    used_by: "worker, server, service",
+    about: "Port of the callback server, on all interfaces; it serves /healthz and /readyz as well.",
+};
+/// URL.
+pub const INTERNAL_JOBS_CALLBACK_URL: Var = Var {
+    name: "INTERNAL_JOBS_CALLBACK_URL",
+    default: "",
+    used_by: "worker, service, functions",
+    about: "URL of the callback server as functions reach it; without a path, `/callback` is meant. The service tries it \
+            at its start, and warns when it leads elsewhere.",
+};
+/// Signature.
+pub const JOBS_CALLBACK_SECRET: Var = Var {
+    name: "JOBS_CALLBACK_SECRET",
+    default: "",
+    used_by: "worker, server, service",
+    about: "Signs the callback URL of every attempt; then a callback without a valid signature is refused with 401. Two secrets between commas while one is replaced: the first signs, both are accepted.",
+};
+/// Callback time-out.
+pub const JOBS_CALLBACK_TIMEOUT: Var = Var {
+    name: "JOBS_CALLBACK_TIMEOUT",
+    default: "4h",
+    used_by: "worker, server, service",
+    about: "How long after a function has accepted a job its callback may come before the job fails. The function can have this extended.",
+};
+/// What to log.
+pub const RUST_LOG: Var = Var {
+    name: "RUST_LOG",
+    // The pool repeats each failed connection that its user reports anyway, refinery what migrate says.
+    default: "info,deadpool.postgres=error,refinery_core=warn",
+    used_by: "all",
+    about: "What to log, as `level` or `target=level,…` (levels error, warn, info, debug, trace).",
+};
+
+/// How to write log lines.
+pub const LOG_FORMAT: Var = Var {
+    name: "LOG_FORMAT",
+    default: "text",
+    used_by: "all",
+    about: "Log lines for people (`text`) or as JSON (`json`).",
+};
+
+/// More than nothing.
+pub const LEAST: Duration = Duration::from_nanos(1);
+
+/// Why a duration will not do that is to be `least` at least.
+pub fn duration_problem(duration: Duration, least: Duration) -> Option<String> {
+    match duration {
+        _ if duration > LONGEST => Some(format!("is longer than {}", in_words(LONGEST))),
+        _ if duration >= least => None,
+        _ if least == LEAST => Some("must be longer than 0".to_owned()),
+        _ => Some(format!("must be at least {}", in_words(least))),
+    }
+}
+
+/// Reads JOBS_HEALTH_PORT.
+pub fn read_health_port(reader: &mut Reader<'_>) -> Option<u16> {
+    let set = reader.optional(&JOBS_HEALTH_PORT).is_some();
+    set.then(|| reader.number(&JOBS_HEALTH_PORT))
+}
+
+/// Reads JOBS_CALLBACK_SECRET.
+pub fn read_secrets(reader: &mut Reader<'_>) -> Option<CallbackSecrets> {
+    let list = reader.secret(&JOBS_CALLBACK_SECRET)?;
+    let secrets = CallbackSecrets::parse(&list);
+    match secrets.as_ref().map(CallbackSecrets::count) {
+        None => reader.fault(&JOBS_CALLBACK_SECRET, "holds no secret: unset it, or give one"),
+        Some(1 | 2) => {}
+        Some(_) => reader.fault(&JOBS_CALLBACK_SECRET, "holds more than two secrets; a secret cannot hold a comma"),
+    }
+    secrets
+}
