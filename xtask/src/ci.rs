@@ -4,9 +4,10 @@
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::steps::{Steps, cargo, cargo_output};
+use toolkit::steps::{Steps, cargo, cargo_output};
+
 use crate::tidy::workspace::Workspace;
-use crate::{chaos, deploy_check, library, postgraphile, readme_functions, rules};
+use crate::tools::{CHAOS, DEPLOY_CHECK, RULES, USAGE};
 
 /// What a crate must not link, with these arguments for its features: a function no database client, an application neither what
 /// only a program needs nor what it has no use for.
@@ -39,10 +40,10 @@ const WITH_OTHER_FEATURES: &[&str] = &[
 ];
 
 /// One plan for every change; `cargo xtask chaos` takes others.
-const CHAOS_SEED: u64 = 20;
+const SOME_CHAOS: &[&str] = &["--seed", "20", "--seconds", "20", "--jobs", "1500"];
 
 /// Some schedules for every change; `cargo xtask rules` takes others, and more.
-const RULES_SEED: u64 = 4;
+const SOME_RULES: &[&str] = &["--small", "--seed", "4", "--or-skip"];
 
 /// What may be left out.
 #[derive(Args)]
@@ -63,11 +64,8 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         steps.cargo(build, &arguments).await?;
     }
     steps.step("nothing is linked that is of no use", not_linked()).await?;
-    steps.step("packages for crates.io", library::packages()).await?;
-    steps.step("a newcomer follows the README", library::newcomer()).await?;
-    steps.step("with sqlx", library::with_sqlx()).await?;
-    steps.step("from graphile_worker's own tables", library::from_graphile_worker()).await?;
-    readme_functions::check(&mut steps).await?;
+    steps.cargo("build", &["build", "--workspace", "--all-targets", "--quiet"]).await?;
+    steps.step("what users do", USAGE.run(&["all"])).await?;
     let doc = &["doc", "--workspace", "--no-deps", "--quiet"];
     steps.step("documentation", cargo(doc, &[("RUSTDOCFLAGS", "-D warnings".to_owned())])).await?;
     if cargo_output(&["--list"]).await?.lines().any(|line| line.trim_start().starts_with("deny")) {
@@ -75,20 +73,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     } else {
         steps.skip("licences and advisories", "cargo-deny is not installed");
     }
-    let deploy_check = deploy_check::run(deploy_check::Options { offline: options.offline });
-    steps.step("deploy-check", deploy_check).await?;
-    match rules::Programs::prepare().await {
-        Ok(programs) => {
-            let some = rules::compare(&programs, rules::Options::small(RULES_SEED));
-            steps.step("schedules beside croniter and cron-parser", some).await?;
-        }
-        Err(missing) => steps.skip("schedules beside croniter and cron-parser", &format!("{missing:#}")),
-    }
-    match postgraphile::install().await {
-        Ok(installed) => steps.step("PostGraphile's schema", postgraphile::compare(installed)).await?,
-        Err(missing) => steps.skip("PostGraphile's schema", &format!("{missing:#}")),
-    }
-    steps.step("chaos, 20 s of it", chaos::run(chaos::Options::short(CHAOS_SEED))).await?;
+    let offline: &[&str] = if options.offline { &["--offline"] } else { &[] };
+    steps.step("deploy-check", DEPLOY_CHECK.run(offline)).await?;
+    steps.step("schedules beside croniter and cron-parser", RULES.run(SOME_RULES)).await?;
+    steps.step("chaos, 20 s of it", CHAOS.run(SOME_CHAOS)).await?;
     steps.finish();
     Ok(())
 }

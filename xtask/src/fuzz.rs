@@ -9,10 +9,10 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use job_testkit::env;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::steps::{Steps, cargo_output, command};
+use toolkit::steps::{Steps, cargo_output, command};
+use toolkit::workspace_dir;
 
 /// Without a sanitizer the stable toolchain will do: there is no unsafe code here for one to look at.
 const BUILD: &[&str] = &["--sanitizer", "none", "--fuzz-dir", "fuzz"];
@@ -85,7 +85,7 @@ impl Findings {
 
 async fn fuzz(target: &str, seconds: u64) -> Result<Findings> {
     let found = format!("fuzz/target/corpus/{target}");
-    std::fs::create_dir_all(env::workspace_dir().join(&found)).with_context(|| format!("cannot make {found}"))?;
+    std::fs::create_dir_all(workspace_dir().join(&found)).with_context(|| format!("cannot make {found}"))?;
     let seeds = format!("fuzz/corpus/{target}");
     let limits = [
         format!("-max_total_time={seconds}"),
@@ -122,7 +122,7 @@ async fn fuzz(target: &str, seconds: u64) -> Result<Findings> {
 
 /// The names of the programs in fuzz/fuzz_targets.
 fn targets() -> Result<Vec<String>> {
-    let directory: PathBuf = env::workspace_dir().join("fuzz").join("fuzz_targets");
+    let directory: PathBuf = workspace_dir().join("fuzz").join("fuzz_targets");
     let entries = std::fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
     let mut names: Vec<String> = entries
         .flatten()

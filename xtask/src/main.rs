@@ -1,33 +1,18 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `ci`, `peers`, `semver`, `fuzz`, `tidy`, `bench`, `chaos`, `rules`,
-//! `deploy-check`, `compose-test`, `extension`.
+//! The project's own commands. Some are done here; the others are programs in `tools/`, which are built and started.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
-mod bench;
-mod chaos;
 mod ci;
-mod compose_test;
-mod demo;
-mod deploy_check;
-mod extension;
 mod fuzz;
-mod library;
-mod minder;
-mod npm;
-mod postgraphile;
-mod readme_functions;
-mod rules;
 mod semver;
-mod setup;
-mod steps;
 mod test;
 mod tidy;
+mod tools;
 
-use std::pin::Pin;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
-use job_utils::shutdown::Shutdown;
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -40,11 +25,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run the whole system on a private PostgreSQL and show three jobs and a schedule from enqueue to done
-    Demo {
-        /// Keep the stack up afterwards, until Ctrl-C
-        #[arg(long)]
-        stay: bool,
-    },
+    #[command(disable_help_flag = true)]
+    Demo(Rest),
     /// Run every check and every test on a private PostgreSQL
     Test,
     /// Run the slower checks: each crate built alone, what functions link, the documentation
@@ -62,64 +44,59 @@ enum Command {
         fix: bool,
     },
     /// Measure against the limits of this machine and other job libraries, and write docs/benchmarks.md
-    Bench(bench::Options),
+    #[command(disable_help_flag = true)]
+    Bench(Rest),
     /// Run the real services under a seeded plan of faults, and prove from what happened that every job is accounted for
-    Chaos(chaos::Options),
+    #[command(disable_help_flag = true)]
+    Chaos(Rest),
     /// Compare when schedules fire with other evaluators of cron rules, and explain every difference
-    Rules(rules::Options),
+    #[command(disable_help_flag = true)]
+    Rules(Rest),
     /// Compare what PostGraphile shows of the schema with the committed list
     Postgraphile,
     /// Start the functions that README.md (Python) and docs/functions.md (JavaScript) show, and send them jobs
     ReadmeFunctions,
-    /// A function instance of a chaos run
-    #[command(hide = true)]
-    ChaosFunction(chaos::function::Options),
     /// Check the Dockerfiles and compose files, and render and validate the manifests in deploy/kubernetes
-    DeployCheck(deploy_check::Options),
+    #[command(disable_help_flag = true)]
+    DeployCheck(Rest),
     /// Build the images and run the specification's examples against the compose stack; needs a Docker engine
-    ComposeTest(compose_test::Options),
-    /// The PostgreSQL extension pgpm-database-jobs
-    Extension {
-        #[command(subcommand)]
-        action: extension::Action,
-    },
+    #[command(disable_help_flag = true)]
+    ComposeTest(Rest),
+    /// The PostgreSQL extension pgpm-database-jobs: install its files, or print them
+    #[command(disable_help_flag = true, disable_help_subcommand = true)]
+    Extension(Rest),
+}
+
+/// The arguments of a program in tools/, which reads them itself; --help too.
+#[derive(Args)]
+struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    arguments: Vec<OsString>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Arguments::parse().command).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    toolkit::exit_code(run(Arguments::parse().command).await)
 }
 
+/// A signal goes to the processes that this one waits for; they end, and so does this.
 async fn run(command: Command) -> Result<()> {
-    let shutdown = Shutdown::on_signals()?;
-    // Dropping a command's future kills its processes and stops its server. The demo stops its stack in order, so it gets
-    // the token instead.
-    let work: Pin<Box<dyn Future<Output = Result<()>>>> = match command {
-        Command::Demo { stay } => return demo::run(stay, shutdown).await,
-        Command::Test => Box::pin(test::run()),
-        Command::Ci(options) => Box::pin(ci::run(options)),
-        Command::Peers => Box::pin(library::peers()),
-        Command::Semver(options) => Box::pin(semver::run(options)),
-        Command::Fuzz(options) => Box::pin(fuzz::run(options)),
-        Command::Bench(options) => Box::pin(bench::run(options)),
-        Command::Chaos(options) => Box::pin(chaos::run(options)),
-        Command::Rules(options) => Box::pin(rules::run(options)),
-        Command::Postgraphile => Box::pin(postgraphile::run()),
-        Command::ReadmeFunctions => Box::pin(readme_functions::run()),
-        Command::ChaosFunction(options) => Box::pin(chaos::function::run(options)),
-        Command::DeployCheck(options) => Box::pin(deploy_check::run(options)),
-        Command::ComposeTest(options) => Box::pin(compose_test::run(options)),
-        Command::Tidy { fix } => return tidy::run(fix),
-        Command::Extension { action } => return extension::run(action),
-    };
-    tokio::select! {
-        result = work => result,
-        () = shutdown.triggered() => bail!("interrupted"),
+    let own = |command: &str| [OsString::from(command)];
+    match command {
+        Command::Test => test::run().await,
+        Command::Ci(options) => ci::run(options).await,
+        Command::Semver(options) => semver::run(options).await,
+        Command::Fuzz(options) => fuzz::run(options).await,
+        Command::Tidy { fix } => tidy::command(fix).await,
+        Command::Demo(rest) => tools::DEMO.become_it(&rest.arguments).await,
+        Command::Bench(rest) => tools::BENCH.become_it(&rest.arguments).await,
+        Command::Chaos(rest) => tools::CHAOS.become_it(&rest.arguments).await,
+        Command::Rules(rest) => tools::RULES.become_it(&rest.arguments).await,
+        Command::DeployCheck(rest) => tools::DEPLOY_CHECK.become_it(&rest.arguments).await,
+        Command::ComposeTest(rest) => tools::COMPOSE_TEST.become_it(&rest.arguments).await,
+        Command::Extension(rest) => tools::EXTENSION.become_it(&rest.arguments).await,
+        Command::Peers => tools::USAGE.become_it(&own("peers")).await,
+        Command::Postgraphile => tools::USAGE.become_it(&own("postgraphile")).await,
+        Command::ReadmeFunctions => tools::USAGE.become_it(&own("readme-functions")).await,
     }
 }

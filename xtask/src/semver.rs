@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::steps::{cargo, cargo_output};
+use toolkit::steps::{cargo, cargo_output};
 
 /// Whose API is promised.
 const LIBRARIES: &[&str] =

@@ -1,80 +1,19 @@
 //! `cargo xtask test`: formats, lints, tidy, and every test on a server of its own.
 
 use anyhow::Result;
-use job_testkit::{Cluster, ClusterOptions, PgBouncer, env};
+use toolkit::steps::Steps;
 
-use crate::minder::Minder;
-use crate::steps::{Steps, cargo};
-use crate::{extension, setup, tidy};
-
-/// How many sessions a database has behind PgBouncer: fewer than a service has connections, so that it cannot keep one.
-const POOLED_SESSIONS: usize = 4;
-
-/// Once more behind PgBouncer: the way of a job and of a schedule, and what is tested of a worker's jobs. What is tested of its
-/// identity, its wake-ups and its network needs a session of its own.
-const BEHIND_PGBOUNCER: &[(&str, &[&str])] = &[
-    (
-        "the way of a job and of a schedule behind PgBouncer",
-        &["-p", "job-service", "--test", "way_of_a_job", "--test", "way_of_a_schedule"],
-    ),
-    (
-        "a worker's jobs behind PgBouncer",
-        &[
-            "-p",
-            "job-worker",
-            "--test",
-            "it",
-            "--",
-            "it::endings",
-            "it::failures",
-            "it::handlers",
-            "it::places",
-            "it::queues",
-            "it::requests",
-            "it::transactions",
-        ],
-    ),
-];
+use crate::{tidy, tools};
 
 pub(crate) async fn run() -> Result<()> {
     let mut steps = Steps::new("cargo xtask test");
-    let directory = env::target_dir().join("xtask-test-postgres");
     steps.cargo("formats", &["fmt", "--all", "--", "--check"]).await?;
-    steps.step("tidy", async { tidy::run(false) }).await?;
     steps.cargo("lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]).await?;
     // Tests start each other's binaries; with the tests' own targets in one build, nothing is compiled twice.
     steps.cargo("build", &["build", "--workspace", "--all-targets", "--quiet"]).await?;
-    let extension = steps.step("PostgreSQL", async {
-        setup::postgres().await?;
-        let directory = extension::directory();
-        Ok(directory.and_then(|directory| extension::install(&directory)))
-    });
-    let extension = extension.await?;
-    if let Err(error) = &extension {
-        steps.skip("tests of CREATE EXTENSION", &format!("{error:#}"));
-    }
-    let pgbouncer = steps.step("PgBouncer", async { Ok(setup::pgbouncer().await) }).await?;
-    if let Err(error) = &pgbouncer {
-        steps.skip("tests behind PgBouncer", &format!("{error:#}"));
-    }
-    let server = Cluster::start(&directory, ClusterOptions { durable: false, max_connections: 300 });
-    let cluster = steps.step("a cluster for the tests", server).await?;
-    let _minder = Minder::start(Some(&cluster), &[])?;
-    let variables = [
-        (env::JOBS_TEST_DATABASE_URL, cluster.url("postgres")),
-        (env::JOBS_TEST_EXTENSION, if extension.is_ok() { "1".to_owned() } else { "0".to_owned() }),
-    ];
-    steps.step("tests", cargo(&["test", "--workspace", "--no-fail-fast"], &variables)).await?;
-    if pgbouncer.is_ok() {
-        let bouncer = PgBouncer::start(&cluster.url("postgres"), POOLED_SESSIONS).await?;
-        let _minder = Minder::start(None, &[bouncer.pid()])?;
-        let pooler = (env::JOBS_TEST_POOLER, format!("127.0.0.1:{}", bouncer.port()));
-        let variables: Vec<_> = variables.into_iter().chain([pooler]).collect();
-        for (what, arguments) in BEHIND_PGBOUNCER {
-            let arguments: Vec<&str> = ["test", "--no-fail-fast"].iter().chain(*arguments).copied().collect();
-            steps.step(what, cargo(&arguments, &variables)).await?;
-        }
-    }
+    steps.step("tidy", tidy::run()).await?;
+    // Only that program knows a server.
+    steps.step("tests", tools::RUN_TESTS.run(&[])).await?;
     steps.finish();
     Ok(())
 }

@@ -57,25 +57,52 @@ const RULES: &[Rule] = &[
     // As an application would.
     Rule { name: "examples", ours: &["job-utils", "job-pg", "job-worker", "job-service", "job-fn"], never: &[] },
     Rule { name: "job-testkit", ours: &[], never: &[] },
+    // What the demo needs first is small.
+    Rule { name: "xtask", ours: &["toolkit"], never: NEITHER_DATABASE_NOR_SERVER },
+    Rule { name: "toolkit", ours: &["job-testkit"], never: NEITHER_DATABASE_NOR_SERVER },
+    Rule { name: "demo", ours: TOOLS, never: &[] },
+    Rule { name: "bench", ours: &["toolkit", "job-testkit", "job-service"], never: &[] },
+    Rule { name: "chaos", ours: &["toolkit", "job-testkit", "job-utils", "job-pg", "job-fn"], never: &[] },
+    Rule { name: "rules", ours: TOOLS, never: &[] },
+    Rule { name: "usage", ours: TOOLS, never: &[] },
+    Rule { name: "extension", ours: TOOLS, never: &[] },
+    Rule { name: "run-tests", ours: &["toolkit", "job-testkit", "extension"], never: &[] },
+    // The names of their tasks are in the manifests.
     Rule {
-        name: "xtask",
+        name: "deploy-check",
         ours: &[
-            "job-utils",
-            "job-pg",
+            "toolkit",
             "job-testkit",
-            "job-fn",
-            "mailer",
+            "job-utils",
+            "job-worker",
+            "generated",
             "send-email",
             "send-verification-link",
+        ],
+        never: &[],
+    },
+    Rule { name: "compose-test", ours: &["toolkit", "job-testkit", "deploy-check"], never: &[] },
+    // The lists of every program's settings.
+    Rule {
+        name: "generated",
+        ours: &[
+            "toolkit",
+            "job-testkit",
+            "job-utils",
+            "job-pg",
+            "job-fn",
+            "mailer",
             "admin-server",
-            "job-scheduler",
-            "job-server",
+            "send-email",
+            "send-verification-link",
             "job-service",
-            "job-worker",
         ],
         never: &[],
     },
 ];
+
+/// What a program in tools/ may depend on. It starts services, and links none.
+const TOOLS: &[&str] = &["toolkit", "job-testkit", "job-utils", "job-pg"];
 
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
     let mut problems = Vec::new();

@@ -1,21 +1,17 @@
-//! Migrations: numbered without gaps; functions in files of their own, each once; and all of them in the lists that are compiled in.
+//! Migrations: numbered without gaps; functions in files of their own, each once. `tools/generated` compares them with the lists
+//! that are compiled in.
 
 use std::collections::BTreeMap;
-
-use anyhow::{Context, Result};
-use job_pg::migrate::{FUNCTIONS, MIGRATIONS, current_digest};
 
 use super::workspace::Workspace;
 
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
     let mut names: Vec<(usize, &str)> = Vec::new();
     let mut problems = Vec::new();
-    let mut rooms: Vec<&str> = Vec::new();
     let mut defined: BTreeMap<String, &str> = BTreeMap::new();
     for (path, text) in workspace.ending(".sql") {
         let functions = signatures(text);
-        if let Some(room) = path.strip_prefix("migrations/functions/").and_then(|name| name.strip_suffix(".sql")) {
-            rooms.push(room);
+        if path.starts_with("migrations/functions/") {
             for signature in functions {
                 if let Some(other) = defined.insert(signature.clone(), path) {
                     problems.push(format!("{path}: {signature} is defined in {other}, too"));
@@ -42,44 +38,8 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
             break;
         }
     }
-    let files: Vec<&str> = names.iter().map(|(_, name)| *name).collect();
-    let listed: Vec<&str> = MIGRATIONS.iter().map(|(name, _)| *name).collect();
-    if files != listed {
-        problems.push(format!("job_pg::migrate::MIGRATIONS lists {listed:?}, but migrations/ holds {files:?}"));
-    }
     problems.extend(without_callers(workspace, &defined));
-    let mut known: Vec<&str> = FUNCTIONS.iter().map(|(name, _)| *name).collect();
-    known.sort_unstable();
-    rooms.sort_unstable();
-    if rooms != known {
-        problems.push(format!("job_pg::migrate::FUNCTIONS lists {known:?}, but migrations/functions/ holds {rooms:?}"));
-    }
     problems
-}
-
-/// Number and digest of functions and triggers, for programs to tell which is newer.
-const VERSION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations/version.txt");
-
-/// What is wrong with version.txt.
-pub(crate) fn check_version() -> Vec<String> {
-    let text = std::fs::read_to_string(VERSION).unwrap_or_default();
-    match text.split_whitespace().collect::<Vec<_>>()[..] {
-        [number, digest] if number.parse::<i32>().is_ok_and(|number| number > 0) && digest == current_digest() => {
-            vec![]
-        }
-        _ => vec!["migrations/version.txt: functions or triggers have changed: run cargo xtask tidy --fix".to_owned()],
-    }
-}
-
-/// Raises the number when functions or triggers have changed since it was written.
-pub(crate) fn fix() -> Result<()> {
-    if check_version().is_empty() {
-        return Ok(());
-    }
-    let text = std::fs::read_to_string(VERSION).unwrap_or_default();
-    let number = text.split_whitespace().next().and_then(|number| number.parse::<i32>().ok()).unwrap_or_default();
-    let text = format!("{} {}\n", number + 1, current_digest());
-    std::fs::write(VERSION, text).context("cannot write migrations/version.txt")
 }
 
 /// What nothing in this repository has to call: functions for SQL of others, as the specification and docs/ have them.

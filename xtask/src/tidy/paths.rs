@@ -28,7 +28,7 @@ fn problems(workspace: &Workspace, document: &str) -> Vec<String> {
 /// Whether a code span names a file or directory, from the top of the repository.
 fn is_path(span: &str) -> bool {
     let plain = span.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-/".contains(letter));
-    let known = ["crates/", "xtask/", "migrations/", "deploy/", "fuzz/", ".ci/", ".cargo/"]
+    let known = ["crates/", "xtask/", "tools/", "migrations/", "deploy/", "fuzz/", ".ci/", ".cargo/"]
         .iter()
         .any(|top| span.starts_with(top));
     plain && !span.starts_with('/') && (known || ENDINGS.iter().any(|ending| span.ends_with(ending)))

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use job_testkit::env;
 use serde_json::Value;
+use toolkit::steps::cargo_program;
+use toolkit::workspace_dir;
 
 /// The repository.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ pub(crate) struct Crate {
 impl Workspace {
     pub(crate) fn load() -> Result<Self> {
         let mut workspace = Self { crates: crates()?, ..Self::default() };
-        workspace.walk(&env::workspace_dir(), "")?;
+        workspace.walk(&workspace_dir(), "")?;
         Ok(workspace)
     }
 
@@ -74,10 +75,9 @@ impl Workspace {
 }
 
 fn crates() -> Result<BTreeMap<String, Crate>> {
-    let cargo = env::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
-    let output = Command::new(cargo)
+    let output = Command::new(cargo_program())
         .args(["metadata", "--format-version", "1", "--no-deps"])
-        .current_dir(env::workspace_dir())
+        .current_dir(workspace_dir())
         .output()
         .context("cannot run cargo")?;
     if !output.status.success() {
