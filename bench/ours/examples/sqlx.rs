@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use job_worker::testing::{assert_enqueued, migrate_url};
-use job_worker::{IntoJob, 
-    Context, Db, EnqueueError, Field, HandlerResult, KeyMode, NewJob, Outcome, SqlState, Task, Uuid, Worker, enqueue,
-    enqueue_many, schedule,
+use job_worker::{
+    Context, Db, EnqueueError, Field, HandlerResult, IntoJob, KeyMode, NewJob, Outcome, SqlState, Task, Uuid, Worker,
+    enqueue, enqueue_many, schedule,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, PgPool};
@@ -123,7 +123,8 @@ async fn main() -> Result<()> {
     ensure!(matches!(ended[..], [Outcome::Done, Outcome::Done, Outcome::GivenBack { .. }]), "{ran:?}");
     let receipts: Vec<i64> = sqlx::query_scalar("SELECT order_id FROM receipts").fetch_all(&pool).await?;
     ensure!(receipts == [2], "{receipts:?}");
-    let left: Vec<String> = sqlx::query_scalar("SELECT task_identifier FROM app_jobs.jobs ORDER BY 1").fetch_all(&pool).await?;
+    let left: Vec<String> =
+        sqlx::query_scalar("SELECT task_identifier FROM app_jobs.jobs ORDER BY 1").fetch_all(&pool).await?;
     ensure!(left == ["in_the_way", "later"], "{left:?}");
 
     place_order(&pool).await?;

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use job_utils::config::{Env, ProcessEnv};
-use job_worker::WorkerConfig;
 use job_pg::Db;
 use job_pg::migrate::migrate;
+use job_utils::config::{Env, ProcessEnv};
 use job_utils::shutdown::Shutdown;
+use job_worker::WorkerConfig;
 use job_worker::{Context, Stopped, Task, TaskOptions, Worker, WorkerError};
 use producer::Producer;
 use rivalkit::{Args, Probe, Profile, Rival, Spec, percentile};

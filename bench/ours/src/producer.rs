@@ -4,8 +4,8 @@ use anyhow::Result;
 use deadpool_postgres::Object;
 use jiff::{SignedDuration, Timestamp};
 use job_pg::config::SchemaName;
-use job_worker::WorkerConfig;
 use job_pg::{Db, NewJob, enqueue, enqueue_many};
+use job_worker::WorkerConfig;
 use rivalkit::Spec;
 
 use crate::Settings;

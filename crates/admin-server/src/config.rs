@@ -5,31 +5,20 @@ use std::net::{IpAddr, Ipv4Addr};
 use job_pg::config::PostgresConfig;
 use job_utils::config::{ConfigError, Env, Reader, Secret, Var};
 use job_utils::probe::Target;
+use job_utils::variables;
 
-/// Port.
-pub const PORT: Var =
-    Var { name: "PORT", default: "3000", used_by: "admin-server", about: "Port that admin-server listens on." };
-/// Address.
-pub const ADMIN_HOST: Var = Var {
-    name: "ADMIN_HOST",
-    default: "127.0.0.1",
-    used_by: "admin-server",
-    about: "IP address that admin-server listens on; `0.0.0.0` for all interfaces, as a container needs.",
-};
-/// Token.
-pub const ADMIN_TOKEN: Var = Var {
-    name: "ADMIN_TOKEN",
-    default: "",
-    used_by: "admin-server",
-    about: "Bearer token that every GraphQL request must carry (GRAPHQL_AUTH_TOKEN of the functions); unset: none is asked for.",
-};
-/// Public API.
-pub const API_IS_PUBLIC: Var = Var {
-    name: "API_IS_PUBLIC",
-    default: "false",
-    used_by: "admin-server",
-    about: "`false`: the private API, for requests with `Host: private.localhost`. admin-server has no public API and refuses `true`.",
-};
+variables! {
+    /// Port that admin-server listens on.
+    pub PORT = "3000" for "admin-server";
+    /// IP address that admin-server listens on; `0.0.0.0` for all interfaces, as a container needs.
+    pub ADMIN_HOST = "127.0.0.1" for "admin-server";
+    /// Bearer token that every GraphQL request must carry (GRAPHQL_AUTH_TOKEN of the functions); unset: none is asked
+    /// for.
+    pub ADMIN_TOKEN = "" for "admin-server";
+    /// `false`: the private API, for requests with `Host: private.localhost`. admin-server has no public API and
+    /// refuses `true`.
+    pub API_IS_PUBLIC = "false" for "admin-server";
+}
 
 /// Every variable of this crate.
 pub const VARS: &[&Var] = &[&PORT, &ADMIN_HOST, &ADMIN_TOKEN, &API_IS_PUBLIC];

@@ -10,6 +10,7 @@ use job_utils::http_server::{BodyBudget, Limits, serve};
 use job_utils::probe::Target;
 use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::Sparingly;
+use job_utils::variables;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
@@ -21,13 +22,10 @@ use crate::error::FunctionError;
 use crate::handler::{Erased, Shared, erase, receive};
 use crate::origins::{CallbackOrigins, JOBS_CALLBACK_ORIGINS};
 
-/// Where a function listens.
-pub const PORT: Var = Var {
-    name: "PORT",
-    default: "8080",
-    used_by: "functions",
-    about: "Port that a function listens on, on all interfaces.",
-};
+variables! {
+    /// Port that a function listens on, on all interfaces.
+    pub PORT = "8080" for "functions";
+}
 
 /// Every variable that this crate reads.
 pub const VARS: &[&Var] = &[&PORT, &JOBS_CALLBACK_ORIGINS];

@@ -2,17 +2,15 @@
 
 use job_utils::config::shared::INTERNAL_JOBS_CALLBACK_URL;
 use job_utils::config::{Reader, Var, parse_http_url};
+use job_utils::variables;
 use url::{Origin, Url};
 
-/// Where functions may call back.
-pub const JOBS_CALLBACK_ORIGINS: Var = Var {
-    name: "JOBS_CALLBACK_ORIGINS",
-    default: "",
-    used_by: "functions",
-    about: "Origins to which functions may call back, between commas (`http://jobs-callback:8080`), or `*` for any; \
-            unset: that of INTERNAL_JOBS_CALLBACK_URL, and without that any, with a warning. A job with another \
-            X-Callback-Url is refused with 403.",
-};
+variables! {
+    /// Origins to which functions may call back, between commas (`http://jobs-callback:8080`), or `*` for any; unset:
+    /// that of INTERNAL_JOBS_CALLBACK_URL, and without that any, with a warning. A job with another X-Callback-Url is
+    /// refused with 403.
+    pub JOBS_CALLBACK_ORIGINS = "" for "functions";
+}
 
 /// The origins (scheme, host and port) of the callback servers that a function may post to.
 ///

@@ -3,7 +3,7 @@
 //! ```no_run
 //! # #[derive(Debug, serde::Serialize, serde::Deserialize)] struct SendReceipt { order: i64 }
 //! # impl job_utils::task::Task for SendReceipt { const IDENTIFIER: &'static str = "receipt:send"; }
-//! use job_utils::db::{Db, testing};
+//! use job_pg::{Db, testing};
 //!
 //! # async fn example(db: &Db) -> Result<(), Box<dyn std::error::Error>> {
 //! // … the code under test …

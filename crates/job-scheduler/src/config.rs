@@ -10,28 +10,19 @@ use job_utils::config::shared::{
     duration_problem, read_health_port,
 };
 use job_utils::config::{ConfigError, Env, Reader, Tasks, Var};
+use job_utils::variables;
 
 /// The scheduler shows itself every third of it, and a statement has to get through in between.
 const LEAST_LEASE: Duration = Duration::from_secs(1);
 
-/// Default zone.
-pub const TZ: Var =
-    Var { name: "TZ", default: "UTC", used_by: "scheduler, service", about: "IANA zone of schedules that name none." };
-
-/// Lease.
-pub const JOBS_SCHEDULER_LEASE: Var = Var {
-    name: "JOBS_SCHEDULER_LEASE",
-    default: "8s",
-    used_by: "scheduler, service",
-    about: "How long a scheduler may be silent before others take over its schedules. It shows itself every third of that.",
-};
-/// Age of the ledger.
-pub const JOBS_FIRES_RETENTION: Var = Var {
-    name: "JOBS_FIRES_RETENTION",
-    default: "168h",
-    used_by: "scheduler, service",
-    about: "How long schedule_fires tells what became of a fire.",
-};
+variables! {
+    /// IANA zone of schedules that name none.
+    pub TZ = "UTC" for "scheduler, service";
+    /// How long a scheduler may be silent before others take over its schedules. It shows itself every third of that.
+    pub JOBS_SCHEDULER_LEASE = "8s" for "scheduler, service";
+    /// How long schedule_fires tells what became of a fire.
+    pub JOBS_FIRES_RETENTION = "168h" for "scheduler, service";
+}
 
 /// Every variable that the scheduler reads, but for those of Postgres.
 pub const VARS: &[&Var] = &[

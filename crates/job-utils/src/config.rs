@@ -36,6 +36,29 @@ pub struct Var {
     pub about: &'static str,
 }
 
+/// Defines variables as constants of type [`Var`]. What their documentation says is what the table of variables says.
+///
+/// ```
+/// job_utils::variables! {
+///     /// Files that a user may upload in an hour.
+///     pub UPLOAD_LIMIT = "5" for "uploads";
+/// }
+/// assert_eq!((UPLOAD_LIMIT.name, UPLOAD_LIMIT.default), ("UPLOAD_LIMIT", "5"));
+/// assert_eq!(UPLOAD_LIMIT.about, "Files that a user may upload in an hour.");
+/// ```
+#[macro_export]
+macro_rules! variables {
+    ($($(#[doc = $about:literal])+ $visibility:vis $name:ident = $default:literal for $used_by:expr;)+) => {$(
+        $(#[doc = $about])+
+        $visibility const $name: $crate::config::Var = $crate::config::Var {
+            name: stringify!($name),
+            default: $default,
+            used_by: $used_by,
+            about: concat!($($about),+).trim_ascii_start(),
+        };
+    )+};
+}
+
 /// Where variables come from: the process's environment, or a map in tests.
 pub trait Env {
     /// The variable's value, None when it is unset.

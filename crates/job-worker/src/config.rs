@@ -14,6 +14,7 @@ use job_utils::config::shared::{
     JOBS_HEALTH_PORT, JOBS_POLL_INTERVAL, JOBS_SHUTDOWN_GRACE, JOBS_SUPPORT_ANY, JOBS_SUPPORTED, LEAST,
     duration_problem, read_health_port, read_secrets,
 };
+use job_utils::variables;
 use job_utils::wire::signature::CallbackSecrets;
 
 pub use job_pg::config::{ClientCertificate, Endpoint, Listen, PostgresConfig, SchemaName, SslMode};
@@ -27,76 +28,32 @@ pub use crate::config::tasks::{AllTasks, RetrySettings, TaskSettings};
 use crate::config::callback::{CallbackAddress, JOBS_CALLBACK_HOST};
 use crate::config::tasks::{JOBS_TASKS, read_limits};
 
-/// Concurrency.
-pub const JOBS_CONCURRENCY: Var = Var {
-    name: "JOBS_CONCURRENCY",
-    default: "16",
-    used_by: "worker, service",
-    about: "Jobs that run at once. A job that a function has accepted holds no place.",
-};
-/// Concurrency of single tasks.
-pub const JOBS_TASK_CONCURRENCY: Var = Var {
-    name: "JOBS_TASK_CONCURRENCY",
-    default: "",
-    used_by: "worker, service",
-    about: "Limits for single tasks within JOBS_CONCURRENCY, as `task=number` between commas; JOBS_TASKS says the same and more.",
-};
-/// Buffer.
-pub const JOBS_PREFETCH: Var = Var {
-    name: "JOBS_PREFETCH",
-    default: "1000",
-    used_by: "worker, service",
-    about: "How many jobs may be claimed ahead while jobs take no longer than 100 ms; 0 for none.",
-};
-/// Memory for payloads.
-pub const JOBS_PAYLOAD_MEMORY: Var = Var {
-    name: "JOBS_PAYLOAD_MEMORY",
-    default: "64",
-    used_by: "worker, service",
-    about: "MiB that payloads may take: a quarter for those claimed ahead, the rest for larger ones, which are fetched when their job starts. A payload that is larger than that is fetched alone.",
-};
-/// Dispatch time-out.
-pub const JOBS_DISPATCH_TIMEOUT: Var = Var {
-    name: "JOBS_DISPATCH_TIMEOUT",
-    default: "15m",
-    used_by: "worker, service",
-    about: "How long a function may take to answer; slow synchronous functions are normal.",
-};
-/// Time-out of the answer's head.
-pub const JOBS_DISPATCH_FIRST_BYTE_TIMEOUT: Var = Var {
-    name: "JOBS_DISPATCH_FIRST_BYTE_TIMEOUT",
-    default: "",
-    used_by: "worker, service",
-    about: "How long after the request status and headers of the answer may take; unset: as long as JOBS_DISPATCH_TIMEOUT allows.",
-};
-/// Lease.
-pub const JOBS_LEASE: Var = Var {
-    name: "JOBS_LEASE",
-    default: "30s",
-    used_by: "worker, service",
-    about: "How long a worker may be silent before others take over the jobs it runs. It shows itself at least every sixth of that.",
-};
-/// Job expiry.
-pub const JOBS_JOB_EXPIRY: Var = Var {
-    name: "JOBS_JOB_EXPIRY",
-    default: "4h",
-    used_by: "worker, service",
-    about: "A lock older than this no longer counts, whoever holds it: any worker may claim the job.",
-};
-/// Completion by status.
-pub const JOBS_COMPLETE_ON_2XX: Var = Var {
-    name: "JOBS_COMPLETE_ON_2XX",
-    default: "false",
-    used_by: "worker, service",
-    about: "Take every 2xx answer but 202 as a completion, for plain functions that never call back.",
-};
-/// HTTP/2.
-pub const JOBS_HTTP2: Var = Var {
-    name: "JOBS_HTTP2",
-    default: "false",
-    used_by: "worker, service",
-    about: "Speak HTTP/2 to functions without asking first, one connection per host and port; every function must know it.",
-};
+variables! {
+    /// Jobs that run at once. A job that a function has accepted holds no place.
+    pub JOBS_CONCURRENCY = "16" for "worker, service";
+    /// Limits for single tasks within JOBS_CONCURRENCY, as `task=number` between commas; JOBS_TASKS says the same and
+    /// more.
+    pub JOBS_TASK_CONCURRENCY = "" for "worker, service";
+    /// How many jobs may be claimed ahead while jobs take no longer than 100 ms; 0 for none.
+    pub JOBS_PREFETCH = "1000" for "worker, service";
+    /// MiB that payloads may take: a quarter for those claimed ahead, the rest for larger ones, which are fetched when
+    /// their job starts. A payload that is larger than that is fetched alone.
+    pub JOBS_PAYLOAD_MEMORY = "64" for "worker, service";
+    /// How long a function may take to answer; slow synchronous functions are normal.
+    pub JOBS_DISPATCH_TIMEOUT = "15m" for "worker, service";
+    /// How long after the request status and headers of the answer may take; unset: as long as JOBS_DISPATCH_TIMEOUT
+    /// allows.
+    pub JOBS_DISPATCH_FIRST_BYTE_TIMEOUT = "" for "worker, service";
+    /// How long a worker may be silent before others take over the jobs it runs. It shows itself at least every sixth
+    /// of that.
+    pub JOBS_LEASE = "30s" for "worker, service";
+    /// A lock older than this no longer counts, whoever holds it: any worker may claim the job.
+    pub JOBS_JOB_EXPIRY = "4h" for "worker, service";
+    /// Take every 2xx answer but 202 as a completion, for plain functions that never call back.
+    pub JOBS_COMPLETE_ON_2XX = "false" for "worker, service";
+    /// Speak HTTP/2 to functions without asking first, one connection per host and port; every function must know it.
+    pub JOBS_HTTP2 = "false" for "worker, service";
+}
 
 /// Every variable that the worker reads, but for those of Postgres.
 pub const VARS: &[&Var] = &[

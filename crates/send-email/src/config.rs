@@ -1,15 +1,13 @@
 //! The function's settings.
 
 use job_utils::config::{ConfigError, Env, Reader, Var};
+use job_utils::variables;
 use mailer::Senders;
 
-/// Whether to send nothing.
-pub const SEND_EMAIL_DRY_RUN: Var = Var {
-    name: "SEND_EMAIL_DRY_RUN",
-    default: "false",
-    used_by: "send-email",
-    about: "Log the e-mail's recipient and subject instead of sending it.",
-};
+variables! {
+    /// Log the e-mail's recipient and subject instead of sending it.
+    pub SEND_EMAIL_DRY_RUN = "false" for "send-email";
+}
 
 /// Every variable that this crate reads.
 pub const VARS: &[&Var] = &[&SEND_EMAIL_DRY_RUN];

@@ -1,84 +1,36 @@
 //! The function's settings.
 
 use job_utils::config::{ConfigError, Env, HttpUrl, Reader, Secret, Var};
+use job_utils::variables;
 use mailer::Senders;
 use reqwest::header::HeaderValue;
 
 const ME: &str = "send-verification-link";
 
-/// The GraphQL API.
-pub const GRAPHQL_URL: Var =
-    Var { name: "GRAPHQL_URL", default: "", used_by: ME, about: "GraphQL API that knows the users. Required." };
-/// The GraphQL API of the meta schema.
-pub const META_GRAPHQL_URL: Var = Var {
-    name: "META_GRAPHQL_URL",
-    default: "",
-    used_by: ME,
-    about: "GraphQL API that knows the databases and sites; when unset `GRAPHQL_URL`.",
-};
-/// The Host header for the GraphQL API.
-pub const GRAPHQL_HOST_HEADER: Var = Var {
-    name: "GRAPHQL_HOST_HEADER",
-    default: "",
-    used_by: ME,
-    about: "Host header for `GRAPHQL_URL`, for servers that choose an API by it.",
-};
-/// The Host header for the meta schema's API.
-pub const META_GRAPHQL_HOST_HEADER: Var = Var {
-    name: "META_GRAPHQL_HOST_HEADER",
-    default: "",
-    used_by: ME,
-    about: "Host header for `META_GRAPHQL_URL`; when both are unset `GRAPHQL_HOST_HEADER`.",
-};
-/// The bearer token for both.
-pub const GRAPHQL_AUTH_TOKEN: Var = Var {
-    name: "GRAPHQL_AUTH_TOKEN",
-    default: "",
-    used_by: ME,
-    about: "Bearer token for both GraphQL APIs, without the word Bearer.",
-};
-/// Which API.
-pub const GRAPHQL_API_NAME: Var = Var {
-    name: "GRAPHQL_API_NAME",
-    default: "",
-    used_by: ME,
-    about: "Sent as `X-Api-Name` when the users are looked up.",
-};
-/// Which schemas.
-pub const GRAPHQL_SCHEMATA: Var = Var {
-    name: "GRAPHQL_SCHEMATA",
-    default: "",
-    used_by: ME,
-    about: "Sent as `X-Schemata` when the users are looked up.",
-};
-/// The database of jobs that name none.
-pub const DEFAULT_DATABASE_ID: Var = Var {
-    name: "DEFAULT_DATABASE_ID",
-    default: "",
-    used_by: ME,
-    about: "Database of requests without `X-Database-Id`.",
-};
-/// The port of local sites.
-pub const LOCAL_APP_PORT: Var = Var {
-    name: "LOCAL_APP_PORT",
-    default: "",
-    used_by: ME,
-    about: "When set, links to local hosts (localhost, 0.0.0.0, *.localhost) use http and this port.",
-};
-/// Whether to send nothing.
-pub const SEND_VERIFICATION_LINK_DRY_RUN: Var = Var {
-    name: "SEND_VERIFICATION_LINK_DRY_RUN",
-    default: "false",
-    used_by: ME,
-    about: "Log the e-mail's type, recipient, subject and link instead of sending it.",
-};
-/// Its older name.
-pub const SEND_EMAIL_LINK_DRY_RUN: Var = Var {
-    name: "SEND_EMAIL_LINK_DRY_RUN",
-    default: "false",
-    used_by: ME,
-    about: "Older name of `SEND_VERIFICATION_LINK_DRY_RUN`.",
-};
+variables! {
+    /// GraphQL API that knows the users. Required.
+    pub GRAPHQL_URL = "" for ME;
+    /// GraphQL API that knows the databases and sites; when unset `GRAPHQL_URL`.
+    pub META_GRAPHQL_URL = "" for ME;
+    /// Host header for `GRAPHQL_URL`, for servers that choose an API by it.
+    pub GRAPHQL_HOST_HEADER = "" for ME;
+    /// Host header for `META_GRAPHQL_URL`; when both are unset `GRAPHQL_HOST_HEADER`.
+    pub META_GRAPHQL_HOST_HEADER = "" for ME;
+    /// Bearer token for both GraphQL APIs, without the word Bearer.
+    pub GRAPHQL_AUTH_TOKEN = "" for ME;
+    /// Sent as `X-Api-Name` when the users are looked up.
+    pub GRAPHQL_API_NAME = "" for ME;
+    /// Sent as `X-Schemata` when the users are looked up.
+    pub GRAPHQL_SCHEMATA = "" for ME;
+    /// Database of requests without `X-Database-Id`.
+    pub DEFAULT_DATABASE_ID = "" for ME;
+    /// When set, links to local hosts (localhost, 0.0.0.0, *.localhost) use http and this port.
+    pub LOCAL_APP_PORT = "" for ME;
+    /// Log the e-mail's type, recipient, subject and link instead of sending it.
+    pub SEND_VERIFICATION_LINK_DRY_RUN = "false" for ME;
+    /// Older name of `SEND_VERIFICATION_LINK_DRY_RUN`.
+    pub SEND_EMAIL_LINK_DRY_RUN = "false" for ME;
+}
 
 /// Every variable that this crate reads.
 pub const VARS: &[&Var] = &[

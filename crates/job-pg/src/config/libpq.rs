@@ -3,86 +3,53 @@
 //! The one list of them. What a connection string may say, what a variable may say, the messages about both and the table in
 //! docs/connections.md follow from it.
 
-use job_utils::config::Var;
+use job_utils::variables;
 
 /// Which programs connect to Postgres.
-const PROGRAMS: &str = "worker, server, scheduler, service, admin-server";
+pub(super) const PROGRAMS: &str = "worker, server, scheduler, service, admin-server";
 
-const fn var(name: &'static str, default: &'static str, about: &'static str) -> Var {
-    Var { name, default, used_by: PROGRAMS, about }
+variables! {
+    /// Database host, or the directory of a Unix socket; several between commas are tried in order, beginning with the
+    /// last that was a primary.
+    pub PGHOST = "localhost" for PROGRAMS;
+    /// Numeric addresses of PGHOST's hosts, one each between commas, so that no name is looked up. Without effect where
+    /// a connection string names its hosts.
+    pub PGHOSTADDR = "" for PROGRAMS;
+    /// Database port; one for all hosts, or one per host between commas.
+    pub PGPORT = "5432" for PROGRAMS;
+    /// Database user.
+    pub PGUSER = "postgres" for PROGRAMS;
+    /// Database password. Never logged.
+    pub PGPASSWORD = "" for PROGRAMS;
+    /// Database that holds the jobs schema.
+    pub PGDATABASE = "postgres" for PROGRAMS;
+    /// TLS to Postgres, as in libpq: disable, allow, prefer, require, verify-ca, verify-full.
+    pub PGSSLMODE = "prefer" for PROGRAMS;
+    /// File with the root certificates for verify-ca and verify-full (PEM); without it the system's. `system`: the
+    /// system's, and verify-full.
+    pub PGSSLROOTCERT = "" for PROGRAMS;
+    /// File with the certificate that a server which asks for one is shown (PEM), and what leads to its root after it.
+    /// Goes with PGSSLKEY.
+    pub PGSSLCERT = "" for PROGRAMS;
+    /// File with the private key of PGSSLCERT (PEM, not encrypted).
+    pub PGSSLKEY = "" for PROGRAMS;
+    /// `disable` shows no certificate, whatever PGSSLCERT says.
+    pub PGSSLCERTMODE = "allow" for PROGRAMS;
+    /// Which of several hosts to use: `read-write` (or `primary`) skips replicas, `any` takes the first that answers.
+    pub PGTARGETSESSIONATTRS = "read-write" for PROGRAMS;
+    /// Name of the sessions in pg_stat_activity.
+    pub PGAPPNAME = "jobs" for PROGRAMS;
+    /// How many seconds a host may take to give a session, before the next is tried.
+    pub PGCONNECT_TIMEOUT = "5" for PROGRAMS;
+    /// Options of the sessions, as in `-c work_mem=8MB`. Poolers refuse them, or leave them out.
+    pub PGOPTIONS = "" for PROGRAMS;
+    /// `require` logs in by SCRAM over TLS, bound to it, and in no other way; `prefer`, `disable`.
+    pub PGCHANNELBINDING = "prefer" for PROGRAMS;
+    /// `direct` begins with TLS (PostgreSQL 17); `postgres` asks for it first.
+    pub PGSSLNEGOTIATION = "postgres" for PROGRAMS;
+    /// `random` begins with any of several hosts; `disable` takes them in order.
+    pub PGLOADBALANCEHOSTS = "disable" for PROGRAMS;
 }
-
-/// Host or hosts.
-pub const PGHOST: Var = var(
-    "PGHOST",
-    "localhost",
-    "Database host, or the directory of a Unix socket; several between commas are tried in order, beginning with the last that was a primary.",
-);
-/// Address or addresses.
-pub const PGHOSTADDR: Var = var(
-    "PGHOSTADDR",
-    "",
-    "Numeric addresses of PGHOST's hosts, one each between commas, so that no name is looked up. Without effect where a connection string \
-     names its hosts.",
-);
-/// Port or ports.
-pub const PGPORT: Var = var("PGPORT", "5432", "Database port; one for all hosts, or one per host between commas.");
-/// User.
-pub const PGUSER: Var = var("PGUSER", "postgres", "Database user.");
-/// Password.
-pub const PGPASSWORD: Var = var("PGPASSWORD", "", "Database password. Never logged.");
-/// Database.
-pub const PGDATABASE: Var = var("PGDATABASE", "postgres", "Database that holds the jobs schema.");
-/// TLS mode.
-pub const PGSSLMODE: Var = var(
-    "PGSSLMODE",
-    "prefer",
-    "TLS to Postgres, as in libpq: disable, allow, prefer, require, verify-ca, verify-full.",
-);
-/// Root certificates.
-pub const PGSSLROOTCERT: Var = var(
-    "PGSSLROOTCERT",
-    "",
-    "File with the root certificates for verify-ca and verify-full (PEM); without it the system's. `system`: the \
-     system's, and verify-full.",
-);
-/// Client's certificate.
-pub const PGSSLCERT: Var = var(
-    "PGSSLCERT",
-    "",
-    "File with the certificate that a server which asks for one is shown (PEM), and what leads to its root after it. Goes with PGSSLKEY.",
-);
-/// Client's key.
-pub const PGSSLKEY: Var = var("PGSSLKEY", "", "File with the private key of PGSSLCERT (PEM, not encrypted).");
-/// Whether to show the client's certificate.
-pub const PGSSLCERTMODE: Var =
-    var("PGSSLCERTMODE", "allow", "`disable` shows no certificate, whatever PGSSLCERT says.");
-/// Session kind.
-pub const PGTARGETSESSIONATTRS: Var = var(
-    "PGTARGETSESSIONATTRS",
-    "read-write",
-    "Which of several hosts to use: `read-write` (or `primary`) skips replicas, `any` takes the first that answers.",
-);
-/// Name of the sessions.
-pub const PGAPPNAME: Var = var("PGAPPNAME", "jobs", "Name of the sessions in pg_stat_activity.");
-/// Limit of a connection.
-pub const PGCONNECT_TIMEOUT: Var =
-    var("PGCONNECT_TIMEOUT", "5", "How many seconds a host may take to give a session, before the next is tried.");
-/// Options of the session.
-pub const PGOPTIONS: Var =
-    var("PGOPTIONS", "", "Options of the sessions, as in `-c work_mem=8MB`. Poolers refuse them, or leave them out.");
-/// Channel binding.
-pub const PGCHANNELBINDING: Var = var(
-    "PGCHANNELBINDING",
-    "prefer",
-    "`require` logs in by SCRAM over TLS, bound to it, and in no other way; `prefer`, `disable`.",
-);
-/// How TLS begins.
-pub const PGSSLNEGOTIATION: Var =
-    var("PGSSLNEGOTIATION", "postgres", "`direct` begins with TLS (PostgreSQL 17); `postgres` asks for it first.");
-/// Order of the hosts.
-pub const PGLOADBALANCEHOSTS: Var =
-    var("PGLOADBALANCEHOSTS", "disable", "`random` begins with any of several hosts; `disable` takes them in order.");
 
 /// A parameter of libpq.
 #[derive(Debug, Clone, Copy)]

@@ -3,32 +3,21 @@
 use std::path::PathBuf;
 
 use crate::config::connection::UrlParts;
+use crate::config::libpq::PROGRAMS;
 use crate::config::tls::read_tls;
 use crate::config::{ClientCertificate, SslMode};
 use job_utils::config::{Reader, Secret, Var};
+use job_utils::variables;
 
-/// Whether to listen.
-pub const JOBS_LISTEN: Var = Var {
-    name: "JOBS_LISTEN",
-    default: "auto",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "`auto` finds out whether a pooler is in between, and then neither listens nor prepares statements; `on`, `off`: \
-            do not find out (docs/pgbouncer.md).",
-};
-/// Where to listen instead.
-pub const JOBS_LISTEN_URL: Var = Var {
-    name: "JOBS_LISTEN_URL",
-    default: "",
-    used_by: "worker, scheduler, service",
-    about: "Connection URL past the pooler, for the one connection that listens; unset: the same as everything else.",
-};
-/// Where to migrate instead.
-pub const JOBS_MIGRATE_URL: Var = Var {
-    name: "JOBS_MIGRATE_URL",
-    default: "",
-    used_by: "migrate",
-    about: "Connection URL for `migrate`, past the pooler and perhaps of another user; unset: the same as everything else.",
-};
+variables! {
+    /// `auto` finds out whether a pooler is in between, and then neither listens nor prepares statements; `on`, `off`:
+    /// do not find out (docs/pgbouncer.md).
+    pub JOBS_LISTEN = "auto" for PROGRAMS;
+    /// Connection URL past the pooler, for the one connection that listens; unset: the same as everything else.
+    pub JOBS_LISTEN_URL = "" for "worker, scheduler, service";
+    /// Connection URL for `migrate`, past the pooler and perhaps of another user; unset: the same as everything else.
+    pub JOBS_MIGRATE_URL = "" for "migrate";
+}
 
 /// Whether a connection is a session of one's own, in which one can listen and prepare statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::connection::{READ_ONLY, UrlParts, takes_writes, with_port};
+use crate::config::libpq::PROGRAMS;
 pub use crate::config::libpq::{
     PGAPPNAME, PGCHANNELBINDING, PGCONNECT_TIMEOUT, PGDATABASE, PGHOST, PGHOSTADDR, PGLOADBALANCEHOSTS, PGOPTIONS,
     PGPASSWORD, PGPORT, PGSSLCERT, PGSSLCERTMODE, PGSSLKEY, PGSSLMODE, PGSSLNEGOTIATION, PGSSLROOTCERT,
@@ -16,37 +17,20 @@ use crate::config::listen::{Endpoint, JOBS_LISTEN, JOBS_LISTEN_URL, JOBS_MIGRATE
 use crate::config::tls::read_tls;
 use crate::config::{ClientCertificate, SslMode};
 use job_utils::config::{ConfigError, Reader, Secret, Var, in_words};
+use job_utils::variables;
 
-/// A connection URL.
-pub const DATABASE_URL: Var = Var {
-    name: "DATABASE_URL",
-    default: "",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "Connection URL, `postgres://user:password@host:port/database`, with libpq's parameters after a `?`, or libpq's \
-            `name=value` pairs; what it leaves out comes from the PG variables.",
-};
-/// Schema.
-pub const JOBS_SCHEMA: Var = Var {
-    name: "JOBS_SCHEMA",
-    default: "app_jobs",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "Schema of the job tables: a plain identifier.",
-};
-/// Pool size.
-pub const JOBS_POOL_SIZE: Var = Var {
-    name: "JOBS_POOL_SIZE",
-    default: "5",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "Connections to Postgres, beside one that listens.",
-};
-
-/// Statement time-out.
-pub const JOBS_STATEMENT_TIMEOUT: Var = Var {
-    name: "JOBS_STATEMENT_TIMEOUT",
-    default: "15s",
-    used_by: "worker, server, scheduler, service, admin-server",
-    about: "How long a statement may go without an answer before its connection is given up and it is tried again; enqueueing and migrations wait without limit.",
-};
+variables! {
+    /// Connection URL, `postgres://user:password@host:port/database`, with libpq's parameters after a `?`, or libpq's
+    /// `name=value` pairs; what it leaves out comes from the PG variables.
+    pub DATABASE_URL = "" for PROGRAMS;
+    /// Schema of the job tables: a plain identifier.
+    pub JOBS_SCHEMA = "app_jobs" for PROGRAMS;
+    /// Connections to Postgres, beside one that listens.
+    pub JOBS_POOL_SIZE = "5" for PROGRAMS;
+    /// How long a statement may go without an answer before its connection is given up and it is tried again;
+    /// enqueueing and migrations wait without limit.
+    pub JOBS_STATEMENT_TIMEOUT = "15s" for PROGRAMS;
+}
 
 /// Every variable of this file, of `libpq` and of `listen`.
 pub const VARS: &[&Var] = &[
@@ -174,7 +158,7 @@ impl PostgresConfig {
     /// The settings of a connection URL, `postgres://user:password@host:port/database`; nothing is read from the environment.
     ///
     /// ```
-    /// let mut config = job_utils::config::PostgresConfig::from_url("postgres://app@localhost/shop").unwrap();
+    /// let mut config = job_pg::config::PostgresConfig::from_url("postgres://app@localhost/shop").unwrap();
     /// config.pool_size = 10;
     /// assert_eq!(config.schema.as_str(), "app_jobs");
     /// ```

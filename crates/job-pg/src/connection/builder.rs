@@ -19,7 +19,7 @@ use job_utils::config::{ConfigError, Fault, in_words};
 /// A [`Db`] that is being put together.
 ///
 /// ```
-/// use job_utils::db::Db;
+/// use job_pg::Db;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let db = Db::builder("postgres://app@localhost/shop").pool_size(20).build()?;
 /// # Ok(())
@@ -82,9 +82,9 @@ impl DbBuilder {
     /// worker's id, that of a migration, and those that cancel a statement which nobody waits for any more.
     ///
     /// ```
-    /// use job_utils::db::{Db, DbError};
-    /// use job_utils::db::deadpool_postgres::{Manager, Pool};
-    /// use job_utils::db::tokio_postgres::{Config, NoTls};
+    /// use job_pg::{Db, DbError};
+    /// use job_pg::deadpool_postgres::{Manager, Pool};
+    /// use job_pg::tokio_postgres::{Config, NoTls};
     ///
     /// fn jobs(config: &Config, pool: &Pool) -> Result<Db, DbError> {
     ///     Db::builder_from(config.clone()).pool(pool.clone()).build()

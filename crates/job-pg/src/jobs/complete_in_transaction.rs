@@ -60,7 +60,7 @@ job_utils::debug_as_chain!(CompleteError);
 /// What names an attempt in `X-Job-Token` and for the SQL function `complete_in_transaction`.
 ///
 /// ```
-/// assert_eq!(job_utils::db::attempt_token(42, 7), "42.7");
+/// assert_eq!(job_pg::attempt_token(42, 7), "42.7");
 /// ```
 pub fn attempt_token(job_id: i64, epoch: i64) -> String {
     format!("{job_id}.{epoch}")

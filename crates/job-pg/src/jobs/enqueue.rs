@@ -165,8 +165,7 @@ impl Enqueued {
 /// ```no_run
 /// # use serde::{Deserialize, Serialize};
 /// use std::time::Duration;
-/// use job_utils::db::enqueue;
-/// use job_utils::task::Task;
+/// use job_pg::{IntoJob, Task, enqueue};
 ///
 /// #[derive(Serialize, Deserialize)]
 /// struct SendReceipt {
@@ -227,7 +226,7 @@ pub async fn enqueue_in<C: EnqueueClient>(
 /// jobs. Several statements in one transaction can: where others enqueue the same keys, pass the jobs in the order of their keys.
 ///
 /// ```no_run
-/// # use job_utils::db::{NewJob, enqueue_many};
+/// # use job_pg::{NewJob, enqueue_many};
 /// # async fn example(client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
 /// let jobs = (0..100_000).map(|n| NewJob::new("email:send_email", &serde_json::json!({"user": n})));
 /// let transaction = client.transaction().await?;

@@ -52,7 +52,7 @@ impl KeyMode {
 ///
 /// ```
 /// use std::time::Duration;
-/// use job_utils::db::{KeyMode, NewJob};
+/// use job_pg::{KeyMode, NewJob};
 /// let job = NewJob::new("report", &serde_json::json!({"page": 1}))
 ///     .delay(Duration::from_secs(60))
 ///     .key("report-1")
@@ -119,8 +119,8 @@ impl NewJob {
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
-    /// use job_utils::db::NewJob;
-    /// use job_utils::db::jiff::{Timestamp, ToSpan, Zoned};
+    /// use job_pg::NewJob;
+    /// use job_pg::jiff::{Timestamp, ToSpan, Zoned};
     ///
     /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// let report = || NewJob::raw("report", "{}");

@@ -25,7 +25,7 @@ const OF_TENANT: &str = "SELECT (@extschema@.add_scheduled_job($8::uuid, $1::tex
 /// that key by hand takes the place of one that waits, as anywhere.
 ///
 /// ```no_run
-/// # use job_utils::db::{DbError, EnqueueError, NewJob, Db, schedule};
+/// # use job_pg::{DbError, EnqueueError, NewJob, Db, schedule};
 /// # async fn example(db: &Db) -> Result<(), EnqueueError> {
 /// schedule(db, "*/5 * * * *", NewJob::raw("report", "")).await?;
 /// schedule(db, "0 9 * * MON", NewJob::raw("report", r#"{"of": "the week"}"#).key("weekly-report")).await?;
@@ -36,7 +36,7 @@ const OF_TENANT: &str = "SELECT (@extschema@.add_scheduled_job($8::uuid, $1::tex
 /// A rule is read in the scheduler's zone (TZ, UTC unless set), or in one of its own:
 ///
 /// ```no_run
-/// # use job_utils::db::{Db, EnqueueError, NewJob, schedule};
+/// # use job_pg::{Db, EnqueueError, NewJob, schedule};
 /// # async fn example(db: &Db) -> Result<(), EnqueueError> {
 /// let mondays = serde_json::json!({ "rule": "0 9 * * MON", "tz": "Europe/Berlin" });
 /// schedule(db, mondays, NewJob::raw("report", "").key("report-on-mondays")).await?;

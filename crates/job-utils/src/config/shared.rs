@@ -5,77 +5,33 @@ use std::time::Duration;
 use crate::config::{LONGEST, Reader, Var, in_words};
 use crate::wire::signature::CallbackSecrets;
 
-/// Worker id.
-pub const HOSTNAME: Var = Var {
-    name: "HOSTNAME",
-    default: "",
-    used_by: "worker, scheduler, service",
-    about: "Worker and scheduler id, at least 4 characters; unset: `worker-0` and `scheduler-0`. Two live processes need two ids.",
-};
-/// Any task.
-pub const JOBS_SUPPORT_ANY: Var = Var {
-    name: "JOBS_SUPPORT_ANY",
-    default: "true",
-    used_by: "worker, scheduler, service",
-    about: "Take every task (`true`), or only those in JOBS_SUPPORTED (`false`).",
-};
-/// Tasks.
-pub const JOBS_SUPPORTED: Var = Var {
-    name: "JOBS_SUPPORTED",
-    default: "",
-    used_by: "worker, scheduler, service",
-    about: "Task identifiers between commas, used when JOBS_SUPPORT_ANY is false.",
-};
-/// Poll interval.
-pub const JOBS_POLL_INTERVAL: Var = Var {
-    name: "JOBS_POLL_INTERVAL",
-    default: "5s",
-    used_by: "worker, scheduler, service",
-    about: "How often to look without a notification: the net under LISTEN.",
-};
-/// Grace.
-pub const JOBS_SHUTDOWN_GRACE: Var = Var {
-    name: "JOBS_SHUTDOWN_GRACE",
-    default: "25s",
-    used_by: "worker, server, scheduler, service",
-    about: "How long a stop waits for jobs in flight before it gives them back (Kubernetes kills after 30 s, Docker after 10: `--stop-timeout 30`; the compose file sets it).",
-};
-/// Health port.
-pub const JOBS_HEALTH_PORT: Var = Var {
-    name: "JOBS_HEALTH_PORT",
-    default: "",
-    used_by: "worker, scheduler",
-    about: "Port for /healthz and /readyz of a worker or scheduler that runs alone; off when unset.",
-};
-/// Port.
-pub const INTERNAL_JOBS_CALLBACK_PORT: Var = Var {
-    name: "INTERNAL_JOBS_CALLBACK_PORT",
-    default: "12345",
-    used_by: "worker, server, service",
-    about: "Port of the callback server, on all interfaces; it serves /healthz and /readyz as well.",
-};
-/// URL.
-pub const INTERNAL_JOBS_CALLBACK_URL: Var = Var {
-    name: "INTERNAL_JOBS_CALLBACK_URL",
-    default: "",
-    used_by: "worker, service, functions",
-    about: "URL of the callback server as functions reach it; without a path, `/callback` is meant. The service tries it \
-            at its start, and warns when it leads elsewhere.",
-};
-/// Signature.
-pub const JOBS_CALLBACK_SECRET: Var = Var {
-    name: "JOBS_CALLBACK_SECRET",
-    default: "",
-    used_by: "worker, server, service",
-    about: "Signs the callback URL of every attempt; then a callback without a valid signature is refused with 401. Two secrets between commas while one is replaced: the first signs, both are accepted.",
-};
-/// Callback time-out.
-pub const JOBS_CALLBACK_TIMEOUT: Var = Var {
-    name: "JOBS_CALLBACK_TIMEOUT",
-    default: "4h",
-    used_by: "worker, server, service",
-    about: "How long after a function has accepted a job its callback may come before the job fails. The function can have this extended.",
-};
+crate::variables! {
+    /// Worker and scheduler id, at least 4 characters; unset: `worker-0` and `scheduler-0`. Two live processes need two
+    /// ids.
+    pub HOSTNAME = "" for "worker, scheduler, service";
+    /// Take every task (`true`), or only those in JOBS_SUPPORTED (`false`).
+    pub JOBS_SUPPORT_ANY = "true" for "worker, scheduler, service";
+    /// Task identifiers between commas, used when JOBS_SUPPORT_ANY is false.
+    pub JOBS_SUPPORTED = "" for "worker, scheduler, service";
+    /// How often to look without a notification: the net under LISTEN.
+    pub JOBS_POLL_INTERVAL = "5s" for "worker, scheduler, service";
+    /// How long a stop waits for jobs in flight before it gives them back (Kubernetes kills after 30 s, Docker after
+    /// 10: `--stop-timeout 30`; the compose file sets it).
+    pub JOBS_SHUTDOWN_GRACE = "25s" for "worker, server, scheduler, service";
+    /// Port for /healthz and /readyz of a worker or scheduler that runs alone; off when unset.
+    pub JOBS_HEALTH_PORT = "" for "worker, scheduler";
+    /// Port of the callback server, on all interfaces; it serves /healthz and /readyz as well.
+    pub INTERNAL_JOBS_CALLBACK_PORT = "12345" for "worker, server, service";
+    /// URL of the callback server as functions reach it; without a path, `/callback` is meant. The service tries it at
+    /// its start, and warns when it leads elsewhere.
+    pub INTERNAL_JOBS_CALLBACK_URL = "" for "worker, service, functions";
+    /// Signs the callback URL of every attempt; then a callback without a valid signature is refused with 401. Two
+    /// secrets between commas while one is replaced: the first signs, both are accepted.
+    pub JOBS_CALLBACK_SECRET = "" for "worker, server, service";
+    /// How long after a function has accepted a job its callback may come before the job fails. The function can have
+    /// this extended.
+    pub JOBS_CALLBACK_TIMEOUT = "4h" for "worker, server, service";
+}
 /// What to log.
 pub const RUST_LOG: Var = Var {
     name: "RUST_LOG",
@@ -85,13 +41,10 @@ pub const RUST_LOG: Var = Var {
     about: "What to log, as `level` or `target=level,…` (levels error, warn, info, debug, trace).",
 };
 
-/// How to write log lines.
-pub const LOG_FORMAT: Var = Var {
-    name: "LOG_FORMAT",
-    default: "text",
-    used_by: "all",
-    about: "Log lines for people (`text`) or as JSON (`json`).",
-};
+crate::variables! {
+    /// Log lines for people (`text`) or as JSON (`json`).
+    pub LOG_FORMAT = "text" for "all";
+}
 
 /// More than nothing.
 pub const LEAST: Duration = Duration::from_nanos(1);

@@ -1,16 +1,14 @@
 //! Where functions are told to report.
 
 use job_utils::config::shared::INTERNAL_JOBS_CALLBACK_URL;
-use job_utils::config::{HttpUrl, Reader, Var};
+use job_utils::config::{HttpUrl, Reader};
+use job_utils::variables;
 use job_utils::wire::callback::callback_url;
 
-/// Host.
-pub(super) const JOBS_CALLBACK_HOST: Var = Var {
-    name: "JOBS_CALLBACK_HOST",
-    default: "jobs-callback",
-    used_by: "worker, service",
-    about: "Host in the callback URL when INTERNAL_JOBS_CALLBACK_URL is unset: `http://<host>:<port>/callback`.",
-};
+variables! {
+    /// Host in the callback URL when INTERNAL_JOBS_CALLBACK_URL is unset: `http://<host>:<port>/callback`.
+    pub(super) JOBS_CALLBACK_HOST = "jobs-callback" for "worker, service";
+}
 
 /// How functions reach the callback server.
 pub(crate) struct CallbackAddress;

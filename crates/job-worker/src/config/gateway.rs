@@ -2,36 +2,19 @@
 
 use std::collections::HashMap;
 
-use job_utils::config::{HttpUrl, Reader, Var, parse_http_url, shown};
+use job_utils::config::{HttpUrl, Reader, parse_http_url, shown};
+use job_utils::variables;
 
-/// Gateway.
-pub const KNATIVE_SERVICE_URL: Var = Var {
-    name: "KNATIVE_SERVICE_URL",
-    default: "",
-    used_by: "worker, service",
-    about: "Base URL of the functions; a task is posted to `<base>/<task identifier>`.",
-};
-/// Gateway fallback.
-pub const INTERNAL_GATEWAY_URL: Var = Var {
-    name: "INTERNAL_GATEWAY_URL",
-    default: "http://gateway:8080",
-    used_by: "worker, service",
-    about: "Base URL of the functions when KNATIVE_SERVICE_URL is unset.",
-};
-/// Development map.
-pub const INTERNAL_GATEWAY_DEVELOPMENT_MAP: Var = Var {
-    name: "INTERNAL_GATEWAY_DEVELOPMENT_MAP",
-    default: "",
-    used_by: "worker, service",
-    about: "JSON object from task identifier to URL, used before the gateway unless NODE_ENV is `production`.",
-};
-/// Environment name.
-pub const NODE_ENV: Var = Var {
-    name: "NODE_ENV",
-    default: "",
-    used_by: "worker, service",
-    about: "`production` turns INTERNAL_GATEWAY_DEVELOPMENT_MAP off.",
-};
+variables! {
+    /// Base URL of the functions; a task is posted to `<base>/<task identifier>`.
+    pub KNATIVE_SERVICE_URL = "" for "worker, service";
+    /// Base URL of the functions when KNATIVE_SERVICE_URL is unset.
+    pub INTERNAL_GATEWAY_URL = "http://gateway:8080" for "worker, service";
+    /// JSON object from task identifier to URL, used before the gateway unless NODE_ENV is `production`.
+    pub INTERNAL_GATEWAY_DEVELOPMENT_MAP = "" for "worker, service";
+    /// `production` turns INTERNAL_GATEWAY_DEVELOPMENT_MAP off.
+    pub NODE_ENV = "" for "worker, service";
+}
 /// Where functions are.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -8,18 +8,17 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use job_utils::config::{HttpUrl, LONGEST, Reader, Var, in_words, nearest, parse_duration, parse_http_url};
+use job_utils::config::{HttpUrl, LONGEST, Reader, in_words, nearest, parse_duration, parse_http_url};
+use job_utils::variables;
 use job_utils::wire::dispatch::function_url;
 
 use crate::config::JOBS_TASK_CONCURRENCY;
 
-/// Settings of single tasks.
-pub(super) const JOBS_TASKS: Var = Var {
-    name: "JOBS_TASKS",
-    default: "",
-    used_by: "worker, service",
-    about: "Settings of single tasks, as JSON or as the path of a JSON or TOML file: `{\"mail\": {\"url\": \"http://mail:8080\", \"timeout\": \"1m\"}}`; see docs/tasks.md.",
-};
+variables! {
+    /// Settings of single tasks, as JSON or as the path of a JSON or TOML file: `{"mail": {"url": "http://mail:8080",
+    /// "timeout": "1m"}}`; see docs/tasks.md.
+    pub(super) JOBS_TASKS = "" for "worker, service";
+}
 
 /// The name that stands for all tasks which are not named.
 const REST: &str = "*";
