@@ -14,7 +14,7 @@ mod payload;
 mod release;
 mod settle;
 
-pub use claim::{Claim, Claimed, Found, Job, Position};
+pub use claim::{Claim, ClaimId, Claimed, Found, Job, Position};
 pub use complete_in_transaction::{CompleteError, Work, attempt_token, complete_in_transaction};
 pub use enqueue::{EnqueueClient, EnqueueError, Enqueued, Field, enqueue, enqueue_in, enqueue_many, enqueue_many_in};
 pub use heartbeat::{Heartbeat, Instance, Running};

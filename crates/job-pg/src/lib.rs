@@ -31,9 +31,9 @@ pub use connection::{CreateDatabaseError, Db, DbBuilder, ReadBudget, Waits, crea
 pub use error::{DbError, is_conflict};
 pub use handles::{AddJobError, AdminDb, AdminJob, AdminSchedule, CallbackDb, Wanted, WorkerDb};
 pub use jobs::{
-    Claim, Claimed, CompleteError, EnqueueClient, EnqueueError, Enqueued, Field, Found, Heartbeat, Instance, IntoJob,
-    IntoTimestamp, Job, KeyMode, NewJob, Position, Results, Running, SettleError, Settled, Settlement, Settler, Work,
-    attempt_token, complete_in_transaction, enqueue, enqueue_in, enqueue_many, enqueue_many_in,
+    Claim, ClaimId, Claimed, CompleteError, EnqueueClient, EnqueueError, Enqueued, Field, Found, Heartbeat, Instance,
+    IntoJob, IntoTimestamp, Job, KeyMode, NewJob, Position, Results, Running, SettleError, Settled, Settlement,
+    Settler, Work, attempt_token, complete_in_transaction, enqueue, enqueue_in, enqueue_many, enqueue_many_in,
 };
 pub use listener::{Horizon, Identity, Listener, Waiting, Wake};
 pub use schedules::{

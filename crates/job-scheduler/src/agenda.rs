@@ -1,4 +1,4 @@
-//! What a scheduler keeps in memory: the schedules it holds, and which of them fires next. No clock, no I/O.
+//! Agenda: the schedules that a scheduler holds in memory, and which of them fires next. No clock, no I/O.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -9,10 +9,10 @@ use job_pg::{Block, Digest, Fire, LARGEST_SCHEDULE_INFO, Mark, ScheduledJob};
 use crate::timetable::{Missed, Overlap, TimeZone, Timetable};
 
 /// A fire that could not be made for so long because the database was away is late; after that it is missed.
-const LATEST: SignedDuration = SignedDuration::from_secs(60);
+const LATE_LIMIT: SignedDuration = SignedDuration::from_secs(60);
 
-/// How many of a schedule's missed fires are made up for with `"missed": "all"`: the latest.
-const MOST_MADE_UP: usize = 1000;
+/// How many of a schedule's missed fires are caught up on with `"missed": "all"`: the latest.
+const MOST_CAUGHT_UP: usize = 1000;
 
 const INSTANT: SignedDuration = SignedDuration::from_nanos(1);
 
@@ -21,14 +21,14 @@ const USABLE: RangeInclusive<Timestamp> = Timestamp::UNIX_EPOCH..=Timestamp::con
 const UNUSABLE: &str =
     "fired_until: is not within the years 1970 to 9999, so what has fired is not known; set it to now()";
 
-/// What looking at a schedule's row brought.
+/// What a schedule's row has changed here.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Looked {
+pub(crate) enum RowChange {
     /// The schedule is new here, or its rule is another one.
-    Taken,
+    New,
     /// Nothing is new.
-    Known,
-    /// The rule cannot be used. Told once, until it changes.
+    None,
+    /// The rule cannot be used. Logged once, until it changes.
     Invalid(String),
 }
 
@@ -62,7 +62,7 @@ struct Schedule {
 
 impl Schedule {
     /// Whether its row says what it did.
-    fn is_as_in(&self, row: &ScheduledJob) -> bool {
+    fn is_same_as(&self, row: &ScheduledJob) -> bool {
         self.digest == row.digest && USABLE.contains(&self.fired_until) == USABLE.contains(&row.fired_until)
     }
 
@@ -75,7 +75,7 @@ impl Schedule {
 /// Where a schedule goes on.
 struct Resumed {
     fired_until: Timestamp,
-    /// The last of the fires that are not made up for, and the first.
+    /// The last of the fires that are not caught up on, and the first.
     missed: Option<(Timestamp, Timestamp)>,
 }
 
@@ -96,25 +96,25 @@ impl Agenda {
 
     /// Whether the text of its schedule_info is needed to take in a row.
     pub(crate) fn needs_text_of(&self, row: &ScheduledJob) -> bool {
-        let known = self.schedules.get(&row.id).is_some_and(|known| known.is_as_in(row));
+        let known = self.schedules.get(&row.id).is_some_and(|known| known.is_same_as(row));
         !known && row.bytes <= LARGEST_SCHEDULE_INFO && USABLE.contains(&row.fired_until)
     }
 
     /// Takes in a schedule's row as it is now.
-    pub(crate) fn look_at(&mut self, row: &ScheduledJob) -> Looked {
+    pub(crate) fn update(&mut self, row: &ScheduledJob) -> RowChange {
         let known = self.schedules.get_mut(&row.id);
-        if let Some(known) = known.filter(|known| known.is_as_in(row)) {
+        if let Some(known) = known.filter(|known| known.is_same_as(row)) {
             let gone_on = known.fired_until < row.fired_until;
             known.fired_until = known.fired_until.max(row.fired_until);
             if gone_on {
                 self.advance(row.id);
             }
-            return Looked::Known;
+            return RowChange::None;
         }
         // A gap since it was claimed counts as well.
         let owed_since =
             if self.schedules.contains_key(&row.id) { row.owed_since.max(self.steady_since) } else { row.owed_since };
-        let late = usize::from(self.has_lived_through(owed_since));
+        let late = usize::from(self.was_running_before(owed_since));
         self.forget(row.id);
         let (timetable, error) = match self.read(row) {
             Ok((timetable, warnings)) => {
@@ -128,23 +128,23 @@ impl Agenda {
             missed = resumed.missed;
             resumed.fired_until
         });
-        let looked = match (&timetable, &error) {
-            (None, Some(error)) => Looked::Invalid(error.clone()),
-            _ => Looked::Taken,
+        let change = match (&timetable, &error) {
+            (None, Some(error)) => RowChange::Invalid(error.clone()),
+            _ => RowChange::New,
         };
-        let news = error != row.last_error || missed.is_some();
+        let mark = error != row.last_error || missed.is_some();
         self.missed += u64::from(missed.is_some());
         let error = error.map(String::into_boxed_str);
         let schedule = Schedule { digest: row.digest, timetable, next: None, fired_until, error };
-        if news {
-            self.marks.insert(row.id, Mark { missed: missed.map(in_words), ..schedule.mark(row.id) });
+        if mark {
+            self.marks.insert(row.id, Mark { missed: missed.map(missed_message), ..schedule.mark(row.id) });
         }
         self.schedules.insert(row.id, schedule);
         let block = self.blocks.entry(Block::of(row.id)).or_default();
         block.count += 1;
         block.xor ^= row.digest;
         self.advance(row.id);
-        looked
+        change
     }
 
     /// Reads a row; why it cannot be used.
@@ -174,14 +174,14 @@ impl Agenda {
             schedule.fired_until = resumed.fired_until;
             if let Some(missed) = resumed.missed {
                 self.missed += 1;
-                self.marks.entry(id).or_insert_with(|| schedule.mark(id)).missed = Some(in_words(missed));
+                self.marks.entry(id).or_insert_with(|| schedule.mark(id)).missed = Some(missed_message(missed));
             }
             self.advance(id);
         }
     }
 
     /// Whether this process was there before a gap that ended then: what it would have made, it makes late.
-    fn has_lived_through(&self, gap_until: Timestamp) -> bool {
+    fn was_running_before(&self, gap_until: Timestamp) -> bool {
         self.steady_at_first.is_some_and(|first| first < gap_until)
     }
 
@@ -309,22 +309,22 @@ impl Agenda {
     }
 }
 
-/// From where a schedule goes on whose fires up to `fired_until` are dealt with and whose fires from `owed_since` on are to be
-/// made, whatever it says. Of those in between, which were missed, it decides itself; but the `late` latest that are not a
+/// From where a schedule goes on. Its fires up to `fired_until` are dealt with, and its fires from `owed_since` on are to be made,
+/// whatever it says. Of those in between, which were missed, its own setting decides. But the `late` latest that are not a
 /// minute late are made in any case.
 fn resume(timetable: &Timetable, fired_until: Timestamp, owed_since: Timestamp, late: usize) -> Resumed {
     let first = timetable.next_after(fired_until).filter(|first| *first < owed_since);
     let Some(first) = first else { return Resumed { fired_until, missed: None } };
-    let made_up = match timetable.missed() {
+    let caught_up = match timetable.missed() {
         Missed::Skip => late,
         Missed::Once => 1,
-        Missed::All => MOST_MADE_UP,
+        Missed::All => MOST_CAUGHT_UP,
     };
-    let mut latest = latest(timetable, fired_until, owed_since, made_up + 1);
+    let mut latest = latest(timetable, fired_until, owed_since, caught_up + 1);
     let mut kept =
-        if latest.len() > made_up { latest.split_off(latest.len() - made_up) } else { std::mem::take(&mut latest) };
+        if latest.len() > caught_up { latest.split_off(latest.len() - caught_up) } else { std::mem::take(&mut latest) };
     if timetable.missed() == Missed::Skip {
-        let earliest = owed_since.checked_sub(LATEST).unwrap_or(Timestamp::MIN);
+        let earliest = owed_since.checked_sub(LATE_LIMIT).unwrap_or(Timestamp::MIN);
         let too_late = kept.iter().take_while(|at| **at < earliest).count();
         latest.extend(kept.drain(..too_late));
     }
@@ -361,7 +361,7 @@ fn latest(timetable: &Timetable, after: Timestamp, before: Timestamp, count: usi
     }
 }
 
-fn in_words((last, first): (Timestamp, Timestamp)) -> (Timestamp, String) {
+fn missed_message((last, first): (Timestamp, Timestamp)) -> (Timestamp, String) {
     let others = if first == last { String::new() } else { format!(", like those before it since {first}") };
     (last, format!("no scheduler watched, or there was no database: not made up for{others}"))
 }

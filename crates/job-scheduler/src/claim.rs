@@ -1,11 +1,11 @@
-//! Claim: take schedules that nobody watches, and see what became of those already taken.
+//! Claim: take schedules that nobody holds, and compare those that are held with the table.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use job_pg::{DbError, Look, LookFor, ScheduledJob, SchedulerDb};
 use job_utils::config::Tasks;
 
-use crate::agenda::{Agenda, Looked};
+use crate::agenda::{Agenda, RowChange};
 
 /// How many schedules one statement claims: enough for a start with many of them to be quick, few enough for fires to be
 /// made in between and for memory to stay small.
@@ -14,13 +14,13 @@ pub(crate) const BATCH: i32 = 2000;
 /// How many marks one statement writes: their rows stay locked meanwhile.
 const MARKS: usize = 500;
 
-/// How many schedules that nobody takes one statement tells of, and how many of them the log names.
+/// How many schedules that nobody takes one statement marks, and how many of them the log names.
 const UNTAKEN: i64 = 500;
-const NAMED: usize = 10;
+const LOGGED: usize = 10;
 
-/// What a look brought.
+/// What a heartbeat has changed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Claimed {
+pub(crate) struct Changes {
     /// Schedules that are new or have a new rule.
     pub(crate) taken: usize,
     /// Schedules that were deleted, paused or taken away.
@@ -29,7 +29,7 @@ pub(crate) struct Claimed {
 
 /// A heartbeat that claims up to `limit` of what is free, or says in digests what is held, when there is nothing and `compare` is
 /// set. `alone`: as in [`LookFor`].
-pub(crate) async fn look(
+pub(crate) async fn heartbeat(
     db: &SchedulerDb,
     tasks: &Tasks,
     limit: i32,
@@ -39,42 +39,42 @@ pub(crate) async fn look(
     db.look(LookFor { tasks: tasks.as_filter(), limit, alone, compare }).await
 }
 
-/// Takes in what was claimed, or what has changed among the rows held.
-pub(crate) async fn take(
+/// Updates the agenda by what was claimed, or by what has changed among the rows held.
+pub(crate) async fn apply(
     db: &SchedulerDb,
     tasks: &Tasks,
     agenda: &mut Agenda,
-    look: &Look,
-) -> Result<Claimed, DbError> {
-    let mut claimed = Claimed::default();
-    claimed.take_in(db, agenda, &look.claimed).await?;
-    let differing = look.held.as_ref().map(|held| agenda.differing(held)).unwrap_or_default();
+    heartbeat: &Look,
+) -> Result<Changes, DbError> {
+    let mut changes = Changes::default();
+    changes.apply(db, agenda, &heartbeat.claimed).await?;
+    let differing = heartbeat.held.as_ref().map(|held| agenda.differing(held)).unwrap_or_default();
     if differing.is_empty() {
-        return Ok(claimed);
+        return Ok(changes);
     }
     let blocks: Vec<_> = differing.iter().copied().collect();
     let (ours, others): (Vec<_>, Vec<_>) =
         db.held(&blocks).await?.into_iter().partition(|row| tasks.include(&row.task));
-    claimed.take_in(db, agenda, &ours).await?;
+    changes.apply(db, agenda, &ours).await?;
     let ids: HashSet<i64> = ours.iter().map(|row| row.id).collect();
-    claimed.gone += agenda.retain(&differing, &ids);
+    changes.gone += agenda.retain(&differing, &ids);
     if !others.is_empty() {
         // Its task was changed to one that is not for this scheduler.
         let others: Vec<i64> = others.iter().map(|row| row.id).collect();
         db.release_schedules(&others).await?;
     }
-    Ok(claimed)
+    Ok(changes)
 }
 
-/// Tells of schedules whose tasks no live scheduler takes.
-pub(crate) async fn tell_untaken(db: &SchedulerDb) -> Result<(), DbError> {
+/// Marks schedules whose tasks no live scheduler takes, and logs them.
+pub(crate) async fn warn_untaken(db: &SchedulerDb) -> Result<(), DbError> {
     let untaken = db.tell_untaken(UNTAKEN).await?;
     if untaken.is_empty() {
         return Ok(());
     }
-    let ids: Vec<i64> = untaken.iter().map(|(id, _)| *id).take(NAMED).collect();
+    let ids: Vec<i64> = untaken.iter().map(|(id, _)| *id).take(LOGGED).collect();
     let tasks: BTreeSet<&str> = untaken.iter().map(|(_, task)| task.as_str()).collect();
-    let tasks: Vec<&str> = tasks.into_iter().take(NAMED).collect();
+    let tasks: Vec<&str> = tasks.into_iter().take(LOGGED).collect();
     tracing::warn!(
         schedules = untaken.len(),
         schedule.ids = ?ids,
@@ -92,29 +92,29 @@ pub(crate) async fn mark(db: &SchedulerDb, agenda: &mut Agenda) -> Result<(), Db
     Ok(())
 }
 
-impl Claimed {
-    /// Takes in rows. The texts of those that are new, or other than before, are read first, a few bytes at a time.
-    async fn take_in(&mut self, db: &SchedulerDb, agenda: &mut Agenda, rows: &[ScheduledJob]) -> Result<(), DbError> {
+impl Changes {
+    /// Updates the agenda by rows. The texts of those that are new, or other than before, are read first, a few bytes at a time.
+    async fn apply(&mut self, db: &SchedulerDb, agenda: &mut Agenda, rows: &[ScheduledJob]) -> Result<(), DbError> {
         let (unread, others): (Vec<_>, Vec<_>) = rows.iter().partition(|row| agenda.needs_text_of(row));
-        others.into_iter().for_each(|row| self.look_at(agenda, row));
+        others.into_iter().for_each(|row| self.update(agenda, row));
         let mut unread = &unread[..];
         let expected: HashMap<i64, i64> = unread.iter().map(|row| (row.id, row.digest)).collect();
         while !unread.is_empty() {
             let (rows, rest) = db.with_text(unread).await?;
             // What has changed since, its task perhaps, is left for the next comparison.
             for row in rows.iter().filter(|row| expected.get(&row.id) == Some(&row.digest)) {
-                self.look_at(agenda, row);
+                self.update(agenda, row);
             }
             unread = rest;
         }
         Ok(())
     }
 
-    fn look_at(&mut self, agenda: &mut Agenda, row: &ScheduledJob) {
-        match agenda.look_at(row) {
-            Looked::Known => {}
-            Looked::Taken => self.taken += 1,
-            Looked::Invalid(error) => {
+    fn update(&mut self, agenda: &mut Agenda, row: &ScheduledJob) {
+        match agenda.update(row) {
+            RowChange::None => {}
+            RowChange::New => self.taken += 1,
+            RowChange::Invalid(error) => {
                 tracing::warn!(
                     schedule.id = row.id,
                     job.task = row.task,

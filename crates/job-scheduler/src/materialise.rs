@@ -18,19 +18,19 @@ const BATCH: usize = 200;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What keeps fires from being made, from one round to the next.
-pub(crate) struct Obstacles {
+/// Fires that could not be made, from one round to the next.
+pub(crate) struct BlockedFires {
     /// Schedules whose fire another transaction blocks: when to try again, and the pause after that.
-    blocked: HashMap<i64, (Instant, Duration)>,
+    retries: HashMap<i64, (Instant, Duration)>,
     /// Fires in a batch: fewer after one that took too long.
     batch: usize,
-    /// That fires wait has been said.
-    said: bool,
+    /// That fires wait has been logged.
+    logged: bool,
 }
 
-impl Default for Obstacles {
+impl Default for BlockedFires {
     fn default() -> Self {
-        Self { blocked: HashMap::new(), batch: BATCH, said: false }
+        Self { retries: HashMap::new(), batch: BATCH, logged: false }
     }
 }
 
@@ -41,24 +41,24 @@ pub(crate) async fn run_once(
     db: &SchedulerDb,
     agenda: &mut Agenda,
     clock: &mut Clock,
-    obstacles: &mut Obstacles,
+    blocked: &mut BlockedFires,
     until: Instant,
 ) -> Result<bool, DbError> {
     let mut lost = false;
-    obstacles.leave_out(agenda, clock.now());
+    blocked.forget_obsolete(agenda, clock.now());
     while Instant::now() < until {
-        let fires = agenda.due(clock.now(), obstacles.batch, &obstacles.now());
+        let fires = agenda.due(clock.now(), blocked.batch, &blocked.waiting());
         if fires.is_empty() {
             break;
         }
         match db.materialise(&fires).await {
             Ok(made) => {
-                obstacles.batch = (obstacles.batch * 2).min(BATCH);
+                blocked.batch = (blocked.batch * 2).min(BATCH);
                 let mut early = made.is_empty();
                 for (fire, made) in fires.into_iter().zip(made) {
                     early |= made == Materialised::Early;
                     lost |= made == Materialised::Lost;
-                    take(fire, made, agenda, obstacles);
+                    apply(fire, made, agenda, blocked);
                 }
                 if early {
                     clock.follow(db).await?;
@@ -67,8 +67,8 @@ pub(crate) async fn run_once(
             }
             // Jobs that are slow to make: by fewer at once it gets through, and a single one that does not is left for later.
             Err(error) if error.took_too_long() => match fires[..] {
-                [fire] => obstacles.block(fire, "it takes too long"),
-                _ => obstacles.batch = (fires.len() / 2).max(1),
+                [fire] => blocked.block(fire, "it takes too long"),
+                _ => blocked.batch = (fires.len() / 2).max(1),
             },
             Err(error) => return Err(error),
         }
@@ -76,14 +76,14 @@ pub(crate) async fn run_once(
     Ok(lost)
 }
 
-fn take(fire: Fire, made: Materialised, agenda: &mut Agenda, obstacles: &mut Obstacles) {
+fn apply(fire: Fire, made: Materialised, agenda: &mut Agenda, blocked: &mut BlockedFires) {
     let Fire { schedule, at, .. } = fire;
     match made {
         Materialised::Early => return,
-        Materialised::Blocked(reason) => return obstacles.block(fire, &reason),
+        Materialised::Blocked(reason) => return blocked.block(fire, &reason),
         Materialised::Lost => {
             tracing::debug!(schedule.id = schedule, "a schedule is held no longer, or has changed");
-            obstacles.clear(schedule);
+            blocked.clear(schedule);
             return agenda.forget(schedule);
         }
         Materialised::Job(job) => tracing::debug!(schedule.id = schedule, job.id = job, %at, "a schedule fired"),
@@ -96,51 +96,51 @@ fn take(fire: Fire, made: Materialised, agenda: &mut Agenda, obstacles: &mut Obs
             tracing::error!(schedule.id = schedule, %at, "a fire made no job: {message}");
         }
     }
-    obstacles.clear(schedule);
+    blocked.clear(schedule);
     agenda.settle(fire);
 }
 
-impl Obstacles {
+impl BlockedFires {
     /// Forgets the schedules that have no fire due any more: deleted, paused or changed while they were blocked. Nothing would be
     /// tried for them, and so nothing would end the wait for it.
-    fn leave_out(&mut self, agenda: &Agenda, now: Timestamp) {
-        self.blocked.retain(|schedule, _| agenda.is_due(*schedule, now));
-        self.said &= !self.blocked.is_empty();
+    fn forget_obsolete(&mut self, agenda: &Agenda, now: Timestamp) {
+        self.retries.retain(|schedule, _| agenda.is_due(*schedule, now));
+        self.logged &= !self.retries.is_empty();
     }
 
     /// The schedules that are not to be tried now.
-    fn now(&self) -> HashSet<i64> {
+    fn waiting(&self) -> HashSet<i64> {
         let now = Instant::now();
-        self.blocked.iter().filter(|(_, (at, _))| *at > now).map(|(id, _)| *id).collect()
+        self.retries.iter().filter(|(_, (at, _))| *at > now).map(|(id, _)| *id).collect()
     }
 
     /// When there is something to do: at the next fire that is not blocked, or when to try a blocked one.
     pub(crate) fn next(&self, agenda: &Agenda, clock: &Clock) -> Option<Instant> {
-        let blocked = self.blocked.keys().copied().collect();
+        let blocked = self.retries.keys().copied().collect();
         let due = agenda.next(&blocked).map(|next| {
             let wait = next.duration_since(clock.now());
             Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
         });
-        let retry = self.blocked.values().map(|(at, _)| *at).min();
+        let retry = self.retries.values().map(|(at, _)| *at).min();
         due.into_iter().chain(retry).min()
     }
 
     fn block(&mut self, Fire { schedule, at, .. }: Fire, reason: &str) {
         let now = Instant::now();
-        let (retry_at, pause) = self.blocked.entry(schedule).or_insert((now, SHORTEST_PAUSE));
+        let (retry_at, pause) = self.retries.entry(schedule).or_insert((now, SHORTEST_PAUSE));
         // Several fires of one schedule are blocked together.
         if *retry_at <= now {
             *retry_at = now + *pause;
             *pause = (*pause * 2).min(LONGEST_PAUSE);
         }
-        if !std::mem::replace(&mut self.said, true) {
+        if !std::mem::replace(&mut self.logged, true) {
             tracing::warn!(schedule.id = schedule, %at, "a fire waits, and others may: {reason}; it is tried again");
         }
     }
 
     fn clear(&mut self, schedule: i64) {
-        if self.blocked.remove(&schedule).is_some() && self.blocked.is_empty() {
-            self.said = false;
+        if self.retries.remove(&schedule).is_some() && self.retries.is_empty() {
+            self.logged = false;
         }
     }
 }
@@ -159,18 +159,18 @@ mod tests {
         let row = |id, rule: &str, digest| ScheduledJob::held(id, "task".into(), rule.into(), digest, before, before);
         let mut agenda = Agenda::new(TimeZone::UTC);
         for id in 1..=3 {
-            agenda.look_at(&row(id, r#""* * * * * *""#, id));
+            agenda.update(&row(id, r#""* * * * * *""#, id));
         }
-        let mut obstacles = Obstacles::default();
+        let mut blocked = BlockedFires::default();
         for fire in agenda.due(now, 10, &HashSet::new()) {
-            obstacles.block(fire, "a test");
+            blocked.block(fire, "a test");
         }
         agenda.forget(1);
-        agenda.look_at(&row(2, r#""0 0 1 1 *""#, 4));
-        obstacles.leave_out(&agenda, now);
-        assert_eq!(obstacles.blocked.keys().collect::<Vec<_>>(), [&3]);
+        agenda.update(&row(2, r#""0 0 1 1 *""#, 4));
+        blocked.forget_obsolete(&agenda, now);
+        assert_eq!(blocked.retries.keys().collect::<Vec<_>>(), [&3]);
         agenda.forget(3);
-        obstacles.leave_out(&agenda, now);
-        assert!(obstacles.blocked.is_empty() && !obstacles.said);
+        blocked.forget_obsolete(&agenda, now);
+        assert!(blocked.retries.is_empty() && !blocked.logged);
     }
 }

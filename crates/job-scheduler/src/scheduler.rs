@@ -1,5 +1,5 @@
-//! The loop: show that this scheduler lives, look for schedules when woken or once in a while, and fire those that are due in
-//! between.
+//! The loop: send heartbeats, which claim schedules; compare what is held with the table when woken, or at each poll interval;
+//! and make the fires that are due in between.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use crate::agenda::Agenda;
 use crate::clock::Clock;
-use crate::materialise::Obstacles;
+use crate::materialise::BlockedFires;
 use crate::{claim, materialise};
 
 /// How long to wait before trying again while Postgres is away.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Heartbeats in a lease.
-const BEATS: u32 = 3;
+const PER_LEASE: u32 = 3;
 
 /// After the lease of another scheduler has ended: a heartbeat of this one finds it ended, and not just about to.
 const AFTER_EXPIRY: Duration = Duration::from_millis(20);
@@ -36,14 +36,14 @@ const WAKE_PAUSE: u32 = 4;
 /// Between batches of marks.
 const MARK_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often to look for schedules that no scheduler takes.
+/// How often to search for schedules that no scheduler takes.
 const UNTAKEN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often to tidy up.
-const TIDY_INTERVAL: Duration = Duration::from_secs(600);
+/// How often to clean up.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
 
-/// How many of the ledger's old rows are removed at once.
-const PRUNED: i32 = 10_000;
+/// How many old rows of schedule_fires are removed at once.
+const PRUNE_BATCH: i32 = 10_000;
 
 pub(crate) struct Scheduler {
     config: SchedulerConfig,
@@ -51,33 +51,33 @@ pub(crate) struct Scheduler {
     listener: Listener,
     agenda: Agenda,
     clock: Clock,
-    obstacles: Obstacles,
+    blocked: BlockedFires,
     /// What an unregistered scheduler with this id left locked is still to be taken.
     alone: bool,
     /// When the last heartbeat that got through was sent.
-    heard: Option<Instant>,
+    last_heartbeat: Option<Instant>,
     /// When to send a heartbeat at the latest.
-    beat_at: Instant,
+    heartbeat_at: Instant,
     /// When to compare what is held at the latest.
     compare_at: Instant,
     /// And when at the earliest.
     compare_from: Instant,
-    /// What the look under way has brought so far: schedules taken and gone.
-    changes: (usize, usize),
+    /// What has changed since the last time that there was nothing to claim.
+    changes: claim::Changes,
     /// How long to pause before the next comparison, where nothing wakes.
     poll: Duration,
     /// When to write the next batch of marks.
     mark_at: Instant,
-    /// When to look for schedules that no scheduler takes. One that takes all need not look.
+    /// When to search for schedules that no scheduler takes. One that takes all tasks does not search.
     untaken_at: Option<Instant>,
-    /// When to tidy up.
-    tidy_at: Instant,
+    /// When to clean up.
+    cleanup_at: Instant,
     /// How many schedules to claim at once: fewer after a claim that took too long.
     batch: i32,
-    /// Holders of schedules that have not registered, as far as that has been said.
+    /// Holders of schedules that have not registered, as far as they have been logged.
     unregistered: Vec<String>,
-    /// Postgres did not answer the last time, and that has been said.
-    away: bool,
+    /// Postgres did not answer the last time, and that has been logged.
+    unreachable: bool,
 }
 
 impl Scheduler {
@@ -85,23 +85,23 @@ impl Scheduler {
         let now = Instant::now();
         Self {
             agenda: Agenda::new(config.time_zone.clone()),
-            obstacles: Obstacles::default(),
+            blocked: BlockedFires::default(),
             db,
             alone: listener.identity == Identity::Sole,
             listener,
             clock: Clock::default(),
-            heard: None,
-            beat_at: now,
+            last_heartbeat: None,
+            heartbeat_at: now,
             compare_at: now,
             compare_from: now,
-            changes: (0, 0),
+            changes: claim::Changes::default(),
             poll: SHORTEST_POLL,
             mark_at: now,
             untaken_at: config.tasks.as_filter().map(|_| now + config.lease),
-            tidy_at: now + config.lease * 2,
+            cleanup_at: now + config.lease * 2,
             batch: claim::BATCH,
             unregistered: Vec::new(),
-            away: false,
+            unreachable: false,
             config,
         }
     }
@@ -135,36 +135,36 @@ impl Scheduler {
 
     /// Does what it is time for, and returns when to come back without a wake-up.
     async fn run_once(&mut self) -> Instant {
-        match self.fire_and_look().await {
+        match self.fire_and_claim().await {
             Ok(()) => {
-                self.is_back();
-                let look_at = self.beat_at.min(self.compare_at);
+                self.came_back();
+                let heartbeat_at = self.heartbeat_at.min(self.compare_at);
                 let mark_at = self.agenda.has_marks().then_some(self.mark_at);
-                let next = self.obstacles.next(&self.agenda, &self.clock);
-                next.into_iter().chain(mark_at).chain(self.untaken_at).fold(look_at, Instant::min)
+                let next = self.blocked.next(&self.agenda, &self.clock);
+                next.into_iter().chain(mark_at).chain(self.untaken_at).fold(heartbeat_at, Instant::min)
             }
             Err(error) => {
-                self.is_away(&error);
+                self.went_away(&error);
                 // What was claimed, and whether, is not known.
                 self.compare_soon();
-                self.beat_at = Instant::now();
+                self.heartbeat_at = Instant::now();
                 Instant::now() + RETRY
             }
         }
     }
 
-    async fn fire_and_look(&mut self) -> Result<(), DbError> {
-        // Fires first: a fire is due at a time, a look is not. But who has been silent for long asks first what is still
-        // its own to make.
-        if self.heard.is_none_or(|heard| heard.elapsed() >= self.config.lease) {
-            self.look(false).await?;
+    async fn fire_and_claim(&mut self) -> Result<(), DbError> {
+        // Fires first: a fire is due at a time, a claim is not. But a scheduler that has been silent for long asks first which
+        // schedules it still holds.
+        if self.last_heartbeat.is_none_or(|sent| sent.elapsed() >= self.config.lease) {
+            self.heartbeat(false).await?;
         }
         // Fires that fail must not keep heartbeats from coming.
         let fired = self.fire().await;
         let now = Instant::now();
         let compare = now >= self.compare_at;
-        if compare || now >= self.beat_at {
-            self.look(compare).await?;
+        if compare || now >= self.heartbeat_at {
+            self.heartbeat(compare).await?;
         }
         fired?;
         if self.agenda.has_marks() && Instant::now() >= self.mark_at {
@@ -173,28 +173,28 @@ impl Scheduler {
         }
         if self.untaken_at.is_some_and(|at| Instant::now() >= at) {
             self.untaken_at = Some(Instant::now() + UNTAKEN_INTERVAL);
-            claim::tell_untaken(&self.db).await?;
+            claim::warn_untaken(&self.db).await?;
         }
-        if Instant::now() >= self.tidy_at {
-            self.tidy_at = Instant::now() + TIDY_INTERVAL;
-            self.tidy().await?;
+        if Instant::now() >= self.cleanup_at {
+            self.cleanup_at = Instant::now() + CLEANUP_INTERVAL;
+            self.clean_up().await?;
         }
         Ok(())
     }
 
     async fn fire(&mut self) -> Result<(), DbError> {
-        let until = Instant::now() + self.config.lease / BEATS;
-        let (agenda, obstacles) = (&mut self.agenda, &mut self.obstacles);
-        if materialise::run_once(&self.db, agenda, &mut self.clock, obstacles, until).await? {
+        let until = Instant::now() + self.config.lease / PER_LEASE;
+        let (agenda, blocked) = (&mut self.agenda, &mut self.blocked);
+        if materialise::run_once(&self.db, agenda, &mut self.clock, blocked, until).await? {
             self.compare_soon();
         }
         Ok(())
     }
 
-    /// Removes old rows of the ledger, and tells who else holds schedules.
-    async fn tidy(&mut self) -> Result<(), DbError> {
-        if self.db.prune_fires(self.config.fires_retention, PRUNED).await? == PRUNED {
-            self.tidy_at = Instant::now() + RETRY;
+    /// Removes old rows of schedule_fires, and logs who else holds schedules.
+    async fn clean_up(&mut self) -> Result<(), DbError> {
+        if self.db.prune_fires(self.config.fires_retention, PRUNE_BATCH).await? == PRUNE_BATCH {
+            self.cleanup_at = Instant::now() + RETRY;
         }
         let holders = self.db.unregistered().await?;
         if !holders.iter().map(|(name, _)| name).eq(&self.unregistered) {
@@ -212,31 +212,31 @@ impl Scheduler {
     }
 
     /// A heartbeat, and what comes with it.
-    async fn look(&mut self, compare: bool) -> Result<(), DbError> {
+    async fn heartbeat(&mut self, compare: bool) -> Result<(), DbError> {
         let began = Instant::now();
         let tasks = &self.config.tasks;
-        let look = claim::look(&self.db, tasks, self.batch, self.alone, compare).await;
-        self.batch = match &look {
+        let heartbeat = claim::heartbeat(&self.db, tasks, self.batch, self.alone, compare).await;
+        self.batch = match &heartbeat {
             Err(error) if error.took_too_long() => (self.batch / 2).max(1),
             Err(_) => self.batch,
             Ok(_) => (self.batch * 2).min(claim::BATCH),
         };
-        let look = look?;
-        self.clock.learn(look.now);
-        self.agenda.steady_since(look.steady_since);
-        self.heard = Some(began);
-        let interval = self.config.lease / BEATS;
-        self.beat_at = began + look.expires_in.map_or(interval, |expiry| interval.min(expiry + AFTER_EXPIRY));
-        let claimed = claim::take(&self.db, tasks, &mut self.agenda, &look).await?;
-        let (taken, gone) = (self.changes.0 + claimed.taken, self.changes.1 + claimed.gone);
-        self.changes = (taken, gone);
-        if !look.claimed.is_empty() {
+        let heartbeat = heartbeat?;
+        self.clock.learn(heartbeat.now);
+        self.agenda.steady_since(heartbeat.steady_since);
+        self.last_heartbeat = Some(began);
+        let interval = self.config.lease / PER_LEASE;
+        self.heartbeat_at = began + heartbeat.expires_in.map_or(interval, |expiry| interval.min(expiry + AFTER_EXPIRY));
+        let changes = claim::apply(&self.db, tasks, &mut self.agenda, &heartbeat).await?;
+        self.changes.taken += changes.taken;
+        self.changes.gone += changes.gone;
+        if !heartbeat.claimed.is_empty() {
             // There is more to claim: at once, but not before the fires that are due.
-            self.beat_at = began;
+            self.heartbeat_at = began;
             return Ok(());
         }
         self.alone = false;
-        self.changes = (0, 0);
+        let claim::Changes { taken, gone } = std::mem::take(&mut self.changes);
         if taken + gone > 0 {
             self.poll = SHORTEST_POLL;
             tracing::info!(taken, gone, held = self.agenda.len(), "schedules changed");
@@ -265,15 +265,15 @@ impl Scheduler {
         pause
     }
 
-    fn is_away(&mut self, error: &DbError) {
-        if !std::mem::replace(&mut self.away, true) {
+    fn went_away(&mut self, error: &DbError) {
+        if !std::mem::replace(&mut self.unreachable, true) {
             tracing::warn!("the scheduler cannot use its database, and tries again until it can: {}", chain(error));
         }
     }
 
-    fn is_back(&mut self) {
+    fn came_back(&mut self) {
         let missed = self.agenda.take_missed();
-        if std::mem::take(&mut self.away) {
+        if std::mem::take(&mut self.unreachable) {
             tracing::info!("the scheduler can use its database again");
         }
         if missed > 0 {

@@ -13,12 +13,12 @@ use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::milliseconds;
 use job_utils::wire::callback::{Outcome, storable};
 
-use crate::context::{Context, Surroundings};
+use crate::context::{Context, WorkerContext};
 use crate::dispatch::Dispatcher;
-use crate::handler::{LAST_WORDS, Registered, Registry};
-use crate::memory::{Memory, Share};
+use crate::handler::{CANCEL_GRACE, Registered, Registry};
+use crate::monitor::SlotMonitor;
 use crate::outcome;
-use crate::place::Place;
+use crate::payload_memory::{MemoryPermit, PayloadMemory};
 use crate::slots::Slots;
 
 /// Runs jobs. One for all slots.
@@ -26,17 +26,17 @@ pub(crate) struct Runner {
     registry: Arc<Registry>,
     /// For what has no handler.
     dispatcher: Option<Dispatcher>,
-    surroundings: Arc<Surroundings>,
+    context: Arc<WorkerContext>,
     settler: Settler<EndedAttempt>,
     slots: Arc<Slots>,
     db: WorkerDb,
-    memory: Memory,
+    memory: PayloadMemory,
 }
 
 /// So often Postgres may take too long to give a payload. Then the attempt has failed: given back without being counted,
 /// the job would be claimed and fetched in vain for ever, and as a failed attempt it says why, waits longer each time, and
 /// ends.
-const SLOW: u32 = 5;
+const SLOW_FETCHES: u32 = 5;
 
 /// Why a job that was claimed without its payload does not run.
 enum NoPayload {
@@ -60,7 +60,7 @@ impl Runner {
     pub(crate) fn new(
         db: Db,
         worker_db: WorkerDb,
-        memory: Memory,
+        memory: PayloadMemory,
         registry: Arc<Registry>,
         dispatcher: Option<Dispatcher>,
         slots: Arc<Slots>,
@@ -69,18 +69,18 @@ impl Runner {
         let of_settler = slots.clone();
         let settler = Settler::spawn(db.clone(), move |results: Results<EndedAttempt>| {
             for (settlement, result) in &results {
-                tell(settlement, result);
+                log_settled(settlement, result);
                 if result.is_err() {
-                    of_settler.doubt();
+                    of_settler.request_reconcile();
                 }
             }
             of_settler.settled(results.into_iter().map(|(settlement, _)| {
                 let attempt = settlement.ticket;
-                (attempt.lane, claim_of(&attempt.job), attempt.job.queue.clone())
+                (attempt.lane, attempt.job.claim_id(), attempt.job.queue.clone())
             }));
         });
-        let surroundings = Surroundings::new(db, stopping);
-        Self { registry, dispatcher, surroundings, settler, slots, db: worker_db, memory }
+        let context = WorkerContext::new(db, stopping);
+        Self { registry, dispatcher, context, settler, slots, db: worker_db, memory }
     }
 
     /// The longest that a handler may take; None: there is none.
@@ -90,38 +90,38 @@ impl Runner {
 
     /// A slot: runs a job, then whatever else is waiting, and ends when nothing is.
     pub(crate) async fn run_slot(self: Arc<Self>, lane: usize, job: Job) {
-        let place = self.slots.places.take();
+        let monitor = self.slots.monitors.take();
         let mut next = Some((lane, job));
         while let Some((lane, job)) = next {
-            let claim = claim_of(&job);
-            place.begin(claim);
-            let took = AssertUnwindSafe(self.run(lane, job, &place)).catch_unwind().await;
-            place.end();
+            let claim = job.claim_id();
+            monitor.begin(claim);
+            let took = AssertUnwindSafe(self.run(lane, job, &monitor)).catch_unwind().await;
+            monitor.end();
             if took.is_err() {
                 tracing::error!(job.id = claim.0, "an attempt was lost by a panic outside its handler");
                 self.slots.forget(&[claim]);
-                self.slots.doubt();
+                self.slots.request_reconcile();
             }
             next = self.slots.next(lane, took.unwrap_or(Duration::MAX));
         }
-        self.slots.places.give_back(place);
+        self.slots.monitors.give_back(monitor);
     }
 
     /// Returns how long it took.
-    async fn run(&self, lane: usize, mut job: Job, place: &Arc<Place>) -> Duration {
-        let mut share = None;
+    async fn run(&self, lane: usize, mut job: Job, monitor: &Arc<SlotMonitor>) -> Duration {
+        let mut permit = None;
         if job.is_deferred() {
             let started = Instant::now();
             // Boxed: it is large and seldom.
             let fetched = tokio::select! {
                 biased;
                 fetched = Box::pin(self.fetch_payload(&mut job)) => fetched,
-                () = place.taken() => Err(NoPayload::Gone),
+                () = monitor.taken() => Err(NoPayload::Gone),
             };
             match fetched {
-                Ok(its) => share = Some(its),
+                Ok(reserved) => permit = Some(reserved),
                 Err(NoPayload::Gone) => {
-                    self.slots.forget(&[claim_of(&job)]);
+                    self.slots.forget(&[job.claim_id()]);
                     return started.elapsed();
                 }
                 Err(NoPayload::Refused(message)) => {
@@ -134,8 +134,8 @@ impl Runner {
             }
         }
         match (self.registry.by_task.get(&job.task), &self.dispatcher) {
-            (Some(task), _) => self.run_here(lane, job, task, place, share).await,
-            (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher, place, share).await,
+            (Some(task), _) => self.run_here(lane, job, task, monitor, permit).await,
+            (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher, monitor, permit).await,
             // Not claimed as a rule.
             (None, None) => {
                 let outcome = Outcome::Fail("the worker has no handler for the task".to_owned());
@@ -149,31 +149,31 @@ impl Runner {
     }
 
     /// Brings the payload of a job that was claimed without it, once there is room for it. As long as the database is away, it is tried
-    /// again; where it answers others and takes too long for the payload, only [`SLOW`] times.
-    async fn fetch_payload(&self, job: &mut Job) -> Result<Share, NoPayload> {
+    /// again; where it answers others and takes too long for the payload, only [`SLOW_FETCHES`] times.
+    async fn fetch_payload(&self, job: &mut Job) -> Result<MemoryPermit, NoPayload> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        let (mut said, mut slow) = (false, 0);
+        let (mut logged, mut slow) = (false, 0);
         loop {
             let fetched = async {
                 let Some(size) = self.db.payload_size(job).await? else { return Ok(None) };
-                let Some(share) = self.memory.share(size).await else { return Ok(None) };
-                let _turn = self.memory.turn().await;
-                Ok::<_, DbError>(self.db.load_payload(job, size).await?.then_some(share))
+                let Some(permit) = self.memory.reserve(size).await else { return Ok(None) };
+                let _turn = self.memory.fetch_permit().await;
+                Ok::<_, DbError>(self.db.load_payload(job, size).await?.then_some(permit))
             };
             match fetched.await {
                 Ok(fetched) => return fetched.ok_or(NoPayload::Gone),
                 Err(error) if error.is_transient() => {
                     // A database that answers nobody is an outage, which uses up no attempt.
                     slow += u32::from(error.took_too_long() && self.db.ready().await.is_ok());
-                    if slow == SLOW {
+                    if slow == SLOW_FETCHES {
                         tracing::warn!(job.id = job.id, "gave up fetching the job's payload: {}", chain(&error));
                         let message = format!(
-                            "its payload cannot be fetched: Postgres took too long to give it, {SLOW} times: {}",
+                            "its payload cannot be fetched: Postgres took too long to give it, {SLOW_FETCHES} times: {}",
                             chain(&error)
                         );
                         return Err(NoPayload::Refused(storable(&message)));
                     }
-                    if !std::mem::replace(&mut said, true) {
+                    if !std::mem::replace(&mut logged, true) {
                         tracing::warn!(job.id = job.id, "cannot fetch the job's payload yet: {}", chain(&error));
                     }
                 }
@@ -191,27 +191,27 @@ impl Runner {
         lane: usize,
         job: Job,
         task: &Registered,
-        place: &Arc<Place>,
-        share: Option<Share>,
+        monitor: &Arc<SlotMonitor>,
+        permit: Option<MemoryPermit>,
     ) -> Duration {
         let started = Instant::now();
         let mut job = Arc::new(job);
         let max_attempts = task.options.retry.most(job.max_attempts);
-        let context = Context::new(job.clone(), max_attempts, self.surroundings.clone(), Some(place.clone()));
+        let context = Context::new(job.clone(), max_attempts, self.context.clone(), Some(monitor.clone()));
         let outcome = tokio::select! {
             biased;
             outcome = self.registry.run(task, &context) => outcome,
             // The handler ends by itself then; what a hook does around it may not.
-            () = async { place.taken().await; tokio::time::sleep(2 * LAST_WORDS).await } => {
+            () = async { monitor.taken().await; tokio::time::sleep(2 * CANCEL_GRACE).await } => {
                 outcome::Outcome::retry("its job was taken away")
             }
         };
-        place.end();
+        monitor.end();
         let (completed, taken) = (context.is_completed(), context.is_taken_away());
         drop(context);
         if taken && !completed {
-            self.registry.given_back.ended(job.id);
-            self.slots.forget(&[claim_of(&job)]);
+            self.registry.uncounted_retries.reset(job.id);
+            self.slots.forget(&[job.claim_id()]);
             return started.elapsed();
         }
         match Arc::get_mut(&mut job) {
@@ -219,11 +219,11 @@ impl Runner {
             // Something that the handler has spawned goes on with it.
             None => job = Arc::new(job.clone_without_payload()),
         }
-        drop(share);
+        drop(permit);
         let duration = started.elapsed();
         let attempt = EndedAttempt { lane, job, max_attempts, duration };
         if completed {
-            self.registry.given_back.ended(attempt.job.id);
+            self.registry.uncounted_retries.reset(attempt.job.id);
             self.completed(outcome, attempt);
         } else {
             let outcome = self.registry.stored(task, &attempt.job, outcome);
@@ -246,7 +246,7 @@ impl Runner {
                 "the handler's transaction has completed the job: what it returned afterwards does nothing"
             );
         }
-        self.slots.settled([(lane, claim_of(&job), job.queue.clone())]);
+        self.slots.settled([(lane, job.claim_id(), job.queue.clone())]);
     }
 
     async fn dispatch(
@@ -254,20 +254,20 @@ impl Runner {
         lane: usize,
         mut job: Job,
         dispatcher: &Dispatcher,
-        place: &Place,
-        share: Option<Share>,
+        monitor: &SlotMonitor,
+        permit: Option<MemoryPermit>,
     ) -> Duration {
         let started = Instant::now();
         let ended = tokio::select! {
             biased;
-            ended = dispatcher.dispatch(&mut job, share) => ended,
-            () = place.taken() => {
+            ended = dispatcher.dispatch(&mut job, permit) => ended,
+            () = monitor.taken() => {
                 // With the request its connection is closed.
-                self.slots.forget(&[claim_of(&job)]);
+                self.slots.forget(&[job.claim_id()]);
                 return started.elapsed();
             }
         };
-        place.end();
+        monitor.end();
         let outcome = match ended {
             Some(outcome) => outcome,
             // A callback will tell.
@@ -275,7 +275,7 @@ impl Runner {
                 let duration = started.elapsed();
                 let duration_ms = milliseconds(duration);
                 tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job accepted");
-                self.slots.accepted(claim_of(&job));
+                self.slots.accepted(job.claim_id());
                 return duration;
             }
         };
@@ -286,7 +286,7 @@ impl Runner {
     }
 
     async fn settle(&self, outcome: Outcome, ticket: EndedAttempt) {
-        let (job_id, epoch) = claim_of(&ticket.job);
+        let (job_id, epoch) = ticket.job.claim_id();
         let worker_id = self.db.worker_id().clone();
         let settlement = Settlement { worker_id, job_id, epoch: Some(epoch), outcome, ticket };
         // The settler lives as long as the runner.
@@ -296,12 +296,7 @@ impl Runner {
     }
 }
 
-/// What names a claim: the job's id, and the epoch.
-pub(crate) fn claim_of(job: &Job) -> (i64, i64) {
-    (job.id, job.epoch)
-}
-
-fn tell(settlement: &Settlement<EndedAttempt>, result: &Result<Settled, SettleError>) {
+fn log_settled(settlement: &Settlement<EndedAttempt>, result: &Result<Settled, SettleError>) {
     let EndedAttempt { job, duration, max_attempts, .. } = &settlement.ticket;
     let duration_ms = milliseconds(*duration);
     match (result, &settlement.outcome) {
@@ -354,7 +349,7 @@ fn tell(settlement: &Settlement<EndedAttempt>, result: &Result<Settled, SettleEr
         (Ok(Settled::Stale), _) => {
             tracing::debug!(job.id = job.id, job.task = job.task, "job already settled");
         }
-        (Err(SettleError::Refused(_)), _) => {} // told by the settler
+        (Err(SettleError::Refused(_)), _) => {} // logged by the settler
         (Err(error), _) => tracing::warn!(job.id = job.id, "{error}"),
     }
 }

@@ -11,8 +11,7 @@ use job_pg::{
 use job_utils::shutdown::Shutdown;
 use tracing::Span;
 
-use crate::attempt::claim_of;
-use crate::place::Place;
+use crate::monitor::SlotMonitor;
 
 /// A transaction that is without a statement for as long as the handler had left, and this, is taken for that of a halted process.
 const IDLE_MARGIN: Duration = Duration::from_secs(5);
@@ -38,7 +37,7 @@ pub struct Context<S = ()> {
 }
 
 /// What is the same for all attempts of a worker.
-pub(crate) struct Surroundings {
+pub(crate) struct WorkerContext {
     db: Db,
     /// Tells handlers of a stop.
     stopping: Shutdown,
@@ -46,7 +45,7 @@ pub(crate) struct Surroundings {
     none: Arc<()>,
 }
 
-impl Surroundings {
+impl WorkerContext {
     pub(crate) fn new(db: Db, stopping: Shutdown) -> Arc<Self> {
         Arc::new(Self { db, stopping, none: Arc::new(()) })
     }
@@ -61,15 +60,15 @@ struct AttemptContext {
     waits: Waits,
     /// When the handler's time is up. A hook has no time of its own.
     deadline: OnceLock<Instant>,
-    surroundings: Arc<Surroundings>,
-    /// Where it runs; a test has none.
-    place: Option<Arc<Place>>,
+    worker: Arc<WorkerContext>,
+    /// That of its slot; a test has none.
+    monitor: Option<Arc<SlotMonitor>>,
     /// There once somebody has asked for it, or the handler is to end.
     ending: OnceLock<Shutdown>,
     /// That is because the job was taken away.
     taken_away: AtomicBool,
-    /// The handler has asked when to end.
-    watched: AtomicBool,
+    /// The handler has asked whether it is to end.
+    cancellation_observed: AtomicBool,
     /// A transaction is open or waited for.
     open: AtomicBool,
     /// The last transaction got so far that its work began, if there was one.
@@ -80,9 +79,9 @@ struct AttemptContext {
 }
 
 /// An open transaction, or one that is waited for. Dropped, it is neither.
-struct Open<'a>(&'a AtomicBool);
+struct OpenTransaction<'a>(&'a AtomicBool);
 
-impl Drop for Open<'_> {
+impl Drop for OpenTransaction<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }
@@ -98,8 +97,8 @@ impl Context {
     pub(crate) fn new(
         job: Arc<Job>,
         max_attempts: i32,
-        surroundings: Arc<Surroundings>,
-        place: Option<Arc<Place>>,
+        worker: Arc<WorkerContext>,
+        monitor: Option<Arc<SlotMonitor>>,
     ) -> Self {
         let span = tracing::info_span!(
             "job.run",
@@ -108,17 +107,17 @@ impl Context {
             job.attempts = job.attempts,
             job.max_attempts = max_attempts
         );
-        let state = surroundings.none.clone();
+        let state = worker.none.clone();
         let attempt = AttemptContext {
             job,
             max_attempts,
             waits: Waits::default(),
             deadline: OnceLock::new(),
-            surroundings,
-            place,
+            worker,
+            monitor,
             ending: OnceLock::new(),
             taken_away: AtomicBool::new(false),
-            watched: AtomicBool::new(false),
+            cancellation_observed: AtomicBool::new(false),
             open: AtomicBool::new(false),
             begun: AtomicBool::new(true),
             completed: AtomicBool::new(false),
@@ -159,7 +158,7 @@ impl<S> Context<S> {
     /// The worker's pool. The worker itself needs some of its connections, and nothing keeps handlers from taking the last of them here:
     /// those that hold one for long want a larger pool ([`Db::builder`], JOBS_POOL_SIZE), or one of their own.
     pub fn db(&self) -> &Db {
-        &self.attempt.surroundings.db
+        &self.attempt.worker.db
     }
 
     /// The span in which the handler runs, for what it spawns.
@@ -177,19 +176,19 @@ impl<S> Context<S> {
     /// Waits until the handler is to end, because the worker stops, its time is up, or its job was taken away. Nobody ends it before the
     /// grace of the stop is over, or a second after the others.
     pub async fn cancelled(&self) -> Cancelled {
-        let AttemptContext { surroundings, ending, watched, .. } = &*self.attempt;
-        watched.store(true, Ordering::Relaxed);
+        let AttemptContext { worker, ending, cancellation_observed, .. } = &*self.attempt;
+        cancellation_observed.store(true, Ordering::Relaxed);
         tokio::select! {
             biased;
             () = ending.get_or_init(Shutdown::new).triggered() => self.ended_by(),
-            () = surroundings.stopping.triggered() => Cancelled::Stopping,
+            () = worker.stopping.triggered() => Cancelled::Stopping,
         }
     }
 
     /// Whether the handler is to end, and why: for those that go round in a loop.
     pub fn is_cancelled(&self) -> Option<Cancelled> {
-        let AttemptContext { surroundings, ending, deadline, watched, .. } = &*self.attempt;
-        watched.store(true, Ordering::Relaxed);
+        let AttemptContext { worker, ending, deadline, cancellation_observed, .. } = &*self.attempt;
+        cancellation_observed.store(true, Ordering::Relaxed);
         if ending.get().is_some_and(Shutdown::is_triggered) {
             return Some(self.ended_by());
         }
@@ -197,7 +196,7 @@ impl<S> Context<S> {
         if deadline.get().is_some_and(|deadline| *deadline <= Instant::now()) {
             return Some(Cancelled::TimedOut);
         }
-        surroundings.stopping.is_triggered().then_some(Cancelled::Stopping)
+        worker.stopping.is_triggered().then_some(Cancelled::Stopping)
     }
 
     /// Does the job's work in a transaction that completes the job as well: both are committed or neither is. When the job has been
@@ -334,7 +333,7 @@ impl<S> Context<S> {
         if open.swap(true, Ordering::Relaxed) {
             return Err(CompleteError::Open(job.id).into());
         }
-        let _open = Open(open);
+        let _open = OpenTransaction(open);
         begun.store(false, Ordering::Relaxed);
         let mut how = Work::default();
         (how.isolation, how.begun) = (isolation, Some(begun));
@@ -357,8 +356,8 @@ impl<S> Context<S> {
 
     /// From now on the job may be gone by the handler's own doing.
     fn ends_itself(&self) {
-        if let Some(place) = &self.attempt.place {
-            place.ends_itself(claim_of(&self.attempt.job));
+        if let Some(monitor) = &self.attempt.monitor {
+            monitor.ends_itself(self.attempt.job.claim_id());
         }
     }
 
@@ -369,8 +368,8 @@ impl<S> Context<S> {
 
     /// Waits until the job has been taken away.
     pub(crate) async fn taken(&self) {
-        match &self.attempt.place {
-            Some(place) => place.taken().await,
+        match &self.attempt.monitor {
+            Some(monitor) => monitor.taken().await,
             None => std::future::pending().await,
         }
     }
@@ -380,9 +379,9 @@ impl<S> Context<S> {
         self.attempt.deadline.get().copied()
     }
 
-    /// Where the attempt runs.
-    pub(crate) fn place(&self) -> Option<&Place> {
-        self.attempt.place.as_deref()
+    /// The monitor of the slot that it runs in.
+    pub(crate) fn monitor(&self) -> Option<&SlotMonitor> {
+        self.attempt.monitor.as_deref()
     }
 
     /// Whether the last transaction failed, or is waited for, before its work began.
@@ -404,7 +403,7 @@ impl<S> Context<S> {
     /// The handler's time is up. Returns whether it has asked for it.
     pub(crate) fn time_out(&self) -> bool {
         self.attempt.ending.get_or_init(Shutdown::new).trigger();
-        self.is_watched()
+        self.observes_cancellation()
     }
 
     /// The job was taken away. Returns whether the handler has asked for that.
@@ -418,9 +417,9 @@ impl<S> Context<S> {
         self.attempt.taken_away.load(Ordering::Relaxed)
     }
 
-    /// Whether the handler has asked when to end.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.attempt.watched.load(Ordering::Relaxed)
+    /// Whether the handler has asked whether it is to end.
+    pub(crate) fn observes_cancellation(&self) -> bool {
+        self.attempt.cancellation_observed.load(Ordering::Relaxed)
     }
 }
 

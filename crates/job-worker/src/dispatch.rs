@@ -29,10 +29,10 @@ use crate::dispatch::origin::idle_limit;
 use crate::dispatch::payload::payload;
 use crate::dispatch::reading::{Reader, Said};
 use crate::dispatch::target::{Callback, Target, Targets};
-use crate::memory::Share;
+use crate::payload_memory::MemoryPermit;
 
 /// How often it is told that descriptors are lacking.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Of so many tasks it is remembered that their functions accept jobs without a word. A task's name can be anything.
 const MOST_TASKS: usize = 10_000;
@@ -60,19 +60,19 @@ impl Dispatcher {
             callback_timeout: config.callback_timeout,
             reader: Reader::new(),
             wordless: Mutex::default(),
-            lacking_descriptors: Sparingly::once_in(TELL_EVERY),
+            lacking_descriptors: Sparingly::once_in(LOG_INTERVAL),
         })
     }
 
     /// Sends a job to its function, and says how the attempt ended; None when the function has accepted the job. Takes the
     /// payload out of the job; its share of the memory ends when it is sent.
-    pub(crate) async fn dispatch(&self, job: &mut Job, share: Option<Share>) -> Option<Outcome> {
+    pub(crate) async fn dispatch(&self, job: &mut Job, permit: Option<MemoryPermit>) -> Option<Outcome> {
         let target = match self.targets.of(&job.task) {
             Ok(target) => target,
             Err(message) => return Some(Outcome::Fail(storable(&message))),
         };
         let (retry, attempt) = (&target.policy.retry, job.attempts);
-        Some(match self.answer(&target, job, share).await {
+        Some(match self.answer(&target, job, permit).await {
             Answer::Accept => return None,
             Answer::Complete => Outcome::Complete,
             Answer::Fail(message) => retry.after_failure(attempt).failed(message),
@@ -82,9 +82,9 @@ impl Dispatcher {
         })
     }
 
-    async fn answer(&self, target: &Target, job: &mut Job, share: Option<Share>) -> Answer {
+    async fn answer(&self, target: &Target, job: &mut Job, permit: Option<MemoryPermit>) -> Answer {
         let mut progress = Progress::Connecting;
-        let posted = self.post(target, job, share, &mut progress);
+        let posted = self.post(target, job, permit, &mut progress);
         let posted = tokio::time::timeout(target.policy.timeout.time, posted).await;
         let failure = match posted {
             Ok(Ok(answer)) => return without_secrets(answer, target),
@@ -105,10 +105,10 @@ impl Dispatcher {
         &self,
         target: &Target,
         job: &mut Job,
-        share: Option<Share>,
+        permit: Option<MemoryPermit>,
         progress: &mut Progress,
     ) -> Result<Answer, Failure> {
-        let (payload, unsent) = payload(job, share);
+        let (payload, unsent) = payload(job, permit);
         let request = target.request(job, payload, &self.callback);
         let (response, lease) = target.origin.send(request, target.policy.first_byte_timeout, progress).await?;
         let (head, body) = response.into_parts();

@@ -14,17 +14,14 @@ use job_utils::wire::callback::{self, storable};
 use tracing::Instrument;
 
 use crate::context::Context;
-use crate::given_back::GivenBack;
-use crate::hook::{DynHook, Next};
+use crate::hook::{DynHook, Next, Run};
 use crate::outcome::{IntoOutcome, Outcome};
+use crate::poll_time::Timed;
 use crate::retry::Retry;
-use crate::thread::Timed;
+use crate::uncounted_retries::UncountedRetries;
 
-/// How long a handler that looks when to end has for that, once its time is up.
-pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// A handler whose payload's type and state are its own business.
-pub(crate) type Run = dyn Fn(Context) -> BoxFuture<'static, Outcome> + Send + Sync;
+/// How long a handler that asks whether it is to end has for that, once its time is up.
+pub(crate) const CANCEL_GRACE: Duration = Duration::from_secs(1);
 
 /// How a task is run, as far as it differs from what the worker does for all.
 ///
@@ -77,7 +74,7 @@ pub(crate) struct Registered {
 #[derive(Default)]
 pub(crate) struct Registry {
     pub(crate) by_task: HashMap<String, Registered>,
-    pub(crate) given_back: GivenBack,
+    pub(crate) uncounted_retries: UncountedRetries,
     pub(crate) hooks: Vec<Box<dyn DynHook>>,
 }
 
@@ -122,7 +119,7 @@ async fn limited(
 ) -> Outcome {
     let running = std::pin::pin!(running);
     let mut running = Timed::new(running, context);
-    // Whether it has asked when to end.
+    // Whether it has asked whether it is to end.
     let about_to_end = tokio::select! {
         biased;
         ended = tokio::time::timeout(timeout, &mut running) => ended.map_err(|_| context.time_out()),
@@ -130,10 +127,10 @@ async fn limited(
     };
     let ended = match about_to_end {
         Ok(ended) => Some(ended),
-        Err(true) => tokio::time::timeout(LAST_WORDS, &mut running).await.ok(),
+        Err(true) => tokio::time::timeout(CANCEL_GRACE, &mut running).await.ok(),
         Err(false) => None,
     };
-    let end = context.deadline().map(|end| if context.is_watched() { end + LAST_WORDS } else { end });
+    let end = context.deadline().map(|end| if context.observes_cancellation() { end + CANCEL_GRACE } else { end });
     let error = match ended {
         Some(Err(panic)) => panicked(&*panic),
         Some(Ok(outcome)) => match end.and_then(|end| running.held_beyond(end)) {
@@ -200,12 +197,12 @@ impl Registry {
     /// How an attempt is stored.
     pub(crate) fn stored(&self, task: &Registered, job: &Job, outcome: Outcome) -> callback::Outcome {
         let Outcome::GivenBack { error } = &outcome else {
-            self.given_back.ended(job.id);
+            self.uncounted_retries.reset(job.id);
             return task.stored(job, outcome);
         };
         // Who says that there is to be one attempt means it.
         let only_one = task.options.retry.is_last(1) || job.max_attempts <= 1;
-        match if only_one { None } else { self.given_back.again(job.id) } {
+        match if only_one { None } else { self.uncounted_retries.next_wait(job.id) } {
             Some(after) => callback::Outcome::Postpone { message: storable(error), after, counts: false },
             None => task.stored(job, outcome),
         }

@@ -1,32 +1,32 @@
-//! Heartbeat: show that this worker lives, and tell what was found out about others on the way.
+//! Heartbeat: show that this worker lives, and log what was found out about others on the way.
 //!
-//! A look from the beginning carries the heartbeat along when it is due, so that an idle worker sends one statement per
-//! poll interval. When no such look comes, it goes alone.
+//! A claim from the start carries the heartbeat along when it is due, so that an idle worker sends one statement per poll
+//! interval. When no such claim comes, the heartbeat goes alone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::WorkerConfig;
-use job_pg::{DbError, Heartbeat, Listener, WorkerDb};
+use job_pg::{ClaimId, DbError, Heartbeat, Listener, WorkerDb};
 use job_utils::backoff::Backoff;
 use job_utils::error::chain;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::slots::{Claim, Slots};
-use crate::stand_in::{Beats, StandIn};
+use crate::slots::Slots;
 
 /// The longest time between two heartbeats, and so how late the end of a lease or of a deadline may be noticed.
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a heartbeat waits for a look that carries it.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a heartbeat waits for a claim that carries it.
+const CLAIM_WAIT: Duration = Duration::from_millis(300);
 
 /// How long the session of an earlier process may take to connect anew before it counts as ended.
-const RECONNECT: Duration = Duration::from_millis(1500);
+const RECONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How long an attempt whose job is gone may still take to say so itself.
-const LAST_ANSWER: Duration = Duration::from_millis(1500);
+/// How long an attempt whose job is gone may still take to end by itself.
+const TAKEN_AWAY_GRACE: Duration = Duration::from_millis(1500);
 
 /// How many ids a line of the log names.
 const SHOWN_IDS: usize = 20;
@@ -34,64 +34,97 @@ const SHOWN_IDS: usize = 20;
 /// How many heartbeats may be lost before the lease ends.
 const PER_LEASE: u32 = 6;
 
+/// When the worker's own last heartbeat got through.
+#[derive(Clone)]
+pub(crate) struct LastHeartbeat {
+    origin: std::time::Instant,
+    /// Milliseconds since the origin.
+    at: Arc<AtomicU64>,
+}
+
+impl LastHeartbeat {
+    pub(crate) fn new() -> Self {
+        Self { origin: std::time::Instant::now(), at: Arc::default() }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// One has got through.
+    pub(crate) fn set_now(&self) {
+        self.at.store(self.now(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.at.load(Ordering::Relaxed)))
+    }
+}
+
 /// When to send heartbeats.
-pub(crate) struct Pulse {
+pub(crate) struct HeartbeatTimer {
     db: WorkerDb,
     slots: Arc<Slots>,
-    beats: Beats,
+    last: LastHeartbeat,
     /// Ends attempts that have been taken away.
     ending: JoinSet<()>,
-    /// Its connection stands in for the pool's when those do not get through.
+    /// Its connection sends heartbeats when the pool's do not get through.
     listener: Listener,
     interval: Duration,
+    /// When the next one is due, and how long it waits then for a claim that carries it.
     next: Instant,
+    claim_wait: Duration,
     sending: JoinSet<Result<Heartbeat, DbError>>,
     failing: bool,
 }
 
 /// How often a worker sends a heartbeat.
 fn interval(config: &WorkerConfig) -> Duration {
-    LONGEST.min(config.lease / PER_LEASE).min(config.callback_timeout.max(Duration::from_millis(500)))
+    LONGEST_INTERVAL.min(config.lease / PER_LEASE).min(config.callback_timeout.max(Duration::from_millis(500)))
 }
 
-impl Pulse {
+impl HeartbeatTimer {
     /// The worker has just registered by its first heartbeat.
     pub(crate) fn new(config: &WorkerConfig, db: WorkerDb, listener: Listener, slots: Arc<Slots>) -> Self {
         let interval = interval(config);
         let (sending, ending, failing) = Default::default();
-        let (beats, next) = (Beats::new(), Instant::now() + interval);
-        Self { db, slots, beats, ending, listener, interval, next, sending, failing }
+        let (last, next, claim_wait) = (LastHeartbeat::new(), Instant::now() + interval, CLAIM_WAIT.min(interval / 5));
+        Self { db, slots, last, ending, listener, interval, next, claim_wait, sending, failing }
     }
 
-    /// Sends heartbeats on a thread of their own for as long as none are sent here, beside handlers that may take `longest`.
-    pub(crate) fn stand_in(&self, longest: Duration) -> Option<StandIn> {
-        StandIn::start(self.db.clone(), self.beats.clone(), self.interval, longest)
+    /// When the last one got through, and how often they are sent.
+    pub(crate) fn last(&self) -> (LastHeartbeat, Duration) {
+        (self.last.clone(), self.interval)
     }
 
-    /// Whether a look that starts now may carry it.
+    /// Whether a claim that starts now may carry one.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.sending.is_empty() && now + self.interval / 10 >= self.next
     }
 
-    /// Until when it waits for a look that carries it.
-    pub(crate) fn alone_at(&self) -> Instant {
-        self.next + PATIENCE.min(self.interval / 5)
+    /// Sends heartbeats that no claim has carried in time, and returns when one of those has ended: whether there are jobs whose
+    /// lock has expired.
+    pub(crate) async fn sent(&mut self) -> bool {
+        loop {
+            let alone_at = self.next + self.claim_wait;
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(alone_at) => self.send(),
+                Some(sent) = self.sending.join_next() => return self.ended(sent),
+            }
+        }
     }
 
-    /// Sends it alone.
-    pub(crate) fn send(&mut self) {
+    fn send(&mut self) {
         self.next = Instant::now() + self.interval;
         if self.sending.is_empty() {
             // It takes no longer than the interval: one that hangs must not keep the next from another connection.
-            let (db, listener, running) = (self.db.clone(), self.listener.clone(), self.slots.places.running());
+            let (db, listener, running) = (self.db.clone(), self.listener.clone(), self.slots.monitors.running());
             self.sending.spawn(async move { db.heartbeat_by(&listener, running).await });
         }
     }
 
-    /// A heartbeat that was sent alone has ended; pends while there is none. Returns whether there are jobs whose lock has
-    /// expired.
-    pub(crate) async fn sent(&mut self) -> bool {
-        let Some(sent) = self.sending.join_next().await else { return std::future::pending().await };
+    fn ended(&mut self, sent: Result<Result<Heartbeat, DbError>, JoinError>) -> bool {
         match sent {
             Ok(Ok(found)) => {
                 let expired = found.expired;
@@ -117,22 +150,22 @@ impl Pulse {
     pub(crate) fn carried(&mut self, found: Heartbeat) {
         self.next = Instant::now() + self.interval;
         self.failing = false;
-        self.beats.beat();
-        tell(&found);
+        self.last.set_now();
+        log_found(&found);
         self.end_taken(found.taken);
     }
 
     /// Ends attempts whose claims no longer hold their jobs. Most of those have just ended by themselves: a function has called back
     /// and is about to answer.
-    fn end_taken(&mut self, claims: Vec<Claim>) {
+    fn end_taken(&mut self, claims: Vec<ClaimId>) {
         while self.ending.try_join_next().is_some() {}
         if claims.is_empty() {
             return;
         }
         let slots = self.slots.clone();
         self.ending.spawn(async move {
-            tokio::time::sleep(LAST_ANSWER).await;
-            let ids = slots.places.take_away(&claims);
+            tokio::time::sleep(TAKEN_AWAY_GRACE).await;
+            let ids = slots.monitors.take_away(&claims);
             if !ids.is_empty() {
                 tracing::warn!(
                     jobs = ?ids,
@@ -142,14 +175,11 @@ impl Pulse {
         });
     }
 
-    /// Goes on sending, for a worker that no longer looks.
+    /// Goes on sending, for a worker that no longer claims.
     pub(crate) async fn go_on(mut self) {
+        self.claim_wait = Duration::ZERO;
         loop {
-            let next = self.next;
-            tokio::select! {
-                _ = self.sent() => {}
-                () = tokio::time::sleep_until(next) => self.send(),
-            }
+            self.sent().await;
         }
     }
 }
@@ -157,17 +187,17 @@ impl Pulse {
 /// Registers the worker by its first heartbeat, and takes back what earlier processes with its id have left. An outage of the
 /// database only delays that.
 ///
-/// Who cannot listen itself cannot tell a session that has ended from one that cannot be had: leases have to do.
+/// A worker that is not listening cannot tell a session that has ended from one that cannot be had. It waits for the leases.
 pub(crate) async fn register(db: &WorkerDb, listener: &Listener) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         let registered = async {
-            tell(&db.heartbeat().await?);
+            log_found(&db.heartbeat().await?);
             let ended = if listener.is_deaf() { Vec::new() } else { db.ended().await? };
             if ended.is_empty() {
                 return Ok(Vec::new());
             }
-            tokio::time::sleep(RECONNECT).await;
+            tokio::time::sleep(RECONNECT_TIMEOUT).await;
             if listener.is_deaf() { Ok(Vec::new()) } else { db.take_back(&ended).await }
         };
         match registered.await {
@@ -184,8 +214,8 @@ pub(crate) async fn register(db: &WorkerDb, listener: &Listener) {
     }
 }
 
-/// Tells what a heartbeat has found.
-pub(crate) fn tell(found: &Heartbeat) {
+/// Logs what a heartbeat has found.
+pub(crate) fn log_found(found: &Heartbeat) {
     if !found.rescued.is_empty() {
         let (workers, ids) = (found.silent.join(", "), some_of(&found.rescued));
         tracing::warn!(jobs = found.rescued.len(), ids, workers, "rescued jobs of workers that went silent");

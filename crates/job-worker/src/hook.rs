@@ -3,7 +3,6 @@
 use futures_util::future::BoxFuture;
 
 use crate::context::Context;
-use crate::handler::Run;
 use crate::outcome::Outcome;
 
 /// Something to do around every handler of a worker.
@@ -54,6 +53,9 @@ impl Next<'_> {
         }
     }
 }
+
+/// A handler whose payload's type and state are its own business.
+pub(crate) type Run = dyn Fn(Context) -> BoxFuture<'static, Outcome> + Send + Sync;
 
 /// A hook as an object.
 pub(crate) trait DynHook: Send + Sync {

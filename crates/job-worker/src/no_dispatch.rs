@@ -4,7 +4,7 @@ use crate::config::WorkerConfig;
 use job_pg::Job;
 use job_utils::wire::callback::Outcome;
 
-use crate::memory::Share;
+use crate::payload_memory::MemoryPermit;
 
 /// Sends jobs to functions: there is none.
 pub(crate) enum Dispatcher {}
@@ -16,7 +16,7 @@ impl Dispatcher {
         Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "without the feature `dispatch`"))
     }
 
-    pub(crate) async fn dispatch(&self, _: &mut Job, _: Option<Share>) -> Option<Outcome> {
+    pub(crate) async fn dispatch(&self, _: &mut Job, _: Option<MemoryPermit>) -> Option<Outcome> {
         match *self {}
     }
 }

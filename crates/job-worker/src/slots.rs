@@ -6,22 +6,21 @@
 //!             └─▶ given back when it waits too long, or when the worker stops
 //! ```
 //!
-//! A lane is a share of the slots with a buffer of its own: one for each task with a limit, one for all others. The buffer
-//! holds what is likely to start within a moment at the rate of the last jobs; nothing when jobs are slow.
+//! Each lane ([`lanes`](crate::lane::lanes)) has a share of the slots and a buffer. The buffer holds what is likely to start
+//! within a moment at the rate of the last jobs. It holds nothing when jobs are slow.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use job_pg::Job;
+use job_pg::{ClaimId, Job};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::claim_of;
-use crate::place::Places;
+use crate::monitor::SlotMonitors;
 
-/// The rate is that of this window and of the one before it. Longer than a claim takes: while one is waited for, nothing ends. A job
-/// that takes longer is not quick: of those nothing is held ahead, although many may end at once.
+/// The rate is that of this window and of the one before it. The window is longer than a claim takes, since nothing ends while one
+/// is waited for. A job that takes longer is not quick: of those nothing is held ahead, although many may end at once.
 const RATE_WINDOW: Duration = Duration::from_millis(100);
 
 /// The largest claim: past a few hundred a batch gains nothing, and holds its rows longer.
@@ -34,52 +33,47 @@ pub(crate) struct Slots {
     /// How many bytes of payloads may be claimed ahead.
     payload_bytes: usize,
     /// What runs in the slots.
-    pub(crate) places: Places,
+    pub(crate) monitors: SlotMonitors,
     /// There is room for a claim that somebody wants to make.
     pub(crate) room: Notify,
     /// A job is no longer held.
-    pub(crate) left: Notify,
+    pub(crate) job_left: Notify,
     /// A function has accepted a job.
     pub(crate) accepting: Notify,
 }
 
-/// Job id and epoch. One job can be here twice, when it was rescued and claimed again while its first attempt goes on.
-pub(crate) type Claim = (i64, i64);
-
 struct State {
-    lanes: Vec<Lane>,
+    lanes: Vec<LaneSlots>,
     running: usize,
-    /// Claims whose job is buffered, running or unsettled.
-    held: HashSet<Claim>,
+    /// Claims whose job is buffered, running or unsettled. One job can be here twice, when it was rescued and claimed again while
+    /// its first attempt goes on.
+    held: HashSet<ClaimId>,
     /// Claims whose job a function has accepted, and since when, until their deadline is stored.
-    accepted: VecDeque<(Claim, Instant)>,
+    accepted: VecDeque<(ClaimId, Instant)>,
     /// Bytes of the payloads in the buffers.
     buffered: usize,
     /// Jobs may be locked for this process that it does not know of.
-    doubt: bool,
+    reconcile: bool,
     stopped: bool,
 }
 
-struct Lane {
+/// One lane's share of the slots.
+struct LaneSlots {
     limit: usize,
     running: usize,
     buffer: VecDeque<Job>,
     /// When the buffer was last filled.
     filled: Instant,
-    /// Quick jobs that ended since the window began, and when that was.
-    ended: usize,
-    since: Instant,
-    /// Ended in the window before.
-    before: usize,
+    rate: Rate,
     /// How many jobs to hold ahead of the slots.
     ahead: usize,
     /// Somebody wants to be told when there is room.
     wanted: bool,
     /// Named queues whose job has been settled.
-    freed: Vec<String>,
+    freed_queues: Vec<String>,
 }
 
-impl Lane {
+impl LaneSlots {
     fn new(limit: usize) -> Self {
         let now = Instant::now();
         Self {
@@ -87,24 +81,33 @@ impl Lane {
             running: 0,
             buffer: VecDeque::new(),
             filled: now,
-            ended: 0,
-            since: now,
-            before: 0,
+            rate: Rate { ended: 0, since: now, before: 0 },
             ahead: 0,
             wanted: false,
-            freed: Vec::new(),
+            freed_queues: Vec::new(),
         }
     }
+}
 
-    /// Holds ahead what the lane got through in the last two windows, and never more.
-    fn measure(&mut self, prefetch: usize) {
+/// How many quick jobs end.
+struct Rate {
+    /// Since the window began, and when that was.
+    ended: usize,
+    since: Instant,
+    /// In the window before.
+    before: usize,
+}
+
+impl Rate {
+    /// How many ended in the last two windows.
+    fn recent(&mut self) -> usize {
         let elapsed = self.since.elapsed();
         if elapsed >= RATE_WINDOW {
             self.before = (self.ended as f64 * RATE_WINDOW.div_duration_f64(elapsed)) as usize;
             self.ended = 0;
             self.since = Instant::now();
         }
-        self.ahead = prefetch.min(self.before + self.ended);
+        self.before + self.ended
     }
 }
 
@@ -143,17 +146,17 @@ impl Slots {
         limits: impl IntoIterator<Item = usize>,
     ) -> Self {
         let state = State {
-            lanes: limits.into_iter().map(Lane::new).collect(),
+            lanes: limits.into_iter().map(LaneSlots::new).collect(),
             running: 0,
             held: HashSet::new(),
             accepted: VecDeque::new(),
             buffered: 0,
-            doubt: false,
+            reconcile: false,
             stopped: false,
         };
         let state = Mutex::new(state);
-        let (places, room, left, accepting) = Default::default();
-        Self { state, concurrency, prefetch, payload_bytes, places, room, left, accepting }
+        let (monitors, room, job_left, accepting) = Default::default();
+        Self { state, concurrency, prefetch, payload_bytes, monitors, room, job_left, accepting }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -165,7 +168,7 @@ impl Slots {
     /// again. A full buffer is filled up once half of it is used, so that claims stay large.
     pub(crate) fn wanted(&self, lane: usize, claiming: usize) -> usize {
         let mut state = self.state();
-        state.lanes[lane].measure(self.prefetch);
+        state.lanes[lane].ahead = self.prefetch.min(state.lanes[lane].rate.recent());
         let room = state.room(lane, self.concurrency).saturating_sub(claiming).min(BATCH);
         let wanted = if room > state.lanes[lane].ahead.min(BATCH) / 2 { room } else { 0 };
         state.lanes[lane].wanted = wanted == 0;
@@ -191,7 +194,7 @@ impl Slots {
     /// Takes claimed jobs into a lane's buffer, and starts none.
     pub(crate) fn hold(&self, lane: usize, jobs: Vec<Job>) {
         let mut state = self.state();
-        state.held.extend(jobs.iter().map(claim_of));
+        state.held.extend(jobs.iter().map(Job::claim_id));
         state.buffered += jobs.iter().map(|job| job.payload.len()).sum::<usize>();
         state.lanes[lane].buffer.extend(jobs);
         state.lanes[lane].filled = Instant::now();
@@ -202,7 +205,7 @@ impl Slots {
         let mut state = self.state();
         state.running -= 1;
         state.lanes[lane].running -= 1;
-        state.lanes[lane].ended += usize::from(took <= RATE_WINDOW);
+        state.lanes[lane].rate.ended += usize::from(took <= RATE_WINDOW);
         let lanes = state.lanes.len();
         let next = (1..=lanes).map(|i| (lane + i) % lanes).find(|next| state.can_start(*next, self.concurrency));
         let next = next.and_then(|next| state.start(next).map(|job| (next, job)));
@@ -219,33 +222,33 @@ impl Slots {
 
     /// A claim may have been carried out without its answer, or an outcome cannot be stored: jobs may be locked for this process
     /// that it does not know of.
-    pub(crate) fn doubt(&self) {
-        self.state().doubt = true;
+    pub(crate) fn request_reconcile(&self) {
+        self.state().reconcile = true;
     }
 
-    /// Whether that has come to be so since the last call.
-    pub(crate) fn take_doubt(&self) -> bool {
-        std::mem::take(&mut self.state().doubt)
+    /// Whether that was requested since the last call.
+    pub(crate) fn take_reconcile_request(&self) -> bool {
+        std::mem::take(&mut self.state().reconcile)
     }
 
     /// The epochs of the claims that this process knows of, but for those whose deadline is stored.
-    pub(crate) fn known(&self) -> Vec<i64> {
+    pub(crate) fn known_epochs(&self) -> Vec<i64> {
         let state = self.state();
         state.held.iter().chain(state.accepted.iter().map(|(claim, _)| claim)).map(|claim| claim.1).collect()
     }
 
     /// A function has accepted a job: it stays locked, but somebody else will say how it ended.
-    pub(crate) fn accepted(&self, claim: Claim) {
+    pub(crate) fn accepted(&self, claim: ClaimId) {
         let mut state = self.state();
         state.held.remove(&claim);
         state.accepted.push_back((claim, Instant::now()));
         drop(state);
-        self.left.notify_one();
+        self.job_left.notify_one();
         self.accepting.notify_one();
     }
 
     /// The first of the claims whose deadline is not stored yet, up to `limit`.
-    pub(crate) fn unstored(&self, limit: usize) -> Vec<Claim> {
+    pub(crate) fn unstored(&self, limit: usize) -> Vec<ClaimId> {
         self.state().accepted.iter().take(limit).map(|(claim, _)| *claim).collect()
     }
 
@@ -256,7 +259,7 @@ impl Slots {
     }
 
     /// The deadlines of the first claims are stored, as [`Slots::unstored`] has returned them, but for the jobs `left`.
-    pub(crate) fn deadlines_stored(&self, claims: &[Claim], left: &[i64]) {
+    pub(crate) fn deadlines_stored(&self, claims: &[ClaimId], left: &[i64]) {
         let mut state = self.state();
         state.accepted.drain(..claims.len());
         let left = claims.iter().filter(|claim| left.contains(&claim.0));
@@ -264,54 +267,54 @@ impl Slots {
     }
 
     /// Outcomes have been stored, or refused for good.
-    pub(crate) fn settled(&self, jobs: impl IntoIterator<Item = (usize, Claim, Option<String>)>) {
+    pub(crate) fn settled(&self, jobs: impl IntoIterator<Item = (usize, ClaimId, Option<String>)>) {
         let mut state = self.state();
         let mut freed = false;
         for (lane, claim, queue) in jobs {
             state.held.remove(&claim);
             if let Some(queue) = queue {
                 freed = true;
-                let known = &mut state.lanes[lane].freed;
-                // A look from the beginning finds the others.
+                let known = &mut state.lanes[lane].freed_queues;
+                // A claim from the start finds the others.
                 if known.len() < BATCH {
                     known.push(queue);
                 }
             }
         }
         drop(state);
-        self.left.notify_one();
+        self.job_left.notify_one();
         if freed {
             self.room.notify_one();
         }
     }
 
     /// Takes up to `count` named queues that have been freed.
-    pub(crate) fn take_freed(&self, lane: usize, count: usize) -> Vec<String> {
+    pub(crate) fn take_freed_queues(&self, lane: usize, count: usize) -> Vec<String> {
         let mut state = self.state();
-        let freed = &mut state.lanes[lane].freed;
+        let freed = &mut state.lanes[lane].freed_queues;
         let count = count.min(freed.len());
         freed.drain(..count).collect()
     }
 
-    /// Puts back queues that no look has made use of.
-    pub(crate) fn put_freed(&self, lane: usize, queues: Vec<String>) {
-        self.state().lanes[lane].freed.extend(queues);
+    /// Puts back queues that no claim has made use of.
+    pub(crate) fn put_freed_queues(&self, lane: usize, queues: Vec<String>) {
+        self.state().lanes[lane].freed_queues.extend(queues);
     }
 
     /// Whether a named queue of the lane has been freed.
-    pub(crate) fn has_freed(&self, lane: usize) -> bool {
-        !self.state().lanes[lane].freed.is_empty()
+    pub(crate) fn has_freed_queues(&self, lane: usize) -> bool {
+        !self.state().lanes[lane].freed_queues.is_empty()
     }
 
     /// Takes out of the buffers what has waited there for longer than `age`.
-    pub(crate) fn take_aged(&self, age: Duration) -> Vec<Claim> {
+    pub(crate) fn take_aged(&self, age: Duration) -> Vec<ClaimId> {
         let mut state = self.state();
         let (mut aged, mut bytes) = (Vec::new(), 0);
         for lane in &mut state.lanes {
             if lane.filled.elapsed() > age {
                 bytes += lane.buffer.iter().map(|job| job.payload.len()).sum::<usize>();
-                aged.extend(lane.buffer.drain(..).map(|job| claim_of(&job)));
-                (lane.ahead, lane.ended, lane.before) = (0, 0, 0);
+                aged.extend(lane.buffer.drain(..).map(|job| job.claim_id()));
+                (lane.ahead, lane.rate.ended, lane.rate.before) = (0, 0, 0);
             }
         }
         state.buffered -= bytes;
@@ -334,24 +337,24 @@ impl Slots {
     }
 
     /// Takes what has not started out of the buffers.
-    pub(crate) fn take_buffered(&self) -> Vec<Claim> {
+    pub(crate) fn take_buffered(&self) -> Vec<ClaimId> {
         let mut state = self.state();
         state.buffered = 0;
-        state.lanes.iter_mut().flat_map(|lane| lane.buffer.drain(..)).map(|job| claim_of(&job)).collect()
+        state.lanes.iter_mut().flat_map(|lane| lane.buffer.drain(..)).map(|job| job.claim_id()).collect()
     }
 
     /// These claims are no longer held.
-    pub(crate) fn forget(&self, claims: &[Claim]) {
+    pub(crate) fn forget(&self, claims: &[ClaimId]) {
         let mut state = self.state();
         for claim in claims {
             state.held.remove(claim);
         }
         drop(state);
-        self.left.notify_one();
+        self.job_left.notify_one();
     }
 
     /// All claims held, accepted jobs aside.
-    pub(crate) fn held(&self) -> Vec<Claim> {
+    pub(crate) fn held(&self) -> Vec<ClaimId> {
         self.state().held.iter().copied().collect()
     }
 

@@ -19,16 +19,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_pg::{CallbackDb, Claim, Claimed, Instance, Job, Position, WorkerDb};
+use job_pg::{CallbackDb, Claim, Claimed, DbError, Instance, Job, Position, WorkerDb};
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
-use crate::attempt::claim_of;
-use crate::context::{Context, Surroundings};
-use crate::memory::claimed_ahead;
+use crate::context::{Context, WorkerContext};
 use crate::outcome::Outcome;
+use crate::payload_memory::claimed_ahead;
+use crate::slots;
 use crate::worker::Worker;
-use crate::{DbError, slots};
 
 pub use job_pg::SettleError;
 pub use job_pg::testing::{InQueue, TestingError, advance, assert_enqueued, enqueued, migrate_url};
@@ -92,8 +91,8 @@ impl Worker {
         let tasks: Vec<String> = self.registry.by_task.keys().cloned().collect();
         // Also when this is dropped in the middle.
         let stopping = Shutdown::new();
-        let _told = stopping.trigger_on_drop();
-        let surroundings = Surroundings::new(self.db.clone(), stopping);
+        let _triggered = stopping.trigger_on_drop();
+        let worker_context = WorkerContext::new(self.db.clone(), stopping);
         let (mut ran, mut known) = (Vec::new(), HashSet::new());
         loop {
             let claim = Claim {
@@ -113,7 +112,7 @@ impl Worker {
                 known.insert(job.id);
             }
             if !again.is_empty() {
-                worker_db.release(&again.iter().map(claim_of).collect::<Vec<_>>()).await?;
+                worker_db.release(&again.iter().map(Job::claim_id).collect::<Vec<_>>()).await?;
             }
             if new.is_empty() {
                 return Ok(ran);
@@ -123,7 +122,7 @@ impl Worker {
                     let size = worker_db.payload_size(&job).await?.unwrap_or_default();
                     worker_db.load_payload(&mut job, size).await?;
                 }
-                let outcome = self.run_now(&settler, &job, &surroundings).await?;
+                let outcome = self.run_now(&settler, &job, &worker_context).await?;
                 ran.push(Ran { job, outcome });
             }
         }
@@ -133,17 +132,21 @@ impl Worker {
         &self,
         settler: &CallbackDb,
         job: &Job,
-        surroundings: &Arc<Surroundings>,
+        worker_context: &Arc<WorkerContext>,
     ) -> Result<Outcome, RunDueError> {
         // Claimed by its task.
         let Some(task) = self.registry.by_task.get(&job.task) else {
             return Ok(Outcome::Snooze { after: Duration::ZERO });
         };
-        let context =
-            Context::new(Arc::new(job.clone()), task.options.retry.most(job.max_attempts), surroundings.clone(), None);
+        let context = Context::new(
+            Arc::new(job.clone()),
+            task.options.retry.most(job.max_attempts),
+            worker_context.clone(),
+            None,
+        );
         let outcome = self.registry.run(task, &context).await;
         if context.is_completed() {
-            self.registry.given_back.ended(job.id);
+            self.registry.uncounted_retries.reset(job.id);
             // Whatever it returned afterwards.
             return Ok(Outcome::Done);
         }

@@ -9,14 +9,12 @@ use std::time::Duration;
 use crate::config::WorkerConfig;
 use job_pg::Db;
 use job_utils::config::{Tasks, Var, in_words};
-use job_utils::shutdown::Shutdown;
 use job_utils::task::Task;
 
 use crate::context::Context;
 use crate::handler::{Registry, TaskOptions, registered, typed};
 use crate::hook::Hook;
 use crate::outcome::IntoOutcome;
-use crate::{Stopped, WorkerError, run_to_end};
 
 /// A worker: tasks with their handlers, and how to run them. It does nothing until it runs.
 ///
@@ -67,18 +65,6 @@ impl Worker {
             said: Vec::new(),
             faults: Vec::new(),
         }
-    }
-
-    /// Runs until told to stop; then takes no more jobs, waits for those in flight as long as its grace lasts, gives back the rest,
-    /// and says what it left behind. It waits for a database that is not there yet, and for the schema.
-    ///
-    /// Dropping the future is the hard way to stop, as safe as a crash: running handlers are dropped, and others take over their
-    /// jobs when the lease is over, or the next worker with the same id at once.
-    ///
-    /// # Errors
-    /// What waiting cannot mend, such as a wrong password.
-    pub async fn run(self, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
-        run_to_end(self, shutdown).await
     }
 
     /// The worker's id.

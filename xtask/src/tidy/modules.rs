@@ -10,7 +10,7 @@ use super::workspace::Workspace;
 type Arrows = BTreeMap<String, BTreeSet<String>>;
 
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
-    workspace.crates.keys().filter(|name| *name != "job-worker").flat_map(|name| check_crate(workspace, name)).collect()
+    workspace.crates.keys().flat_map(|name| check_crate(workspace, name)).collect()
 }
 
 fn check_crate(workspace: &Workspace, name: &str) -> Vec<String> {

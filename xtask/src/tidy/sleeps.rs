@@ -29,14 +29,15 @@ const ALLOWED: &[(&str, &str)] = &[
         "crates/job-worker/src/attempt.rs",
         "back-off while the database is away; a hook's time after its job was taken away",
     ),
-    ("crates/job-worker/src/claim.rs", "the patience of a stop with a claim that hangs"),
-    ("crates/job-worker/src/drain.rs", "between two looks for callbacks during a stop"),
+    ("crates/job-worker/src/claim/buffer_release.rs", "until buffered jobs are too old, and back-off"),
+    ("crates/job-worker/src/claim/reconcile.rs", "until the next search for unknown jobs"),
+    ("crates/job-worker/src/claim/waiter.rs", "between two claims of what was written before the worker registered"),
+    ("crates/job-worker/src/drain.rs", "between two questions for callbacks during a stop"),
     ("crates/job-worker/src/dispatch/probe.rs", "between two tries of the callback URL; the service ends it at a stop"),
     (
         "crates/job-worker/src/heartbeat.rs",
         "the last answer of an attempt whose job is gone; what an earlier session may take to connect anew, and back-off",
     ),
-    ("crates/job-worker/src/wake.rs", "between two looks for what was written before the worker waited"),
 ];
 
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {

@@ -155,6 +155,9 @@ impl Position {
     }
 }
 
+/// What names a claim: the job's id, and the epoch.
+pub type ClaimId = (i64, i64);
+
 /// A claimed job. Its `Debug` shows neither the payload nor the epoch, with which whoever reads a log could end the attempt.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -208,6 +211,12 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
+    /// What names this claim of the job.
+    #[must_use]
+    pub fn claim_id(&self) -> ClaimId {
+        (self.id, self.epoch)
+    }
+
     /// The same job with an empty payload.
     #[must_use]
     pub fn clone_without_payload(&self) -> Self {

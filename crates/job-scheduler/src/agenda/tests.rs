@@ -29,8 +29,8 @@ fn owing(id: i64, info: &str, fired_until: &str, owed_since: &str) -> ScheduledJ
     ScheduledJob::held(id, "task".into(), info, digest, at(fired_until), at(owed_since))
 }
 
-fn look(agenda: &mut Agenda, id: i64, info: &str, now: &str) -> Looked {
-    agenda.look_at(&row(id, info, now))
+fn update(agenda: &mut Agenda, id: i64, info: &str, now: &str) -> RowChange {
+    agenda.update(&row(id, info, now))
 }
 
 fn next(agenda: &Agenda) -> Option<Timestamp> {
@@ -66,7 +66,7 @@ fn held(schedules: &[(i64, &str)]) -> Vec<(Block, Digest)> {
 fn agenda(rules: &[(i64, &str)], now: &str) -> Agenda {
     let mut agenda = Agenda::new(TimeZone::UTC);
     for (id, rule) in rules {
-        assert_eq!(look(&mut agenda, *id, &info(rule), now), Looked::Taken);
+        assert_eq!(update(&mut agenda, *id, &info(rule), now), RowChange::New);
     }
     agenda
 }
@@ -111,7 +111,7 @@ fn every_fire_that_is_owed_is_due_in_the_order_of_time() {
 fn fires_of_a_take_over_are_made_up_whatever_the_schedule_says() {
     for missed in ["skip", "once", "all"] {
         let mut agenda = Agenda::new(TimeZone::UTC);
-        agenda.look_at(&owing(1, &with("* * * * * *", "missed", missed), "00:00:00", "00:00:00"));
+        agenda.update(&owing(1, &with("* * * * * *", "missed", missed), "00:00:00", "00:00:00"));
         assert_eq!(due(&agenda, "00:00:08").len(), 8, "{missed}");
         assert_eq!(agenda.take_missed(), 0);
     }
@@ -121,7 +121,7 @@ fn fires_of_a_take_over_are_made_up_whatever_the_schedule_says() {
 fn fires_from_an_outage_are_skipped_or_made_up_once_or_all() {
     let due_after = |missed: &str, owed_since: &str| {
         let mut agenda = Agenda::new(TimeZone::UTC);
-        agenda.look_at(&owing(1, &with("0 * * * * *", "missed", missed), "00:00:00", owed_since));
+        agenda.update(&owing(1, &with("0 * * * * *", "missed", missed), "00:00:00", owed_since));
         let marks = agenda.marks(10);
         let missed = marks.first().and_then(|mark| mark.missed.clone());
         let minutes = due(&agenda, "00:07:10").into_iter().map(|(_, at)| at.to_string()[11..16].to_owned());
@@ -147,7 +147,7 @@ fn fires_from_an_outage_are_skipped_or_made_up_once_or_all() {
 #[test]
 fn all_missed_fires_are_the_latest_thousand() {
     let mut agenda = Agenda::new(TimeZone::UTC);
-    agenda.look_at(&owing(1, &with("* * * * * *", "missed", "all"), "00:00:00", "10:00:00"));
+    agenda.update(&owing(1, &with("* * * * * *", "missed", "all"), "00:00:00", "10:00:00"));
     let made = due(&agenda, "09:59:59");
     assert_eq!((made.len(), made[0].1), (1000, at("09:43:20")));
     assert_eq!(agenda.marks(1)[0].missed.as_ref().unwrap().0, at("09:43:19"));
@@ -159,14 +159,7 @@ fn a_long_outage_is_looked_through_quickly() {
     let since: Timestamp = "1996-01-01T00:00:00Z".parse().unwrap();
     for id in 0..200 {
         let row = owing(id, &with("* * * * * *", "missed", "once"), "00:00:00", "00:00:00");
-        agenda.look_at(&ScheduledJob::held(
-            id,
-            row.task,
-            row.schedule_info.unwrap(),
-            row.digest,
-            since,
-            at("12:00:00"),
-        ));
+        agenda.update(&ScheduledJob::held(id, row.task, row.schedule_info.unwrap(), row.digest, since, at("12:00:00")));
     }
     assert_eq!(due(&agenda, "11:59:59").len(), 200);
 }
@@ -196,8 +189,8 @@ fn after_heartbeats_that_failed_only_the_latest_fire_is_made_and_none_after_a_mi
 fn a_schedule_without_a_fire_left_is_marked_and_then_forgotten() {
     let once = r#""2026-01-01T00:00:10Z""#;
     let mut agenda = Agenda::new(TimeZone::UTC);
-    assert_eq!(look(&mut agenda, 1, once, "00:00:00"), Looked::Taken);
-    assert_eq!(look(&mut agenda, 2, once, "00:00:11"), Looked::Taken);
+    assert_eq!(update(&mut agenda, 1, once, "00:00:00"), RowChange::New);
+    assert_eq!(update(&mut agenda, 2, once, "00:00:11"), RowChange::New);
     let marks = agenda.marks(10);
     assert_eq!(marks.iter().map(|mark| (mark.schedule, mark.ended)).collect::<Vec<_>>(), [(2, true)]);
     agenda.marked(&marks[0]);
@@ -206,7 +199,7 @@ fn a_schedule_without_a_fire_left_is_marked_and_then_forgotten() {
     let marks = agenda.marks(10);
     assert_eq!(marks.iter().map(|mark| (mark.schedule, mark.ended)).collect::<Vec<_>>(), [(1, true)]);
     // One that has changed meanwhile is not forgotten.
-    look(&mut agenda, 1, &info("* * * * *"), "00:00:20");
+    update(&mut agenda, 1, &info("* * * * *"), "00:00:20");
     agenda.marked(&marks[0]);
     assert!(agenda.holds(1) && !agenda.has_marks());
 }
@@ -214,9 +207,9 @@ fn a_schedule_without_a_fire_left_is_marked_and_then_forgotten() {
 #[test]
 fn what_is_wrong_is_marked_and_cleared_and_a_warning_stops_nothing() {
     let mut agenda = Agenda::new(TimeZone::UTC);
-    assert!(matches!(look(&mut agenda, 1, &info("61 * * * *"), "00:00:00"), Looked::Invalid(_)));
-    look(&mut agenda, 2, &with("* * * * *", "tzz", "x"), "00:00:00");
-    look(&mut agenda, 3, &info("* * * * *"), "00:00:00");
+    assert!(matches!(update(&mut agenda, 1, &info("61 * * * *"), "00:00:00"), RowChange::Invalid(_)));
+    update(&mut agenda, 2, &with("* * * * *", "tzz", "x"), "00:00:00");
+    update(&mut agenda, 3, &info("* * * * *"), "00:00:00");
     let errors: HashMap<i64, String> =
         agenda.marks(10).into_iter().map(|mark| (mark.schedule, mark.error.unwrap())).collect();
     assert!(errors[&1].contains("minute: 61 is not within 0-59"), "{errors:?}");
@@ -228,26 +221,26 @@ fn what_is_wrong_is_marked_and_cleared_and_a_warning_stops_nothing() {
     // Written in the row and not true any more (another version may know more rules).
     let mut fine = row(4, &info("* * * * *"), "00:00:00");
     fine.last_error = Some("what it said before".into());
-    agenda.look_at(&fine);
+    agenda.update(&fine);
     assert_eq!(agenda.marks(10)[0].error, None);
 }
 
 #[test]
 fn a_bad_rule_is_told_once_until_it_changes_and_stops_no_other() {
     let mut agenda = agenda(&[(1, "* * * * *")], "00:00:30");
-    assert!(matches!(look(&mut agenda, 2, &info("61 * * * *"), "00:00:30"), Looked::Invalid(_)));
-    assert_eq!(look(&mut agenda, 2, &info("61 * * * *"), "00:00:31"), Looked::Known);
+    assert!(matches!(update(&mut agenda, 2, &info("61 * * * *"), "00:00:30"), RowChange::Invalid(_)));
+    assert_eq!(update(&mut agenda, 2, &info("61 * * * *"), "00:00:31"), RowChange::None);
     assert_eq!(due(&agenda, "00:01:00").len(), 1);
-    assert_eq!(look(&mut agenda, 2, &info("1 * * * *"), "00:00:32"), Looked::Taken);
+    assert_eq!(update(&mut agenda, 2, &info("1 * * * *"), "00:00:32"), RowChange::New);
     assert_eq!(due(&agenda, "00:01:00").len(), 2);
     // Postgres takes this as json.
-    assert!(matches!(look(&mut agenda, 3, r#"{"rule": 1e999}"#, "00:00:32"), Looked::Invalid(_)));
+    assert!(matches!(update(&mut agenda, 3, r#"{"rule": 1e999}"#, "00:00:32"), RowChange::Invalid(_)));
 }
 
 #[test]
 fn a_changed_rule_replaces_the_next_fire_and_a_gone_schedule_has_none() {
     let mut agenda = agenda(&[(1, "5 * * * *"), (2, "10 * * * *")], "00:00:00");
-    assert_eq!(look(&mut agenda, 1, &info("20 * * * *"), "00:00:30"), Looked::Taken);
+    assert_eq!(update(&mut agenda, 1, &info("20 * * * *"), "00:00:30"), RowChange::New);
     assert_eq!(next(&agenda), Some(at("00:10:00")));
     assert_eq!(agenda.retain(&HashSet::from([Block::of(1)]), &HashSet::from([1])), 1);
     assert_eq!(next(&agenda), Some(at("00:20:00")));
@@ -271,7 +264,7 @@ fn a_block_differs_when_a_schedule_of_it_comes_goes_or_changes() {
     // Only in the blocks that were read again can one be missed.
     assert_eq!(agenda.retain(&HashSet::from([first]), &HashSet::from([2])), 1);
     assert_eq!(agenda.differing(&held(&here[1..])), HashSet::new());
-    look(&mut agenda, 2, &info(daily), "00:00:01");
+    update(&mut agenda, 2, &info(daily), "00:00:01");
     assert_eq!(agenda.differing(&held(&[(2, daily), (5000, daily)])), HashSet::new());
     agenda.forget(2);
     agenda.forget(5000);
@@ -284,7 +277,7 @@ fn a_take_over_by_one_that_lived_through_the_gap_makes_the_latest_fire_late() {
         let mut agenda = Agenda::new(TimeZone::UTC);
         agenda.steady_since(at(first));
         agenda.steady_since(at("01:00:10"));
-        agenda.look_at(&owing(1, &info("0 * * * *"), "00:10:00", "01:00:10"));
+        agenda.update(&owing(1, &info("0 * * * *"), "00:10:00", "01:00:10"));
         assert_eq!(due(&agenda, "01:00:11").len(), made, "{first}");
     }
 }
@@ -293,11 +286,11 @@ fn a_take_over_by_one_that_lived_through_the_gap_makes_the_latest_fire_late() {
 fn a_rule_that_was_changed_during_a_gap_makes_up_nothing_for_it() {
     let mut agenda = Agenda::new(TimeZone::UTC);
     agenda.steady_since(at("00:00:00"));
-    agenda.look_at(&owing(1, &info("* * * * * *"), "00:00:00", "00:00:00"));
+    agenda.update(&owing(1, &info("* * * * * *"), "00:00:00", "00:00:00"));
     settle_due(&mut agenda, "00:00:05");
     // Halted here; the rule is changed at 6.
     agenda.steady_since(at("00:00:30"));
-    agenda.look_at(&owing(1, &info("*/1 * * * * *"), "00:00:06", "00:00:00"));
+    agenda.update(&owing(1, &info("*/1 * * * * *"), "00:00:06", "00:00:00"));
     assert_eq!(due(&agenda, "00:00:30"), [(1, at("00:00:29")), (1, at("00:00:30"))]);
 }
 
@@ -309,18 +302,18 @@ fn a_row_that_cannot_be_used_is_told_once_and_its_text_is_not_asked_for() {
         let row =
             ScheduledJob::held(id, "task".into(), usable.clone(), digest(id, &usable), fired_until, at("00:00:00"));
         assert!(!agenda.needs_text_of(&row));
-        assert!(matches!(agenda.look_at(&row), Looked::Invalid(error) if error.starts_with("fired_until: ")));
-        assert_eq!(agenda.look_at(&row), Looked::Known);
+        assert!(matches!(agenda.update(&row), RowChange::Invalid(error) if error.starts_with("fired_until: ")));
+        assert_eq!(agenda.update(&row), RowChange::None);
         // Set right, it is read.
         let right = owing(id, &usable, "00:00:00", "00:00:00");
         assert!(agenda.needs_text_of(&right));
-        assert_eq!(agenda.look_at(&right), Looked::Taken);
-        assert_eq!(agenda.look_at(&right), Looked::Known);
+        assert_eq!(agenda.update(&right), RowChange::New);
+        assert_eq!(agenda.update(&right), RowChange::None);
     }
     let large = format!("{usable}{}", " ".repeat(LARGEST_SCHEDULE_INFO as usize));
     let row = owing(3, &large, "00:00:00", "00:00:00");
     assert!(!agenda.needs_text_of(&row));
     let error = "schedule_info: is longer than 65536 bytes, and is not read";
-    assert_eq!(agenda.look_at(&row), Looked::Invalid(error.to_owned()));
-    assert_eq!(agenda.look_at(&row), Looked::Known);
+    assert_eq!(agenda.update(&row), RowChange::Invalid(error.to_owned()));
+    assert_eq!(agenda.update(&row), RowChange::None);
 }

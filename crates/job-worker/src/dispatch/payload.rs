@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use job_pg::Job;
 use tokio::sync::Notify;
 
-use crate::memory::Share;
+use crate::payload_memory::MemoryPermit;
 
 /// The client holds what it has been given until it is written. So a large payload is given in pieces of this size, as copies.
 const PIECE: usize = 64 << 10;
@@ -25,13 +25,13 @@ pub(crate) type Payload = Either<Full<Bytes>, Large>;
 
 /// A payload and its share of the memory, until somebody takes them out.
 struct Held {
-    payload: Mutex<Option<(String, Share)>>,
+    payload: Mutex<Option<(String, MemoryPermit)>>,
     /// All of it is on its way.
     sent: Notify,
 }
 
 impl Held {
-    fn payload(&self) -> MutexGuard<'_, Option<(String, Share)>> {
+    fn payload(&self) -> MutexGuard<'_, Option<(String, MemoryPermit)>> {
         self.payload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -47,11 +47,11 @@ pub(crate) struct Large {
 pub(crate) struct Unsent(Arc<Held>);
 
 /// The job's payload, which is taken out of it, as a body; with a share of the memory it is a large one.
-pub(crate) fn payload(job: &mut Job, share: Option<Share>) -> (Payload, Option<Unsent>) {
+pub(crate) fn payload(job: &mut Job, permit: Option<MemoryPermit>) -> (Payload, Option<Unsent>) {
     let payload = std::mem::take(&mut job.payload);
-    let Some(share) = share else { return (Either::Left(Full::from(payload)), None) };
+    let Some(permit) = permit else { return (Either::Left(Full::from(payload)), None) };
     let length = payload.len();
-    let held = Arc::new(Held { payload: Mutex::new(Some((payload, share))), sent: Notify::new() });
+    let held = Arc::new(Held { payload: Mutex::new(Some((payload, permit))), sent: Notify::new() });
     (Either::Right(Large { held: held.clone(), sent: 0, length }), Some(Unsent(held)))
 }
 

@@ -1,11 +1,11 @@
-//! Thread: how long a handler holds the thread that it runs on, from one await to the next.
+//! Poll time: how long a handler holds the thread that it runs on, from one await to the next.
 
 use std::pin::Pin;
 use std::task::{Context as Waker, Poll};
 use std::time::{Duration, Instant};
 
 use crate::context::Context;
-use crate::place::BLOCKED;
+use crate::monitor::BLOCKED;
 
 /// A handler that is timed each time it gets its thread.
 pub(crate) struct Timed<'a, F> {
@@ -32,15 +32,15 @@ impl<F: Future> Future for Timed<'_, F> {
 
     fn poll(mut self: Pin<&mut Self>, waker: &mut Waker<'_>) -> Poll<F::Output> {
         let entered = Instant::now();
-        let place = self.context.place();
-        if let Some(place) = place {
-            place.enter();
+        let monitor = self.context.monitor();
+        if let Some(monitor) = monitor {
+            monitor.enter();
         }
         let polled = self.running.as_mut().poll(waker);
         let left = Instant::now();
         let held = left - entered;
-        if let Some(place) = place {
-            place.leave(held);
+        if let Some(monitor) = monitor {
+            monitor.leave(held);
         }
         if held >= BLOCKED {
             let job = self.context.job();

@@ -1,17 +1,17 @@
-//! Place: what a slot runs at this moment, so that an attempt is found while it runs: by its claim, to be ended when that has been taken
-//! away; and by how long it has held its thread.
+//! Slot monitor: what a slot runs at this moment.
+//!
+//! An attempt is found by its claim while it runs, to be ended when its job has been taken away. And the monitor knows how
+//! long the attempt's handler has held its thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use job_pg::Running;
+use job_pg::{ClaimId, Running};
 use tokio::sync::Notify;
 
-use crate::slots::Claim;
-
 /// An attempt that has run for so long is asked about. Quick ones cost nothing.
-const ASKED: Duration = Duration::from_secs(1);
+const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// A handler that holds its thread for so long in one go blocks it.
 pub(crate) const BLOCKED: Duration = Duration::from_secs(1);
@@ -19,18 +19,18 @@ pub(crate) const BLOCKED: Duration = Duration::from_secs(1);
 /// A handler that blocked its thread so long ago may still be why something is late.
 const RECENT: Duration = Duration::from_secs(15);
 
-/// All places of a worker. They are kept: there are as many as jobs have run at once.
+/// The monitors of a worker. They are kept: there are as many as jobs have run at once.
 #[derive(Default)]
-pub(crate) struct Places(Mutex<Inner>);
+pub(crate) struct SlotMonitors(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    all: Vec<Arc<Place>>,
-    free: Vec<Arc<Place>>,
+    all: Vec<Arc<SlotMonitor>>,
+    free: Vec<Arc<SlotMonitor>>,
 }
 
-/// One slot's place.
-pub(crate) struct Place {
+/// One slot's monitor.
+pub(crate) struct SlotMonitor {
     attempt: Mutex<Option<RunningAttempt>>,
     /// The attempt has been taken away.
     taken: Notify,
@@ -42,58 +42,58 @@ pub(crate) struct Place {
 }
 
 struct RunningAttempt {
-    claim: Claim,
+    claim: ClaimId,
     since: Instant,
     /// It may end its job by itself, in a transaction: that the job is gone means nothing.
     ends_itself: bool,
     taken: bool,
 }
 
-impl Places {
+impl SlotMonitors {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a slot that begins.
-    pub(crate) fn take(&self) -> Arc<Place> {
+    /// A monitor for a slot that begins.
+    pub(crate) fn take(&self) -> Arc<SlotMonitor> {
         let mut inner = self.inner();
-        if let Some(place) = inner.free.pop() {
-            return place;
+        if let Some(monitor) = inner.free.pop() {
+            return monitor;
         }
         let (attempt, taken, entered, blocked) = Default::default();
-        let place = Arc::new(Place { attempt, taken, entered, blocked, origin: Instant::now() });
-        inner.all.push(place.clone());
-        place
+        let monitor = Arc::new(SlotMonitor { attempt, taken, entered, blocked, origin: Instant::now() });
+        inner.all.push(monitor.clone());
+        monitor
     }
 
     /// The slot has ended.
-    pub(crate) fn give_back(&self, place: Arc<Place>) {
-        place.end();
-        self.inner().free.push(place);
+    pub(crate) fn give_back(&self, monitor: Arc<SlotMonitor>) {
+        monitor.end();
+        self.inner().free.push(monitor);
     }
 
     /// The claims of attempts that have run for a while and do not end their jobs themselves.
     pub(crate) fn running(&self) -> Running {
         let inner = self.inner();
-        let claim = |place: &Arc<Place>| {
-            let attempt = place.attempt();
+        let claim = |monitor: &Arc<SlotMonitor>| {
+            let attempt = monitor.attempt();
             let attempt = attempt.as_ref().filter(|attempt| !attempt.ends_itself && !attempt.taken)?;
-            (attempt.since.elapsed() >= ASKED).then_some(attempt.claim)
+            (attempt.since.elapsed() >= ASK_AFTER).then_some(attempt.claim)
         };
         inner.all.iter().filter_map(claim).collect()
     }
 
     /// These claims no longer hold their jobs: ends the attempts that still run by them, and returns their jobs' ids.
-    pub(crate) fn take_away(&self, claims: &[Claim]) -> Vec<i64> {
+    pub(crate) fn take_away(&self, claims: &[ClaimId]) -> Vec<i64> {
         let inner = self.inner();
-        let ended = |place: &Arc<Place>| {
-            let mut attempt = place.attempt();
+        let ended = |monitor: &Arc<SlotMonitor>| {
+            let mut attempt = monitor.attempt();
             let attempt = attempt.as_mut().filter(|attempt| !attempt.ends_itself && !attempt.taken)?;
             if !claims.contains(&attempt.claim) {
                 return None;
             }
             attempt.taken = true;
-            place.taken.notify_waiters();
+            monitor.taken.notify_waiters();
             Some(attempt.claim.0)
         };
         inner.all.iter().filter_map(ended).collect()
@@ -101,17 +101,17 @@ impl Places {
 
     /// How long a handler has blocked its thread, one that still does or one that has let go of it not long ago.
     pub(crate) fn blocked(&self) -> Option<Duration> {
-        self.inner().all.iter().filter_map(|place| place.blocked()).max()
+        self.inner().all.iter().filter_map(|monitor| monitor.blocked()).max()
     }
 }
 
-impl Place {
+impl SlotMonitor {
     fn attempt(&self) -> MutexGuard<'_, Option<RunningAttempt>> {
         self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An attempt begins.
-    pub(crate) fn begin(&self, claim: Claim) {
+    pub(crate) fn begin(&self, claim: ClaimId) {
         let attempt = RunningAttempt { claim, since: Instant::now(), ends_itself: false, taken: false };
         *self.attempt() = Some(attempt);
     }
@@ -123,7 +123,7 @@ impl Place {
     }
 
     /// The attempt ends its job by itself, if it is still the one that runs here.
-    pub(crate) fn ends_itself(&self, claim: Claim) {
+    pub(crate) fn ends_itself(&self, claim: ClaimId) {
         if let Some(attempt) = self.attempt().as_mut().filter(|attempt| attempt.claim == claim) {
             attempt.ends_itself = true;
         }
@@ -133,11 +133,11 @@ impl Place {
     pub(crate) async fn taken(&self) {
         loop {
             // Made first: it wakes for what comes after this.
-            let told = self.taken.notified();
+            let notified = self.taken.notified();
             if self.attempt().as_ref().is_some_and(|attempt| attempt.taken) {
                 return;
             }
-            told.await;
+            notified.await;
         }
     }
 
@@ -177,21 +177,21 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_is_ended_by_its_own_claim_only_and_not_when_it_ends_its_job_itself() {
-        let places = Places::default();
-        let place = places.take();
-        place.begin((1, 7));
-        assert!(places.take_away(&[(1, 8), (2, 7)]).is_empty(), "another claim of the job, and another job");
-        place.ends_itself((1, 8));
-        assert_eq!(places.take_away(&[(1, 7)]), [1]);
-        place.taken().await;
-        assert!(places.take_away(&[(1, 7)]).is_empty(), "told once");
-        place.begin((1, 9));
-        place.ends_itself((1, 9));
-        assert!(places.take_away(&[(1, 9)]).is_empty());
-        place.end();
-        assert!(places.take_away(&[(1, 9)]).is_empty(), "its outcome is known");
-        places.give_back(place);
-        places.take();
-        assert_eq!(places.inner().all.len(), 1, "places are used again");
+        let monitors = SlotMonitors::default();
+        let monitor = monitors.take();
+        monitor.begin((1, 7));
+        assert!(monitors.take_away(&[(1, 8), (2, 7)]).is_empty(), "another claim of the job, and another job");
+        monitor.ends_itself((1, 8));
+        assert_eq!(monitors.take_away(&[(1, 7)]), [1]);
+        monitor.taken().await;
+        assert!(monitors.take_away(&[(1, 7)]).is_empty(), "once");
+        monitor.begin((1, 9));
+        monitor.ends_itself((1, 9));
+        assert!(monitors.take_away(&[(1, 9)]).is_empty());
+        monitor.end();
+        assert!(monitors.take_away(&[(1, 9)]).is_empty(), "its outcome is known");
+        monitors.give_back(monitor);
+        monitors.take();
+        assert_eq!(monitors.inner().all.len(), 1, "monitors are used again");
     }
 }
