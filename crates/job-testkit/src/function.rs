@@ -22,13 +22,13 @@ use crate::wait;
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub struct Recorded {
-    /// The method.
+    /// GET, POST and so on, in upper case.
     pub method: String,
     /// Path and query as they were on the wire, nothing decoded.
     pub target: String,
-    /// The headers.
+    /// Names in lower case, in the order of arrival.
     pub headers: HeaderMap,
-    /// The body.
+    /// All of the body, without its transfer coding.
     pub body: Bytes,
     /// When the request was complete.
     pub at: Instant,

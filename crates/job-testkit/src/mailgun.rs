@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 /// One request as it came.
 #[derive(Debug, Clone)]
 pub struct MailgunRequest {
-    /// Its method.
+    /// POST for a message.
     pub method: Method,
     /// Its path and query, as sent.
     pub uri: Uri,
@@ -48,7 +48,7 @@ pub struct FakeMailgun {
 }
 
 impl FakeMailgun {
-    /// Starts one.
+    /// Starts a server on a free port of 127.0.0.1.
     pub async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");

@@ -55,7 +55,7 @@ pub struct SmtpServer {
 }
 
 impl SmtpServer {
-    /// Starts one.
+    /// Starts a server on a free port of 127.0.0.1.
     pub async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");

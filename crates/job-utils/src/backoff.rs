@@ -16,7 +16,7 @@ impl Backoff {
         Self { first, cap, next: first }
     }
 
-    /// The next wait.
+    /// How long to wait now: twice as long each time, up to `cap`, less up to a quarter at random.
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.next.min(self.cap);
         self.next = (self.next * 2).min(self.cap);

@@ -249,7 +249,7 @@ impl<'a> Reader<'a> {
         self.optional(var).map(Secret::new)
     }
 
-    /// A path.
+    /// The path that a variable holds; None when it is unset.
     pub fn path(&mut self, var: &Var) -> Option<PathBuf> {
         self.optional(var).map(PathBuf::from)
     }

@@ -44,7 +44,7 @@ pub enum Transport {
 pub struct Smtp {
     /// Its name or address.
     pub host: String,
-    /// Its port.
+    /// The TCP port, 465 for implicit TLS and else 587 unless set.
     pub port: u16,
     /// User and password, if it wants them.
     pub credentials: Option<(String, Secret)>,

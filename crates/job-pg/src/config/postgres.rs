@@ -126,11 +126,11 @@ pub struct PostgresConfig {
     pub host_addresses: Vec<IpAddr>,
     /// One port for all hosts, or one each.
     pub ports: Vec<u16>,
-    /// User.
+    /// The database user to connect as.
     pub user: String,
-    /// Password.
+    /// Its password, which is never shown.
     pub password: Option<Secret>,
-    /// Database.
+    /// Name of the database that holds the jobs schema.
     pub database: String,
     /// TLS mode.
     pub ssl_mode: SslMode,

@@ -27,7 +27,7 @@ impl WorkerDb {
         Self { db, worker_id: worker_id.into(), instance: Arc::new(instance) }
     }
 
-    /// The worker's id.
+    /// The id that claims are held under.
     pub fn worker_id(&self) -> &Arc<str> {
         &self.worker_id
     }

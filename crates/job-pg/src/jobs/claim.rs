@@ -69,7 +69,7 @@ const WITH_HEARTBEAT: &str = concat!(
     ", beat.rescued, beat.silent, beat.overdue, beat.expired, beat.taken FROM beat"
 );
 
-/// What to claim.
+/// Which jobs a claim takes, and how many.
 #[derive(Clone, Copy)]
 pub struct Claim<'a> {
     /// Only these tasks; None: any.

@@ -58,7 +58,7 @@ job_utils::debug_as_chain!(SettleError);
 pub struct Settlement<T> {
     /// Who held the job.
     pub worker_id: Arc<str>,
-    /// Which job.
+    /// The id of the job, in the jobs table.
     pub job_id: i64,
     /// By which claim; None: whatever claim the worker holds, as the original did.
     pub epoch: Option<i64>,

@@ -212,7 +212,7 @@ impl Block {
 pub struct Digest {
     /// How many.
     pub count: i64,
-    /// Which.
+    /// The digests of all of them, xor-ed: equal when the same schedules are held with the same contents.
     pub xor: i64,
 }
 
@@ -227,7 +227,7 @@ pub struct SchedulerInstance {
     pub listens: bool,
 }
 
-/// What to look for.
+/// What a poll of the scheduler asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct LookFor<'a> {
     /// Schedules of these tasks; None: any.

@@ -280,7 +280,6 @@ fn filled(text: &str, digest: &str) -> String {
     text.replace("@version@", &version_number().to_string()).replace("@digest@", digest)
 }
 
-/// The number of [`VERSION`].
 fn version_number() -> i32 {
     VERSION.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }

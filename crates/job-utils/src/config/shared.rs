@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{LONGEST, Reader, Var, in_words};
+use crate::config::{LONGEST, Reader, in_words};
 use crate::wire::signature::CallbackSecrets;
 
 crate::variables! {
@@ -32,16 +32,11 @@ crate::variables! {
     /// this extended.
     pub JOBS_CALLBACK_TIMEOUT = "4h" for "worker, server, service";
 }
-/// What to log.
-pub const RUST_LOG: Var = Var {
-    name: "RUST_LOG",
-    // The pool repeats each failed connection that its user reports anyway, refinery what migrate says.
-    default: "info,deadpool.postgres=error,refinery_core=warn",
-    used_by: "all",
-    about: "What to log, as `level` or `target=level,…` (levels error, warn, info, debug, trace).",
-};
 
+// Of RUST_LOG's default: the pool repeats each failed connection that its user reports anyway, refinery what migrate says.
 crate::variables! {
+    /// What to log, as `level` or `target=level,…` (levels error, warn, info, debug, trace).
+    pub RUST_LOG = "info,deadpool.postgres=error,refinery_core=warn" for "all";
     /// Log lines for people (`text`) or as JSON (`json`).
     pub LOG_FORMAT = "text" for "all";
 }

@@ -71,7 +71,7 @@ impl Turn {
     }
 }
 
-/// One connection.
+/// A connection that is being served, and what ends it.
 pub(super) struct Connection {
     number: u64,
     turn: Mutex<Turn>,

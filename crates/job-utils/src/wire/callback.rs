@@ -204,7 +204,7 @@ pub struct NamedAttempt<'a> {
     pub id: i64,
     /// Who held the job: at least 4 characters.
     pub worker_id: &'a str,
-    /// By which claim.
+    /// The claim that the callback is for, as its URL or body tells it.
     pub claim: CallbackClaim,
 }
 

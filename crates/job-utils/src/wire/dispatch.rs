@@ -125,7 +125,7 @@ impl<'a> Received<'a> {
         Self { status, headers, body }
     }
 
-    /// Its status.
+    /// The HTTP status, 100 to 999.
     pub fn status(&self) -> u16 {
         self.status
     }

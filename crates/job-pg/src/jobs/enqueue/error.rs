@@ -13,9 +13,9 @@ use crate::jobs::NewJob;
 pub enum Field {
     /// The task identifier.
     Task,
-    /// The payload.
+    /// The payload: too large, not JSON, or not to be written as JSON.
     Payload,
-    /// The key.
+    /// The key, or its mode.
     Key,
     /// The named queue.
     Queue,
@@ -56,7 +56,7 @@ pub enum EnqueueError {
     Refused {
         /// Which of many jobs, counted from 0; None for a single one.
         position: Option<usize>,
-        /// Which of its fields.
+        /// The field that is refused.
         field: Field,
         /// Why.
         message: String,

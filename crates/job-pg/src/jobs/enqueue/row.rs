@@ -8,7 +8,6 @@ use crate::error::DbError;
 pub enum Row {
     /// Of tokio-postgres, also by deadpool.
     Client(tokio_postgres::Row),
-    /// Of sqlx.
     #[cfg(feature = "sqlx")]
     Sqlx(sqlx::postgres::PgRow),
 }
