@@ -1,9 +1,9 @@
--- Run after the functions have been installed, in the same transaction: they are nobody's until grants.sql gives them,
--- and those that are no longer among the files are dropped.
+-- Run after the functions have been installed, and the triggers that call them, in the same transaction: they are
+-- nobody's until grants.sql gives them, and those that are no longer among the files, or where they were, are dropped.
 DO $installed$
 DECLARE
-    -- What PostGraphile shows of the schema; @behavior -* hides the rest. A function with several forms it leaves out
-    -- by itself.
+    -- What PostGraphile shows of the jobs schema; @behavior -* hides the rest. A function with several forms it leaves
+    -- out by itself.
     shown CONSTANT text[] := '{
         complete_job, complete_jobs, fail_job, force_unlock_workers, get_job, get_scheduled_job, graphql_add_job,
         graphql_add_scheduled_job, permanently_fail_jobs, release_jobs, release_scheduled_jobs, remove_job,
@@ -15,9 +15,10 @@ DECLARE
 BEGIN
     -- Whatever was written together with the marker is what the files hold.
     FOR routine IN
-        SELECT p.oid, p.oid::regprocedure::text AS signature, p.proname, obj_description(p.oid, 'pg_proc') AS told
+        SELECT p.oid, p.oid::regprocedure::text AS signature, p.proname, obj_description(p.oid, 'pg_proc') AS told,
+               p.pronamespace = '@internal@'::regnamespace AS internal
           FROM pg_proc p
-         WHERE p.pronamespace = '@extschema@'::regnamespace AND p.oid <> marker
+         WHERE p.pronamespace IN ('@extschema@'::regnamespace, '@internal@'::regnamespace) AND p.oid <> marker
            AND p.xmin = (SELECT m.xmin FROM pg_proc m WHERE m.oid = marker)
     LOOP
         IF routine.oid = ANY (before) THEN
@@ -26,7 +27,7 @@ BEGIN
         END IF;
         signatures := signatures || routine.signature;
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', routine.signature);
-        IF routine.proname <> ALL (shown) AND coalesce(routine.told, '') !~ '^@behavior' THEN
+        IF NOT routine.internal AND routine.proname <> ALL (shown) AND coalesce(routine.told, '') !~ '^@behavior' THEN
             EXECUTE format('COMMENT ON FUNCTION %s IS %L', routine.signature,
                            concat_ws(E'\n', '@behavior -*', routine.told));
         END IF;
@@ -35,18 +36,29 @@ BEGIN
         RAISE EXCEPTION 'no function was installed';
     END IF;
     EXECUTE format('DROP FUNCTION %s', marker);
-    FOR routine IN
-        SELECT f.signature FROM @extschema@.schema_functions f WHERE f.signature <> ALL (signatures)
-    LOOP
-        IF to_regprocedure(routine.signature) IS NOT NULL THEN
+    -- Twice: one of them may stand in the default of another's argument, which has to go first.
+    FOR turn IN 1 .. 2 LOOP
+        FOR routine IN
+            SELECT f.signature FROM @extschema@.schema_functions f
+             WHERE f.signature <> ALL (signatures) AND to_regprocedure(f.signature) IS NOT NULL
+            UNION
+            -- A schema of before the first release has no list, and its internal functions are among the others.
+            SELECT p.oid::regprocedure::text FROM pg_proc p
+             WHERE p.pronamespace = '@extschema@'::regnamespace AND p.oid::regprocedure::text <> ALL (signatures)
+               AND current_setting('jobs.carried_over', true) = 'yes'
+               AND EXISTS (SELECT FROM pg_proc i
+                            WHERE i.pronamespace = '@internal@'::regnamespace AND i.proname = p.proname)
+        LOOP
             BEGIN
                 EXECUTE format('DROP FUNCTION %s', routine.signature);
             EXCEPTION WHEN dependent_objects_still_exist THEN
-                -- Whoever may call a function can have a view of it. It is tried again the next time.
-                RAISE WARNING 'the function % is no longer in use, and stays: %', routine.signature, SQLERRM;
-                signatures := signatures || routine.signature;
+                IF turn = 2 THEN
+                    -- Whoever may call a function can have a view of it. It is tried again the next time.
+                    RAISE WARNING 'the function % is no longer in use, and stays: %', routine.signature, SQLERRM;
+                    signatures := signatures || routine.signature;
+                END IF;
             END;
-        END IF;
+        END LOOP;
     END LOOP;
     -- refinery's, which makes it by itself.
     IF to_regclass('@extschema@.schema_history') IS NOT NULL THEN

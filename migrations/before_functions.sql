@@ -1,12 +1,52 @@
--- Run before the functions are installed, in the same transaction: remembers which functions the schema has. CREATE OR
--- REPLACE would put one of ours in the place of one of the application's that has the same arguments;
--- after_functions.sql refuses that.
+-- Run before the functions are installed, in the same transaction: makes the schema of the internal ones, and remembers
+-- which functions there are. CREATE OR REPLACE would put one of ours in the place of one of the application's that has
+-- the same arguments; after_functions.sql refuses that.
 SET LOCAL search_path = pg_catalog, pg_temp;
+
+DO $internal$
+DECLARE
+    -- By it a schema is known that was left behind when the jobs schema was dropped.
+    mark CONSTANT text := 'Internals of the schema @extschema@: call nothing here, and put nothing here.';
+    owner oid;
+    comment text;
+    routine regprocedure;
+BEGIN
+    SELECT n.nspowner, obj_description(n.oid, 'pg_namespace') INTO owner, comment FROM pg_namespace n
+     WHERE n.oid = to_regnamespace('@internal@');
+    IF NOT FOUND THEN
+        CREATE SCHEMA @internal@;
+        EXECUTE format('COMMENT ON SCHEMA @internal@ IS %L', mark);
+        RETURN;
+    END IF;
+    -- Whoever owns a schema can put another function in the place of one in it, which would run as our owner.
+    IF NOT EXISTS (
+        SELECT FROM pg_roles r
+         WHERE r.oid = owner
+           AND (r.rolsuper OR r.rolname = current_user
+                OR r.oid = (SELECT c.relowner FROM pg_class c WHERE c.oid = '@extschema@.jobs'::regclass)))
+    THEN
+        RAISE EXCEPTION 'the schema @internal@ belongs to %, and functions of this jobs schema go there', owner::regrole
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('ALTER SCHEMA @internal@ OWNER TO %I, or install into another schema (JOBS_SCHEMA).',
+                                current_user);
+    END IF;
+    IF comment = mark THEN
+        FOR routine IN
+            SELECT p.oid FROM pg_proc p
+             WHERE p.pronamespace = '@internal@'::regnamespace
+               AND p.oid::regprocedure::text NOT IN (SELECT f.signature FROM @extschema@.schema_functions f)
+        LOOP
+            EXECUTE format('DROP FUNCTION %s', routine);
+        END LOOP;
+    END IF;
+END
+$internal$;
 
 SELECT set_config('jobs.functions_before', coalesce(
     (SELECT string_agg(p.oid::text, ' ') FROM pg_proc p
-      WHERE p.pronamespace = '@extschema@'::regnamespace
-        AND current_setting('jobs.carried_over', true) IS DISTINCT FROM 'yes'
+      WHERE (p.pronamespace = '@internal@'::regnamespace
+             OR p.pronamespace = '@extschema@'::regnamespace
+                AND current_setting('jobs.carried_over', true) IS DISTINCT FROM 'yes')
         AND p.oid::regprocedure::text NOT IN (SELECT f.signature FROM @extschema@.schema_functions f)), ''), true);
 
 -- What is installed now has the same xmin as this one, within a savepoint as well.

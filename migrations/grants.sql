@@ -6,15 +6,16 @@ DECLARE
     role_name text;
     routine record;
     -- What each of the roles may call, by name: all forms of it. A function that is in no list is for the owner and for
-    -- what runs as the owner. What a function calls that runs as its caller, its caller must be allowed to call. No
-    -- trigger functions: whoever may call one can put it on a table of his own.
+    -- what runs as the owner. What a function calls that runs as its caller, its caller must be allowed to call: so
+    -- those of the producer call no internal function. No trigger functions: whoever may call one can put it on a table
+    -- of his own.
     producer CONSTANT text[] := '{
         add_job, add_jobs, add_jobs_for_own_tenant, add_scheduled_job, enqueue, enqueue_all,
-        enqueue_all_for_own_tenant, enqueue_for_own_tenant, graphql_add_job, graphql_add_scheduled_job, own_uuid}';
+        enqueue_all_for_own_tenant, enqueue_for_own_tenant, graphql_add_job, graphql_add_scheduled_job}';
     runtime CONSTANT text[] := '{
         add_job, add_job_for_any_tenant, add_jobs, add_jobs_for_any_tenant, add_jobs_for_own_tenant,
         complete_in_transaction, enqueue, enqueue_all, enqueue_all_for_any_tenant, enqueue_all_for_own_tenant,
-        enqueue_for_any_tenant, enqueue_for_own_tenant, graphql_add_job, own_uuid, refuse_large_payload,
+        enqueue_for_any_tenant, enqueue_for_own_tenant, graphql_add_job, refuse_large_payload,
 
         accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs,
         end_held_jobs, ended_instances, extend_job, fail_job, force_unlock_workers, forget_worker, free_jobs, get_job,
@@ -52,6 +53,9 @@ BEGIN
             END;
         END IF;
         EXECUTE format('GRANT USAGE ON SCHEMA @extschema@ TO %I', role_name);
+        IF role_name <> 'jobs_producer' THEN
+            EXECUTE format('GRANT USAGE ON SCHEMA @internal@ TO %I', role_name);
+        END IF;
 
         IF role_name = 'administrator' THEN
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.job_queues,
@@ -82,7 +86,8 @@ BEGIN
                    EXISTS (SELECT FROM aclexplode(p.proacl) AS a WHERE a.grantee = role_name::regrole) AS had
               FROM pg_proc p
              -- An application's own functions keep the rights that it gave them.
-             WHERE p.pronamespace = '@extschema@'::regnamespace AND pg_has_role(p.proowner, 'USAGE')
+             WHERE p.pronamespace IN ('@extschema@'::regnamespace, '@internal@'::regnamespace)
+               AND pg_has_role(p.proowner, 'USAGE')
                AND p.oid::regprocedure::text IN (SELECT f.signature FROM @extschema@.schema_functions f)
         LOOP
             IF routine.given THEN

@@ -9,52 +9,52 @@ LOCK TABLE @extschema@.scheduled_jobs, @extschema@.jobs, @extschema@.job_queues 
 CREATE OR REPLACE TRIGGER jobs_touch BEFORE UPDATE ON @extschema@.jobs FOR EACH ROW
     WHEN (NEW.updated_at IS NULL OR NEW.updated_at <= OLD.updated_at OR NEW.created_at IS DISTINCT FROM OLD.created_at
           OR NEW.locked_by IS DISTINCT FROM OLD.locked_by AND NEW.epoch IS NOT DISTINCT FROM OLD.epoch)
-    EXECUTE FUNCTION @extschema@.tg_jobs_touch();
+    EXECUTE FUNCTION @internal@.tg_jobs_touch();
 
 CREATE OR REPLACE TRIGGER jobs_inserted AFTER INSERT ON @extschema@.jobs
-    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.tg_jobs_inserted();
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_jobs_inserted();
 
 CREATE OR REPLACE TRIGGER jobs_updated AFTER UPDATE ON @extschema@.jobs
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.tg_jobs_updated();
+    FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_jobs_updated();
 
 CREATE OR REPLACE TRIGGER jobs_deleted AFTER DELETE ON @extschema@.jobs
-    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.tg_jobs_deleted();
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_jobs_deleted();
 
 CREATE OR REPLACE TRIGGER jobs_truncated AFTER TRUNCATE ON @extschema@.jobs
-    FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.tg_jobs_truncated();
+    FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_jobs_truncated();
 
 CREATE OR REPLACE TRIGGER jobs_bounded BEFORE UPDATE OF payload ON @extschema@.jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 AND NEW.payload::text <> OLD.payload::text)
-    EXECUTE FUNCTION @extschema@.tg_payload_bounded();
+    EXECUTE FUNCTION @internal@.tg_payload_bounded();
 
 CREATE OR REPLACE TRIGGER job_queues_derived BEFORE INSERT ON @extschema@.job_queues FOR EACH ROW
-    WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION @extschema@.tg_job_queues_derived();
+    WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION @internal@.tg_job_queues_derived();
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_bounded BEFORE INSERT ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 OR pg_column_size(NEW.schedule_info) > 65536)
-    EXECUTE FUNCTION @extschema@.tg_schedule_bounded();
+    EXECUTE FUNCTION @internal@.tg_schedule_bounded();
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_bounded_update BEFORE UPDATE OF payload, schedule_info
     ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 AND NEW.payload::text <> OLD.payload::text
           OR pg_column_size(NEW.schedule_info) > 65536 AND NEW.schedule_info::text <> OLD.schedule_info::text)
-    EXECUTE FUNCTION @extschema@.tg_schedule_bounded();
+    EXECUTE FUNCTION @internal@.tg_schedule_bounded();
 
 -- After scheduled_jobs_renewed, by its name, which empties last_error of a rule that changes.
 CREATE OR REPLACE TRIGGER scheduled_jobs_rule BEFORE INSERT OR UPDATE OF schedule_info ON @extschema@.scheduled_jobs
-    FOR EACH ROW EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_checked();
+    FOR EACH ROW EXECUTE FUNCTION @internal@.tg_scheduled_jobs_checked();
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_inserted AFTER INSERT ON @extschema@.scheduled_jobs
-    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_changed();
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_scheduled_jobs_changed();
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_deleted AFTER DELETE ON @extschema@.scheduled_jobs
-    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_changed();
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_scheduled_jobs_changed();
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_freed AFTER UPDATE ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (NEW.locked_at IS NULL AND NEW.paused_at IS NULL AND NEW.ended_at IS NULL
           AND (OLD.locked_at IS NOT NULL OR OLD.paused_at IS NOT NULL OR OLD.ended_at IS NOT NULL))
-    EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_notify('scheduled_jobs:insert');
+    EXECUTE FUNCTION @internal@.tg_scheduled_jobs_notify('scheduled_jobs:insert');
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_changed AFTER UPDATE OF schedule_info, task_identifier, payload, paused_at
     ON @extschema@.scheduled_jobs FOR EACH ROW
@@ -62,13 +62,13 @@ CREATE OR REPLACE TRIGGER scheduled_jobs_changed AFTER UPDATE OF schedule_info, 
           OR NEW.task_identifier IS DISTINCT FROM OLD.task_identifier
           OR NEW.payload::text IS DISTINCT FROM OLD.payload::text
           OR (NEW.paused_at IS NULL) <> (OLD.paused_at IS NULL))
-    EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_notify('scheduled_jobs:change');
+    EXECUTE FUNCTION @internal@.tg_scheduled_jobs_notify('scheduled_jobs:change');
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_renewed BEFORE UPDATE OF schedule_info, paused_at
     ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (NEW.schedule_info::text IS DISTINCT FROM OLD.schedule_info::text
           OR (NEW.paused_at IS NULL) <> (OLD.paused_at IS NULL))
-    EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_renewed();
+    EXECUTE FUNCTION @internal@.tg_scheduled_jobs_renewed();
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_written_by_hand BEFORE UPDATE OF locked_by, locked_at, fired_until
     ON @extschema@.scheduled_jobs FOR EACH ROW
@@ -78,7 +78,7 @@ CREATE OR REPLACE TRIGGER scheduled_jobs_written_by_hand BEFORE UPDATE OF locked
                                        AND timestamptz '9999-12-30 00:00:00+00')
                   <> (OLD.fired_until BETWEEN timestamptz '1970-01-01 00:00:00+00'
                                           AND timestamptz '9999-12-30 00:00:00+00')))
-    EXECUTE FUNCTION @extschema@.tg_scheduled_jobs_renewed();
+    EXECUTE FUNCTION @internal@.tg_scheduled_jobs_renewed();
 
 INSERT INTO @extschema@.schema_state (part, version, digest) VALUES ('triggers', @version@, '@digest@')
 ON CONFLICT (part) DO UPDATE SET version = excluded.version, digest = excluded.digest;

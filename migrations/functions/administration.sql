@@ -7,7 +7,7 @@
 -- What an operator's function has to tell: which of the jobs that it has changed have no attempts left, and which jobs
 -- it has left alone, because they run. It looks after the change: a job that has begun or ended meanwhile is told as it
 -- is now.
-CREATE OR REPLACE FUNCTION @extschema@.warn_of_jobs(job_ids bigint[], changed bigint[], exhausted bigint[] DEFAULT '{}')
+CREATE OR REPLACE FUNCTION @internal@.warn_of_jobs(job_ids bigint[], changed bigint[], exhausted bigint[] DEFAULT '{}')
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     running bigint[] := ARRAY(
@@ -50,7 +50,7 @@ BEGIN
         removed := removed || job.id;
         RETURN NEXT job;
     END LOOP;
-    PERFORM @extschema@.warn_of_jobs(job_ids, removed);
+    PERFORM @internal@.warn_of_jobs(job_ids, removed);
 END
 $$;
 
@@ -80,7 +80,7 @@ BEGIN
         changed := changed || job.id;
         RETURN NEXT job;
     END LOOP;
-    PERFORM @extschema@.warn_of_jobs(job_ids, changed);
+    PERFORM @internal@.warn_of_jobs(job_ids, changed);
 END
 $$;
 
@@ -122,7 +122,7 @@ BEGIN
         END IF;
         RETURN NEXT job;
     END LOOP;
-    PERFORM @extschema@.warn_of_jobs(job_ids, changed, exhausted);
+    PERFORM @internal@.warn_of_jobs(job_ids, changed, exhausted);
 END
 $$;
 

@@ -1,6 +1,6 @@
 -- Claim: what a worker takes.
 
-CREATE OR REPLACE FUNCTION @extschema@.require_worker_id(worker_id text) RETURNS void
+CREATE OR REPLACE FUNCTION @internal@.require_worker_id(worker_id text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF worker_id IS NULL OR length(worker_id) < 4 THEN
@@ -12,7 +12,7 @@ END
 $$;
 
 -- Takes the row of a named queue without waiting; false when somebody else has it. A NULL name is no queue.
-CREATE OR REPLACE FUNCTION @extschema@.lock_queue(name text) RETURNS boolean
+CREATE OR REPLACE FUNCTION @internal@.lock_queue(name text) RETURNS boolean
 LANGUAGE plpgsql AS $$
 BEGIN
     IF name IS NULL THEN
@@ -47,7 +47,7 @@ $$;
 -- The settings: statistics taken of an empty or a huge table must not lead to another plan than the one the indexes
 -- were made for, and compiling the plan takes longer than running it. The claim's trigger may wait for a queue's row
 -- that a producer holds: then the claim gives up after 100 ms (55P03) and is tried again.
-CREATE OR REPLACE FUNCTION @extschema@.claim_instance_jobs(
+CREATE OR REPLACE FUNCTION @internal@.claim_instance_jobs(
     instance uuid, worker_id text, epochs bigint[], task_identifiers text[], max_jobs int, job_expiry interval,
     excluded_tasks text[] DEFAULT NULL, deep boolean DEFAULT true, after_priorities int[] DEFAULT NULL,
     after_run_ats timestamptz[] DEFAULT NULL, after_ids bigint[] DEFAULT NULL, free_queues text[] DEFAULT NULL
@@ -68,7 +68,7 @@ DECLARE
     swept timestamptz := now() - interval '1 minute';
     claimed bigint[];
 BEGIN
-    PERFORM @extschema@.require_worker_id(worker_id);
+    PERFORM @internal@.require_worker_id(worker_id);
 
     -- Queues that run a job now, read once, from an index as small as the number of running jobs: without it a look
     -- would try the queue's row for every job that waits in a busy queue.
@@ -162,7 +162,7 @@ BEGIN
                  ORDER BY n.priority, n.run_at, n.id LIMIT max_jobs) c;
         IF seen > max_jobs THEN
             -- Another worker may have passed by those that are not taken, and gone to sleep.
-            woken := @extschema@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+            woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
         END IF;
     END IF;
     IF queued IS NOT NULL THEN
@@ -196,7 +196,7 @@ END
 $$;
 
 -- A claim without an instance, as get_job makes it.
-CREATE OR REPLACE FUNCTION @extschema@.claim_jobs(
+CREATE OR REPLACE FUNCTION @internal@.claim_jobs(
     worker_id text, task_identifiers text[], max_jobs int, job_expiry interval,
     excluded_tasks text[] DEFAULT NULL, deep boolean DEFAULT true, after_priorities int[] DEFAULT NULL,
     after_run_ats timestamptz[] DEFAULT NULL, after_ids bigint[] DEFAULT NULL, free_queues text[] DEFAULT NULL
@@ -204,7 +204,7 @@ CREATE OR REPLACE FUNCTION @extschema@.claim_jobs(
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
-    SELECT * FROM @extschema@.claim_instance_jobs(
+    SELECT * FROM @internal@.claim_instance_jobs(
         NULL, worker_id, NULL, task_identifiers, max_jobs, job_expiry, excluded_tasks, deep, after_priorities,
         after_run_ats, after_ids, free_queues);
 END
@@ -217,7 +217,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     job @extschema@.jobs;
 BEGIN
-    SELECT * INTO job FROM @extschema@.claim_jobs(worker_id, task_identifiers, 1, job_expiry);
+    SELECT * INTO job FROM @internal@.claim_jobs(worker_id, task_identifiers, 1, job_expiry);
     RETURN job;
 END
 $$;
@@ -229,7 +229,7 @@ COMMENT ON FUNCTION @extschema@.get_job(text, text[], interval) IS
 -- priority in use, and with a filter at most the jobs that are due within that time.
 --
 -- plpgsql keeps its plan: an SQL function with settings is planned at every call, which takes 110 us of 140.
-CREATE OR REPLACE FUNCTION @extschema@.next_run_at(task_identifiers text[], excluded_tasks text[], within interval)
+CREATE OR REPLACE FUNCTION @internal@.next_run_at(task_identifiers text[], excluded_tasks text[], within interval)
 RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
 SET jit = off SET search_path = pg_catalog, pg_temp AS $$

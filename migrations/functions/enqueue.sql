@@ -10,7 +10,7 @@
 
 -- The uuid in a transaction's setting, such as jwt.claims.database_id. Unset or empty is NULL; anything else that is
 -- not a uuid is an error, never a job without a tenant.
-CREATE OR REPLACE FUNCTION @extschema@.claim_uuid(setting text) RETURNS uuid
+CREATE OR REPLACE FUNCTION @internal@.claim_uuid(setting text) RETURNS uuid
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     value text := nullif(current_setting(setting, true), '');
@@ -25,15 +25,8 @@ BEGIN
 END
 $$;
 
--- The uuid in a setting; NULL for anything else, which is nobody's own.
-CREATE OR REPLACE FUNCTION @extschema@.own_uuid(setting text) RETURNS uuid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN current_setting(setting, true) ~* '^\{?([0-9a-f]{4}-?){8}\}?$'
-                THEN current_setting(setting, true)::uuid END
-$$;
-
 -- A uuid in a text argument is a db_id that was not cast.
-CREATE OR REPLACE FUNCTION @extschema@.refuse_untyped_db_id(identifier text) RETURNS void
+CREATE OR REPLACE FUNCTION @internal@.refuse_untyped_db_id(identifier text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF identifier ~* '^\{?([0-9a-f]{4}-?){8}\}?$' THEN
@@ -45,7 +38,7 @@ END
 $$;
 
 -- A time that is given as text: an interval, which people write for "in 10 minutes", gets a hint.
-CREATE OR REPLACE FUNCTION @extschema@.run_at_of(value text) RETURNS timestamptz
+CREATE OR REPLACE FUNCTION @internal@.run_at_of(value text) RETURNS timestamptz
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF value ~* '^\s*(in\s+|[-+@]\s*)?[0-9.]+\s*'
@@ -60,7 +53,7 @@ $$;
 
 -- An error when a payload of so many bytes is beyond the limit. SECURITY DEFINER: whoever may enqueue needs no right to
 -- the limits.
-CREATE OR REPLACE FUNCTION @extschema@.refuse_large_payload(relation text, size bigint) RETURNS void
+CREATE OR REPLACE FUNCTION @internal@.refuse_large_payload(relation text, size bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     allowed int := coalesce((SELECT l.bytes FROM @extschema@.limits l WHERE l.name = 'payload'), 16777216);
@@ -101,13 +94,13 @@ COMMENT ON FUNCTION @extschema@.set_max_payload(int) IS
 -- means that a trigger kept it out. The result is a row of NULLs.
 --
 -- Another turn follows only when a running job has lost its key. A bound ends what should end by itself.
-CREATE OR REPLACE FUNCTION @extschema@.enqueue_job(
+CREATE OR REPLACE FUNCTION @internal@.enqueue_job(
     new_database_id uuid, new_actor_id uuid, identifier text, new_payload json, job_key text, new_queue_name text,
     new_run_at timestamptz, new_max_attempts int, new_priority int,
     new_entity_id uuid DEFAULT CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                                    THEN @extschema@.claim_uuid('jwt.claims.entity_id') END,
+                                    THEN @internal@.claim_uuid('jwt.claims.entity_id') END,
     new_organization_id uuid DEFAULT CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                                          THEN @extschema@.claim_uuid('jwt.claims.organization_id') END
+                                          THEN @internal@.claim_uuid('jwt.claims.organization_id') END
 ) RETURNS @extschema@.jobs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -134,7 +127,7 @@ BEGIN
         RETURN job;
     END IF;
     IF pg_column_size(new_payload) > 65536 THEN
-        PERFORM @extschema@.refuse_large_payload('jobs', octet_length(new_payload::text));
+        PERFORM @internal@.refuse_large_payload('jobs', octet_length(new_payload::text));
     END IF;
     FOR turn IN 1 .. 100 LOOP
         INSERT INTO @extschema@.jobs AS j
@@ -188,13 +181,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- No task of fewer than 32 characters is a uuid.
     IF length(identifier) >= 32 THEN
-        PERFORM @extschema@.refuse_untyped_db_id(identifier);
+        PERFORM @internal@.refuse_untyped_db_id(identifier);
     END IF;
-    RETURN @extschema@.enqueue_job(
+    RETURN @internal@.enqueue_job(
         CASE WHEN current_setting('jwt.claims.database_id', true) <> ''
-             THEN @extschema@.claim_uuid('jwt.claims.database_id') END,
+             THEN @internal@.claim_uuid('jwt.claims.database_id') END,
         CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
-             THEN @extschema@.claim_uuid('jwt.claims.user_id') END,
+             THEN @internal@.claim_uuid('jwt.claims.user_id') END,
         identifier, payload::json, job_key, queue_name, run_at, max_attempts, priority);
 END
 $$;
@@ -209,10 +202,7 @@ CREATE OR REPLACE FUNCTION @extschema@.add_job(
 ) RETURNS @extschema@.jobs
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF db_id IS NULL
-       OR db_id = (CASE WHEN current_setting('jwt.claims.database_id', true) ~* '^\{?([0-9a-f]{4}-?){8}\}?$'
-                        THEN current_setting('jwt.claims.database_id', true)::uuid END)
-    THEN
+    IF db_id IS NULL OR db_id = @own_uuid('jwt.claims.database_id')@ THEN
         RETURN @extschema@.add_job(identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
     END IF;
     RETURN @extschema@.add_job_for_any_tenant(
@@ -239,20 +229,20 @@ BEGIN
              max_attempts, priority)
         VALUES
             (CASE WHEN current_setting('jwt.claims.database_id', true) <> ''
-                  THEN @extschema@.claim_uuid('jwt.claims.database_id') END,
+                  THEN @internal@.claim_uuid('jwt.claims.database_id') END,
              CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
-                  THEN @extschema@.claim_uuid('jwt.claims.user_id') END,
+                  THEN @internal@.claim_uuid('jwt.claims.user_id') END,
              CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                  THEN @extschema@.claim_uuid('jwt.claims.entity_id') END,
+                  THEN @internal@.claim_uuid('jwt.claims.entity_id') END,
              CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                  THEN @extschema@.claim_uuid('jwt.claims.organization_id') END,
+                  THEN @internal@.claim_uuid('jwt.claims.organization_id') END,
              identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()),
              coalesce(max_attempts, 25), coalesce(priority, 0))
         RETURNING * INTO job;
         RETURN job;
     END IF;
-    RETURN @extschema@.enqueue_job(
-        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+    RETURN @internal@.enqueue_job(
+        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
         identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
 END
 $$;
@@ -265,10 +255,10 @@ CREATE OR REPLACE FUNCTION @extschema@.add_job(
 ) RETURNS @extschema@.jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM @extschema@.refuse_untyped_db_id(identifier);
-    RETURN @extschema@.enqueue_job(
-        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
-        identifier, payload::json, job_key, queue_name, @extschema@.run_at_of(run_at),
+    PERFORM @internal@.refuse_untyped_db_id(identifier);
+    RETURN @internal@.enqueue_job(
+        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
+        identifier, payload::json, job_key, queue_name, @internal@.run_at_of(run_at),
         max_attempts::int, priority::int);
 END
 $$;
@@ -281,8 +271,8 @@ CREATE OR REPLACE FUNCTION @extschema@.add_job(
 ) RETURNS @extschema@.jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN @extschema@.enqueue_job(
-        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+    RETURN @internal@.enqueue_job(
+        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
         identifier, payload::json, job_key, queue_name, run_at, max_attempts, priority);
 END
 $$;
@@ -319,18 +309,18 @@ BEGIN
         VALUES
             (tenant,
              CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
-                  THEN @extschema@.claim_uuid('jwt.claims.user_id') END,
+                  THEN @internal@.claim_uuid('jwt.claims.user_id') END,
              CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                  THEN @extschema@.claim_uuid('jwt.claims.entity_id') END,
+                  THEN @internal@.claim_uuid('jwt.claims.entity_id') END,
              CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                  THEN @extschema@.claim_uuid('jwt.claims.organization_id') END,
+                  THEN @internal@.claim_uuid('jwt.claims.organization_id') END,
              identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()),
              coalesce(max_attempts, 25), coalesce(priority, 0))
         RETURNING * INTO job;
         RETURN job;
     END IF;
-    RETURN @extschema@.enqueue_job(
-        tenant, @extschema@.claim_uuid('jwt.claims.user_id'),
+    RETURN @internal@.enqueue_job(
+        tenant, @internal@.claim_uuid('jwt.claims.user_id'),
         identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
 END
 $$;

@@ -1,6 +1,6 @@
 -- Enqueue: many jobs in one statement.
 
-CREATE OR REPLACE FUNCTION @extschema@.require_element_per_job(
+CREATE OR REPLACE FUNCTION @internal@.require_element_per_job(
     identifiers text[], payloads json[], job_keys text[], queue_names text[], run_ats timestamptz[],
     attempt_limits int[], priorities int[], db_ids uuid[]
 ) RETURNS void
@@ -23,7 +23,7 @@ END
 $$;
 
 -- The numbers from 1 to total that are not in positions.
-CREATE OR REPLACE FUNCTION @extschema@.positions_left(total int, positions bigint[]) RETURNS int[]
+CREATE OR REPLACE FUNCTION @internal@.positions_left(total int, positions bigint[]) RETURNS int[]
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF cardinality(positions) = total THEN
@@ -45,7 +45,7 @@ $$;
 -- of its own: those of jobs without a key are told apart by their order, as long as none was kept out.
 --
 -- Planned anew for every batch: a plan for ten rows takes the square of a batch's size.
-CREATE OR REPLACE FUNCTION @extschema@.write_jobs(
+CREATE OR REPLACE FUNCTION @internal@.write_jobs(
     tenant uuid, actor uuid, identifiers text[], payloads json[], job_keys text[], key_modes text[], queue_names text[],
     run_ats timestamptz[], attempt_limits int[], priorities int[], db_ids uuid[], actor_ids uuid[]
 ) RETURNS TABLE (id bigint, kept boolean)
@@ -73,9 +73,9 @@ DECLARE
     unkeyed bigint[];
     unkeyed_whole boolean;
     entity uuid := CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                        THEN @extschema@.claim_uuid('jwt.claims.entity_id') END;
+                        THEN @internal@.claim_uuid('jwt.claims.entity_id') END;
     organization uuid := CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                              THEN @extschema@.claim_uuid('jwt.claims.organization_id') END;
+                              THEN @internal@.claim_uuid('jwt.claims.organization_id') END;
 BEGIN
     IF array_position(identifiers, '') IS NOT NULL OR array_position(identifiers, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value';
@@ -113,13 +113,13 @@ BEGIN
     THEN
         -- A key that is given with two modes: what the first makes of it is what the second finds.
         FOR n IN 1 .. cardinality(identifiers) LOOP
-            RETURN QUERY SELECT e.id, e.kept FROM @extschema@.enqueue_keyed_job(
+            RETURN QUERY SELECT e.id, e.kept FROM @internal@.enqueue_keyed_job(
                 coalesce(db_ids[n], tenant), coalesce(actor_ids[n], actor), identifiers[n], payloads[n], job_keys[n],
                 key_modes[n], queue_names[n], run_ats[n], attempt_limits[n], priorities[n]) AS e;
         END LOOP;
         RETURN;
     END IF;
-    PERFORM @extschema@.refuse_large_payload('jobs', max(octet_length(p.payload::text)))
+    PERFORM @internal@.refuse_large_payload('jobs', max(octet_length(p.payload::text)))
        FROM unnest(payloads) AS p (payload) WHERE pg_column_size(p.payload) > 65536 HAVING count(*) > 0;
     ids := ARRAY(SELECT nextval('@extschema@.jobs_id_seq') FROM generate_series(1, cardinality(identifiers)));
     FOR turn IN 1 .. 100 LOOP
@@ -218,7 +218,7 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.enqueue_jobs(
+CREATE OR REPLACE FUNCTION @internal@.enqueue_jobs(
     identifiers text[], payloads json[], job_keys text[], key_modes text[], queue_names text[], run_ats timestamptz[],
     attempt_limits int[], priorities int[], db_ids uuid[], actor_ids uuid[], first_position bigint
 ) RETURNS TABLE (id bigint, kept boolean)
@@ -226,9 +226,9 @@ LANGUAGE plpgsql AS $$
 DECLARE
     -- What is given wins over the claim, even over a broken one.
     actor uuid := CASE WHEN actor_ids IS NULL OR array_position(actor_ids, NULL) IS NOT NULL
-                       THEN @extschema@.claim_uuid('jwt.claims.user_id') END;
+                       THEN @internal@.claim_uuid('jwt.claims.user_id') END;
     tenant uuid := CASE WHEN db_ids IS NULL OR array_position(db_ids, NULL) IS NOT NULL
-                        THEN @extschema@.claim_uuid('jwt.claims.database_id') END;
+                        THEN @internal@.claim_uuid('jwt.claims.database_id') END;
     failed bigint;
     message text;
     details text;
@@ -237,14 +237,14 @@ DECLARE
     constraint_at text;
     table_at text;
 BEGIN
-    RETURN QUERY SELECT w.id, w.kept FROM @extschema@.write_jobs(
+    RETURN QUERY SELECT w.id, w.kept FROM @internal@.write_jobs(
         tenant, actor, identifiers, payloads, job_keys, key_modes, queue_names, run_ats, attempt_limits, priorities,
         db_ids, actor_ids) AS w;
 EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
     BEGIN
         FOR i IN 1 .. cardinality(identifiers) LOOP
             failed := i;
-            PERFORM @extschema@.enqueue_keyed_job(
+            PERFORM @internal@.enqueue_keyed_job(
                 coalesce(db_ids[i], tenant), coalesce(actor_ids[i], actor), identifiers[i], payloads[i], job_keys[i],
                 key_modes[i], queue_names[i], run_ats[i], attempt_limits[i], priorities[i]);
         END LOOP;
@@ -269,8 +269,7 @@ CREATE OR REPLACE FUNCTION @extschema@.add_jobs(
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    own uuid := CASE WHEN current_setting('jwt.claims.database_id', true) ~* '^\{?([0-9a-f]{4}-?){8}\}?$'
-                     THEN current_setting('jwt.claims.database_id', true)::uuid END;
+    own uuid := @own_uuid('jwt.claims.database_id')@;
 BEGIN
     IF cardinality(db_ids) <> coalesce(cardinality(identifiers), 0) THEN
         RAISE EXCEPTION 'db_ids has % elements for % identifiers',
@@ -410,10 +409,10 @@ CREATE OR REPLACE FUNCTION @extschema@.add_jobs_for_own_tenant(
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM @extschema@.require_element_per_job(
+    PERFORM @internal@.require_element_per_job(
         identifiers, payloads, job_keys, queue_names, run_ats, attempt_limits, priorities, NULL);
     IF cardinality(identifiers) > 0 THEN
-        RETURN QUERY SELECT e.id FROM @extschema@.enqueue_jobs(
+        RETURN QUERY SELECT e.id FROM @internal@.enqueue_jobs(
             identifiers, payloads, job_keys, NULL, queue_names, run_ats, attempt_limits, priorities, NULL, NULL,
             coalesce(first_position, 1)) AS e;
     END IF;
@@ -430,10 +429,10 @@ CREATE OR REPLACE FUNCTION @extschema@.add_jobs_for_any_tenant(
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM @extschema@.require_element_per_job(
+    PERFORM @internal@.require_element_per_job(
         identifiers, payloads, job_keys, queue_names, run_ats, attempt_limits, priorities, db_ids);
     IF cardinality(identifiers) > 0 THEN
-        RETURN QUERY SELECT e.id FROM @extschema@.enqueue_jobs(
+        RETURN QUERY SELECT e.id FROM @internal@.enqueue_jobs(
             identifiers, payloads, job_keys, NULL, queue_names, run_ats, attempt_limits, priorities, db_ids, NULL,
             coalesce(first_position, 1)) AS e;
     END IF;

@@ -11,7 +11,7 @@
 --                    and may have read before that.
 --
 -- kept: that nothing was made, and id is the job that stays.
-CREATE OR REPLACE FUNCTION @extschema@.enqueue_keyed_job(
+CREATE OR REPLACE FUNCTION @internal@.enqueue_keyed_job(
     tenant uuid, actor uuid, identifier text, payload json, job_key text, key_mode text, queue_name text,
     run_at timestamptz, max_attempts int, priority int, OUT id bigint, OUT kept boolean
 )
@@ -19,9 +19,9 @@ LANGUAGE plpgsql AS $$
 DECLARE
     mode text := coalesce(key_mode, 'replace');
     entity uuid := CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                        THEN @extschema@.claim_uuid('jwt.claims.entity_id') END;
+                        THEN @internal@.claim_uuid('jwt.claims.entity_id') END;
     organization uuid := CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                              THEN @extschema@.claim_uuid('jwt.claims.organization_id') END;
+                              THEN @internal@.claim_uuid('jwt.claims.organization_id') END;
     job @extschema@.jobs;
 BEGIN
     kept := false;
@@ -30,12 +30,12 @@ BEGIN
             HINT = 'A key mode is replace, preserve_run_at or ignore.';
     END IF;
     IF job_key IS NULL OR mode = 'replace' OR coalesce(identifier, '') = '' OR max_attempts < 1 THEN
-        id := (@extschema@.enqueue_job(
+        id := (@internal@.enqueue_job(
             tenant, actor, identifier, payload, job_key, queue_name, run_at, max_attempts, priority)).id;
         RETURN;
     END IF;
     IF pg_column_size(payload) > 65536 THEN
-        PERFORM @extschema@.refuse_large_payload('jobs', octet_length(payload::text));
+        PERFORM @internal@.refuse_large_payload('jobs', octet_length(payload::text));
     END IF;
     FOR turn IN 1 .. 100 LOOP
         IF mode = 'ignore' AND current_setting('transaction_isolation') = 'read committed' THEN
@@ -104,8 +104,8 @@ CREATE OR REPLACE FUNCTION @extschema@.enqueue(
 )
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF (db_id IS NULL OR db_id = @extschema@.own_uuid('jwt.claims.database_id'))
-       AND (actor_id IS NULL OR actor_id = @extschema@.own_uuid('jwt.claims.user_id'))
+    IF (db_id IS NULL OR db_id = @own_uuid('jwt.claims.database_id')@)
+       AND (actor_id IS NULL OR actor_id = @own_uuid('jwt.claims.user_id')@)
     THEN
         SELECT e.id, e.kept INTO id, kept FROM @extschema@.enqueue_for_own_tenant(
             identifier, payload, job_key, key_mode, queue_name, run_at, max_attempts, priority) AS e;
@@ -128,8 +128,8 @@ CREATE OR REPLACE FUNCTION @extschema@.enqueue_for_own_tenant(
 )
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    SELECT e.id, e.kept INTO id, kept FROM @extschema@.enqueue_keyed_job(
-        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+    SELECT e.id, e.kept INTO id, kept FROM @internal@.enqueue_keyed_job(
+        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
         identifier, payload, job_key, key_mode, queue_name, run_at, max_attempts, priority) AS e;
 END
 $$;
@@ -145,9 +145,9 @@ CREATE OR REPLACE FUNCTION @extschema@.enqueue_for_any_tenant(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- What is given wins over the claim, even over a broken one.
-    SELECT e.id, e.kept INTO id, kept FROM @extschema@.enqueue_keyed_job(
-        CASE WHEN tenant IS NULL THEN @extschema@.claim_uuid('jwt.claims.database_id') ELSE tenant END,
-        CASE WHEN actor IS NULL THEN @extschema@.claim_uuid('jwt.claims.user_id') ELSE actor END,
+    SELECT e.id, e.kept INTO id, kept FROM @internal@.enqueue_keyed_job(
+        CASE WHEN tenant IS NULL THEN @internal@.claim_uuid('jwt.claims.database_id') ELSE tenant END,
+        CASE WHEN actor IS NULL THEN @internal@.claim_uuid('jwt.claims.user_id') ELSE actor END,
         identifier, payload, job_key, key_mode, queue_name, run_at, max_attempts, priority) AS e;
 END
 $$;
@@ -165,8 +165,8 @@ CREATE OR REPLACE FUNCTION @extschema@.enqueue_all(
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     jobs int := coalesce(cardinality(identifiers), 0);
-    tenant uuid := @extschema@.own_uuid('jwt.claims.database_id');
-    actor uuid := @extschema@.own_uuid('jwt.claims.user_id');
+    tenant uuid := @own_uuid('jwt.claims.database_id')@;
+    actor uuid := @own_uuid('jwt.claims.user_id')@;
     odd text;
     foreign_one bigint;
     message text;
@@ -219,7 +219,7 @@ CREATE OR REPLACE FUNCTION @extschema@.enqueue_all_for_own_tenant(
 ) RETURNS TABLE (id bigint, kept boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN QUERY SELECT e.id, e.kept FROM @extschema@.enqueue_jobs(
+    RETURN QUERY SELECT e.id, e.kept FROM @internal@.enqueue_jobs(
         identifiers, payloads, job_keys, key_modes, queue_names, run_ats, attempt_limits, priorities, NULL, NULL,
         first_position) AS e;
 END
@@ -236,7 +236,7 @@ CREATE OR REPLACE FUNCTION @extschema@.enqueue_all_for_any_tenant(
 ) RETURNS TABLE (id bigint, kept boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN QUERY SELECT e.id, e.kept FROM @extschema@.enqueue_jobs(
+    RETURN QUERY SELECT e.id, e.kept FROM @internal@.enqueue_jobs(
         identifiers, payloads, job_keys, key_modes, queue_names, run_ats, attempt_limits, priorities, db_ids, actor_ids,
         first_position) AS e;
 END

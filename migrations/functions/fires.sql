@@ -25,7 +25,7 @@ BEGIN
             DETAIL = format('Job %s of schedule %s is still waiting or running.',
                             schedule.last_scheduled_id, schedule.id);
     END IF;
-    job := @extschema@.enqueue_job(
+    job := @internal@.enqueue_job(
         schedule.database_id, schedule.actor_id, schedule.task_identifier, schedule.payload, schedule.key,
         schedule.queue_name, now(), schedule.max_attempts, schedule.priority, schedule.entity_id,
         schedule.organization_id);
@@ -44,7 +44,7 @@ COMMENT ON FUNCTION @extschema@.run_scheduled_job(bigint, interval) IS
 
 -- One fire: its job and its row of the ledger, or why there is none. Where a trigger keeps a job out, its fire is
 -- skipped, with the reason and SQLSTATE 02000, and the schedule goes on.
-CREATE OR REPLACE FUNCTION @extschema@.fire_schedule(
+CREATE OR REPLACE FUNCTION @internal@.fire_schedule(
     scheduler_id text, instance uuid, schedule_id bigint, digest bigint, fire_at timestamptz, overlap boolean
 ) RETURNS @extschema@.fire_outcome
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -61,7 +61,7 @@ BEGIN
         WHEN schedule.id IS NULL OR schedule.locked_at IS NULL OR schedule.paused_at IS NOT NULL
              OR schedule.instance IS DISTINCT FROM fire_schedule.instance
              OR schedule.locked_by IS DISTINCT FROM fire_schedule.scheduler_id
-             OR @extschema@.schedule_digest(schedule) <> digest THEN 'lost'
+             OR @internal@.schedule_digest(schedule) <> digest THEN 'lost'
         WHEN fire_at > clock_timestamp() THEN 'early'
         WHEN fire_at <= schedule.fired_until
              OR EXISTS (SELECT FROM @extschema@.schedule_fires f
@@ -73,10 +73,10 @@ BEGIN
              WHERE j.id = schedule.last_scheduled_id
                AND CASE WHEN j.locked_at IS NULL THEN j.attempts < j.max_attempts
                         ELSE j.locked_at >= now() - interval '1 hour' END) THEN 'skipped'
-        WHEN NOT @extschema@.lock_queue(schedule.queue_name) THEN 'blocked'
+        WHEN NOT @internal@.lock_queue(schedule.queue_name) THEN 'blocked'
         ELSE 'made' END;
     IF result.outcome = 'made' THEN
-        job := @extschema@.enqueue_job(
+        job := @internal@.enqueue_job(
             schedule.database_id, schedule.actor_id, schedule.task_identifier, schedule.payload, schedule.key,
             schedule.queue_name, now(), schedule.max_attempts, schedule.priority, schedule.entity_id,
             schedule.organization_id);
@@ -108,7 +108,7 @@ $$;
 -- What PostgreSQL may take a little later (a lock that was waited for in vain, a deadlock, no room) has outcome
 -- blocked, too. The call ends with the first of those, because the rows of the fires before it are locked meanwhile:
 -- what was not tried has no row in the answer.
-CREATE OR REPLACE FUNCTION @extschema@.fire_schedules(
+CREATE OR REPLACE FUNCTION @internal@.fire_schedules(
     scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], fire_ats timestamptz[],
     overlapping boolean[]
 ) RETURNS SETOF @extschema@.fire_outcome
@@ -125,7 +125,7 @@ BEGIN
             IF schedule_ids[i] = ANY (stuck) THEN
                 result := ('blocked', NULL, NULL, 'a fire before it is blocked');
             ELSE
-                result := @extschema@.fire_schedule(
+                result := @internal@.fire_schedule(
                     scheduler_id, instance, schedule_ids[i], digests[i], fire_ats[i], overlapping[i]);
             END IF;
             IF result.outcome = 'blocked' THEN
@@ -145,7 +145,7 @@ BEGIN
             CONTINUE;
         END IF;
         BEGIN
-            result := @extschema@.fire_schedule(
+            result := @internal@.fire_schedule(
                 scheduler_id, instance, schedule_ids[i], digests[i], fire_ats[i], overlapping[i]);
         EXCEPTION WHEN OTHERS THEN
             result := (CASE WHEN SQLSTATE ~ '^(08|40|53|57P)' OR SQLSTATE IN ('55P03', '55006') THEN 'blocked'
@@ -175,7 +175,7 @@ $$;
 -- nothing), that it has no fire left, and which fire was the last of those that were missed (NULL: none). Schedules
 -- that are no longer those it knows are left alone. Returns those that another transaction has locked: they are to be
 -- marked later.
-CREATE OR REPLACE FUNCTION @extschema@.mark_schedules(
+CREATE OR REPLACE FUNCTION @internal@.mark_schedules(
     scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], errors text[], ended boolean[],
     missed_ats timestamptz[], missed_reasons text[]
 ) RETURNS SETOF bigint
@@ -185,7 +185,7 @@ DECLARE
     found_digest bigint;
 BEGIN
     FOR i IN 1 .. coalesce(cardinality(schedule_ids), 0) LOOP
-        SELECT s.id, @extschema@.schedule_digest(s) INTO found_id, found_digest FROM @extschema@.scheduled_jobs s
+        SELECT s.id, @internal@.schedule_digest(s) INTO found_id, found_digest FROM @extschema@.scheduled_jobs s
          WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance FOR UPDATE SKIP LOCKED;
         IF NOT FOUND AND EXISTS (SELECT FROM @extschema@.scheduled_jobs s
                                   WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance) THEN
@@ -210,7 +210,7 @@ $$;
 
 -- Removes rows of the ledger by age, the oldest first; returns how many. A fire is not made again for that: fired_until
 -- tells.
-CREATE OR REPLACE FUNCTION @extschema@.prune_schedule_fires(older_than interval, max_rows int) RETURNS int
+CREATE OR REPLACE FUNCTION @internal@.prune_schedule_fires(older_than interval, max_rows int) RETURNS int
 LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     removed int;

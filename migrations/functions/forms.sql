@@ -11,18 +11,18 @@ DECLARE
 BEGIN
     FOR form IN
         SELECT * FROM (VALUES
-            ('payload text, schedule_info text', 'text, text', 'payload::json, @extschema@.rule_json(schedule_info)',
+            ('payload text, schedule_info text', 'text, text', 'payload::json, @internal@.rule_json(schedule_info)',
              'the payload as text that holds JSON, and the rule as text: JSON, or a bare rule such as */5 * * * *'),
-            ('payload json, schedule_info text', 'json, text', 'payload, @extschema@.rule_json(schedule_info)',
+            ('payload json, schedule_info text', 'json, text', 'payload, @internal@.rule_json(schedule_info)',
              'the rule as text: JSON, or a bare rule such as */5 * * * *'),
             ('payload jsonb, schedule_info jsonb DEFAULT ''{}''', 'jsonb, jsonb', 'payload::json, schedule_info::json',
              'payload and rule of type jsonb'),
-            ('payload jsonb, schedule_info text', 'jsonb, text', 'payload::json, @extschema@.rule_json(schedule_info)',
+            ('payload jsonb, schedule_info text', 'jsonb, text', 'payload::json, @internal@.rule_json(schedule_info)',
              'a payload of type jsonb, and the rule as text'),
             ('payload text, schedule_info jsonb', 'text, jsonb', 'payload::json, schedule_info::json',
              'the payload as text that holds JSON, and a rule of type jsonb'),
             ('schedule_info @extschema@.rule_text, payload json DEFAULT ''{}''', '@extschema@.rule_text, json',
-             'payload, @extschema@.rule_json(schedule_info)', 'its arguments by name, the rule as text'),
+             'payload, @internal@.rule_json(schedule_info)', 'its arguments by name, the rule as text'),
             ('schedule_info @extschema@.rule_jsonb, payload json DEFAULT ''{}''', '@extschema@.rule_jsonb, json',
              'payload, schedule_info::json', 'its arguments by name, the rule of type jsonb')
         ) AS f (arguments, types, values, told)
@@ -35,9 +35,9 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
 ) RETURNS @extschema@.scheduled_jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
-    PERFORM @extschema@.refuse_untyped_db_id(identifier);
-    RETURN @extschema@.enqueue_scheduled_job(
-        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+    PERFORM @internal@.refuse_untyped_db_id(identifier);
+    RETURN @internal@.enqueue_scheduled_job(
+        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
         identifier, %s, job_key, queue_name, max_attempts, priority);
 END
 $body$

@@ -12,7 +12,7 @@
 
 -- The lock of a waiter, in eight parts. A waiter holds them all, a writer asks for one: writers that ask for the same
 -- one at the same moment get in each other's way, which costs a needless notification.
-CREATE OR REPLACE FUNCTION @extschema@.waiter_lock(part int) RETURNS bigint
+CREATE OR REPLACE FUNCTION @internal@.waiter_lock(part int) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     RETURN hashtextextended('@extschema@.waiter', part::bigint);
@@ -21,14 +21,14 @@ $$;
 
 -- The horizon: a transaction id above that of everyone who has written by now. A snapshot's xmax is not: it is one past
 -- the latest transaction that ended, and a writer that is still at it may have that very id, or a later one.
-CREATE OR REPLACE FUNCTION @extschema@.waiter_horizon() RETURNS xid8
+CREATE OR REPLACE FUNCTION @internal@.waiter_horizon() RETURNS xid8
 LANGUAGE sql VOLATILE AS $$
     SELECT pg_current_xact_id()
 $$;
 
 -- Whether every transaction below the horizon has ended: then the next look sees all that was written without a
 -- notification for this waiter.
-CREATE OR REPLACE FUNCTION @extschema@.waiter_horizon_passed(horizon xid8) RETURNS boolean
+CREATE OR REPLACE FUNCTION @internal@.waiter_horizon_passed(horizon xid8) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT pg_snapshot_xmin(pg_current_snapshot()) >= horizon
 $$;
@@ -38,7 +38,7 @@ $$;
 -- it in the session that listens, as a transaction of its own: the horizon is a transaction id that must be drawn after
 -- the locks. A writer holds a part of the lock for microseconds; whoever holds it for longer makes this an error
 -- (55P03), after which the worker looks often instead.
-CREATE OR REPLACE FUNCTION @extschema@.register_waiter() RETURNS xid8
+CREATE OR REPLACE FUNCTION @internal@.register_waiter() RETURNS xid8
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     held int := 0;
@@ -52,28 +52,28 @@ BEGIN
     END IF;
     BEGIN
         FOR part IN 0 .. 7 LOOP
-            PERFORM pg_advisory_lock_shared(@extschema@.waiter_lock(part));
+            PERFORM pg_advisory_lock_shared(@internal@.waiter_lock(part));
             held := part + 1;
         END LOOP;
     EXCEPTION WHEN lock_not_available THEN
         -- Locks of a session outlive the error.
         FOR part IN 0 .. held - 1 LOOP
-            PERFORM pg_advisory_unlock_shared(@extschema@.waiter_lock(part));
+            PERFORM pg_advisory_unlock_shared(@internal@.waiter_lock(part));
         END LOOP;
         RAISE;
     END;
-    RETURN @extschema@.waiter_horizon();
+    RETURN @internal@.waiter_horizon();
 END
 $$;
 
 -- Returns whether this session was a waiter.
-CREATE OR REPLACE FUNCTION @extschema@.unregister_waiter() RETURNS boolean
+CREATE OR REPLACE FUNCTION @internal@.unregister_waiter() RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     waited boolean := false;
 BEGIN
     FOR part IN 0 .. 7 LOOP
-        waited := pg_advisory_unlock_shared(@extschema@.waiter_lock(part));
+        waited := pg_advisory_unlock_shared(@internal@.waiter_lock(part));
     END LOOP;
     RETURN waited;
 END
@@ -82,7 +82,7 @@ $$;
 -- Wakes workers: always, or on demand only when one waits; returns whether. However often it is called in a
 -- transaction, one notification comes of it. A single expression takes the lock and gives it back, so that no writer
 -- keeps it, and evaluates pg_notify in place, without a query of its own.
-CREATE OR REPLACE FUNCTION @extschema@.wake_workers(on_demand boolean) RETURNS boolean
+CREATE OR REPLACE FUNCTION @internal@.wake_workers(on_demand boolean) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     lock bigint;

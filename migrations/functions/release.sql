@@ -5,7 +5,7 @@
 CREATE OR REPLACE FUNCTION @extschema@.release_jobs(worker_id text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM @extschema@.release_claimed_jobs(worker_id, NULL);
+    PERFORM @internal@.release_claimed_jobs(worker_id, NULL);
     -- A row that another session holds is being derived anew there; waiting for it could end in a deadlock.
     UPDATE @extschema@.job_queues q SET locked_by = NULL, locked_at = NULL
      WHERE q.queue_name IN (SELECT h.queue_name FROM @extschema@.job_queues h
@@ -20,7 +20,7 @@ $$;
 COMMENT ON FUNCTION @extschema@.release_jobs(text) IS
     'Unlocks all jobs and queues of a worker and gives the attempts back.';
 
-CREATE OR REPLACE FUNCTION @extschema@.release_claimed_jobs(worker_id text, job_ids bigint[]) RETURNS SETOF bigint
+CREATE OR REPLACE FUNCTION @internal@.release_claimed_jobs(worker_id text, job_ids bigint[]) RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY
@@ -38,7 +38,7 @@ END
 $$;
 
 -- Gives back the listed claims of an instance as if they had not been made.
-CREATE OR REPLACE FUNCTION @extschema@.release_held_jobs(instance uuid, job_ids bigint[], epochs bigint[])
+CREATE OR REPLACE FUNCTION @internal@.release_held_jobs(instance uuid, job_ids bigint[], epochs bigint[])
 RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

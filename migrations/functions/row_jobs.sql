@@ -4,7 +4,7 @@
 -- that is another's: such a value is written by its type's output function. Another session may change the types
 -- meanwhile, so each value's type is looked at where the value is used.
 
-CREATE OR REPLACE FUNCTION @extschema@.trigger_task(arguments text[]) RETURNS text
+CREATE OR REPLACE FUNCTION @internal@.trigger_task(arguments text[]) RETURNS text
 LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF coalesce(arguments[0], '') = '' THEN
@@ -17,7 +17,7 @@ $$;
 
 -- Whether only PostgreSQL, a superuser or this schema's owner decides what to_json makes of the type's values.
 -- Composite types are not among them: their attributes may change.
-CREATE OR REPLACE FUNCTION @extschema@.has_trusted_json(type oid) RETURNS boolean
+CREATE OR REPLACE FUNCTION @internal@.has_trusted_json(type oid) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     leaf oid := type;
@@ -46,7 +46,7 @@ $$;
 
 -- The same for a row, column by column. Each value has to be of its column's very type: where the column is gone, its
 -- name may be read as that of the whole row, whose type, record, is PostgreSQL's own as well.
-CREATE OR REPLACE FUNCTION @extschema@.row_expression(value text, relation oid, depth int) RETURNS text
+CREATE OR REPLACE FUNCTION @internal@.row_expression(value text, relation oid, depth int) RETURNS text
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (
@@ -58,7 +58,7 @@ BEGIN
                             THEN format('CASE WHEN pg_typeof(%1$I)::oid = %2$s THEN to_json(%1$I) END AS %1$I',
                                         a.attname, a.atttypid)
                             ELSE format('%s AS %I',
-                                        @extschema@.json_expression(quote_ident(a.attname), a.atttypid, depth),
+                                        @internal@.json_expression(quote_ident(a.attname), a.atttypid, depth),
                                         a.attname)
                        END AS expression
                   FROM pg_attribute a
@@ -69,7 +69,7 @@ $$;
 -- The SQL that makes a value JSON as to_json does, but for casts of others: a value of a type that has one is text. So
 -- are, of types of others, arrays of composite types with more than one dimension, and what lies deeper than eight
 -- levels.
-CREATE OR REPLACE FUNCTION @extschema@.json_expression(value text, type oid, depth int) RETURNS text
+CREATE OR REPLACE FUNCTION @internal@.json_expression(value text, type oid, depth int) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
     as_text text := format('to_json(format(''%%s'', %s))', value);
@@ -80,7 +80,7 @@ DECLARE
     delimiter "char";
     item text := format('item %s', depth);
 BEGIN
-    IF @extschema@.has_trusted_json(type) THEN
+    IF @internal@.has_trusted_json(type) THEN
         as_json := format('to_json(%s)', value);
     ELSIF depth < 8 THEN
         WHILE EXISTS (SELECT FROM pg_type t WHERE t.oid = base AND t.typtype = 'd') LOOP
@@ -89,7 +89,7 @@ BEGIN
         SELECT e.oid, nullif(t.typrelid, 0), t.typdelim INTO element, relation, delimiter
           FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid WHERE t.oid = base;
         IF relation IS NOT NULL THEN
-            as_json := @extschema@.row_expression(value, relation, depth + 1);
+            as_json := @internal@.row_expression(value, relation, depth + 1);
         ELSIF element IS NOT NULL THEN
             base := element;
             WHILE EXISTS (SELECT FROM pg_type t WHERE t.oid = base AND t.typtype = 'd') LOOP
@@ -104,7 +104,7 @@ BEGIN
                         'CASE WHEN array_ndims(%1$s) > 1 THEN %2$s ELSE array_to_json(ARRAY(
                             SELECT %3$s FROM generate_subscripts(%1$s, 1) AS %4$I ORDER BY %4$I)) END',
                         value, as_text,
-                        @extschema@.json_expression(format('(%s)[%I]', value, item), element, depth + 1), item)
+                        @internal@.json_expression(format('(%s)[%I]', value, item), element, depth + 1), item)
                     END
                   FROM pg_type t WHERE t.oid = base);
         END IF;
@@ -140,7 +140,7 @@ BEGIN
                                                  END, f.name), ', ' ORDER BY f.n))
                    FROM unnest(names, types) WITH ORDINALITY AS f (name, type, n)) INTO fields USING changed;
     END IF;
-    PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV),
+    PERFORM @extschema@.add_job(@internal@.trigger_task(TG_ARGV),
                                 json_object(coalesce(names, '{}'), coalesce(fields, '{}')));
     IF TG_OP = 'DELETE' THEN
         RETURN OLD;
@@ -167,13 +167,13 @@ BEGIN
     IF current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') AND NOT EXISTS (
         SELECT FROM pg_attribute a
          WHERE a.attrelid = TG_RELID AND a.attnum > 0 AND NOT a.attisdropped
-           AND CASE WHEN a.atttypid >= 16384 THEN NOT @extschema@.has_trusted_json(a.atttypid) END)
+           AND CASE WHEN a.atttypid >= 16384 THEN NOT @internal@.has_trusted_json(a.atttypid) END)
     THEN
         payload := to_json(changed);
     ELSE
-        EXECUTE 'SELECT ' || @extschema@.row_expression('$1', TG_RELID, 0) INTO payload USING changed;
+        EXECUTE 'SELECT ' || @internal@.row_expression('$1', TG_RELID, 0) INTO payload USING changed;
     END IF;
-    PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), payload);
+    PERFORM @extschema@.add_job(@internal@.trigger_task(TG_ARGV), payload);
     IF TG_OP = 'DELETE' THEN
         RETURN OLD;
     END IF;
@@ -205,9 +205,9 @@ BEGIN
         payload := json_build_object('id', changed.id);
     ELSE
         EXECUTE format('SELECT json_build_object(''id'', %s) FROM (SELECT ($1).*) AS "columns"',
-                       @extschema@.json_expression('id', type, 0)) INTO payload USING changed;
+                       @internal@.json_expression('id', type, 0)) INTO payload USING changed;
     END IF;
-    PERFORM @extschema@.add_job(@extschema@.trigger_task(TG_ARGV), payload);
+    PERFORM @extschema@.add_job(@internal@.trigger_task(TG_ARGV), payload);
     IF TG_OP = 'DELETE' THEN
         RETURN OLD;
     END IF;

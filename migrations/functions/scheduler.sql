@@ -10,7 +10,7 @@
 -- lease that is from now on; or, when the server was restarted meanwhile, since it has been there again. covered_since
 -- goes further back where another scheduler lived before this one began. expires_in: until the next lease of another
 -- ends. A heartbeat that lies in the future, infinity included, ends no other's.
-CREATE OR REPLACE FUNCTION @extschema@.scheduler_heartbeat(
+CREATE OR REPLACE FUNCTION @internal@.scheduler_heartbeat(
     scheduler_id text, instance uuid, lease interval, listens boolean,
     OUT steady_since timestamptz, OUT expires_in interval
 )
@@ -21,7 +21,7 @@ DECLARE
     own @extschema@.schedulers;
     gone uuid;
 BEGIN
-    PERFORM @extschema@.require_worker_id(scheduler_id);
+    PERFORM @internal@.require_worker_id(scheduler_id);
     SELECT * INTO own FROM @extschema@.schedulers s WHERE s.instance = scheduler_heartbeat.instance;
     IF own.heartbeat_at BETWEEN moment - own.lease AND moment + own.lease THEN
         steady_since := own.steady_since;
@@ -55,10 +55,10 @@ $$;
 
 -- A scheduler ends: it gives its schedules back and is forgotten. What it could not give back, others take as soon as
 -- they can.
-CREATE OR REPLACE FUNCTION @extschema@.leave_scheduler(instance uuid) RETURNS int
+CREATE OR REPLACE FUNCTION @internal@.leave_scheduler(instance uuid) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    released int := @extschema@.release_schedules(leave_scheduler.instance);
+    released int := @internal@.release_schedules(leave_scheduler.instance);
 BEGIN
     DELETE FROM @extschema@.schedulers s WHERE s.instance = leave_scheduler.instance;
     RETURN released;
@@ -75,7 +75,7 @@ $$;
 -- From when on fires are owed: since the last that was dealt with, where the last holder left no longer than a lease
 -- ago, or a scheduler was there all along; otherwise only what this one was there for. Not for long after the holder
 -- left, because the others may not be for that task.
-CREATE OR REPLACE FUNCTION @extschema@.claim_schedules(
+CREATE OR REPLACE FUNCTION @internal@.claim_schedules(
     scheduler_id text, instance uuid, task_identifiers text[], max_schedules int, alone boolean
 ) RETURNS SETOF @extschema@.scheduled_jobs
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
@@ -128,7 +128,7 @@ BEGIN
                WHEN r.heartbeat_at > moment + r.lease THEN true
                WHEN r.heartbeat_at < moment - r.lease AND pg_postmaster_start_time() < moment - r.lease / 2 THEN true
                WHEN r.scheduler_id = claim_schedules.scheduler_id AND r.listens
-               THEN pg_try_advisory_xact_lock(@extschema@.instance_lock(r.instance))
+               THEN pg_try_advisory_xact_lock(@internal@.instance_lock(r.instance))
                ELSE false END
         UNION ALL
         SELECT NULL, NULL WHERE alone
@@ -162,13 +162,13 @@ END
 $$;
 
 -- What the original's scheduler calls. It has no lease and keeps what it locks.
-CREATE OR REPLACE FUNCTION @extschema@.claim_scheduled_jobs(worker_id text, task_identifiers text[], max_schedules int)
+CREATE OR REPLACE FUNCTION @internal@.claim_scheduled_jobs(worker_id text, task_identifiers text[], max_schedules int)
 RETURNS SETOF @extschema@.scheduled_jobs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     free bigint[];
 BEGIN
-    PERFORM @extschema@.require_worker_id(worker_id);
+    PERFORM @internal@.require_worker_id(worker_id);
     free := ARRAY(
         SELECT s.id FROM @extschema@.scheduled_jobs s
          WHERE s.locked_at IS NULL AND s.paused_at IS NULL AND s.ended_at IS NULL
@@ -189,7 +189,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     schedule @extschema@.scheduled_jobs;
 BEGIN
-    SELECT * INTO schedule FROM @extschema@.claim_scheduled_jobs(worker_id, task_identifiers, 1);
+    SELECT * INTO schedule FROM @internal@.claim_scheduled_jobs(worker_id, task_identifiers, 1);
     RETURN schedule;
 END
 $$;
@@ -199,7 +199,7 @@ COMMENT ON FUNCTION @extschema@.get_scheduled_job(text, text[]) IS
 
 -- Gives schedules back: those listed, or all that an instance holds. What another transaction has locked is left out.
 -- Returns how many were given back.
-CREATE OR REPLACE FUNCTION @extschema@.release_schedules(instance uuid, ids bigint[] DEFAULT NULL) RETURNS int
+CREATE OR REPLACE FUNCTION @internal@.release_schedules(instance uuid, ids bigint[] DEFAULT NULL) RETURNS int
 LANGUAGE plpgsql SET enable_seqscan = off SET jit = off SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     released int;

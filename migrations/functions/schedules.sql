@@ -2,7 +2,7 @@
 
 -- What is wrong with a cron rule, in the words of the scheduler, which name the place; NULL when nothing is, or when
 -- the text may be a date.
-CREATE OR REPLACE FUNCTION @extschema@.cron_fault(rule text, place text) RETURNS text
+CREATE OR REPLACE FUNCTION @internal@.cron_fault(rule text, place text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     kinds CONSTANT text[] := '{second,minute,hour,day of month,month,day of week}';
@@ -119,7 +119,7 @@ $$;
 
 -- What SQL can tell of a rule that cannot be used; NULL when it can tell nothing. It tells of cron rules and of numbers
 -- out of range in recurrence objects. Dates, time zones and rules that never fire are the scheduler's to judge.
-CREATE OR REPLACE FUNCTION @extschema@.schedule_fault(schedule_info json) RETURNS text
+CREATE OR REPLACE FUNCTION @internal@.schedule_fault(schedule_info json) RETURNS text
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     rule json := schedule_info;
@@ -134,7 +134,7 @@ BEGIN
     END IF;
     CASE json_typeof(rule)
         WHEN 'string' THEN
-            RETURN @extschema@.cron_fault(rule #>> '{}', place);
+            RETURN @internal@.cron_fault(rule #>> '{}', place);
         WHEN 'object' THEN
             SELECT format('%s%s: %s is not %swithin %s-%s', path, f.name, v.text,
                           CASE WHEN v.text::numeric <> 0 THEN 'a whole number ' END, f.low, f.high) INTO fault
@@ -155,7 +155,7 @@ END
 $$;
 
 -- A rule that is given as text: JSON, or the bare rule.
-CREATE OR REPLACE FUNCTION @extschema@.rule_json(rule text) RETURNS json
+CREATE OR REPLACE FUNCTION @internal@.rule_json(rule text) RETURNS json
 LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF rule ~ '^\s*([{["]|-?[0-9.]+\s*$|null\s*$|true\s*$|false\s*$|$)' THEN
@@ -169,7 +169,7 @@ $$;
 -- than 128 KiB is not read for it. A scheduler uses no schedule_info of more than half of that, so each that it uses is
 -- hashed. STABLE, since pg_column_size is: only so its callers can inline it, which keeps the other columns from being
 -- read. Inlined, it resolves names by its caller's search_path, so each is qualified.
-CREATE OR REPLACE FUNCTION @extschema@.schedule_digest(schedule @extschema@.scheduled_jobs) RETURNS bigint
+CREATE OR REPLACE FUNCTION @internal@.schedule_digest(schedule @extschema@.scheduled_jobs) RETURNS bigint
 LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN pg_catalog.pg_column_size(schedule.schedule_info) <= 131072
                 THEN pg_catalog.hashtextextended(
@@ -182,7 +182,7 @@ $$;
 -- One schedule from given values. A schedule that is removed because a scheduler watches it hands on what is known of
 -- its jobs; and of its fires, when it is the same one again: applications add their schedules at each start. A schedule
 -- is not lost to a trigger: where it would be removed without a new one, that is an error.
-CREATE OR REPLACE FUNCTION @extschema@.enqueue_scheduled_job(
+CREATE OR REPLACE FUNCTION @internal@.enqueue_scheduled_job(
     new_database_id uuid, new_actor_id uuid, identifier text, new_payload json, new_schedule_info json, job_key text,
     new_queue_name text, new_max_attempts int, new_priority int
 ) RETURNS @extschema@.scheduled_jobs
@@ -192,9 +192,9 @@ DECLARE
     holder @extschema@.scheduled_jobs;
     removed @extschema@.scheduled_jobs;
     entity uuid := CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                        THEN @extschema@.claim_uuid('jwt.claims.entity_id') END;
+                        THEN @internal@.claim_uuid('jwt.claims.entity_id') END;
     organization uuid := CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                              THEN @extschema@.claim_uuid('jwt.claims.organization_id') END;
+                              THEN @internal@.claim_uuid('jwt.claims.organization_id') END;
 BEGIN
     IF coalesce(identifier, '') = '' THEN
         RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value',
@@ -262,8 +262,8 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
 ) RETURNS @extschema@.scheduled_jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN @extschema@.enqueue_scheduled_job(
-        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+    RETURN @internal@.enqueue_scheduled_job(
+        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
         identifier, payload, schedule_info, job_key, queue_name, max_attempts, priority);
 END
 $$;
@@ -274,9 +274,9 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
 ) RETURNS @extschema@.scheduled_jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM @extschema@.refuse_untyped_db_id(identifier);
-    RETURN @extschema@.enqueue_scheduled_job(
-        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'),
+    PERFORM @internal@.refuse_untyped_db_id(identifier);
+    RETURN @internal@.enqueue_scheduled_job(
+        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
         identifier, payload::json, schedule_info, job_key, queue_name, max_attempts, priority);
 END
 $$;
@@ -287,10 +287,7 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
 ) RETURNS @extschema@.scheduled_jobs
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF db_id IS NULL
-       OR db_id = (CASE WHEN current_setting('jwt.claims.database_id', true) ~* '^\{?([0-9a-f]{4}-?){8}\}?$'
-                        THEN current_setting('jwt.claims.database_id', true)::uuid END)
-    THEN
+    IF db_id IS NULL OR db_id = @own_uuid('jwt.claims.database_id')@ THEN
         RETURN @extschema@.add_scheduled_job(
             identifier, payload, schedule_info, job_key, queue_name, max_attempts, priority);
     END IF;
@@ -305,10 +302,10 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
 ) RETURNS @extschema@.scheduled_jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM @extschema@.refuse_untyped_db_id(identifier);
-    RETURN @extschema@.enqueue_scheduled_job(
-        @extschema@.claim_uuid('jwt.claims.database_id'), @extschema@.claim_uuid('jwt.claims.user_id'), identifier,
-        payload::json, @extschema@.rule_json(schedule_info), job_key, queue_name, max_attempts::int, priority::int);
+    PERFORM @internal@.refuse_untyped_db_id(identifier);
+    RETURN @internal@.enqueue_scheduled_job(
+        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'), identifier,
+        payload::json, @internal@.rule_json(schedule_info), job_key, queue_name, max_attempts::int, priority::int);
 END
 $$;
 
@@ -331,8 +328,8 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job_for_any_tenant(
 ) RETURNS @extschema@.scheduled_jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN @extschema@.enqueue_scheduled_job(
-        tenant, @extschema@.claim_uuid('jwt.claims.user_id'),
+    RETURN @internal@.enqueue_scheduled_job(
+        tenant, @internal@.claim_uuid('jwt.claims.user_id'),
         identifier, payload, schedule_info, job_key, queue_name, max_attempts, priority);
 END
 $$;

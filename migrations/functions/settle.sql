@@ -2,7 +2,7 @@
 
 -- When an attempt that failed is tried again: e^attempts seconds, about 6 hours at most. A run_at at the end of time,
 -- which anybody who may write it can give a job that runs, stays as it is: a wait added to it would be an error.
-CREATE OR REPLACE FUNCTION @extschema@.retry_at(run_at timestamptz, attempts int) RETURNS timestamptz
+CREATE OR REPLACE FUNCTION @internal@.retry_at(run_at timestamptz, attempts int) RETURNS timestamptz
 LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN run_at > timestamptz '290000-01-01 00:00:00+00' THEN run_at
                 ELSE greatest(now(), run_at) + exp(least(attempts, 10)::float8) * interval '1 second' END
@@ -28,7 +28,7 @@ DECLARE
     job @extschema@.jobs;
 BEGIN
     UPDATE @extschema@.jobs j
-       SET last_error = coalesce(error_message, 'UNKNOWN_ERROR'), run_at = @extschema@.retry_at(j.run_at, j.attempts),
+       SET last_error = coalesce(error_message, 'UNKNOWN_ERROR'), run_at = @internal@.retry_at(j.run_at, j.attempts),
            locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, accepted = false, deadline = NULL,
            updated_at = clock_timestamp()
      WHERE j.id = job_id AND j.locked_by = worker_id
@@ -46,7 +46,7 @@ COMMENT ON FUNCTION @extschema@.fail_job(text, bigint, text) IS
 -- were not held: as a rule none, so that a batch costs no row on the way back. A producer's open transaction can hold
 -- the row of a queue, or of a job whose key it replaces: the batch does not wait for it (SQLSTATE 55P03), so that one
 -- such job does not hold up the others. The caller tries the rest again one by one.
-CREATE OR REPLACE FUNCTION @extschema@.complete_held_jobs(job_ids bigint[], worker_ids text[], epochs bigint[])
+CREATE OR REPLACE FUNCTION @internal@.complete_held_jobs(job_ids bigint[], worker_ids text[], epochs bigint[])
 RETURNS int[]
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
@@ -60,14 +60,14 @@ BEGIN
          WHERE j.id = d.job_id AND j.locked_by = d.worker_id AND (d.epoch IS NULL OR j.epoch = d.epoch)
         RETURNING d.position)
     SELECT array_agg(position) INTO held FROM done;
-    RETURN @extschema@.positions_left(cardinality(job_ids), held);
+    RETURN @internal@.positions_left(cardinality(job_ids), held);
 END
 $$;
 
 -- delays: the least wait in seconds before the next attempt. counted: whether the attempt counts. exact: the wait is
 -- the given one, and not the usual one if that is longer. final: no attempt follows. A message that is NULL leaves
 -- last_error as it is.
-CREATE OR REPLACE FUNCTION @extschema@.end_held_jobs(
+CREATE OR REPLACE FUNCTION @internal@.end_held_jobs(
     job_ids bigint[], worker_ids text[], epochs bigint[], error_messages text[], delays float8[], counted boolean[],
     exact boolean[], final boolean[]
 ) RETURNS int[]
@@ -83,9 +83,9 @@ BEGIN
                instance = NULL, accepted = false, deadline = NULL, updated_at = clock_timestamp(),
                run_at = CASE WHEN d.final THEN j.run_at
                              WHEN d.counted AND NOT d.exact THEN
-                            greatest(@extschema@.retry_at(j.run_at, j.attempts), now() + make_interval(secs => d.delay))
+                            greatest(@internal@.retry_at(j.run_at, j.attempts), now() + make_interval(secs => d.delay))
                         ELSE coalesce(now() + make_interval(secs => d.delay),
-                                      @extschema@.retry_at(j.run_at, j.attempts)) END,
+                                      @internal@.retry_at(j.run_at, j.attempts)) END,
                attempts = CASE WHEN d.final THEN j.max_attempts
                                WHEN d.counted OR j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
           FROM unnest(job_ids, worker_ids, epochs, error_messages, delays, counted, exact, final) WITH ORDINALITY
@@ -93,7 +93,7 @@ BEGIN
          WHERE j.id = d.job_id AND j.locked_by = d.worker_id AND (d.epoch IS NULL OR j.epoch = d.epoch)
         RETURNING d.position)
     SELECT array_agg(position) INTO held FROM done;
-    RETURN @extschema@.positions_left(cardinality(job_ids), held);
+    RETURN @internal@.positions_left(cardinality(job_ids), held);
 END
 $$;
 
@@ -102,7 +102,7 @@ $$;
 --
 -- The epoch says that a row is locked. A condition on locked_at as well would have the planner walk the index of locked
 -- rows once for every claim: 2 s for 2000 of 3000.
-CREATE OR REPLACE FUNCTION @extschema@.accept_held_jobs(job_ids bigint[], epochs bigint[], callback_timeout interval)
+CREATE OR REPLACE FUNCTION @internal@.accept_held_jobs(job_ids bigint[], epochs bigint[], callback_timeout interval)
 RETURNS SETOF bigint
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
@@ -123,7 +123,7 @@ $$;
 
 -- A function needs more time: its callback may come until then at least. False, and nothing changed, when that claim
 -- does not stand; epoch NULL is whatever claim the worker holds. A row that somebody holds is not waited for (55P03).
-CREATE OR REPLACE FUNCTION @extschema@.extend_job(worker_id text, job_id bigint, epoch bigint, extension interval)
+CREATE OR REPLACE FUNCTION @internal@.extend_job(worker_id text, job_id bigint, epoch bigint, extension interval)
 RETURNS boolean
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -146,7 +146,7 @@ CREATE OR REPLACE FUNCTION @extschema@.complete_in_transaction(token text) RETUR
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     parts text[] := regexp_match(token, '^([0-9]{1,18})\.([0-9]{1,19})$');
-    own uuid := @extschema@.claim_uuid('jwt.claims.database_id');
+    own uuid := @internal@.claim_uuid('jwt.claims.database_id');
 BEGIN
     IF parts IS NULL THEN
         RAISE EXCEPTION 'the token % does not name an attempt', coalesce(quote_literal(token), 'NULL')

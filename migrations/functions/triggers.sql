@@ -1,6 +1,6 @@
 -- What follows from every write to the tables, by whomever: counts and locks of named queues, sizes, times, wake-ups.
 
-CREATE OR REPLACE FUNCTION @extschema@.sync_queues(names text[], deltas int[], relock text[]) RETURNS boolean
+CREATE OR REPLACE FUNCTION @internal@.sync_queues(names text[], deltas int[], relock text[]) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
     freed boolean;
@@ -33,7 +33,7 @@ $$;
 
 -- The functions of this schema's own triggers run as its owner as well. On another table, whose columns may be of any
 -- type, the same statements would resolve casts and operators of that table's owner.
-CREATE OR REPLACE FUNCTION @extschema@.refuse_other_table(relation oid) RETURNS void
+CREATE OR REPLACE FUNCTION @internal@.refuse_other_table(relation oid) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'a trigger function of table @extschema@.jobs is on table %', relation::regclass
@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.tg_jobs_touch() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_jobs_touch() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     NEW.created_at := OLD.created_at;
@@ -59,7 +59,7 @@ $$;
 -- One call per statement, not per row: counts and locks of named queues, the largest payload, and one wake-up. Whether
 -- to notify on demand is read along with it. What comes from another table, compressed there, is measured as it is
 -- stored. SECURITY DEFINER: whoever may write jobs needs no right to what is derived from them.
-CREATE OR REPLACE FUNCTION @extschema@.tg_jobs_inserted() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_jobs_inserted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     jobs bigint;
@@ -69,7 +69,7 @@ DECLARE
     woken boolean;
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @extschema@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID);
     END IF;
     SELECT count(*), count(n.queue_name), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings)
       INTO jobs, queued, largest, on_demand FROM new_rows n;
@@ -77,23 +77,23 @@ BEGIN
         RETURN NULL;
     END IF;
     IF largest > 65536 THEN
-        PERFORM @extschema@.refuse_large_payload('jobs', max(octet_length(n.payload::text)))
+        PERFORM @internal@.refuse_large_payload('jobs', max(octet_length(n.payload::text)))
            FROM new_rows n WHERE pg_column_size(n.payload) > 65536;
     END IF;
     IF queued > 0 THEN
-        PERFORM @extschema@.sync_queues(
+        PERFORM @internal@.sync_queues(
             array_agg(c.queue_name), array_agg(c.jobs),
             coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
            FROM (SELECT n.queue_name, count(*)::int AS jobs, bool_or(n.locked_at IS NOT NULL) AS locked
                    FROM new_rows n WHERE n.queue_name IS NOT NULL GROUP BY n.queue_name) c;
     END IF;
     -- An assignment is evaluated in place; PERFORM would be a query of its own.
-    woken := @extschema@.wake_workers(on_demand);
+    woken := @internal@.wake_workers(on_demand);
     RETURN NULL;
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.tg_jobs_updated() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_jobs_updated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     queued bigint;
@@ -102,14 +102,14 @@ DECLARE
     woken boolean;
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @extschema@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID);
     END IF;
     SELECT count(n.queue_name), bool_or(n.locked_at IS NULL AND n.attempts < n.max_attempts)
       INTO queued, claimable FROM new_rows n;
     IF queued > 0 OR EXISTS (SELECT FROM old_rows o WHERE o.queue_name IS NOT NULL) THEN
         -- Only queues whose count or whose running jobs changed: an update of anything else takes no queue's row, so
         -- that add_job, which may end one job's key and insert another job, holds one queue at a time.
-        SELECT @extschema@.sync_queues(
+        SELECT @internal@.sync_queues(
                    coalesce(array_agg(c.queue_name) FILTER (WHERE c.delta <> 0), '{}'),
                    coalesce(array_agg(c.delta) FILTER (WHERE c.delta <> 0), '{}'),
                    coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
@@ -127,62 +127,62 @@ BEGIN
     END IF;
     -- A release, a retry, a reschedule or a replaced key: workers look again, or plan their next look anew.
     IF freed OR claimable THEN
-        woken := @extschema@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+        woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
     END IF;
     RETURN NULL;
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.tg_jobs_deleted() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_jobs_deleted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     freed boolean;
     woken boolean;
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @extschema@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID);
     END IF;
     IF NOT EXISTS (SELECT FROM old_rows o WHERE o.queue_name IS NOT NULL) THEN
         RETURN NULL;
     END IF;
-    SELECT @extschema@.sync_queues(
+    SELECT @internal@.sync_queues(
                array_agg(c.queue_name), array_agg(-c.jobs),
                coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
       INTO freed
       FROM (SELECT o.queue_name, count(*)::int AS jobs, bool_or(o.locked_at IS NOT NULL) AS locked
               FROM old_rows o WHERE o.queue_name IS NOT NULL GROUP BY o.queue_name) c;
     IF freed THEN
-        woken := @extschema@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+        woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
     END IF;
     RETURN NULL;
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.tg_jobs_truncated() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_jobs_truncated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @extschema@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID);
     END IF;
     DELETE FROM @extschema@.job_queues;
     RETURN NULL;
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.tg_payload_bounded() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_payload_bounded() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @extschema@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID);
     END IF;
-    PERFORM @extschema@.refuse_large_payload('jobs', octet_length(NEW.payload::text));
+    PERFORM @internal@.refuse_large_payload('jobs', octet_length(NEW.payload::text));
     RETURN NEW;
 END
 $$;
 
 -- Rows of job_queues are made by the triggers of jobs. What somebody inserts himself is left out: a dump restored into
 -- a migrated schema (pg_restore --data-only) has the rows of jobs as well, from which the triggers make these.
-CREATE OR REPLACE FUNCTION @extschema@.tg_job_queues_derived() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_job_queues_derived() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN NULL;
@@ -190,7 +190,7 @@ END
 $$;
 
 -- SECURITY DEFINER: whoever may write jobs needs no right to the limits.
-CREATE OR REPLACE FUNCTION @extschema@.tg_schedule_bounded() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_schedule_bounded() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     size int;
@@ -199,7 +199,7 @@ BEGIN
         RAISE EXCEPTION 'this trigger function is for the table scheduled_jobs of its schema only'
             USING ERRCODE = 'insufficient_privilege';
     END IF;
-    PERFORM @extschema@.refuse_large_payload('scheduled_jobs', octet_length(NEW.payload::text));
+    PERFORM @internal@.refuse_large_payload('scheduled_jobs', octet_length(NEW.payload::text));
     size := octet_length(NEW.schedule_info::text);
     IF size > 65536 THEN
         RAISE EXCEPTION 'schedule_info has % bytes, and 65536 are allowed', size
@@ -213,7 +213,7 @@ $$;
 
 -- A warning and last_error, not an error: callers of the original rely on the row. SECURITY DEFINER: whoever may write
 -- schedules needs no right to what reads a rule.
-CREATE OR REPLACE FUNCTION @extschema@.tg_scheduled_jobs_checked() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_scheduled_jobs_checked() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     fault text;
@@ -225,7 +225,7 @@ BEGIN
     IF TG_OP = 'UPDATE' AND NEW.schedule_info::text = OLD.schedule_info::text THEN
         RETURN NEW;
     END IF;
-    fault := @extschema@.schedule_fault(NEW.schedule_info);
+    fault := @internal@.schedule_fault(NEW.schedule_info);
     IF fault IS NOT NULL THEN
         NEW.last_error := fault;
         RAISE WARNING 'the schedule cannot fire: %', fault
@@ -235,7 +235,7 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.tg_scheduled_jobs_changed() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_scheduled_jobs_changed() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
@@ -251,7 +251,7 @@ $$;
 
 -- The notifications of an update. What a scheduler writes (claims, fires, marks) meets neither condition, and costs no
 -- call; PostgreSQL sends equal notifications of a transaction once.
-CREATE OR REPLACE FUNCTION @extschema@.tg_scheduled_jobs_notify() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_scheduled_jobs_notify() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify(TG_ARGV[0], '');
@@ -268,7 +268,7 @@ $$;
 -- texts compared, which a claim and a fire do not. The other is for what people write into the columns of the holder
 -- and into fired_until. Outside the years that a scheduler knows, fired_until stops the schedule: written, it frees the
 -- schedule, so that a scheduler looks at it anew; corrected, likewise.
-CREATE OR REPLACE FUNCTION @extschema@.tg_scheduled_jobs_renewed() RETURNS trigger
+CREATE OR REPLACE FUNCTION @internal@.tg_scheduled_jobs_renewed() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NEW.schedule_info::text IS NOT DISTINCT FROM OLD.schedule_info::text

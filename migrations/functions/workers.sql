@@ -4,13 +4,13 @@
 -- no write of its own to be kept, and its epochs see to it that whoever is taken for dead and is not can do no harm.
 
 -- The lock that an instance's listening session holds as long as it lives.
-CREATE OR REPLACE FUNCTION @extschema@.instance_lock(instance uuid) RETURNS bigint
+CREATE OR REPLACE FUNCTION @internal@.instance_lock(instance uuid) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$
     SELECT pg_catalog.hashtextextended('@extschema@.instance:'::text || instance::text, 0::bigint)
 $$;
 
 -- The update of interrupt_jobs, for jobs that the caller has locked.
-CREATE OR REPLACE FUNCTION @extschema@.free_jobs(ids bigint[], reason text) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION @internal@.free_jobs(ids bigint[], reason text) RETURNS bigint[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     changed bigint[];
@@ -19,7 +19,7 @@ BEGIN
         UPDATE @extschema@.jobs j
            SET interruptions = n.interruptions, last_error = coalesce(reason, j.last_error),
                attempts = CASE WHEN n.counted OR j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END,
-               run_at = CASE WHEN n.counted THEN @extschema@.retry_at(j.run_at, j.attempts) ELSE j.run_at END,
+               run_at = CASE WHEN n.counted THEN @internal@.retry_at(j.run_at, j.attempts) ELSE j.run_at END,
                locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, deadline = NULL,
                updated_at = clock_timestamp()
           FROM (SELECT c.id, c.interruptions, reason IS NOT NULL AND c.interruptions > 3 AS counted
@@ -42,7 +42,7 @@ $$;
 --
 -- A job that was replaced by key has begun anew: it has neither attempts nor an error. kept: epochs of claims to leave
 -- alone. until: when to leave the rest.
-CREATE OR REPLACE FUNCTION @extschema@.interrupt_jobs(
+CREATE OR REPLACE FUNCTION @internal@.interrupt_jobs(
     instance uuid, reason text, kept bigint[] DEFAULT '{}', until timestamptz DEFAULT 'infinity'
 ) RETURNS bigint[]
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
@@ -63,9 +63,9 @@ BEGIN
          GROUP BY h.queue_name
     LOOP
         EXIT WHEN clock_timestamp() > until;
-        CONTINUE WHEN NOT @extschema@.lock_queue(batch.queue_name);
+        CONTINUE WHEN NOT @internal@.lock_queue(batch.queue_name);
         BEGIN
-            interrupted := interrupted || @extschema@.free_jobs(batch.ids, reason);
+            interrupted := interrupted || @internal@.free_jobs(batch.ids, reason);
         EXCEPTION
             WHEN lock_not_available THEN
                 NULL;
@@ -74,7 +74,7 @@ BEGIN
                 FOREACH id IN ARRAY batch.ids LOOP
                     EXIT WHEN clock_timestamp() > until;
                     BEGIN
-                        interrupted := interrupted || @extschema@.free_jobs(ARRAY[id], reason);
+                        interrupted := interrupted || @internal@.free_jobs(ARRAY[id], reason);
                     EXCEPTION
                         WHEN lock_not_available THEN
                             NULL;
@@ -89,7 +89,7 @@ END
 $$;
 
 -- Instances under a worker id, other than the given one, whose session has ended.
-CREATE OR REPLACE FUNCTION @extschema@.ended_instances(worker_id text, instance uuid) RETURNS uuid[]
+CREATE OR REPLACE FUNCTION @internal@.ended_instances(worker_id text, instance uuid) RETURNS uuid[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     other uuid;
@@ -99,7 +99,7 @@ BEGIN
         SELECT w.instance FROM @extschema@.workers w
          WHERE w.worker_id = ended_instances.worker_id AND w.instance <> ended_instances.instance AND w.listens
     LOOP
-        IF pg_try_advisory_xact_lock(@extschema@.instance_lock(other)) THEN
+        IF pg_try_advisory_xact_lock(@internal@.instance_lock(other)) THEN
             ended := ended || other;
         END IF;
     END LOOP;
@@ -109,17 +109,17 @@ $$;
 
 -- Takes back, without waiting for a lease, the jobs of those of the given instances whose session has ended. The caller
 -- has found it ended some seconds before: a session may just be connecting anew.
-CREATE OR REPLACE FUNCTION @extschema@.take_back_jobs(worker_id text, instance uuid, ended uuid[]) RETURNS bigint[]
+CREATE OR REPLACE FUNCTION @internal@.take_back_jobs(worker_id text, instance uuid, ended uuid[]) RETURNS bigint[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gone uuid;
     interrupted bigint[] := '{}';
 BEGIN
-    FOREACH gone IN ARRAY @extschema@.ended_instances(worker_id, instance) LOOP
+    FOREACH gone IN ARRAY @internal@.ended_instances(worker_id, instance) LOOP
         CONTINUE WHEN gone <> ALL (ended);
-        interrupted := interrupted || @extschema@.interrupt_jobs(
+        interrupted := interrupted || @internal@.interrupt_jobs(
             gone, format('worker %s ended while it ran the job', worker_id));
-        PERFORM @extschema@.forget_worker(gone);
+        PERFORM @internal@.forget_worker(gone);
     END LOOP;
     RETURN interrupted;
 END
@@ -136,7 +136,7 @@ $$;
 -- a whole.
 --
 -- Rows of other workers are read, not locked: one may be held by a claim whose worker has stopped reading.
-CREATE OR REPLACE FUNCTION @extschema@.heartbeat(
+CREATE OR REPLACE FUNCTION @internal@.heartbeat(
     worker_id text, instance uuid, lease interval, listens boolean, overdue_message text, job_expiry interval,
     OUT rescued bigint[], OUT silent text[], OUT overdue bigint[], OUT expired boolean
 )
@@ -157,7 +157,7 @@ DECLARE
     refused bigint[] := '{}';
     refusal text;
 BEGIN
-    PERFORM @extschema@.require_worker_id(worker_id);
+    PERFORM @internal@.require_worker_id(worker_id);
     rescued := '{}';
     silent := '{}';
     overdue := '{}';
@@ -184,12 +184,12 @@ BEGIN
     LOOP
         -- The rest has the next heartbeat: what takes too long is cut off, and the sign of life with it.
         EXIT WHEN clock_timestamp() > moment + heartbeat.lease / 24;
-        interrupted := @extschema@.interrupt_jobs(gone.instance, gone.reason, '{}', moment + heartbeat.lease / 24);
+        interrupted := @internal@.interrupt_jobs(gone.instance, gone.reason, '{}', moment + heartbeat.lease / 24);
         IF cardinality(interrupted) > 0 THEN
             rescued := rescued || interrupted;
             silent := silent || gone.worker_id;
         END IF;
-        PERFORM @extschema@.forget_worker(gone.instance);
+        PERFORM @internal@.forget_worker(gone.instance);
     END LOOP;
 
     FOR job IN
@@ -206,7 +206,7 @@ BEGIN
              ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED) e
     LOOP
         EXIT WHEN clock_timestamp() > moment + heartbeat.lease / 24;
-        CONTINUE WHEN NOT @extschema@.lock_queue(job.queue_name);
+        CONTINUE WHEN NOT @internal@.lock_queue(job.queue_name);
         BEGIN
             PERFORM @extschema@.fail_job(job.locked_by, job.id, overdue_message);
             overdue := overdue || job.id;
@@ -231,7 +231,7 @@ END
 $$;
 
 -- Removes an instance that runs nothing any more; what functions have does not count. True when it is gone.
-CREATE OR REPLACE FUNCTION @extschema@.forget_worker(instance uuid) RETURNS boolean
+CREATE OR REPLACE FUNCTION @internal@.forget_worker(instance uuid) RETURNS boolean
 LANGUAGE plpgsql SET enable_seqscan = off SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM @extschema@.workers w

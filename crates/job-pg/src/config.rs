@@ -4,10 +4,12 @@ mod connection;
 pub mod libpq;
 pub mod listen;
 pub mod postgres;
+mod schema_name;
 mod tls;
 
 pub use listen::{Endpoint, Listen};
-pub use postgres::{PostgresConfig, SchemaName};
+pub use postgres::PostgresConfig;
+pub use schema_name::SchemaName;
 pub use tls::{ClientCertificate, SslMode};
 
 use job_utils::config::{Known, Var};

@@ -27,6 +27,7 @@ mod sql {
     mod fires;
     mod forms;
     mod functions;
+    mod internal;
     mod isolation;
     mod kept_out;
     mod keys;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use job_pg::migrate::{FUNCTIONS, MIGRATIONS, current_digest};
+use job_pg::migrate::{FRAGMENTS, FUNCTIONS, MIGRATIONS, current_digest};
 use job_testkit::env;
 
 /// What is wrong with the lists and with version.txt.
@@ -11,9 +11,11 @@ pub(crate) fn check() -> Result<Vec<String>> {
     let names = |list: &[(&str, &str)]| list.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
     let migrations = files("", |name| name.starts_with('V'))?;
     let functions = files("functions", |_| true)?;
+    let fragments = files("fragments", |_| true)?;
     let lists = [
         unlisted("MIGRATIONS", names(MIGRATIONS), "migrations/", migrations),
         unlisted("FUNCTIONS", names(FUNCTIONS), "migrations/functions/", functions),
+        unlisted("FRAGMENTS", names(FRAGMENTS), "migrations/fragments/", fragments),
     ];
     Ok(lists.into_iter().flatten().chain(stale()).collect())
 }

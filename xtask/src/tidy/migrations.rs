@@ -24,6 +24,9 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
         if path.starts_with("migrations/") && !marks && !functions.is_empty() {
             problems.push(format!("{path}: defines {functions:?}, which belong into migrations/functions/"));
         }
+        if path.starts_with("migrations/fragments/") {
+            continue;
+        }
         let Some(name) = path.strip_prefix("migrations/").and_then(|name| name.strip_suffix(".sql")) else { continue };
         match number(name) {
             Some(number) => names.push((number, name)),
@@ -38,15 +41,30 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
             break;
         }
     }
-    problems.extend(without_callers(workspace, &defined));
+    problems.extend(misplaced(workspace, &defined));
     problems
 }
 
-/// What nothing in this repository has to call: functions for SQL of others, as the specification and docs/ have them.
+/// The interface: the functions of the jobs schema, each with a COMMENT. The specification and docs/ have them, and SQL
+/// of others calls them. All others are internal.
 const INTERFACE: &[&str] = &[
+    "add_job",
+    "add_job_for_any_tenant",
+    "add_jobs",
+    "add_jobs_for_any_tenant",
+    "add_jobs_for_own_tenant",
     "add_scheduled_job",
+    "add_scheduled_job_for_any_tenant",
+    "complete_in_transaction",
     "complete_job",
     "complete_jobs",
+    "enqueue",
+    "enqueue_all",
+    "enqueue_all_for_any_tenant",
+    "enqueue_all_for_own_tenant",
+    "enqueue_for_any_tenant",
+    "enqueue_for_own_tenant",
+    "fail_job",
     "force_unlock_workers",
     "get_job",
     "get_scheduled_job",
@@ -60,13 +78,15 @@ const INTERFACE: &[&str] = &[
     "run_scheduled_job",
     "set_max_payload",
     "set_notify",
+    "show_all_tenants_to",
     "tg_add_job_with_row",
     "tg_add_job_with_row_id",
     "trigger_job_with_fields",
 ];
 
-/// Functions that neither another function, a trigger, a migration nor a statement of the product calls.
-fn without_callers(workspace: &Workspace, defined: &BTreeMap<String, &str>) -> Vec<String> {
+/// Functions in the wrong schema, and internal ones that neither another function, a trigger, a migration nor a statement of the
+/// product calls.
+fn misplaced(workspace: &Workspace, defined: &BTreeMap<String, &str>) -> Vec<String> {
     let product = |path: &str| path.starts_with("crates/") && path.contains("/src/") && path.ends_with(".rs");
     let texts: Vec<&str> = workspace
         .files
@@ -81,24 +101,37 @@ fn without_callers(workspace: &Workspace, defined: &BTreeMap<String, &str>) -> V
         forms.entry(name).or_insert((0, path)).0 += 1;
     }
     for (name, (forms, path)) in forms {
-        let called = texts.iter().map(|text| text.matches(&format!("@extschema@.{name}(")).count()).sum::<usize>();
-        // Its comment names it, too.
-        let told =
-            texts.iter().map(|text| text.matches(&format!("ON FUNCTION @extschema@.{name}(")).count()).sum::<usize>();
-        if called <= forms + told && !INTERFACE.contains(&name) {
-            problems.push(format!("{path}: nothing calls {name}, and it is not on the list of the interface"));
+        let Some(internal) = name.strip_prefix(INTERNAL) else {
+            let name = name.trim_start_matches(JOBS);
+            if !INTERFACE.contains(&name) {
+                problems.push(format!(
+                    "{path}: {name} is not on the list of the interface: an internal function is in {INTERNAL}"
+                ));
+            }
+            continue;
+        };
+        if INTERFACE.contains(&internal) {
+            problems.push(format!("{path}: {internal} is on the list of the interface, which is in {JOBS}"));
+        }
+        let called = texts.iter().map(|text| text.matches(&format!("{name}(")).count()).sum::<usize>();
+        if called <= forms {
+            problems.push(format!("{path}: nothing calls {internal}"));
         }
     }
     problems
 }
 
-/// Names and arguments of the functions that a text defines, in one line each.
+/// How SQL texts name a function of the jobs schema, and one of the schema of internal functions beside it.
+const JOBS: &str = "@extschema@.";
+const INTERNAL: &str = "@internal@.";
+
+/// Schemas, names and arguments of the functions that a text defines, in one line each.
 fn signatures(text: &str) -> Vec<String> {
-    const DEFINES: [&str; 2] = ["CREATE FUNCTION @extschema@.", "CREATE OR REPLACE FUNCTION @extschema@."];
+    const DEFINES: [&str; 2] = ["CREATE FUNCTION @", "CREATE OR REPLACE FUNCTION @"];
     let mut found = Vec::new();
     for define in DEFINES {
         for (at, _) in text.match_indices(define) {
-            let rest = text.get(at + define.len()..).unwrap_or_default();
+            let rest = text.get(at + define.len() - 1..).unwrap_or_default();
             let end = rest.find("RETURNS").or_else(|| rest.find("LANGUAGE")).unwrap_or(rest.len());
             let signature = rest.get(..end).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
             // Those of a text that is filled in are told apart when it is.
@@ -145,25 +178,37 @@ mod tests {
             ("migrations/V1__a.sql", one),
         ]);
         let problems = check(&workspace).join("\n");
-        assert!(problems.contains("f(a int, b int) is defined in migrations/functions/claim.sql, too"), "{problems}");
+        assert!(
+            problems.contains("@extschema@.f(a int, b int) is defined in migrations/functions/claim.sql, too"),
+            "{problems}"
+        );
         assert!(problems.contains("migrations/V1__a.sql: defines"), "{problems}");
     }
 
     #[test]
-    fn a_function_that_nothing_calls_is_told() {
+    fn a_function_that_nothing_calls_and_one_in_the_wrong_schema_are_told() {
         let workspace = Workspace::of(&[
             (
                 "migrations/functions/claim.sql",
-                "CREATE OR REPLACE FUNCTION @extschema@.dead() RETURNS int\nCOMMENT ON FUNCTION @extschema@.dead() IS '';\n\
-                 CREATE OR REPLACE FUNCTION @extschema@.by_rust() RETURNS int\n\
-                 CREATE OR REPLACE FUNCTION @extschema@.by_sql() RETURNS int\n SELECT @extschema@.by_sql()\n\
+                "CREATE OR REPLACE FUNCTION @internal@.dead() RETURNS int\n\
+                 CREATE OR REPLACE FUNCTION @internal@.by_rust() RETURNS int\n\
+                 CREATE OR REPLACE FUNCTION @internal@.by_sql() RETURNS int\n SELECT @internal@.by_sql()\n\
+                 CREATE OR REPLACE FUNCTION @extschema@.stray() RETURNS int\n SELECT @extschema@.stray()\n\
+                 CREATE OR REPLACE FUNCTION @internal@.fail_job() RETURNS int\n SELECT @internal@.fail_job()\n\
                  CREATE OR REPLACE FUNCTION @extschema@.get_job() RETURNS int",
             ),
-            ("crates/job-pg/src/claim.rs", "\"SELECT @extschema@.by_rust()\""),
-            ("crates/job-pg/tests/it.rs", "\"SELECT @extschema@.dead()\""),
+            ("crates/job-pg/src/claim.rs", "\"SELECT @internal@.by_rust()\""),
+            ("crates/job-pg/tests/it.rs", "\"SELECT @internal@.dead()\""),
         ]);
-        let problems = check(&workspace);
-        let told: Vec<&String> = problems.iter().filter(|problem| problem.contains("nothing calls")).collect();
-        assert!(told.len() == 1 && told[0].contains("nothing calls dead"), "{problems:?}");
+        let told =
+            check(&workspace).into_iter().filter(|problem| problem.starts_with("migrations/functions/claim.sql"));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                "migrations/functions/claim.sql: stray is not on the list of the interface: an internal function is in @internal@.",
+                "migrations/functions/claim.sql: nothing calls dead",
+                "migrations/functions/claim.sql: fail_job is on the list of the interface, which is in @extschema@.",
+            ]
+        );
     }
 }

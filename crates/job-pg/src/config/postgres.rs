@@ -1,7 +1,6 @@
 //! How to reach Postgres: `DATABASE_URL`, or libpq's `PG*` variables, and the jobs schema.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +14,7 @@ pub use crate::config::libpq::{
 };
 use crate::config::listen::{Endpoint, JOBS_LISTEN, JOBS_LISTEN_URL, JOBS_MIGRATE_URL, Listen};
 use crate::config::tls::read_tls;
-use crate::config::{ClientCertificate, SslMode};
+use crate::config::{ClientCertificate, SchemaName, SslMode};
 use job_utils::config::{ConfigError, Reader, Secret, Var, in_words};
 use job_utils::variables;
 
@@ -23,7 +22,8 @@ variables! {
     /// Connection URL, `postgres://user:password@host:port/database`, with libpq's parameters after a `?`, or libpq's
     /// `name=value` pairs; what it leaves out comes from the PG variables.
     pub DATABASE_URL = "" for PROGRAMS;
-    /// Schema of the job tables: a plain identifier.
+    /// Schema of the job tables: a plain identifier of at most 54 characters. Beside it is a second schema,
+    /// `<name>_internal`.
     pub JOBS_SCHEMA = "app_jobs" for PROGRAMS;
     /// Connections to Postgres, beside one that listens.
     pub JOBS_POOL_SIZE = "5" for PROGRAMS;
@@ -66,51 +66,6 @@ pub(crate) const MOST_CONNECTIONS: usize = 10_000;
 
 /// Below this, a server that is merely busy would be taken for one that has gone.
 pub(crate) const LEAST_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The jobs schema's name: a plain identifier, so that quoting it is enough everywhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SchemaName(String);
-
-impl SchemaName {
-    /// Takes letters, digits and underscores, beginning with no digit, at most 63 characters, not PostgreSQL's own
-    /// `pg_…`. The error says what to write.
-    pub fn new(name: &str) -> Result<Self, String> {
-        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-            && name.chars().next().is_some_and(|c| !c.is_ascii_digit());
-        if !plain || name.len() > 63 {
-            return Err(format!(
-                "{name:?} is not a plain identifier: use letters, digits and underscores, at most 63, not a digit first"
-            ));
-        }
-        if name.starts_with("pg_") || name == "information_schema" {
-            return Err(format!("{name:?} is reserved by PostgreSQL: choose another name"));
-        }
-        Ok(Self(name.to_owned()))
-    }
-
-    /// The bare name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// SQL text with every `@extschema@` replaced by the quoted name.
-    pub fn apply(&self, sql: &str) -> String {
-        sql.replace("@extschema@", &self.to_string())
-    }
-}
-
-impl Default for SchemaName {
-    fn default() -> Self {
-        Self(JOBS_SCHEMA.default.to_owned())
-    }
-}
-
-/// The name in double quotes.
-impl fmt::Display for SchemaName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0)
-    }
-}
 
 /// How to reach Postgres.
 #[derive(Debug, Clone)]
@@ -301,17 +256,6 @@ mod tests {
         let mut reader = Reader::new(&env);
         let config = PostgresConfig::read(&mut reader);
         reader.finish(config)
-    }
-
-    #[test]
-    fn a_schema_name_is_a_plain_identifier() {
-        for good in ["app_jobs", "Jobs2", "_x"] {
-            assert!(SchemaName::new(good).is_ok(), "{good}");
-        }
-        for bad in ["", "2x", "a-b", "a\"b", "a;drop", "größe", "pg_jobs", "a.b", &"x".repeat(64)] {
-            assert!(SchemaName::new(bad).is_err(), "{bad}");
-        }
-        assert_eq!(SchemaName::new("Jobs").unwrap().apply("@extschema@.t"), "\"Jobs\".t");
     }
 
     #[test]

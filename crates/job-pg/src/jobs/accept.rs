@@ -9,9 +9,9 @@ use crate::connection::Db;
 use crate::connection::statement::Parameters;
 use crate::error::DbError;
 
-const SQL: &str = "SELECT @extschema@.accept_held_jobs($1, $2, make_interval(secs => $3))";
+const SQL: &str = "SELECT @internal@.accept_held_jobs($1, $2, make_interval(secs => $3))";
 
-const EXTEND: &str = "SELECT @extschema@.extend_job($1, $2, $3, make_interval(secs => $4))";
+const EXTEND: &str = "SELECT @internal@.extend_job($1, $2, $3, make_interval(secs => $4))";
 
 const ACCEPTED: &str = "SELECT count(*) FROM @extschema@.jobs \
                         WHERE locked_at IS NOT NULL AND instance = $1 AND deadline IS NOT NULL";

@@ -28,7 +28,7 @@ macro_rules! claimed {
              j.priority, j.run_at, \
              j.attempts, j.max_attempts, j.epoch, j.entity_id, j.organization_id FROM ",
             $first,
-            ", @extschema@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
+            ", @internal@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
              SELECT *, NULL::float8, NULL::boolean"
         )
     };
@@ -39,7 +39,7 @@ macro_rules! nothing {
     () => {
         " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
          CASE WHEN $6 AND NOT EXISTS (SELECT FROM claimed) THEN \
-         extract(epoch FROM @extschema@.next_run_at($2, $5, make_interval(secs => $11)) - now())::float8 END, \
+         extract(epoch FROM @internal@.next_run_at($2, $5, make_interval(secs => $11)) - now())::float8 END, \
          EXISTS (SELECT FROM @extschema@.settings)"
     };
 }
@@ -62,7 +62,7 @@ const WITH_HEARTBEAT: &str = concat!(
      SELECT b.rescued, b.silent, b.overdue, b.expired, ",
     taken!("$18", "$19"),
     " AS taken FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
-     @extschema@.heartbeat($1, $12, make_interval(secs => $15), $16, $17, make_interval(secs => $4)) b), ",
+     @internal@.heartbeat($1, $12, make_interval(secs => $15), $16, $17, make_interval(secs => $4)) b), ",
     claimed!("(SELECT 0 * count(*)::int AS none FROM beat) AS first"),
     ", NULL::bigint[], NULL::text[], NULL::bigint[], NULL::boolean, NULL::bigint[] FROM claimed",
     nothing!(),

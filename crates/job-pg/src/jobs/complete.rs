@@ -6,7 +6,7 @@ use crate::connection::Db;
 use crate::connection::statement::Parameters;
 use crate::error::DbError;
 
-const SQL: &str = "SELECT @extschema@.complete_held_jobs($1, $2, $3)";
+const SQL: &str = "SELECT @internal@.complete_held_jobs($1, $2, $3)";
 
 impl Db {
     /// Removes the jobs that these workers hold, by the claims with these epochs; returns the positions, from 1, of those it

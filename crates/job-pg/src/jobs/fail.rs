@@ -7,7 +7,7 @@ use crate::connection::statement::Parameters;
 use crate::error::DbError;
 use job_utils::wire::callback::storable;
 
-const SQL: &str = "SELECT @extschema@.end_held_jobs($1, $2, $3, $4, $5, $6, $7, $8)";
+const SQL: &str = "SELECT @internal@.end_held_jobs($1, $2, $3, $4, $5, $6, $7, $8)";
 
 /// How failed attempts are stored: one element of each for every attempt.
 #[derive(Debug, Default)]

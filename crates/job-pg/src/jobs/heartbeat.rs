@@ -41,7 +41,7 @@ macro_rules! beat {
             taken!("$7", "$8"),
             " FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, ",
             $joined,
-            "@extschema@.heartbeat($1, ",
+            "@internal@.heartbeat($1, ",
             $instance,
             ", make_interval(secs => $3), $4, $5, make_interval(secs => $6)) b"
         )
@@ -59,11 +59,11 @@ const REGISTERED: &str = beat!(
     "here.instance"
 );
 
-const ENDED: &str = "SELECT @extschema@.ended_instances($1, $2)";
+const ENDED: &str = "SELECT @internal@.ended_instances($1, $2)";
 
-const TAKE_BACK: &str = "SELECT @extschema@.take_back_jobs($1, $2, $3)";
+const TAKE_BACK: &str = "SELECT @internal@.take_back_jobs($1, $2, $3)";
 
-const INTERRUPT: &str = "SELECT @extschema@.interrupt_jobs($1, $2, $3)";
+const INTERRUPT: &str = "SELECT @internal@.interrupt_jobs($1, $2, $3)";
 
 /// A connection may have to be made first.
 const LEAST_PATIENCE: Duration = Duration::from_millis(250);

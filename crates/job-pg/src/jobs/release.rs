@@ -7,11 +7,11 @@ use crate::connection::Db;
 use crate::connection::statement::Parameters;
 use crate::error::DbError;
 
-const SQL: &str = "SELECT @extschema@.release_held_jobs($1, $2, $3)";
+const SQL: &str = "SELECT @internal@.release_held_jobs($1, $2, $3)";
 
 /// Everything but what functions have, and then the registration.
-const LEAVE: &str = "WITH released AS MATERIALIZED (SELECT pg_catalog.cardinality(@extschema@.interrupt_jobs($1, NULL)) AS jobs) \
-                     SELECT r.jobs, @extschema@.forget_worker($1) FROM released r";
+const LEAVE: &str = "WITH released AS MATERIALIZED (SELECT pg_catalog.cardinality(@internal@.interrupt_jobs($1, NULL)) AS jobs) \
+                     SELECT r.jobs, @internal@.forget_worker($1) FROM released r";
 
 impl Db {
     /// Gives back the listed claims of an instance, as job id and epoch; returns how many. Dropped, it cancels the release.

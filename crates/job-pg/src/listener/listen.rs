@@ -35,7 +35,7 @@ const WHERE: &str = "SELECT current_database()::text || ' of the server started 
 const TAKE: &str = "SELECT pg_advisory_lock_shared(hashtextextended($1::text, 0::bigint))";
 
 /// The instance's own lock, by which others see that it lives.
-const TAKE_INSTANCE: &str = "SELECT pg_advisory_lock_shared(@extschema@.instance_lock($1))";
+const TAKE_INSTANCE: &str = "SELECT pg_advisory_lock_shared(@internal@.instance_lock($1))";
 
 /// Whether nobody else holds the lock: a session's own lock does not stand in its way. One statement, so that a process
 /// that is halted in between cannot keep others out.

@@ -12,13 +12,13 @@ use crate::config::SchemaName;
 use crate::connection::Db;
 use crate::error::DbError;
 
-const REGISTER: &str = "SELECT @extschema@.register_waiter()::text";
+const REGISTER: &str = "SELECT @internal@.register_waiter()::text";
 
-const HORIZON: &str = "SELECT @extschema@.waiter_horizon()::text";
+const HORIZON: &str = "SELECT @internal@.waiter_horizon()::text";
 
-const PASSED: &str = "SELECT @extschema@.waiter_horizon_passed($1::text::xid8)";
+const PASSED: &str = "SELECT @internal@.waiter_horizon_passed($1::text::xid8)";
 
-const UNREGISTER: &str = "SELECT @extschema@.unregister_waiter()";
+const UNREGISTER: &str = "SELECT @internal@.unregister_waiter()";
 
 /// A transaction id above all that were in use when a waiter registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

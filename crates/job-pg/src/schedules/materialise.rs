@@ -10,7 +10,7 @@ use crate::connection::statement::Parameters;
 use crate::error::DbError;
 use crate::schedules::SchedulerDb;
 
-const SQL: &str = "SELECT outcome, job_id, sql_state, message FROM @extschema@.fire_schedules($1, $2, $3, $4, $5, $6)";
+const SQL: &str = "SELECT outcome, job_id, sql_state, message FROM @internal@.fire_schedules($1, $2, $3, $4, $5, $6)";
 const OPERATION: &str = "materialise";
 
 /// More than a lock is waited for, twice.

@@ -47,7 +47,7 @@ macro_rules! bytes {
 macro_rules! held_columns {
     () => {
         concat!(
-            "s.id, s.task_identifier, @extschema@.schedule_digest(s), ",
+            "s.id, s.task_identifier, @internal@.schedule_digest(s), ",
             bytes!("s"),
             ", s.fired_until, coalesce(s.owed_since, s.fired_until), left(s.last_error, 4000)"
         )
@@ -61,15 +61,15 @@ const LOOK: &str = concat!(
     "WITH beat AS MATERIALIZED (\
      SELECT b.steady_since, b.expires_in \
      FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
-     @extschema@.scheduler_heartbeat($1, $2, make_interval(secs => $3), $4) b), \
+     @internal@.scheduler_heartbeat($1, $2, make_interval(secs => $3), $4) b), \
      claimed AS MATERIALIZED (\
-     SELECT c.id, c.task_identifier, @extschema@.schedule_digest(c) AS digest, ",
+     SELECT c.id, c.task_identifier, @internal@.schedule_digest(c) AS digest, ",
     bytes!("c"),
     " AS bytes, c.fired_until, c.owed_since, left(c.last_error, 4000) AS last_error \
-     FROM beat, @extschema@.claim_schedules($1, $2, $5, $6, $7) c) \
+     FROM beat, @internal@.claim_schedules($1, $2, $5, $6, $7) c) \
      SELECT id, task_identifier, digest, bytes, fired_until, owed_since, last_error, \
      NULL::bigint, NULL::timestamptz, NULL::float8 FROM claimed UNION ALL \
-     SELECT s.id >> $8, NULL, bit_xor(@extschema@.schedule_digest(s)), NULL, NULL, NULL, NULL, count(*), NULL, NULL \
+     SELECT s.id >> $8, NULL, bit_xor(@internal@.schedule_digest(s)), NULL, NULL, NULL, NULL, count(*), NULL, NULL \
      FROM @extschema@.scheduled_jobs s WHERE $9 AND s.instance = $2 AND NOT EXISTS (SELECT FROM claimed) \
      GROUP BY 1 UNION ALL \
      SELECT NULL, NULL, NULL, NULL, NULL, steady_since, NULL, NULL, clock_timestamp(), \
@@ -112,12 +112,12 @@ const LOOKING: &str = "look for schedules";
 const LOOKING_AT_HELD: &str = "look at held schedules";
 const READING: &str = "read schedules";
 const TELLING: &str = "tell of schedules that nobody takes";
-const MARK: &str = "SELECT @extschema@.mark_schedules($1, $2, $3, $4, $5, $6, $7, $8)";
-const RELEASE: &str = "SELECT @extschema@.release_schedules($1, $2)";
-const LEAVE: &str = "SELECT @extschema@.leave_scheduler($1)";
+const MARK: &str = "SELECT @internal@.mark_schedules($1, $2, $3, $4, $5, $6, $7, $8)";
+const RELEASE: &str = "SELECT @internal@.release_schedules($1, $2)";
+const LEAVE: &str = "SELECT @internal@.leave_scheduler($1)";
 const UNREGISTERED: &str = "SELECT locked_by, count(*) FROM @extschema@.scheduled_jobs \
                             WHERE locked_at IS NOT NULL AND instance IS NULL GROUP BY 1 ORDER BY 1 LIMIT 10";
-const PRUNE: &str = "SELECT @extschema@.prune_schedule_fires(make_interval(secs => $1), $2)";
+const PRUNE: &str = "SELECT @internal@.prune_schedule_fires(make_interval(secs => $1), $2)";
 const NOW: &str = "SELECT clock_timestamp()";
 
 /// A schedule that a scheduler holds.

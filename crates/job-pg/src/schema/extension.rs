@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::schema::migrate::{GRANTS, MIGRATIONS, functions_script, triggers_script};
+use crate::config::SchemaName;
+use crate::schema::migrate::{GRANTS, MIGRATIONS, install_scripts};
 
 /// The extension's name; SQL needs it in double quotes.
 pub const NAME: &str = "pgpm-database-jobs";
@@ -22,19 +23,22 @@ const DUMPED: &[(&str, &str)] = &[
 /// this crate. A release that changes the SQL adds an update from the release before it.
 pub fn files() -> Vec<(String, String)> {
     let version = env!("CARGO_PKG_VERSION");
+    let schema = SchemaName::default();
     let control = format!(
-        "comment = 'Job queue and schedules: app_jobs'\n\
+        "comment = 'Job queue and schedules: {0}'\n\
          default_version = '{version}'\n\
-         schema = app_jobs\n\
+         schema = {0}\n\
          relocatable = false\n\
-         superuser = false\n"
+         superuser = false\n",
+        schema.as_str()
     );
     let migrations: String = MIGRATIONS.iter().map(|(_, sql)| format!("{sql}\n")).collect();
     let script = header(&format!("CREATE EXTENSION \\\"{NAME}\\\""))
         + &migrations
-        + &functions_script()
-        + &triggers_script()
+        + &install_scripts(true, true).join("\n")
         + &closing();
+    // PostgreSQL fills in the one schema, which the control file names, and knows of no second one.
+    let script = script.replace("@internal@", &schema.internal());
     vec![(format!("{NAME}.control"), control), (format!("{NAME}--{version}.sql"), script)]
 }
 

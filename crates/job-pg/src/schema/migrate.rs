@@ -49,6 +49,10 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("triggers", include_str!("../../migrations/functions/triggers.sql")),
 ];
 
+/// Texts that several of the functions share and that a function could not hold at the same cost, or not for everybody who calls
+/// them. `@name(argument)@` in a function stands for the one of that name.
+pub const FRAGMENTS: &[(&str, &str)] = &[("own_uuid", include_str!("../../migrations/fragments/own_uuid.sql"))];
+
 /// Run around [`FUNCTIONS`], in their transaction.
 const BEFORE_FUNCTIONS: &str = include_str!("../../migrations/before_functions.sql");
 const AFTER_FUNCTIONS: &str = include_str!("../../migrations/after_functions.sql");
@@ -91,9 +95,9 @@ const LOOK: &str = "SELECT \
              AND NOT EXISTS (SELECT FROM pg_roles a WHERE a.oid = r.role AND a.rolname IN ('administrator', 'jobs_runtime')) \
            ORDER BY 1), \
     ARRAY(SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END \
-            FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'jobs' \
+            FROM pg_namespace n JOIN pg_class c ON c.oid = to_regclass(format('%I.jobs', $1::text)) \
            CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a \
-           WHERE n.nspname = $1::text AND a.privilege_type = 'CREATE' AND a.grantee <> c.relowner \
+           WHERE (n.oid = c.relnamespace OR n.oid = to_regnamespace($4::text)) AND a.privilege_type = 'CREATE' AND a.grantee <> c.relowner \
              AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.grantee AND r.rolsuper) \
            ORDER BY 1)";
 
@@ -103,9 +107,9 @@ const APPLIED: &str = "SELECT version, name FROM @extschema@.schema_history ORDE
 /// From which texts functions and triggers were installed.
 const INSTALLED: &str = "SELECT part, version, digest FROM @extschema@.schema_state";
 
-/// Functions that were installed and are not there.
-const MISSING: &str =
-    "SELECT EXISTS (SELECT FROM @extschema@.schema_functions f WHERE to_regprocedure(f.signature) IS NULL)";
+/// Whether functions are missing that were installed, and whether triggers have gone with them: DROP … CASCADE takes both.
+const MISSING: &str = "SELECT count(*) > 0, count(*) FILTER (WHERE f.signature ~ '[.]tg_') > 0 \
+    FROM @extschema@.schema_functions f WHERE to_regprocedure(f.signature) IS NULL";
 
 /// How often a migration is tried that others stand in the way of, and how long those who wait behind it have in between.
 const TRIES: usize = 6;
@@ -169,7 +173,7 @@ pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
 }
 
 async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, MigrateError> {
-    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
+    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME, &schema.internal()]).await?;
     let (schema_exists, jobs_exist, history_exists, by_extension): (bool, bool, bool, bool) =
         (look.get(0), look.get(1), look.get(2), look.get(3));
     if by_extension {
@@ -202,7 +206,7 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     if !newer {
         client.batch_execute(&schema.apply(GRANTS)).await.map_err(MigrateError::Grants)?;
     }
-    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME]).await?;
+    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME, &schema.internal()]).await?;
     if !applied.is_empty() {
         tracing::info!("schema {schema} is up to date: applied {}", applied.join(", "));
     }
@@ -253,27 +257,48 @@ async fn install(
         return Ok(true);
     }
     let is_current = |part: &str, digest: &str| installed.iter().any(|(p, _, d)| p == part && d == digest);
-    let incomplete: bool = transaction.query_one(&schema.apply(MISSING), &[]).await?.get(0);
-    if incomplete || !is_current("functions", &functions_digest()) {
-        transaction.batch_execute(&schema.apply(&functions_script())).await?;
-        applied.push("functions".to_owned());
+    let missing = transaction.query_one(&schema.apply(MISSING), &[]).await?;
+    let functions = missing.get::<_, bool>(0) || !is_current("functions", &functions_digest());
+    let triggers = missing.get::<_, bool>(1) || !is_current("triggers", &digest([TRIGGERS]));
+    for part in install_scripts(functions, triggers) {
+        transaction.batch_execute(&schema.apply(&part)).await?;
     }
-    if !is_current("triggers", &digest([TRIGGERS])) {
-        transaction.batch_execute(&schema.apply(&triggers_script())).await?;
-        applied.push("triggers".to_owned());
-    }
+    applied.extend(functions.then(|| "functions".to_owned()));
+    applied.extend(triggers.then(|| "triggers".to_owned()));
     Ok(false)
 }
 
-/// What installs the functions, with `@extschema@`.
-pub(crate) fn functions_script() -> String {
-    let functions: String = FUNCTIONS.iter().map(|(_, sql)| format!("{sql}\n")).collect();
-    format!("{BEFORE_FUNCTIONS}\n{functions}{}\n", filled(AFTER_FUNCTIONS, &functions_digest()))
+/// What installs functions and triggers, in order, with `@extschema@` and `@internal@`. The triggers come before the functions are
+/// dropped that they no longer call.
+pub(crate) fn install_scripts(functions: bool, triggers: bool) -> Vec<String> {
+    let mut scripts = Vec::new();
+    if functions {
+        let texts: String = FUNCTIONS.iter().map(|(_, sql)| with_fragments(sql) + "\n").collect();
+        scripts.push(format!("{BEFORE_FUNCTIONS}\n{texts}"));
+    }
+    if triggers {
+        scripts.push(filled(TRIGGERS, &digest([TRIGGERS])));
+    }
+    if functions {
+        scripts.push(filled(AFTER_FUNCTIONS, &functions_digest()));
+    }
+    scripts
 }
 
-/// What makes the triggers, with `@extschema@`.
-pub(crate) fn triggers_script() -> String {
-    filled(TRIGGERS, &digest([TRIGGERS]))
+/// A text with every `@name(argument)@` replaced by the fragment of that name, in which `$1` is the argument.
+fn with_fragments(text: &str) -> String {
+    FRAGMENTS.iter().fold(text.to_owned(), |text, (name, fragment)| {
+        let lines: Vec<&str> = fragment.lines().skip_while(|line| line.starts_with("--")).collect();
+        let fragment = lines.join("\n");
+        let begins = format!("@{name}(");
+        let mut parts = text.split(begins.as_str());
+        let mut with = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (argument, rest) = part.split_once(")@").unwrap_or((part, ""));
+            with.extend([fragment.replace("$1", argument).as_str(), rest]);
+        }
+        with
+    })
 }
 
 fn filled(text: &str, digest: &str) -> String {
@@ -285,7 +310,8 @@ fn version_number() -> i32 {
 }
 
 fn functions_digest() -> String {
-    digest([BEFORE_FUNCTIONS, AFTER_FUNCTIONS].into_iter().chain(FUNCTIONS.iter().map(|(_, sql)| *sql)))
+    let texts = FUNCTIONS.iter().chain(FRAGMENTS).map(|(_, sql)| *sql);
+    digest([BEFORE_FUNCTIONS, AFTER_FUNCTIONS].into_iter().chain(texts))
 }
 
 /// The digest of functions and triggers that [`VERSION`] has to have.
@@ -361,10 +387,21 @@ mod tests {
     }
 
     #[test]
+    fn fragments_are_filled_in_with_their_arguments() {
+        let text = with_fragments("a := @own_uuid('b')@, c := @own_uuid('d')@;");
+        assert!(text.starts_with("a := (CASE WHEN current_setting('b', true) ~*"), "{text}");
+        assert!(text.contains("THEN current_setting('d', true)::uuid END);"), "{text}");
+        for script in install_scripts(true, true) {
+            assert!(!script.contains(")@"), "every fragment that is named is there: {script}");
+        }
+    }
+
+    #[test]
     fn the_lists_are_the_directories() {
         let migrations: Vec<String> = files("").into_iter().filter(|name| name.starts_with('V')).collect();
         assert_eq!(migrations, listed(MIGRATIONS));
         assert_eq!(files("functions"), listed(FUNCTIONS));
+        assert_eq!(files("fragments"), listed(FRAGMENTS));
         for (i, (name, _)) in MIGRATIONS.iter().enumerate() {
             assert!(name.starts_with(&format!("V{}__", i + 1)), "{name} is not number {}", i + 1);
         }

@@ -41,12 +41,12 @@ job_utils::debug_as_chain!(NotReady);
 
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure(\
-                     '@extschema@.claim_instance_jobs(uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
-                     AND to_regprocedure('@extschema@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
+                     '@internal@.claim_instance_jobs(uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
+                     AND to_regprocedure('@internal@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
                      AND to_regprocedure(\
-                     '@extschema@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
+                     '@internal@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
                      AND to_regprocedure(\
-                     '@extschema@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[], boolean[])') IS NOT NULL \
+                     '@internal@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[], boolean[])') IS NOT NULL \
                      AND to_regclass('@extschema@.settings') IS NOT NULL \
                      AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('@extschema@.jobs') \
                      AND a.attname = 'organization_id'), \

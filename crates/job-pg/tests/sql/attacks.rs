@@ -226,7 +226,7 @@ async fn with_own_triggers(place: &Place, s: &Session) -> (String, Vec<String>) 
     s.run(LOOKALIKE).await;
     let mut errors = Vec::new();
     for (function, on) in OWN_TRIGGERS {
-        let trigger = format!("CREATE TRIGGER {function} {on} EXECUTE FUNCTION app_jobs.{function}()");
+        let trigger = format!("CREATE TRIGGER {function} {on} EXECUTE FUNCTION app_jobs_internal.{function}()");
         let writes = "INSERT INTO mine (queue_name, locked_at, payload) VALUES (ROW('q'), now(), ROW('p')); UPDATE mine SET queue_name = ROW('r'); DELETE FROM mine; \
                       TRUNCATE mine";
         if let Err(error) = s.try_show(&format!("{trigger}; {writes}; DROP TRIGGER {function} ON mine")).await {
@@ -244,7 +244,7 @@ async fn the_trigger_functions_of_our_tables_are_nobodys_and_refuse_other_tables
     let owner = place.owner.session().await;
     place.admin.run(&format!("CREATE SCHEMA crafty AUTHORIZATION {}", role.name)).await;
     owner
-        .run("GRANT USAGE ON SCHEMA app_jobs TO administrator; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs TO administrator")
+        .run("GRANT USAGE ON SCHEMA app_jobs TO administrator; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs, app_jobs_internal TO administrator")
         .await;
     let (seen, _) = with_own_triggers(&place, &role.session().await).await;
     assert_eq!(seen, place.owner.name, "an administrator of before becomes the owner");
@@ -256,14 +256,14 @@ async fn the_trigger_functions_of_our_tables_are_nobodys_and_refuse_other_tables
     let (seen, errors) = with_own_triggers(&place, &role.session().await).await;
     assert_eq!((seen.as_str(), errors.len()), ("", OWN_TRIGGERS.len()), "{errors:?}");
     assert!(
-        errors.iter().all(|error| error.starts_with("42501 permission denied for function app_jobs.tg_")),
+        errors.iter().all(|error| error.starts_with("42501 permission denied for function app_jobs_internal.tg_")),
         "{errors:?}"
     );
 
     // Even for whom the owner gives them to.
     role.session().await.run("DROP SCHEMA crafty CASCADE").await;
     place.admin.run(&format!("CREATE SCHEMA crafty AUTHORIZATION {}", role.name)).await;
-    owner.run(&format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs TO {}", role.name)).await;
+    owner.run(&format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs, app_jobs_internal TO {}", role.name)).await;
     let (seen, errors) = with_own_triggers(&place, &role.session().await).await;
     assert_eq!((seen.as_str(), errors.len()), ("", OWN_TRIGGERS.len()), "{errors:?}");
     assert!(
@@ -271,7 +271,7 @@ async fn the_trigger_functions_of_our_tables_are_nobodys_and_refuse_other_tables
         "{errors:?}"
     );
     // These are all there are.
-    let definers = "SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace AND p.prosecdef
+    let definers = "SELECT p.proname FROM pg_proc p WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND p.prosecdef
                        AND p.prorettype = 'trigger'::regtype AND p.proname ~ '^tg_' AND p.proname !~ '^tg_add_job' ORDER BY 1";
     let names: Vec<&str> = OWN_TRIGGERS.iter().map(|(name, _)| *name).collect();
     assert_eq!(place.admin.show(definers).await, names.join("\n"));
@@ -348,7 +348,7 @@ async fn a_tenant_that_may_write_its_jobs_takes_no_ids_no_locks_and_no_queue() {
     }
 
     assert_eq!(owner.add_job("'theirs', '{}', NULL, 'mail'").await, 2, "everybody else enqueues on");
-    let claim = "SELECT string_agg(id::text, ' ') FROM app_jobs.claim_jobs('worker', NULL, 9, NULL)";
+    let claim = "SELECT string_agg(id::text, ' ') FROM app_jobs_internal.claim_jobs('worker', NULL, 9, NULL)";
     assert_eq!(owner.show(claim).await, "1", "and the queue is served");
     drop((owner, s));
     place.end(vec![role]).await;

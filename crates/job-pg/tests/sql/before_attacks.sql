@@ -35,10 +35,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM app_jobs.require_trusted_json(TG_RELID);
     IF TG_OP = 'DELETE' THEN
-        PERFORM app_jobs.add_job(app_jobs.trigger_task(TG_ARGV), to_json(OLD));
+        PERFORM app_jobs.add_job(app_jobs_internal.trigger_task(TG_ARGV), to_json(OLD));
         RETURN OLD;
     END IF;
-    PERFORM app_jobs.add_job(app_jobs.trigger_task(TG_ARGV), to_json(NEW));
+    PERFORM app_jobs.add_job(app_jobs_internal.trigger_task(TG_ARGV), to_json(NEW));
     RETURN NEW;
 END
 $$;
@@ -48,10 +48,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM app_jobs.require_trusted_json(TG_RELID);
     IF TG_OP = 'DELETE' THEN
-        PERFORM app_jobs.add_job(app_jobs.trigger_task(TG_ARGV), json_build_object('id', OLD.id));
+        PERFORM app_jobs.add_job(app_jobs_internal.trigger_task(TG_ARGV), json_build_object('id', OLD.id));
         RETURN OLD;
     END IF;
-    PERFORM app_jobs.add_job(app_jobs.trigger_task(TG_ARGV), json_build_object('id', NEW.id));
+    PERFORM app_jobs.add_job(app_jobs_internal.trigger_task(TG_ARGV), json_build_object('id', NEW.id));
     RETURN NEW;
 END
 $$;
@@ -85,7 +85,7 @@ BEGIN
         names := names || TG_ARGV[i];
         fields := fields || field;
     END LOOP;
-    PERFORM app_jobs.add_job(app_jobs.trigger_task(TG_ARGV), json_object(names, fields));
+    PERFORM app_jobs.add_job(app_jobs_internal.trigger_task(TG_ARGV), json_object(names, fields));
     IF TG_OP = 'DELETE' THEN
         RETURN OLD;
     END IF;
@@ -93,7 +93,7 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION app_jobs.tg_jobs_inserted() RETURNS trigger
+CREATE OR REPLACE FUNCTION app_jobs_internal.tg_jobs_inserted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     jobs bigint;
@@ -107,14 +107,14 @@ BEGIN
         RETURN NULL;
     END IF;
     IF queued > 0 THEN
-        PERFORM app_jobs.sync_queues(
+        PERFORM app_jobs_internal.sync_queues(
             array_agg(c.queue_name), array_agg(c.jobs),
             coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
            FROM (SELECT n.queue_name, count(*)::int AS jobs, bool_or(n.locked_at IS NOT NULL) AS locked
                    FROM new_rows n WHERE n.queue_name IS NOT NULL GROUP BY n.queue_name) c;
     END IF;
     -- An assignment is evaluated in place; PERFORM would be a query of its own.
-    woken := app_jobs.wake_workers(on_demand);
+    woken := app_jobs_internal.wake_workers(on_demand);
     RETURN NULL;
 END
 $$;

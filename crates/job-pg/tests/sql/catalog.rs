@@ -2,7 +2,7 @@
 
 use crate::sql::support::Session;
 
-/// Everything of the jobs schema but refinery's history: columns, constraints, indexes, functions, triggers, rights,
+/// Everything of the jobs schema, and of that of its internal functions, but refinery's history: columns, constraints, indexes, functions, triggers, rights,
 /// policies and comments. Schema names are written without quotes, as the two ways into a database quote them differently.
 pub(crate) async fn describe(s: &Session, schema: &str) -> String {
     let parts = [
@@ -21,9 +21,10 @@ pub(crate) async fn describe(s: &Session, schema: &str) -> String {
            FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE c.relnamespace = $schema AND NOT t.tgisinternal",
         "SELECT 'function', pg_get_functiondef(p.oid), pg_get_userbyid(p.proowner),
                 array_to_string(ARRAY(SELECT x::text FROM unnest(p.proacl) x ORDER BY 1), ' '), obj_description(p.oid, 'pg_proc')
-           FROM pg_proc p WHERE p.pronamespace = $schema",
-        "SELECT 'schema', array_to_string(ARRAY(SELECT x::text FROM unnest(n.nspacl) x ORDER BY 1), ' ')
-           FROM pg_namespace n WHERE n.oid = $schema",
+           FROM pg_proc p WHERE p.pronamespace IN ($schema, $internal)",
+        "SELECT 'schema', n.nspname, array_to_string(ARRAY(SELECT x::text FROM unnest(n.nspacl) x ORDER BY 1), ' '),
+                replace(obj_description(n.oid, 'pg_namespace'), quote_ident('$name'), '$name')
+           FROM pg_namespace n WHERE n.oid IN ($schema, $internal)",
         "SELECT 'policy', c.relname, p.polname, p.polcmd, p.polpermissive, pg_get_expr(p.polqual, c.oid), pg_get_expr(p.polwithcheck, c.oid),
                 ARRAY(SELECT r::regrole::text FROM unnest(p.polroles) r ORDER BY 1)
            FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid WHERE c.relnamespace = $schema",
@@ -32,10 +33,18 @@ pub(crate) async fn describe(s: &Session, schema: &str) -> String {
     let mut lines = Vec::new();
     for part in parts {
         let ours = "c.relname !~ '^schema_history'";
-        let sql = part.replace("$schema", &format!("'\"{schema}\"'::regnamespace")).replace("$ours", ours);
+        let sql = part
+            .replace("$schema", &format!("'\"{schema}\"'::regnamespace"))
+            .replace("$internal", &format!("'\"{schema}_internal\"'::regnamespace"))
+            .replace("$name", schema)
+            .replace("$ours", ours);
         let shown = s.show(&format!("SELECT x::text FROM ({sql}) x ORDER BY 1")).await;
         assert_ne!(shown, "", "the schema has something for: {part}");
-        lines.push(shown.replace("\"\"", "\"").replace(&format!("\"{schema}\""), schema));
+        let mut shown = shown.replace("\"\"", "\"");
+        for name in [schema, &format!("{schema}_internal")] {
+            shown = shown.replace(&format!("\"{name}\""), name);
+        }
+        lines.push(shown);
     }
     lines.join("\n")
 }

@@ -6,7 +6,7 @@ use crate::sql::support::{Session, database};
 async fn look(s: &Session, after: (&str, i64), more: &str) -> String {
     let (run_at, id) = after;
     s.show(&format!(
-        "SELECT string_agg(id::text, ',' ORDER BY run_at, id) FROM app_jobs.claim_jobs('worker', NULL, 10, '4 hours', \
+        "SELECT string_agg(id::text, ',' ORDER BY run_at, id) FROM app_jobs_internal.claim_jobs('worker', NULL, 10, '4 hours', \
          deep := false, after_priorities := '{{0}}', after_run_ats := ARRAY[{run_at}]::timestamptz[], \
          after_ids := ARRAY[{id}::bigint] {more})"
     ))
@@ -59,7 +59,7 @@ async fn a_freed_queue_has_no_precedence_over_more_urgent_jobs() {
     assert_eq!(s.get_job("'worker'").await, Some(first));
     s.run(&format!("SELECT app_jobs.complete_job('worker', {first})")).await;
     let urgent = s.add_job("'x'").await;
-    let one = "SELECT id FROM app_jobs.claim_jobs('worker', NULL, 1, NULL, deep := false, after_priorities := '{0}', \
+    let one = "SELECT id FROM app_jobs_internal.claim_jobs('worker', NULL, 1, NULL, deep := false, after_priorities := '{0}', \
                after_run_ats := '{-infinity}', after_ids := '{0}', free_queues := '{q}')";
     assert_eq!(s.show(one).await, urgent.to_string());
     assert_eq!(s.show(one).await, later.to_string());
@@ -84,7 +84,7 @@ async fn excluded_tasks_are_left_by_both_kinds_of_look() {
     let (left, taken) = (s.add_job("'left'").await, s.add_job("'taken'").await);
     let excluded = ", excluded_tasks := '{left,other}'";
     assert_eq!(look(&s, ("'-infinity'", 0), excluded).await, taken.to_string());
-    let deep = "SELECT id FROM app_jobs.claim_jobs('worker', NULL, 10, '4 hours', excluded_tasks := '{left}')";
+    let deep = "SELECT id FROM app_jobs_internal.claim_jobs('worker', NULL, 10, '4 hours', excluded_tasks := '{left}')";
     assert_eq!(s.show(deep).await, "");
     assert_eq!(s.get_job("'worker'").await, Some(left));
 }
@@ -107,15 +107,15 @@ async fn a_batch_tells_the_positions_of_outcomes_that_changed_nothing() {
     let db = database().await;
     let s = Session::open(&db).await;
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 4)").await;
-    s.run("SELECT app_jobs.claim_jobs('worker', NULL, 4, NULL)").await;
+    s.run("SELECT app_jobs_internal.claim_jobs('worker', NULL, 4, NULL)").await;
     let complete = |ids: &str, workers: &str| {
         format!(
-            "SELECT app_jobs.complete_held_jobs('{ids}', '{workers}', array_fill(NULL::bigint, ARRAY[cardinality('{ids}'::bigint[])]))"
+            "SELECT app_jobs_internal.complete_held_jobs('{ids}', '{workers}', array_fill(NULL::bigint, ARRAY[cardinality('{ids}'::bigint[])]))"
         )
     };
     assert_eq!(s.show(&complete("{1,99,2}", "{worker,worker,other}")).await, "{2,3}");
     assert_eq!(s.show(&complete("{2}", "{worker}")).await, "{}");
-    let fail = "SELECT app_jobs.end_held_jobs('{2,3}', '{worker,worker}', '{NULL,NULL}', '{gone,no}', '{NULL,NULL}', '{t,t}', '{f,f}', '{f,f}')";
+    let fail = "SELECT app_jobs_internal.end_held_jobs('{2,3}', '{worker,worker}', '{NULL,NULL}', '{gone,no}', '{NULL,NULL}', '{t,t}', '{f,f}', '{f,f}')";
     assert_eq!(s.show(fail).await, "{1}");
     assert_eq!(s.show("SELECT id, last_error FROM app_jobs.jobs ORDER BY id").await, "3|no\n4|~");
 }
@@ -137,20 +137,20 @@ async fn under_a_held_snapshot_a_look_that_continues_reads_no_dead_entries() {
     let (s, holder) = (Session::open(&db).await, Session::open(&db).await);
     holder.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM app_jobs.jobs").await;
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3000)").await;
-    s.run("SELECT app_jobs.claim_jobs('worker', NULL, 3000, NULL)").await;
+    s.run("SELECT app_jobs_internal.claim_jobs('worker', NULL, 3000, NULL)").await;
     let position = s.show("SELECT quote_literal(max(run_at)) FROM app_jobs.jobs").await;
     s.run(
-        "SELECT app_jobs.complete_held_jobs(array_agg(id), array_agg(locked_by), array_agg(epoch)) FROM app_jobs.jobs",
+        "SELECT app_jobs_internal.complete_held_jobs(array_agg(id), array_agg(locked_by), array_agg(epoch)) FROM app_jobs.jobs",
     )
     .await;
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 10)").await;
     let continued = format!(
-        "SELECT app_jobs.claim_jobs('worker', NULL, 10, NULL, deep := false, after_priorities := '{{0}}', \
+        "SELECT app_jobs_internal.claim_jobs('worker', NULL, 10, NULL, deep := false, after_priorities := '{{0}}', \
          after_run_ats := ARRAY[{position}]::timestamptz[], after_ids := '{{3000}}')"
     );
     let read = entries_read(&s, &continued).await;
     assert!((10..100).contains(&read), "{read}");
-    let read = entries_read(&s, "SELECT app_jobs.claim_jobs('worker', NULL, 10, NULL)").await;
+    let read = entries_read(&s, "SELECT app_jobs_internal.claim_jobs('worker', NULL, 10, NULL)").await;
     assert!(read > 3000, "the dead entries are there: {read}");
     holder.run("COMMIT").await;
 }
@@ -168,9 +168,9 @@ async fn jobs_of_the_future_are_not_read_by_a_look() {
     for statistics in ["", "ANALYZE app_jobs.jobs"] {
         s.run(statistics).await;
         let due = s.add_job("'x', '{}', priority := 2").await;
-        let read = entries_read(&s, "SELECT app_jobs.claim_jobs('worker', NULL, 10, NULL)").await;
+        let read = entries_read(&s, "SELECT app_jobs_internal.claim_jobs('worker', NULL, 10, NULL)").await;
         assert!((1..50).contains(&read), "{read}");
-        let read = entries_read(&s, "SELECT app_jobs.next_run_at(NULL, NULL, '2 hours')").await;
+        let read = entries_read(&s, "SELECT app_jobs_internal.next_run_at(NULL, NULL, '2 hours')").await;
         assert!((1..50).contains(&read), "{read}");
         assert_eq!(s.get_job("'worker'").await, Some(due));
     }

@@ -61,7 +61,8 @@ async fn batches_of_inserts_deletes_and_moves_in_random_order() {
 async fn claims_completions_and_releases_of_batches_among_enqueues() {
     let db = database().await;
     let s = Session::open(&db).await;
-    let claim = |worker: usize| format!("SELECT id FROM app_jobs.claim_jobs('worker-{worker}', NULL, 20, '4 hours')");
+    let claim =
+        |worker: usize| format!("SELECT id FROM app_jobs_internal.claim_jobs('worker-{worker}', NULL, 20, '4 hours')");
     let complete = |worker: usize| format!("DELETE FROM app_jobs.jobs WHERE locked_by = 'worker-{worker}'");
     let release = |worker: usize| format!("SELECT app_jobs.release_jobs('worker-{worker}')");
     at_once(&db, &[INSERT, &claim(1), &complete(1), &claim(2), &release(2), INSERT], 100).await;

@@ -59,7 +59,7 @@ async fn survives_dump_and_restore(db: &TestDb) {
     assert_eq!(
         r.show(
             "SELECT p.proname FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-                        WHERE p.pronamespace = 'app_jobs'::regnamespace AND a.grantee = 0"
+                        WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND a.grantee = 0"
         )
         .await,
         "",

@@ -29,14 +29,14 @@ async fn an_outcome_counts_only_for_the_claim_whose_epoch_it_carries() {
             ),
             (format!("extend_job('worker', {id}, {stale}, '1 h')"), "f"),
         ] {
-            assert_eq!(s.show(&format!("SELECT app_jobs.{call}")).await, unchanged, "{call}");
+            assert_eq!(s.show(&format!("SELECT app_jobs_internal.{call}")).await, unchanged, "{call}");
         }
     }
     let live = epochs[2];
-    let other = format!("SELECT app_jobs.complete_held_jobs('{{{id}}}', '{{other}}', '{{{live}}}')");
+    let other = format!("SELECT app_jobs_internal.complete_held_jobs('{{{id}}}', '{{other}}', '{{{live}}}')");
     assert_eq!(s.show(&other).await, "{1}", "the right epoch of the wrong worker");
     assert_eq!(s.show("SELECT attempts, locked_by, last_error, deadline FROM app_jobs.jobs").await, "1|worker|~|~");
-    let complete = format!("SELECT app_jobs.complete_held_jobs('{{{id}}}', '{{worker}}', '{{{live}}}')");
+    let complete = format!("SELECT app_jobs_internal.complete_held_jobs('{{{id}}}', '{{worker}}', '{{{live}}}')");
     assert_eq!(s.show(&complete).await, "{}");
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 0);
 }
@@ -47,8 +47,9 @@ async fn without_an_epoch_an_outcome_is_that_of_whatever_claim_the_worker_holds(
     let s = Session::open(&db).await;
     s.add_job("'x'").await;
     s.get_job("'worker'").await.unwrap();
-    assert_eq!(s.show("SELECT app_jobs.complete_held_jobs('{1}', '{other}', '{NULL}')").await, "{1}");
-    let fail = "SELECT app_jobs.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}', '{f}')";
+    assert_eq!(s.show("SELECT app_jobs_internal.complete_held_jobs('{1}', '{other}', '{NULL}')").await, "{1}");
+    let fail =
+        "SELECT app_jobs_internal.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}', '{f}')";
     assert_eq!(s.show(fail).await, "{}");
     assert_eq!(jobs(&s).await, "1|1|0|~|no");
 }
@@ -62,7 +63,7 @@ async fn a_claim_of_many_jobs_gives_each_an_epoch_that_no_other_can_be_told_from
     claim(&s, A).await;
     for (epochs, jobs) in [("'{7,-9223372036854775807}'", 2), ("'{8,9}'", 18)] {
         s.run(&format!(
-            "SELECT FROM app_jobs.claim_instance_jobs({A}, 'worker-a', {epochs}::bigint[], NULL, {jobs}, '4 h')"
+            "SELECT FROM app_jobs_internal.claim_instance_jobs({A}, 'worker-a', {epochs}::bigint[], NULL, {jobs}, '4 h')"
         ))
         .await;
     }
@@ -87,7 +88,7 @@ async fn an_attempt_can_be_put_off_with_and_without_counting() {
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 2)").await;
     claim(&s, A).await;
     s.run(
-        "SELECT app_jobs.end_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
+        "SELECT app_jobs_internal.end_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
          '{busy,down}', '{60,30}', '{f,t}', '{f,f}', '{f,f}') FROM app_jobs.jobs",
     )
     .await;
@@ -98,7 +99,7 @@ async fn an_attempt_can_be_put_off_with_and_without_counting() {
     s.run("UPDATE app_jobs.jobs SET run_at = now() - interval '1 s'").await;
     claim(&s, A).await;
     s.run(
-        "SELECT app_jobs.end_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
+        "SELECT app_jobs_internal.end_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
          '{busy,down}', '{1,1}', '{f,t}', '{f,f}', '{f,f}') FROM app_jobs.jobs",
     )
     .await;
@@ -111,7 +112,7 @@ async fn a_lock_that_is_set_or_lifted_by_hand_is_nobodys_claim() {
     let s = Session::open(&db).await;
     s.add_job("'x'").await;
     claim(&s, A).await;
-    s.run("SELECT app_jobs.extend_job('worker-a', 1, NULL, '1 h')").await;
+    s.run("SELECT app_jobs_internal.extend_job('worker-a', 1, NULL, '1 h')").await;
     s.run("UPDATE app_jobs.jobs SET locked_by = 'operator'").await;
     let claimed = "SELECT epoch, instance, deadline FROM app_jobs.jobs";
     assert_eq!(s.show(claimed).await, "~|~|~");
@@ -140,13 +141,13 @@ async fn an_acceptance_that_comes_after_the_outcome_changes_nothing_and_one_that
     let epochs = s.show("SELECT string_agg(epoch::text, ',' ORDER BY id) FROM app_jobs.jobs").await;
     s.run("SELECT app_jobs.complete_job('worker-a', 1), app_jobs.release_jobs('worker-a')").await;
     assert_eq!(claim(&s, A).await, "2,3");
-    let late = format!("SELECT app_jobs.accept_held_jobs('{{1,2,3}}', '{{{epochs}}}', '1 h')");
+    let late = format!("SELECT app_jobs_internal.accept_held_jobs('{{1,2,3}}', '{{{epochs}}}', '1 h')");
     assert_eq!(s.show(&late).await, "");
     assert_eq!(s.show("SELECT DISTINCT deadline FROM app_jobs.jobs").await, "~");
 
-    let both = "SELECT app_jobs.accept_held_jobs(array_agg(id), array_agg(epoch), '1 h') FROM app_jobs.jobs";
+    let both = "SELECT app_jobs_internal.accept_held_jobs(array_agg(id), array_agg(epoch), '1 h') FROM app_jobs.jobs";
     // Its function asks for more time at this moment.
-    other.run("BEGIN; SELECT app_jobs.extend_job('worker-a', 3, NULL, '1 min')").await;
+    other.run("BEGIN; SELECT app_jobs_internal.extend_job('worker-a', 3, NULL, '1 min')").await;
     assert_eq!(s.show(both).await, "3");
     other.run("COMMIT").await;
     assert_eq!(s.show(both).await, "");
@@ -160,14 +161,15 @@ async fn a_process_gives_back_its_own_claims_and_no_others() {
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3)").await;
     assert_eq!(claim(&s, A).await, "1,2,3");
     let epoch = s.number("SELECT epoch FROM app_jobs.jobs WHERE id = 1").await;
-    let release =
-        |instance: &str, epoch: i64| format!("SELECT app_jobs.release_held_jobs({instance}, '{{1}}', '{{{epoch}}}')");
+    let release = |instance: &str, epoch: i64| {
+        format!("SELECT app_jobs_internal.release_held_jobs({instance}, '{{1}}', '{{{epoch}}}')")
+    };
     assert_eq!(s.show(&release(B, epoch)).await, "");
     assert_eq!(s.show(&release(A, epoch)).await, "1");
     assert_eq!(claim(&s, A).await, "1");
     assert_eq!(s.show(&release(A, epoch)).await, "", "it was given back before, and claimed anew");
     accept(&s, "id = 2").await;
-    let rest = s.show(&format!("SELECT app_jobs.interrupt_jobs({A}, NULL)")).await;
+    let rest = s.show(&format!("SELECT app_jobs_internal.interrupt_jobs({A}, NULL)")).await;
     assert!(matches!(rest.as_str(), "{1,3}" | "{3,1}"), "{rest}");
     assert_eq!(jobs(&s).await, "1|0|0|~|~\n2|1|0|worker-a|~\n3|0|0|~|~");
 }

@@ -33,7 +33,7 @@ async fn within_a_savepoint_the_extension_is_the_same_and_nothing_is_publics() {
     e.run(&format!("BEGIN; SAVEPOINT a; {CREATE}; RELEASE SAVEPOINT a; COMMIT")).await;
     assert_eq!(differences(&describe(&m, "app_jobs").await, &describe(&e, "app_jobs").await), Vec::<String>::new());
     let public = "SELECT count(*) FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-                   WHERE p.pronamespace = 'app_jobs'::regnamespace AND a.grantee = 0";
+                   WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND a.grantee = 0";
     assert_eq!(e.number(public).await, 0);
 }
 

@@ -17,13 +17,16 @@ async fn session(db: &TestDb) -> Session {
 
 /// A heartbeat of `instance`.
 async fn beat(s: &Session, id: &str, instance: &str) {
-    s.run(&format!("SELECT FROM app_jobs.scheduler_heartbeat('{id}', '{instance}', '3 s', false)")).await;
+    s.run(&format!("SELECT FROM app_jobs_internal.scheduler_heartbeat('{id}', '{instance}', '3 s', false)")).await;
 }
 
 /// A heartbeat, and then a claim of whatever there is: the ids.
 async fn claim(s: &Session, id: &str, instance: &str) -> String {
     beat(s, id, instance).await;
-    s.show(&format!("SELECT id FROM app_jobs.claim_schedules('{id}', '{instance}', NULL, 10, false) ORDER BY id")).await
+    s.show(&format!(
+        "SELECT id FROM app_jobs_internal.claim_schedules('{id}', '{instance}', NULL, 10, false) ORDER BY id"
+    ))
+    .await
 }
 
 /// As if its last heartbeat had come a minute ago.
@@ -46,14 +49,16 @@ async fn fire(s: &Session, id: &str, instance: &str, fires: &[(i64, &str)]) -> S
         fires
             .iter()
             .map(|(id, _)| {
-                format!("(SELECT app_jobs.schedule_digest(s) FROM app_jobs.scheduled_jobs s WHERE s.id = {id})")
+                format!(
+                    "(SELECT app_jobs_internal.schedule_digest(s) FROM app_jobs.scheduled_jobs s WHERE s.id = {id})"
+                )
             })
             .collect(),
     );
     let ats = list(fires.iter().map(|(_, at)| format!("({at})::timestamptz")).collect());
     let overlapping = list(fires.iter().map(|_| "false".to_owned()).collect());
     s.show(&format!(
-        "SELECT string_agg(f.outcome, ' ') FROM app_jobs.fire_schedules('{id}', '{instance}', {ids}, {digests}, {ats}, {overlapping}) f"
+        "SELECT string_agg(f.outcome, ' ') FROM app_jobs_internal.fire_schedules('{id}', '{instance}', {ids}, {digests}, {ats}, {overlapping}) f"
     ))
     .await
 }
@@ -64,7 +69,8 @@ async fn a_schedule_is_held_by_one_instance_until_its_lease_has_passed() {
     let s = session(&db).await;
     let schedule = add(&s, "x").await;
     // Who is not registered claims nothing.
-    let unregistered = format!("SELECT count(*) FROM app_jobs.claim_schedules('sched-a', '{A}', NULL, 10, false)");
+    let unregistered =
+        format!("SELECT count(*) FROM app_jobs_internal.claim_schedules('sched-a', '{A}', NULL, 10, false)");
     assert_eq!(s.number(&unregistered).await, 0);
     assert_eq!(claim(&s, "sched-a", A).await, schedule.to_string());
     let held = format!("sched-a|t|{A}");
@@ -81,13 +87,13 @@ async fn a_schedule_is_held_by_one_instance_until_its_lease_has_passed() {
     assert_eq!(s.show(holder).await, format!("sched-b|t|{B}"));
     // The original's call sees it as taken, and what it takes itself has no lease.
     assert_eq!(s.show("SELECT id FROM app_jobs.get_scheduled_job('original')").await, "~");
-    s.run(&format!("SELECT app_jobs.leave_scheduler('{B}')")).await;
+    s.run(&format!("SELECT app_jobs_internal.leave_scheduler('{B}')")).await;
     assert_eq!(s.number("SELECT id FROM app_jobs.get_scheduled_job('original')").await, schedule);
     s.run("UPDATE app_jobs.scheduled_jobs SET locked_at = now() - interval '1 year'").await;
     assert_eq!(claim(&s, "sched-a", A).await, "");
     // Unless the process is alone under the same id.
     beat(&s, "original", B).await;
-    let alone = format!("SELECT id FROM app_jobs.claim_schedules('original', '{B}', NULL, 10, true)");
+    let alone = format!("SELECT id FROM app_jobs_internal.claim_schedules('original', '{B}', NULL, 10, true)");
     assert_eq!(s.number(&alone).await, schedule);
 }
 
@@ -105,12 +111,13 @@ async fn fires_are_owed_since_the_last_one_where_a_scheduler_was_there_all_along
     silence(&s, A).await;
     s.run("UPDATE app_jobs.schedulers SET lease = '1 h' WHERE scheduler_id = 'sched-b'").await;
     s.run("UPDATE app_jobs.schedulers SET covered_since = now() - interval '1 h' WHERE scheduler_id = 'sched-b'").await;
-    let again = format!("SELECT count(*) FROM app_jobs.claim_schedules('sched-b', '{B}', NULL, 10, false)");
+    let again = format!("SELECT count(*) FROM app_jobs_internal.claim_schedules('sched-b', '{B}', NULL, 10, false)");
     assert_eq!(s.number(&again).await, 1);
     assert_eq!(s.show(owed).await, "all");
     // B leaves, and nobody is there until the next one comes: within a lease, or later.
     for (ago, expected) in [("1 s", "all"), ("1 h", "from now on")] {
-        s.run(&format!("SELECT app_jobs.leave_scheduler('{B}'), app_jobs.leave_scheduler('{A}')")).await;
+        s.run(&format!("SELECT app_jobs_internal.leave_scheduler('{B}'), app_jobs_internal.leave_scheduler('{A}')"))
+            .await;
         s.run(&format!("UPDATE app_jobs.scheduled_jobs SET released_at = clock_timestamp() - interval '{ago}'")).await;
         claim(&s, "sched-a", A).await;
         assert_eq!(s.show(owed).await, expected);
@@ -170,7 +177,7 @@ async fn only_the_holder_of_the_schedule_as_it_is_fires_it_and_not_before_its_ti
     assert_eq!(fire(&s, "sched-a", A, &[(schedule, "clock_timestamp() + interval '1 hour'")]).await, "early");
     assert_eq!(fire(&s, "sched-a", A, &[(schedule, "clock_timestamp() - interval '1 hour'")]).await, "known");
     let stale = format!(
-        "SELECT outcome FROM app_jobs.fire_schedules('sched-a', '{A}', '{{{schedule}}}', '{{4711}}', ARRAY[{now}], '{{false}}')"
+        "SELECT outcome FROM app_jobs_internal.fire_schedules('sched-a', '{A}', '{{{schedule}}}', '{{4711}}', ARRAY[{now}], '{{false}}')"
     );
     assert_eq!(s.show(&stale).await, "lost");
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 0);
@@ -218,18 +225,18 @@ async fn a_mark_is_written_for_the_schedule_as_it_is_and_frees_one_that_has_ende
     claim(&s, "sched-a", A).await;
     let mark = |digest: &str, ended: bool| {
         format!(
-            "SELECT app_jobs.mark_schedules('sched-a', '{A}', '{{{schedule}}}', ARRAY[{digest}], '{{what is wrong}}', '{{{ended}}}',
+            "SELECT app_jobs_internal.mark_schedules('sched-a', '{A}', '{{{schedule}}}', ARRAY[{digest}], '{{what is wrong}}', '{{{ended}}}',
                     ARRAY[date_trunc('day', now())], '{{and so are others}}') FROM app_jobs.scheduled_jobs s"
         )
     };
     let state = "SELECT last_error, ended_at IS NOT NULL, locked_by, instance FROM app_jobs.scheduled_jobs";
     s.run(&mark("4711", true)).await;
     assert_eq!(s.show(state).await, format!("~|f|sched-a|{A}"));
-    s.run(&mark("app_jobs.schedule_digest(s)", false)).await;
+    s.run(&mark("app_jobs_internal.schedule_digest(s)", false)).await;
     assert_eq!(s.show(state).await, format!("what is wrong|f|sched-a|{A}"));
     let missed = "SELECT outcome, reason, fire_at = date_trunc('day', now()) FROM app_jobs.schedule_fires";
     assert_eq!(s.show(missed).await, "missed|and so are others|t");
-    s.run(&mark("app_jobs.schedule_digest(s)", true)).await;
+    s.run(&mark("app_jobs_internal.schedule_digest(s)", true)).await;
     assert_eq!(s.show(state).await, "what is wrong|t|~|~");
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.schedule_fires").await, 1);
 }
@@ -290,11 +297,11 @@ async fn old_fires_are_removed_oldest_first_and_no_more_than_asked_for() {
          SELECT n % 3, now() - n * interval '1 hour', 'skipped', '', 'sched-a' FROM generate_series(1, 10) n",
     )
     .await;
-    assert_eq!(s.number("SELECT app_jobs.prune_schedule_fires('5 hours 30 min', 3)").await, 3);
+    assert_eq!(s.number("SELECT app_jobs_internal.prune_schedule_fires('5 hours 30 min', 3)").await, 3);
     let left = "SELECT round(extract(epoch FROM now() - min(fire_at)) / 3600)::bigint FROM app_jobs.schedule_fires";
     assert_eq!(s.number(left).await, 7);
-    assert_eq!(s.number("SELECT app_jobs.prune_schedule_fires('5 hours 30 min', 3)").await, 2);
-    assert_eq!(s.number("SELECT app_jobs.prune_schedule_fires('5 hours 30 min', 3)").await, 0);
+    assert_eq!(s.number("SELECT app_jobs_internal.prune_schedule_fires('5 hours 30 min', 3)").await, 2);
+    assert_eq!(s.number("SELECT app_jobs_internal.prune_schedule_fires('5 hours 30 min', 3)").await, 0);
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.schedule_fires").await, 5);
 }
 
@@ -311,7 +318,7 @@ async fn what_a_scheduler_writes_wakes_no_scheduler() {
         assert_eq!(fire(&s, "sched-a", A, &[(1, "clock_timestamp()"), (2, "clock_timestamp()")]).await, "made made");
         assert_eq!(fire(&s, "sched-a", A, &[(1, "clock_timestamp()")]).await, "skipped");
         s.run(&format!(
-            "SELECT app_jobs.mark_schedules('sched-a', '{A}', '{{3}}', ARRAY[app_jobs.schedule_digest(s)], '{{bad}}', '{{true}}',
+            "SELECT app_jobs_internal.mark_schedules('sched-a', '{A}', '{{3}}', ARRAY[app_jobs_internal.schedule_digest(s)], '{{bad}}', '{{true}}',
                     '{{NULL}}', '{{NULL}}') FROM app_jobs.scheduled_jobs s WHERE s.id = 3"
         ))
         .await;
@@ -319,7 +326,7 @@ async fn what_a_scheduler_writes_wakes_no_scheduler() {
         assert_eq!(claim(&s, "sched-b", B).await, "1\n2");
         assert_eq!(ear.count().await, 0, "{channel}");
         // What it gives back, others have to hear of.
-        s.run(&format!("SELECT app_jobs.leave_scheduler('{B}')")).await;
+        s.run(&format!("SELECT app_jobs_internal.leave_scheduler('{B}')")).await;
         assert_eq!(ear.count().await, told, "{channel}");
     }
 }

@@ -67,7 +67,6 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("lock_queue", WORKS),
     ("mark_schedules", WORKS),
     ("next_run_at", WORKS),
-    ("own_uuid", ENQUEUES),
     ("permanently_fail_jobs", WORKS),
     ("positions_left", WORKS),
     ("prune_schedule_fires", WORKS),
@@ -128,7 +127,7 @@ async fn callable(s: &Session, of: &str) -> String {
         "SELECT DISTINCT p.proname, (
                 SELECT coalesce(string_agg(r.rolname, ' ' ORDER BY r.rolname), '') FROM pg_roles r
                  WHERE r.rolname = ANY ('{{{of}}}') AND has_function_privilege(r.rolname, p.oid, 'EXECUTE'))
-           FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace ORDER BY 1"
+           FROM pg_proc p WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) ORDER BY 1"
     ))
     .await
 }
@@ -151,11 +150,50 @@ async fn every_function_is_granted_to_whom_it_is_for_and_to_nobody_else() {
         .show(
             "SELECT DISTINCT p.proname, a.grantee FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
                LEFT JOIN pg_roles r ON r.oid = a.grantee
-              WHERE p.pronamespace = 'app_jobs'::regnamespace AND a.grantee <> p.proowner
+              WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND a.grantee <> p.proowner
                 AND coalesce(r.rolname, '') NOT IN ('administrator', 'jobs_runtime', 'jobs_producer')",
         )
         .await;
     assert_eq!(others, "");
+    place.end(vec![]).await;
+}
+
+/// Every function of a schema, without its forms' arguments.
+async fn functions_of(s: &Session, schema: &str) -> BTreeSet<String> {
+    let names = format!("SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace");
+    s.show(&names).await.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_jobs_schema_holds_the_interface_with_comments_and_nothing_else() {
+    let place = Place::new().await;
+    let mut interface = functions_of(&place.admin, "app_jobs").await;
+    let internal = functions_of(&place.admin, "app_jobs_internal").await;
+    // The list of cargo xtask tidy, which says of each file's functions where they belong.
+    let tidy = include_str!("../../../../xtask/src/tidy/migrations.rs");
+    let list = tidy.split("const INTERFACE: &[&str] = &[").nth(1).and_then(|rest| rest.split("];").next()).unwrap();
+    for name in list.split('"').skip(1).step_by(2) {
+        assert!(interface.remove(name), "{name} is of the interface");
+    }
+    assert_eq!(interface, BTreeSet::new(), "these belong into the schema of internal functions");
+    assert!(internal.len() > 40, "{internal:?}");
+    let silent = place
+        .admin
+        .show(
+            "SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace
+                AND coalesce(obj_description(p.oid, 'pg_proc'), '') !~ '^(@behavior -[*]\n)?(@name [a-z_]+\n)?[A-Z]'",
+        )
+        .await;
+    assert_eq!(silent, "", "each has a comment that says what it does");
+    // Tables, views, types: internal is what is called, and nothing else.
+    let others = "SELECT count(*) FROM pg_class WHERE relnamespace = 'app_jobs_internal'::regnamespace";
+    assert_eq!(place.admin.number(others).await, 0);
+    // Who may look into the schema of internal functions.
+    let rights =
+        "SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END, a.privilege_type
+          FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
+         WHERE n.nspname = 'app_jobs_internal' AND a.grantee <> n.nspowner ORDER BY 1";
+    assert_eq!(place.admin.show(rights).await, "administrator|USAGE\njobs_runtime|USAGE");
     place.end(vec![]).await;
 }
 
@@ -171,7 +209,7 @@ async fn a_list_of_functions_names_none_that_is_not_there() {
     let place = Place::new().await;
     let found = place
         .admin
-        .show("SELECT DISTINCT p.proname FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace")
+        .show("SELECT DISTINCT p.proname FROM pg_proc p WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace)")
         .await;
     let grants = include_str!("../../migrations/grants.sql");
     for (file, sql, lists) in
@@ -197,7 +235,7 @@ async fn a_trigger_function_is_granted_to_none_of_the_roles_however_they_got_it(
     let owner = Role::create(&db, &s, "shop").await;
     // As earlier versions did, and as somebody may have done by hand.
     s.run(&format!(
-        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs TO administrator, jobs_runtime, jobs_producer;
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app_jobs, app_jobs_internal TO administrator, jobs_runtime, jobs_producer;
          GRANT EXECUTE ON FUNCTION app_jobs.tg_add_job_with_row_id() TO {}",
         owner.name
     ))

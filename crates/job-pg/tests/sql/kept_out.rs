@@ -162,15 +162,15 @@ async fn a_schedule_goes_on_and_each_fire_is_in_the_ledger_with_the_reason() {
     }
     let instance = "00000000-0000-4000-8000-00000000000a";
     s.run(&format!(
-        "SELECT FROM app_jobs.scheduler_heartbeat('sched', '{instance}', '1 h', false);
-         SELECT FROM app_jobs.claim_schedules('sched', '{instance}', NULL, 10, false);
+        "SELECT FROM app_jobs_internal.scheduler_heartbeat('sched', '{instance}', '1 h', false);
+         SELECT FROM app_jobs_internal.claim_schedules('sched', '{instance}', NULL, 10, false);
          UPDATE app_jobs.scheduled_jobs SET fired_until = '2020-01-01'"
     ))
     .await;
     let fired = s
         .show(&format!(
-            "SELECT f.outcome, f.job_id IS NULL, f.sql_state FROM app_jobs.fire_schedules('sched', '{instance}',
-                 ARRAY[{away}, {here}, {away}], ARRAY(SELECT app_jobs.schedule_digest(s) FROM unnest(ARRAY[{away}, {here}, {away}])
+            "SELECT f.outcome, f.job_id IS NULL, f.sql_state FROM app_jobs_internal.fire_schedules('sched', '{instance}',
+                 ARRAY[{away}, {here}, {away}], ARRAY(SELECT app_jobs_internal.schedule_digest(s) FROM unnest(ARRAY[{away}, {here}, {away}])
                  WITH ORDINALITY AS i (id, n) JOIN app_jobs.scheduled_jobs s ON s.id = i.id ORDER BY i.n),
                  '{{2021-01-01,2021-01-01,2021-01-02}}', '{{f,f,f}}') AS f"
         ))

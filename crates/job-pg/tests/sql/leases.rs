@@ -12,7 +12,7 @@ pub(crate) async fn claim(s: &Session, instance: &str) -> String {
     let worker = if instance == A { "worker-a" } else { "worker-b" };
     s.show(&format!(
         "SELECT coalesce(string_agg(id::text, ',' ORDER BY id), '') \
-         FROM app_jobs.claim_instance_jobs({instance}, '{worker}', NULL, NULL, 10, '4 hours')"
+         FROM app_jobs_internal.claim_instance_jobs({instance}, '{worker}', NULL, NULL, 10, '4 hours')"
     ))
     .await
 }
@@ -20,7 +20,7 @@ pub(crate) async fn claim(s: &Session, instance: &str) -> String {
 /// A heartbeat; shows what it rescued, whose, and what was overdue.
 async fn heartbeat(s: &Session, instance: &str) -> String {
     let worker = if instance == A { "worker-a" } else { "worker-b" };
-    s.show(&format!("SELECT rescued, silent, overdue FROM app_jobs.heartbeat('{worker}', {instance}, '30 s', true, 'no callback', '4 hours')")).await
+    s.show(&format!("SELECT rescued, silent, overdue FROM app_jobs_internal.heartbeat('{worker}', {instance}, '30 s', true, 'no callback', '4 hours')")).await
 }
 
 /// Lets an instance look as if its last heartbeat had come so long ago, and the first of an unbroken row of them even longer.
@@ -35,7 +35,7 @@ async fn age(s: &Session, instance: &str, heartbeat: &str, steady: &str) {
 /// Functions accept the jobs that meet the condition, for an hour.
 pub(crate) async fn accept(s: &Session, condition: &str) {
     let left = format!(
-        "SELECT count(*) FROM (SELECT app_jobs.accept_held_jobs(array_agg(id), array_agg(epoch), '1 h') \
+        "SELECT count(*) FROM (SELECT app_jobs_internal.accept_held_jobs(array_agg(id), array_agg(epoch), '1 h') \
          FROM app_jobs.jobs WHERE {condition}) a"
     );
     assert_eq!(s.number(&left).await, 0);
@@ -52,10 +52,10 @@ async fn an_extension_does_not_wait_for_a_row_that_somebody_holds() {
     s.add_job("'x', job_key := 'k'").await;
     claim(&s, A).await;
     producer.run("BEGIN; SELECT app_jobs.add_job('x', job_key := 'k')").await;
-    let error = s.error("SELECT app_jobs.extend_job('worker-a', 1, NULL, '1 h')").await;
+    let error = s.error("SELECT app_jobs_internal.extend_job('worker-a', 1, NULL, '1 h')").await;
     assert_eq!(error.code().code(), "55P03");
     producer.run("ROLLBACK").await;
-    assert!(s.is("SELECT app_jobs.extend_job('worker-a', 1, NULL, '1 h')").await);
+    assert!(s.is("SELECT app_jobs_internal.extend_job('worker-a', 1, NULL, '1 h')").await);
 }
 
 #[tokio::test]
@@ -67,11 +67,11 @@ async fn an_extension_before_the_answer_ends_nothing_early_and_keeps_the_job_fro
     claim(&s, A).await;
     heartbeat(&s, B).await;
     age(&s, B, "1 s", "1 h").await;
-    s.run("SELECT app_jobs.extend_job('worker-a', 1, NULL, '10 s')").await;
+    s.run("SELECT app_jobs_internal.extend_job('worker-a', 1, NULL, '10 s')").await;
     s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '1 s'").await;
     assert_eq!(heartbeat(&s, B).await, "{}|{}|{}", "its worker lives: no callback is due");
     // The function shows that it is at it; its worker is gone.
-    s.run("SELECT app_jobs.extend_job('worker-a', 1, NULL, '10 min')").await;
+    s.run("SELECT app_jobs_internal.extend_job('worker-a', 1, NULL, '10 min')").await;
     age(&s, A, "31 s", "1 h").await;
     assert_eq!(heartbeat(&s, B).await, "{}|{}|{}");
     assert_eq!(s.show("SELECT worker_id FROM app_jobs.workers").await, "worker-b");
@@ -141,7 +141,7 @@ async fn among_different_leases_a_gap_is_measured_by_the_shortest() {
     let db = database().await;
     let s = Session::open(&db).await;
     s.add_job("'x'").await;
-    s.run(&format!("SELECT app_jobs.heartbeat('worker-a', {A}, '10 s', true, '', '4 hours')")).await;
+    s.run(&format!("SELECT app_jobs_internal.heartbeat('worker-a', {A}, '10 s', true, '', '4 hours')")).await;
     claim(&s, A).await;
     heartbeat(&s, B).await;
     // Both were cut off for 12 s.
@@ -198,7 +198,7 @@ async fn from_the_fourth_interruption_on_it_counts_as_a_failed_attempt() {
     let db = database().await;
     let s = Session::open(&db).await;
     s.add_job("'x', max_attempts := 2").await;
-    let interrupt = format!("SELECT app_jobs.interrupt_jobs({A}, 'it died')");
+    let interrupt = format!("SELECT app_jobs_internal.interrupt_jobs({A}, 'it died')");
     for n in 1..=3 {
         assert_eq!(claim(&s, A).await, "1");
         s.run(&interrupt).await;
@@ -219,7 +219,7 @@ async fn from_the_fourth_interruption_on_it_counts_as_a_failed_attempt() {
 async fn a_job_replaced_by_key_has_no_interruptions_and_a_superseded_one_does_not_run_again() {
     let db = database().await;
     let s = Session::open(&db).await;
-    let interrupt = format!("SELECT app_jobs.interrupt_jobs({A}, 'it died')");
+    let interrupt = format!("SELECT app_jobs_internal.interrupt_jobs({A}, 'it died')");
     s.add_job("'x', job_key := 'k'").await;
     for _ in 0..3 {
         claim(&s, A).await;
@@ -248,10 +248,10 @@ async fn what_somebody_holds_is_left_for_the_next_time_and_holds_up_nobody_else(
     age(&s, B, "1 s", "1 h").await;
     s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '1 s' WHERE id = 3").await;
     other.run("BEGIN; SELECT app_jobs.add_job('d', queue_name := 'q')").await;
-    assert_eq!(s.show(&format!("SELECT app_jobs.interrupt_jobs({A}, 'it died')")).await, "{2}");
+    assert_eq!(s.show(&format!("SELECT app_jobs_internal.interrupt_jobs({A}, 'it died')")).await, "{2}");
     assert_eq!(heartbeat(&s, B).await, "{}|{}|{3}");
     other.run("COMMIT").await;
-    assert_eq!(s.show(&format!("SELECT app_jobs.interrupt_jobs({A}, 'it died')")).await, "{1}");
+    assert_eq!(s.show(&format!("SELECT app_jobs_internal.interrupt_jobs({A}, 'it died')")).await, "{1}");
 }
 
 #[tokio::test]
@@ -261,7 +261,7 @@ async fn only_what_an_instance_does_not_know_of_is_interrupted() {
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 3)").await;
     claim(&s, A).await;
     let known = s.show("SELECT array_agg(epoch) FROM app_jobs.jobs WHERE id <> 2").await;
-    assert_eq!(s.show(&format!("SELECT app_jobs.interrupt_jobs({A}, 'lost', '{known}')")).await, "{2}");
+    assert_eq!(s.show(&format!("SELECT app_jobs_internal.interrupt_jobs({A}, 'lost', '{known}')")).await, "{2}");
 }
 
 #[tokio::test]
@@ -274,8 +274,8 @@ async fn an_accepted_job_fails_at_its_deadline_which_can_be_extended_and_is_neve
     age(&s, B, "1 s", "1 h").await;
     accept(&s, "true").await;
     let epoch = s.number("SELECT epoch FROM app_jobs.jobs WHERE id = 1").await;
-    assert!(s.is(&format!("SELECT app_jobs.extend_job('worker-a', 1, {epoch}, '2 h')")).await);
-    assert!(s.is(&format!("SELECT app_jobs.extend_job('worker-a', 1, {epoch}, '1 s')")).await);
+    assert!(s.is(&format!("SELECT app_jobs_internal.extend_job('worker-a', 1, {epoch}, '2 h')")).await);
+    assert!(s.is(&format!("SELECT app_jobs_internal.extend_job('worker-a', 1, {epoch}, '1 s')")).await);
     let deadlines = "SELECT id, round(extract(epoch FROM deadline - updated_at) / 3600) FROM app_jobs.jobs ORDER BY 1";
     assert_eq!(s.show(deadlines).await, "1|2\n2|1");
     s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '2 s' + id * interval '1 ms', updated_at = clock_timestamp()").await;
@@ -296,7 +296,7 @@ async fn a_job_whose_callback_may_still_come_is_not_claimed_however_old_its_lock
     for call in ["reschedule_jobs('{1}')", "permanently_fail_jobs('{1}')", "complete_jobs('{1}')"] {
         assert_eq!(s.show(&format!("SELECT id FROM app_jobs.{call}")).await, "", "{call}");
     }
-    let freed = "SELECT count(*) FROM app_jobs.claim_jobs('worker-b', NULL, 10, '4 hours', deep := false, free_queues := '{q}')";
+    let freed = "SELECT count(*) FROM app_jobs_internal.claim_jobs('worker-b', NULL, 10, '4 hours', deep := false, free_queues := '{q}')";
     assert_eq!(s.number(freed).await, 0);
     // Where nobody sees to deadlines, the lock is as any other.
     s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '2 min' WHERE id = 1").await;
@@ -314,9 +314,10 @@ async fn a_lock_without_an_instance_waits_for_its_expiry() {
     age(&s, B, "1 s", "1 h").await;
     s.run("UPDATE app_jobs.jobs SET locked_at = now() - interval '3 hours'").await;
     assert_eq!(heartbeat(&s, B).await, "{}|{}|{}");
-    assert_eq!(s.show("SELECT app_jobs.ended_instances('worker-a', gen_random_uuid())").await, "{}");
+    assert_eq!(s.show("SELECT app_jobs_internal.ended_instances('worker-a', gen_random_uuid())").await, "{}");
     assert_eq!(claim(&s, B).await, "");
-    let expired = format!("SELECT expired FROM app_jobs.heartbeat('worker-b', {B}, '30 s', true, '', '4 hours')");
+    let expired =
+        format!("SELECT expired FROM app_jobs_internal.heartbeat('worker-b', {B}, '30 s', true, '', '4 hours')");
     assert!(!s.is(&expired).await);
     s.run("UPDATE app_jobs.jobs SET locked_at = now() - interval '5 hours'").await;
     assert!(s.is(&expired).await, "who claims is told to look");
@@ -329,19 +330,19 @@ async fn the_next_process_of_an_id_takes_back_at_once_what_one_without_a_session
     let db = database().await;
     let (s, living) = (Session::open(&db).await, Session::open(&db).await);
     s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 2)").await;
-    let lock = format!("SELECT pg_advisory_lock_shared(app_jobs.instance_lock({A}))");
+    let lock = format!("SELECT pg_advisory_lock_shared(app_jobs_internal.instance_lock({A}))");
     living.run(&lock).await;
     heartbeat(&s, A).await;
     assert_eq!(claim(&s, A).await, "1,2");
-    let ended = format!("SELECT app_jobs.ended_instances('worker-a', {B})");
-    let take_back = format!("SELECT app_jobs.take_back_jobs('worker-a', {B}, array[{A}]::uuid[])");
+    let ended = format!("SELECT app_jobs_internal.ended_instances('worker-a', {B})");
+    let take_back = format!("SELECT app_jobs_internal.take_back_jobs('worker-a', {B}, array[{A}]::uuid[])");
     assert_eq!(s.show(&ended).await, "{}", "a live twin");
     assert_eq!(s.show(&take_back).await, "{}", "one that was found ended and has come back");
-    let unlock = format!("SELECT pg_advisory_unlock_shared(app_jobs.instance_lock({A}))");
+    let unlock = format!("SELECT pg_advisory_unlock_shared(app_jobs_internal.instance_lock({A}))");
     living.run(&unlock).await;
-    let other = format!("SELECT app_jobs.ended_instances('worker-c', {B})");
+    let other = format!("SELECT app_jobs_internal.ended_instances('worker-c', {B})");
     assert_eq!(s.show(&other).await, "{}", "another id");
-    let not_found_before = format!("SELECT app_jobs.take_back_jobs('worker-a', {B}, '{{}}')");
+    let not_found_before = format!("SELECT app_jobs_internal.take_back_jobs('worker-a', {B}, '{{}}')");
     assert_eq!(s.show(&not_found_before).await, "{}");
     s.run("UPDATE app_jobs.workers SET listens = false").await;
     assert_eq!(s.show(&take_back).await, "{}", "one that never had a session");

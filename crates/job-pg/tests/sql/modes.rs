@@ -159,7 +159,7 @@ async fn to_leave_a_running_job_as_it_is_does_not_hold_up_its_end() {
         assert_eq!(producer.show(&format!("BEGIN; SELECT * FROM app_jobs.{call}")).await, format!("{id}|t"));
         // It waits for nobody longer than 250 ms, and tells what it left.
         assert_eq!(
-            s.show(&format!("SELECT app_jobs.complete_held_jobs('{{{id}}}', '{{worker}}', '{{NULL}}')")).await,
+            s.show(&format!("SELECT app_jobs_internal.complete_held_jobs('{{{id}}}', '{{worker}}', '{{NULL}}')")).await,
             "{}"
         );
         producer.run("COMMIT").await;

@@ -155,8 +155,8 @@ async fn schedulers_are_told_of_schedules_that_change_or_go_and_of_nothing_else(
     let some = "INSERT INTO app_jobs.scheduled_jobs (task_identifier, schedule_info) SELECT 'x', '{}' FROM generate_series(1, 100)";
     for (statement, times) in [
         (some, 0),
-        ("SELECT count(*) FROM app_jobs.claim_scheduled_jobs('scheduler-0', NULL, 50)", 0),
-        ("SELECT count(*) FROM app_jobs.claim_scheduled_jobs('scheduler-0', NULL, 50)", 0),
+        ("SELECT count(*) FROM app_jobs_internal.claim_scheduled_jobs('scheduler-0', NULL, 50)", 0),
+        ("SELECT count(*) FROM app_jobs_internal.claim_scheduled_jobs('scheduler-0', NULL, 50)", 0),
         ("SELECT app_jobs.run_scheduled_job(7)", 0),
         ("UPDATE app_jobs.scheduled_jobs SET payload = '{}', priority = 3, schedule_info = '{}'", 0),
         ("UPDATE app_jobs.scheduled_jobs SET payload = '[]' WHERE id = 9", 1),

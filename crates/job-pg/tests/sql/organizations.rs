@@ -24,7 +24,7 @@ const WAYS: &[&str] = &[
 
 async fn claims(s: &Session, entity: &str, organization: &str) {
     s.run(&format!(
-        "SET search_path = app_jobs; SELECT set_config('jwt.claims.entity_id', '{entity}', false),
+        "SET search_path = app_jobs, app_jobs_internal; SELECT set_config('jwt.claims.entity_id', '{entity}', false),
                 set_config('jwt.claims.organization_id', '{organization}', false)"
     ))
     .await;

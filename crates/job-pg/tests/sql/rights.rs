@@ -11,7 +11,7 @@ async fn public_may_call_nothing_and_touch_nothing() {
     let callable = s
         .show(&format!(
             "SELECT {SIGNATURE} FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-              WHERE p.pronamespace = 'app_jobs'::regnamespace AND a.grantee = 0 ORDER BY 1"
+              WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND a.grantee = 0 ORDER BY 1"
         ))
         .await;
     assert_eq!(callable, "", "EXECUTE is revoked from PUBLIC on every function");
@@ -21,11 +21,11 @@ async fn public_may_call_nothing_and_touch_nothing() {
               WHERE c.relnamespace = 'app_jobs'::regnamespace AND a.grantee = 0
              UNION ALL
              SELECT n.nspname, a.privilege_type FROM pg_namespace n, aclexplode(n.nspacl) a
-              WHERE n.nspname = 'app_jobs' AND a.grantee = 0",
+              WHERE n.nspname ~ '^app_jobs' AND a.grantee = 0",
         )
         .await;
     assert_eq!(touchable, "");
-    assert!(s.number("SELECT count(*) FROM pg_proc WHERE pronamespace = 'app_jobs'::regnamespace").await > 20);
+    assert!(s.number("SELECT count(*) FROM pg_proc WHERE pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace)").await > 20);
 }
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
     let definers = s
         .show(
             "SELECT p.proname, count(*), string_agg(DISTINCT coalesce(array_to_string(p.proconfig, ' '), 'none'), ' and ')
-               FROM pg_proc p WHERE p.pronamespace = 'app_jobs'::regnamespace AND p.prosecdef GROUP BY 1 ORDER BY 1",
+               FROM pg_proc p WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND p.prosecdef GROUP BY 1 ORDER BY 1",
         )
         .await;
     let path = "search_path=pg_catalog, pg_temp";
@@ -80,7 +80,7 @@ async fn what_is_called_from_outside_sets_its_search_path() {
     let callable = s
         .show(
             "SELECT string_agg(DISTINCT p.proname::text, ' ' ORDER BY p.proname::text) FROM pg_proc p
-              WHERE p.pronamespace = 'app_jobs'::regnamespace
+              WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace)
                 AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)
                 AND EXISTS (SELECT FROM aclexplode(p.proacl) AS a WHERE a.grantee <> p.proowner)",
         )
@@ -90,13 +90,13 @@ async fn what_is_called_from_outside_sets_its_search_path() {
         .show(
             "SELECT DISTINCT p.proargtypes[0] = 'uuid'::regtype, p.proargtypes::oid[] @> ARRAY['app_jobs.misnamed'::regtype::oid]
                FROM pg_proc p
-              WHERE p.pronamespace = 'app_jobs'::regnamespace AND p.proname IN ('add_job', 'add_scheduled_job')
+              WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND p.proname IN ('add_job', 'add_scheduled_job')
                 AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false) ORDER BY 1",
         )
         .await;
     assert_eq!(forms, "f|t\nt|f");
     let triggers = "SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-                     WHERE p.pronamespace = 'app_jobs'::regnamespace
+                     WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace)
                        AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)";
     assert_eq!(s.number(triggers).await, 0);
 }
@@ -179,10 +179,14 @@ async fn a_role_without_the_right_cannot_put_the_trigger_functions_on_its_own_ta
     admin.run(&format!("GRANT USAGE ON SCHEMA app_jobs TO {0}; GRANT CREATE ON SCHEMA public TO {0}", role.name)).await;
     let s = role.session().await;
     s.run("CREATE TABLE public.mine (id int)").await;
-    for function in ["tg_add_job_with_row_id", "tg_add_job_with_row", "trigger_job_with_fields", "tg_jobs_inserted"] {
-        let trigger = format!(
-            "CREATE TRIGGER t AFTER INSERT ON public.mine FOR EACH ROW EXECUTE FUNCTION app_jobs.{function}('x')"
-        );
+    for function in [
+        "app_jobs.tg_add_job_with_row_id",
+        "app_jobs.tg_add_job_with_row",
+        "app_jobs.trigger_job_with_fields",
+        "app_jobs_internal.tg_jobs_inserted",
+    ] {
+        let trigger =
+            format!("CREATE TRIGGER t AFTER INSERT ON public.mine FOR EACH ROW EXECUTE FUNCTION {function}('x')");
         assert_eq!(s.error(&trigger).await.code().code(), "42501", "{function}");
     }
     drop(s);

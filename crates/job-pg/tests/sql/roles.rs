@@ -29,7 +29,8 @@ async fn table_rights(s: &Session, role: &str) -> String {
           WHERE c.relnamespace = 'app_jobs'::regnamespace AND c.relkind = 'S'
             AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege('{role}', c.oid, 'USAGE, SELECT, UPDATE') END
          UNION ALL
-         SELECT 'schema', 'CREATE' WHERE has_schema_privilege('{role}', 'app_jobs', 'CREATE')
+         SELECT n.nspname, 'CREATE' FROM pg_namespace n
+          WHERE n.nspname ~ '^app_jobs' AND has_schema_privilege('{role}', n.oid, 'CREATE')
          ORDER BY 1"
     ))
     .await
@@ -43,7 +44,7 @@ async fn a_producer_may_call_the_functions_that_enqueue_and_nothing_else() {
         .admin
         .show(&format!(
             "SELECT p.proname, count(*) FROM pg_proc p
-              WHERE p.pronamespace = 'app_jobs'::regnamespace AND has_function_privilege('{}', p.oid, 'EXECUTE')
+              WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND has_function_privilege('{}', p.oid, 'EXECUTE')
               GROUP BY 1 ORDER BY 1",
             role.name
         ))
@@ -51,7 +52,7 @@ async fn a_producer_may_call_the_functions_that_enqueue_and_nothing_else() {
     assert_eq!(
         callable,
         "add_job|8\nadd_jobs|2\nadd_jobs_for_own_tenant|1\nadd_scheduled_job|17\nenqueue|1\nenqueue_all|1\n\
-         enqueue_all_for_own_tenant|1\nenqueue_for_own_tenant|1\ngraphql_add_job|1\ngraphql_add_scheduled_job|1\nown_uuid|1"
+         enqueue_all_for_own_tenant|1\nenqueue_for_own_tenant|1\ngraphql_add_job|1\ngraphql_add_scheduled_job|1"
     );
     assert_eq!(table_rights(&place.admin, &role.name).await, "");
     place.admin.run("SELECT app_jobs.add_job('x', '{}', 'k')").await;
@@ -73,7 +74,7 @@ async fn a_producer_may_call_the_functions_that_enqueue_and_nothing_else() {
             "TRUNCATE app_jobs.jobs",
             "COPY app_jobs.jobs TO STDOUT",
             "SELECT app_jobs.get_job('worker')",
-            "SELECT app_jobs.claim_jobs('worker', NULL, 1, NULL)",
+            "SELECT app_jobs_internal.claim_jobs('worker', NULL, 1, NULL)",
             "SELECT app_jobs.complete_job('worker', 1)",
             "SELECT app_jobs.fail_job('worker', 1, 'no')",
             "SELECT app_jobs.release_jobs('worker')",
@@ -84,8 +85,8 @@ async fn a_producer_may_call_the_functions_that_enqueue_and_nothing_else() {
             "SELECT app_jobs.run_scheduled_job(1)",
             "SELECT app_jobs.set_notify('on_demand')",
             "SELECT app_jobs.show_all_tenants_to(current_user)",
-            "SELECT app_jobs.enqueue_job(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL)",
-            "SELECT app_jobs.write_jobs(NULL, NULL, '{x}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
+            "SELECT app_jobs_internal.enqueue_job(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL)",
+            "SELECT app_jobs_internal.write_jobs(NULL, NULL, '{x}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
             "CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION app_jobs.tg_add_job_with_row_id('x')",
             "CREATE TABLE app_jobs.mine (id int)",
             "CREATE FUNCTION app_jobs.add_job(int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
@@ -202,7 +203,8 @@ async fn the_crate_enqueues_as_a_producer() {
         "enqueue_keyed_job(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL, NULL)",
         "complete_in_transaction('1.1')",
     ] {
-        assert_eq!(s.error(&format!("SELECT app_jobs.{call}")).await.code().code(), "42501", "{call}");
+        let schema = if call.starts_with("enqueue_keyed_job") { "app_jobs_internal" } else { "app_jobs" };
+        assert_eq!(s.error(&format!("SELECT {schema}.{call}")).await.code().code(), "42501", "{call}");
     }
     assert_eq!(
         place.admin.show("SELECT database_id, count(*) FROM app_jobs.jobs GROUP BY 1").await,
@@ -296,7 +298,7 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
         .admin
         .show(&format!(
             "SELECT DISTINCT p.proname FROM pg_proc p
-              WHERE p.pronamespace = 'app_jobs'::regnamespace AND p.prosecdef AND has_function_privilege('{}', p.oid, 'EXECUTE')
+              WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND p.prosecdef AND has_function_privilege('{}', p.oid, 'EXECUTE')
               ORDER BY 1",
             role.name
         ))
@@ -313,12 +315,12 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
         &[
             "SELECT app_jobs.add_scheduled_job('x')",
             "SELECT app_jobs.add_scheduled_job(NULL::uuid, 'x')",
-            "SELECT app_jobs.enqueue_scheduled_job(NULL, NULL, 'x', '{}', '{}', NULL, NULL, NULL, NULL)",
+            "SELECT app_jobs_internal.enqueue_scheduled_job(NULL, NULL, 'x', '{}', '{}', NULL, NULL, NULL, NULL)",
             "INSERT INTO app_jobs.scheduled_jobs (task_identifier, schedule_info) VALUES ('x', '{}')",
             "DELETE FROM app_jobs.scheduled_jobs",
             "INSERT INTO app_jobs.job_queues (queue_name) VALUES ('x')",
             "DELETE FROM app_jobs.job_queues",
-            "SELECT app_jobs.sync_queues('{q}', '{1}', '{}')",
+            "SELECT app_jobs_internal.sync_queues('{q}', '{1}', '{}')",
             "SELECT app_jobs.set_notify('on_demand')",
             "INSERT INTO app_jobs.settings VALUES ('notify', 'on_demand')",
             "DELETE FROM app_jobs.settings",
@@ -360,17 +362,22 @@ async fn the_runtime_role_claims_settles_releases_and_runs_schedules_of_all_tena
     let s = role.session().await;
     // A claim of one tenant, left behind in the session, hides nothing from it.
     s.run(&format!("SELECT set_config('jwt.claims.database_id', '{OTHER}', false)")).await;
-    let claim = "SELECT string_agg(task_identifier, ' ' ORDER BY id) FROM app_jobs.claim_jobs('worker', NULL, 9, NULL)";
+    let claim = "SELECT string_agg(task_identifier, ' ' ORDER BY id) FROM app_jobs_internal.claim_jobs('worker', NULL, 9, NULL)";
     assert_eq!(s.show(claim).await, "a c", "one job a queue");
     assert_eq!(
-        s.show("SELECT app_jobs.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}', '{f}')")
-            .await,
+        s.show(
+            "SELECT app_jobs_internal.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}', '{f}')"
+        )
+        .await,
         "{}"
     );
     assert_eq!(s.show(claim).await, "b");
     s.run("SELECT app_jobs.release_jobs('worker')").await;
     assert_eq!(s.show(claim).await, "b c");
-    assert_eq!(s.show("SELECT app_jobs.complete_held_jobs('{2,3}', '{worker,worker}', '{NULL,NULL}')").await, "{}");
+    assert_eq!(
+        s.show("SELECT app_jobs_internal.complete_held_jobs('{2,3}', '{worker,worker}', '{NULL,NULL}')").await,
+        "{}"
+    );
     assert_eq!(s.number("SELECT id FROM app_jobs.get_scheduled_job('scheduler')").await, 1);
     assert_eq!(s.number("SELECT id FROM app_jobs.run_scheduled_job(1)").await, 4);
     assert_eq!(s.show("SELECT database_id FROM app_jobs.jobs WHERE id = 4").await, OWN);
@@ -383,9 +390,9 @@ async fn the_runtime_role_claims_settles_releases_and_runs_schedules_of_all_tena
         "0|0"
     );
     s.run(&format!("SELECT app_jobs.add_job('{OWN}'::uuid, 'x'), app_jobs.add_jobs('{{x}}', NULL)")).await;
-    s.run("SELECT app_jobs.register_waiter()").await;
+    s.run("SELECT app_jobs_internal.register_waiter()").await;
     // A worker's heartbeat, which registers it.
-    s.run("SELECT app_jobs.heartbeat('worker', gen_random_uuid(), '30 s', false, 'late', '4 hours')").await;
+    s.run("SELECT app_jobs_internal.heartbeat('worker', gen_random_uuid(), '30 s', false, 'late', '4 hours')").await;
     assert_eq!(s.show("SELECT worker_id FROM app_jobs.workers").await, "worker");
     drop(s);
     place.end(vec![role]).await;

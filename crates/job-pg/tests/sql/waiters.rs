@@ -21,7 +21,7 @@ async fn on_demand_only_a_waiter_is_woken_and_once_per_statement() {
     let db = database().await;
     let (s, waiter) = (Session::open(&db).await, Session::open(&db).await);
     let mut ear = Ear::on(&db, JOBS).await;
-    assert_eq!(waiter.show("SELECT app_jobs.register_waiter()").await, "~", "by default every write notifies");
+    assert_eq!(waiter.show("SELECT app_jobs_internal.register_waiter()").await, "~", "by default every write notifies");
     s.run("SELECT app_jobs.set_notify('on_demand')").await;
     ear.count().await;
     let statements = [
@@ -41,7 +41,7 @@ async fn on_demand_only_a_waiter_is_woken_and_once_per_statement() {
     ];
     for waits in [false, true] {
         if waits {
-            assert_ne!(waiter.show("SELECT app_jobs.register_waiter()").await, "~");
+            assert_ne!(waiter.show("SELECT app_jobs_internal.register_waiter()").await, "~");
         }
         for (statement, times) in statements {
             assert_eq!(woken(&s, &mut ear, statement).await, if waits { times } else { 0 }, "{statement}, {waits}");
@@ -49,10 +49,10 @@ async fn on_demand_only_a_waiter_is_woken_and_once_per_statement() {
         let strict = "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT app_jobs.add_job('x'); COMMIT";
         assert_eq!(woken(&s, &mut ear, strict).await, usize::from(waits));
     }
-    assert!(waiter.is("SELECT app_jobs.unregister_waiter()").await);
+    assert!(waiter.is("SELECT app_jobs_internal.unregister_waiter()").await);
     assert_eq!(woken(&s, &mut ear, "SELECT app_jobs.add_job('x')").await, 0);
     // A session's end is the end of its registration.
-    assert_ne!(waiter.show("SELECT app_jobs.register_waiter()").await, "~");
+    assert_ne!(waiter.show("SELECT app_jobs_internal.register_waiter()").await, "~");
     let pid = waiter.pid().await;
     drop(waiter);
     eventually(LIMIT, async || s.is(&format!("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = {pid}")).await)
@@ -83,8 +83,8 @@ async fn a_writer_that_asked_before_the_registration_is_below_the_horizon_until_
                 .await;
             ear.count().await;
             producer.run(&format!("BEGIN ISOLATION LEVEL {level}; {write}")).await;
-            let horizon = waiter.number("SELECT app_jobs.register_waiter()").await;
-            let passed = format!("SELECT app_jobs.waiter_horizon_passed('{horizon}')");
+            let horizon = waiter.number("SELECT app_jobs_internal.register_waiter()").await;
+            let passed = format!("SELECT app_jobs_internal.waiter_horizon_passed('{horizon}')");
             assert_eq!(waiter.get_job("'worker'").await, None, "not committed");
             assert!(!waiter.is(&passed).await, "{level}: {write}: the waiter may not sleep yet");
             producer.run("COMMIT").await;
@@ -96,12 +96,12 @@ async fn a_writer_that_asked_before_the_registration_is_below_the_horizon_until_
                 "{level}: {write}: the look after the horizon finds it"
             );
             // Whoever asks after the registration wakes, however old its snapshot.
-            assert!(waiter.is("SELECT app_jobs.unregister_waiter()").await);
+            assert!(waiter.is("SELECT app_jobs_internal.unregister_waiter()").await);
             producer.run(&format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM app_jobs.jobs")).await;
-            assert_ne!(waiter.show("SELECT app_jobs.register_waiter()").await, "~");
+            assert_ne!(waiter.show("SELECT app_jobs_internal.register_waiter()").await, "~");
             producer.run("SELECT app_jobs.add_job('x'); COMMIT").await;
             assert_eq!(ear.count().await, 1, "{level}");
-            assert!(waiter.is("SELECT app_jobs.unregister_waiter()").await);
+            assert!(waiter.is("SELECT app_jobs_internal.unregister_waiter()").await);
         }
     }
 }
@@ -126,8 +126,8 @@ async fn a_writer_needs_no_right_and_does_not_keep_the_lock_whatever_its_transac
         let _ = s.try_show(end).await;
         s.run("ROLLBACK").await;
     }
-    assert_ne!(waiter.show("SELECT app_jobs.register_waiter()").await, "~");
-    assert_eq!(s.error("SELECT app_jobs.register_waiter()").await.code().code(), "42501");
+    assert_ne!(waiter.show("SELECT app_jobs_internal.register_waiter()").await, "~");
+    assert_eq!(s.error("SELECT app_jobs_internal.register_waiter()").await.code().code(), "42501");
     drop(s);
     role.remove(&admin).await;
 }

@@ -99,7 +99,7 @@ async fn what_sql_says_of_a_rule_is_what_the_scheduler_says() {
     }
     let rows = client
         .query(
-            "SELECT app_jobs.schedule_fault(r::json) FROM unnest($1::text[]) WITH ORDINALITY AS u (r, n) ORDER BY n",
+            "SELECT app_jobs_internal.schedule_fault(r::json) FROM unnest($1::text[]) WITH ORDINALITY AS u (r, n) ORDER BY n",
             &[&rules],
         )
         .await

@@ -196,7 +196,7 @@ async fn many_duplicates_at_once_store_one_outcome() {
 async fn many_callbacks_at_once_are_all_stored_each_with_its_own_outcome() {
     let bench = Bench::new().await;
     bench.sql.batch_execute("SELECT app_jobs.add_job('task') FROM generate_series(1, 300)").await.unwrap();
-    let claim = "SELECT id FROM app_jobs.claim_jobs($1, NULL, 300, NULL)";
+    let claim = "SELECT id FROM app_jobs_internal.claim_jobs($1, NULL, 300, NULL)";
     let ids: Vec<i64> = bench.sql.query(claim, &[&HOLDER]).await.unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(ids.len(), 300);
     let mut requests = tokio::task::JoinSet::new();

@@ -237,7 +237,7 @@ async fn an_idle_worker_hardly_asks_the_database() {
 /// How many sessions wait to be woken by writes that notify on demand.
 async fn waiters(bench: &Bench) -> i64 {
     let sql = "SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted \
-               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND (classid::bigint << 32) + objid::bigint = app_jobs.waiter_lock(0)";
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND (classid::bigint << 32) + objid::bigint = app_jobs_internal.waiter_lock(0)";
     bench.sql.query_one(sql, &[]).await.unwrap().get(0)
 }
 

@@ -47,7 +47,7 @@ pub enum MigrateError {
     },
     /// The user lacks a right.
     #[error(
-        "the migration failed, nothing was changed: run it as the owner of schema {schema}; the first time, as a user who has CREATE on the database"
+        "the migration failed, nothing was changed: run it as the owner of schema {schema}; where that, or the schema of its internal functions, is still to be made, as a user who has CREATE on the database"
     )]
     Rights {
         /// The schema's quoted name.

@@ -1,0 +1,94 @@
+//! The schema of internal functions beside the jobs schema: it is made, left behind, taken away, and somebody else's.
+
+use job_testkit::TestDb;
+
+use crate::sql::catalog::{describe, differences, everything};
+use crate::sql::migrate::{ALL, applied};
+use crate::sql::support::{Role, Session, database, migrate_schema};
+
+/// What a database of the version before had: every function in the jobs schema, and the triggers on those.
+const ONE_SCHEMA: &str = "DO $$
+    DECLARE routine record;
+    BEGIN
+        FOR routine IN SELECT p.oid::regprocedure AS signature FROM pg_proc p WHERE p.pronamespace = 'app_jobs_internal'::regnamespace LOOP
+            EXECUTE format('ALTER FUNCTION %s SET SCHEMA app_jobs', routine.signature);
+        END LOOP;
+        DROP SCHEMA app_jobs_internal;
+        UPDATE app_jobs.schema_functions SET signature = replace(signature, 'app_jobs_internal.', 'app_jobs.');
+        UPDATE app_jobs.schema_state SET digest = '', version = 1;
+    END $$";
+
+#[tokio::test]
+async fn functions_that_have_moved_to_the_internal_schema_leave_nothing_behind() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let before = describe(&s, "app_jobs").await;
+    let id = s.add_job("'x', '{}', 'k', 'q'").await;
+    s.run(ONE_SCHEMA).await;
+    assert!(s.number("SELECT count(*) FROM pg_proc WHERE pronamespace = 'app_jobs'::regnamespace").await > 100);
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 2, "functions and triggers");
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 0);
+    assert_eq!(s.get_job("'worker'").await, Some(id));
+}
+
+#[tokio::test]
+async fn after_the_jobs_schema_or_the_internal_one_was_dropped_migrate_makes_both() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let before = describe(&s, "app_jobs").await;
+    s.add_job("'x', '{}', 'k', 'q'").await;
+    s.run("DROP SCHEMA app_jobs_internal CASCADE").await;
+    assert_eq!(
+        applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()),
+        2,
+        "functions, and the triggers with them"
+    );
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+    // What is left of the functions has the arguments and results that another version gave it.
+    s.run(
+        "DROP SCHEMA app_jobs CASCADE; DROP FUNCTION app_jobs_internal.claim_uuid(text);
+         CREATE FUNCTION app_jobs_internal.claim_uuid(text) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    )
+    .await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), ALL);
+    assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_schema_of_internal_functions_that_is_somebody_elses_is_refused() {
+    let db = TestDb::empty().await;
+    let s = Session::open(&db).await;
+    let other = Role::create(&db, &s, "other").await;
+    s.run(&format!("CREATE SCHEMA app_jobs_internal AUTHORIZATION {}", other.name)).await;
+    let before = everything(&s).await;
+    // As a superuser, too: whoever owns the schema could put another function in the place of one of ours.
+    let error = format!("{:?}", migrate_schema(db.url(), "app_jobs").await.unwrap_err());
+    assert!(error.contains("app_jobs_internal") && error.contains(&format!("belongs to {}", other.name)), "{error}");
+    assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new());
+    s.run("ALTER SCHEMA app_jobs_internal OWNER TO CURRENT_USER").await;
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), ALL);
+    other.remove(&s).await;
+}
+
+#[tokio::test]
+async fn a_function_of_the_applications_is_not_replaced_by_one_of_ours() {
+    let db = TestDb::empty().await;
+    let s = Session::open(&db).await;
+    for (schema, function, result) in
+        [("app_jobs", "set_notify(mode text)", "void"), ("app_jobs_internal", "claim_uuid(setting text)", "uuid")]
+    {
+        s.run(&format!(
+            "CREATE SCHEMA {schema}; CREATE FUNCTION {schema}.{function} RETURNS {result} LANGUAGE sql AS 'SELECT NULL::{result}'"
+        ))
+        .await;
+        let before = everything(&s).await;
+        let error = format!("{:?}", migrate_schema(db.url(), "app_jobs").await.unwrap_err());
+        assert!(
+            error.contains(&format!("{schema}.{}(text) is in the way", function.split('(').next().unwrap())),
+            "{error}"
+        );
+        assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new());
+        s.run(&format!("DROP SCHEMA {schema} CASCADE")).await;
+    }
+}
