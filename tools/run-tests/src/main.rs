@@ -11,6 +11,9 @@ use toolkit::steps::{Steps, cargo};
 /// How many sessions a database has behind PgBouncer: fewer than a service has connections, so that it cannot keep one.
 const POOLED_SESSIONS: usize = 4;
 
+/// Tests that run at once, for each core. They wait most of the time: for leases, polls and processes that start.
+const TESTS_A_CORE: usize = 3;
+
 /// Once more behind PgBouncer: the way of a job and of a schedule, and what is tested of a worker's jobs. What is tested of its
 /// identity, its wake-ups and its network needs a session of its own.
 const BEHIND_PGBOUNCER: &[(&str, &[&str])] = &[
@@ -61,7 +64,9 @@ async fn run() -> Result<()> {
     let server = Cluster::start(&directory, ClusterOptions { durable: false, max_connections: 300 });
     let cluster = steps.step("a cluster for the tests", server).await?;
     let _minder = Minder::start(Some(&cluster.pid_file()), &[])?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let variables = [
+        ("RUST_TEST_THREADS", (cores * TESTS_A_CORE).to_string()),
         (env::JOBS_TEST_DATABASE_URL, cluster.url("postgres")),
         (env::JOBS_TEST_EXTENSION, if extension.is_ok() { "1".to_owned() } else { "0".to_owned() }),
     ];
