@@ -8,6 +8,10 @@ DECLARE
         complete_job, complete_jobs, fail_job, force_unlock_workers, get_job, get_scheduled_job, graphql_add_job,
         graphql_add_scheduled_job, permanently_fail_jobs, release_jobs, release_scheduled_jobs, remove_job,
         reschedule_jobs, run_scheduled_job}';
+    -- What a schema of before the first release has and this one has not, in any schema.
+    gone CONSTANT name[] := '{
+        add_jobs_for_any_tenant, add_jobs_for_own_tenant, enqueue_keyed_job, own_uuid, require_element_per_job,
+        tg_scheduled_jobs_changed}';
     before oid[] := string_to_array(current_setting('jobs.functions_before'), ' ');
     marker CONSTANT regprocedure := '@extschema@.schema_marker()';
     signatures text[] := '{}';
@@ -46,8 +50,9 @@ BEGIN
             SELECT p.oid::regprocedure::text FROM pg_proc p
              WHERE p.pronamespace = '@extschema@'::regnamespace AND p.oid::regprocedure::text <> ALL (signatures)
                AND current_setting('jobs.carried_over', true) = 'yes'
-               AND EXISTS (SELECT FROM pg_proc i
-                            WHERE i.pronamespace = '@internal@'::regnamespace AND i.proname = p.proname)
+               AND (p.proname = ANY (gone)
+                    OR EXISTS (SELECT FROM pg_proc i
+                                WHERE i.pronamespace = '@internal@'::regnamespace AND i.proname = p.proname))
         LOOP
             BEGIN
                 EXECUTE format('DROP FUNCTION %s', routine.signature);

@@ -8,7 +8,6 @@ DROP FUNCTION @extschema@.complete_held_jobs(bigint[], text[]);
 DROP FUNCTION @extschema@.fail_held_jobs(bigint[], text[], text[]);
 DROP FUNCTION @extschema@.fail_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[]);
 DROP FUNCTION @extschema@.materialise_scheduled_jobs(bigint[]);
-DROP FUNCTION @extschema@.own_uuid(text);
 DROP FUNCTION @extschema@.enqueue_job(uuid, uuid, text, json, text, text, timestamptz, int, int);
 
 -- The forms with names that people try, of which there may be others now.

@@ -10,23 +10,23 @@ DECLARE
     -- those of the producer call no internal function. No trigger functions: whoever may call one can put it on a table
     -- of his own.
     producer CONSTANT text[] := '{
-        add_job, add_jobs, add_jobs_for_own_tenant, add_scheduled_job, enqueue, enqueue_all,
-        enqueue_all_for_own_tenant, enqueue_for_own_tenant, graphql_add_job, graphql_add_scheduled_job}';
+        add_job, add_jobs, add_scheduled_job, enqueue, enqueue_all, enqueue_all_for_own_tenant, enqueue_for_own_tenant,
+        graphql_add_job, graphql_add_scheduled_job}';
     runtime CONSTANT text[] := '{
-        add_job, add_job_for_any_tenant, add_jobs, add_jobs_for_any_tenant, add_jobs_for_own_tenant,
-        complete_in_transaction, enqueue, enqueue_all, enqueue_all_for_any_tenant, enqueue_all_for_own_tenant,
-        enqueue_for_any_tenant, enqueue_for_own_tenant, graphql_add_job, refuse_large_payload,
+        add_job, add_job_for_any_tenant, add_jobs, complete_in_transaction, enqueue, enqueue_all,
+        enqueue_all_for_any_tenant, enqueue_all_for_own_tenant, enqueue_for_any_tenant, enqueue_for_own_tenant,
+        graphql_add_job, refuse_large_payload,
 
         accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs,
         end_held_jobs, ended_instances, extend_job, fail_job, force_unlock_workers, forget_worker, free_jobs, get_job,
-        heartbeat, instance_lock, interrupt_jobs, lock_queue, next_run_at, permanently_fail_jobs,
-        positions_left, register_waiter, release_claimed_jobs, release_held_jobs, release_jobs, remove_job,
-        require_worker_id, reschedule_jobs, retry_at, take_back_jobs, unregister_waiter, waiter_horizon,
-        waiter_horizon_passed, waiter_lock, wake_workers, warn_of_jobs,
+        heartbeat, instance_lock, interrupt_jobs, lock_queue, next_run_at, permanently_fail_jobs, positions_left,
+        register_waiter, release_claimed_jobs, release_held_jobs, release_jobs, remove_job, require_worker_id,
+        reschedule_jobs, retry_at, take_back_jobs, unregister_waiter, waiter_horizon, waiter_horizon_passed,
+        waiter_lock, wake_workers, warn_of_jobs,
 
-        claim_scheduled_jobs, claim_schedules, enqueue_job, fire_schedule, fire_schedules, get_scheduled_job,
-        leave_scheduler, mark_schedules, prune_schedule_fires, release_scheduled_jobs, release_schedules,
-        run_scheduled_job, schedule_digest, scheduler_heartbeat}';
+        claim_scheduled_jobs, claim_schedules, enqueue_from_schedule, enqueue_job, fire_schedule, fire_schedules,
+        get_scheduled_job, leave_scheduler, lock_free_schedules, mark_schedules, prune_schedule_fires,
+        release_scheduled_jobs, release_schedules, run_scheduled_job, schedule_digest, scheduler_heartbeat}';
     administrators CONSTANT text[] := runtime || '{
         add_scheduled_job, add_scheduled_job_for_any_tenant, graphql_add_scheduled_job, set_max_payload,
         set_notify}';

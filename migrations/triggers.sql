@@ -31,25 +31,24 @@ CREATE OR REPLACE TRIGGER jobs_bounded BEFORE UPDATE OF payload ON @extschema@.j
 CREATE OR REPLACE TRIGGER job_queues_derived BEFORE INSERT ON @extschema@.job_queues FOR EACH ROW
     WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION @internal@.tg_job_queues_derived();
 
-CREATE OR REPLACE TRIGGER scheduled_jobs_bounded BEFORE INSERT ON @extschema@.scheduled_jobs FOR EACH ROW
+CREATE OR REPLACE TRIGGER scheduled_jobs_bounded BEFORE INSERT OR UPDATE OF payload, schedule_info
+    ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 OR pg_column_size(NEW.schedule_info) > 65536)
     EXECUTE FUNCTION @internal@.tg_schedule_bounded();
-
-CREATE OR REPLACE TRIGGER scheduled_jobs_bounded_update BEFORE UPDATE OF payload, schedule_info
-    ON @extschema@.scheduled_jobs FOR EACH ROW
-    WHEN (pg_column_size(NEW.payload) > 65536 AND NEW.payload::text <> OLD.payload::text
-          OR pg_column_size(NEW.schedule_info) > 65536 AND NEW.schedule_info::text <> OLD.schedule_info::text)
-    EXECUTE FUNCTION @internal@.tg_schedule_bounded();
+-- Of the version before.
+DROP TRIGGER IF EXISTS scheduled_jobs_bounded_update ON @extschema@.scheduled_jobs;
 
 -- After scheduled_jobs_renewed, by its name, which empties last_error of a rule that changes.
 CREATE OR REPLACE TRIGGER scheduled_jobs_rule BEFORE INSERT OR UPDATE OF schedule_info ON @extschema@.scheduled_jobs
     FOR EACH ROW EXECUTE FUNCTION @internal@.tg_scheduled_jobs_checked();
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_inserted AFTER INSERT ON @extschema@.scheduled_jobs
-    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_scheduled_jobs_changed();
+    REFERENCING NEW TABLE AS changed_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_scheduled_jobs_notify('scheduled_jobs:insert');
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_deleted AFTER DELETE ON @extschema@.scheduled_jobs
-    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_scheduled_jobs_changed();
+    REFERENCING OLD TABLE AS changed_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_scheduled_jobs_notify('scheduled_jobs:change');
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_freed AFTER UPDATE ON @extschema@.scheduled_jobs FOR EACH ROW
     WHEN (NEW.locked_at IS NULL AND NEW.paused_at IS NULL AND NEW.ended_at IS NULL

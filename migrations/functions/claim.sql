@@ -76,46 +76,20 @@ BEGIN
                    WHERE r.queue_name IS NOT NULL AND coalesce(r.locked_at, '-infinity') > '-infinity'
                      AND (coalesce(r.locked_at, '-infinity') >= stale OR r.deadline >= swept));
 
+    -- Two statements of one text: a single one for both takes 10 us a claim more, where a look that finds nothing takes
+    -- 45 in all.
     IF deep THEN
         -- A range of the index on locked_at that is empty as long as nothing hangs.
         expired := ARRAY(
             SELECT j.id FROM @extschema@.jobs j
              WHERE j.locked_at IS NOT NULL AND j.locked_at < stale AND j.attempts < j.max_attempts AND j.run_at <= now()
                AND (j.deadline IS NULL OR j.deadline < swept)
-               AND (task_identifiers IS NULL OR j.task_identifier = ANY (task_identifiers))
-               AND (excluded_tasks IS NULL OR j.task_identifier <> ALL (excluded_tasks))
-               AND (j.queue_name IS NULL OR j.queue_name NOT IN (SELECT unnest(busy)) AND EXISTS (
-                    SELECT FROM @extschema@.job_queues q
-                     WHERE q.queue_name = j.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
-                       FOR UPDATE SKIP LOCKED))
+               AND @takes(j.task_identifier)@
+               AND (j.queue_name IS NULL
+                    OR j.queue_name NOT IN (SELECT unnest(busy)) AND @lock_free_queue(j.queue_name)@)
              ORDER BY j.priority, j.run_at, j.id LIMIT max_jobs FOR UPDATE OF j SKIP LOCKED);
-
-        -- One priority after the other, each bounded by run_at: jobs of the future are never touched however many there
-        -- are. The next priority is looked for only when the ones before did not fill the batch.
-        WITH RECURSIVE levels (priority) AS (
-            (SELECT j.priority FROM @extschema@.jobs j
-              WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts ORDER BY j.priority LIMIT 1)
-            UNION ALL
-            SELECT (SELECT j.priority FROM @extschema@.jobs j
-                     WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts AND j.priority > l.priority
-                     ORDER BY j.priority LIMIT 1)
-              FROM levels l WHERE l.priority IS NOT NULL)
-        SELECT array_agg(d.id) FILTER (WHERE d.queue_name IS NULL),
-               array_agg(d.id) FILTER (WHERE d.queue_name IS NOT NULL)
-          INTO free, queued
-          FROM (SELECT due.id, due.queue_name
-                  FROM levels l CROSS JOIN LATERAL (
-                       SELECT j.id, j.queue_name FROM @extschema@.jobs j
-                        WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts
-                          AND j.priority = l.priority AND j.run_at <= now()
-                          AND (task_identifiers IS NULL OR j.task_identifier = ANY (task_identifiers))
-                          AND (excluded_tasks IS NULL OR j.task_identifier <> ALL (excluded_tasks))
-                          AND (j.queue_name IS NULL OR j.queue_name NOT IN (SELECT unnest(busy)) AND EXISTS (
-                               SELECT FROM @extschema@.job_queues q
-                                WHERE q.queue_name = j.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
-                                  FOR UPDATE SKIP LOCKED))
-                        ORDER BY j.run_at, j.id LIMIT max_jobs FOR UPDATE OF j SKIP LOCKED) due
-                 LIMIT max_jobs) d;
+        WITH RECURSIVE @priorities()@
+        @due_jobs(true)@
     ELSE
         IF cardinality(free_queues) > 0 THEN
             heads := ARRAY(
@@ -124,32 +98,13 @@ BEGIN
                        SELECT e.id FROM @extschema@.jobs e
                         WHERE e.queue_name = f.name AND e.queue_name IS NOT NULL
                           AND e.locked_at IS NULL AND e.attempts < e.max_attempts AND e.run_at <= now()
-                          AND (task_identifiers IS NULL OR e.task_identifier = ANY (task_identifiers))
-                          AND (excluded_tasks IS NULL OR e.task_identifier <> ALL (excluded_tasks))
-                          AND EXISTS (
-                              SELECT FROM @extschema@.job_queues q
-                               WHERE q.queue_name = e.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
-                                 FOR UPDATE SKIP LOCKED)
+                          AND @takes(e.task_identifier)@
+                          AND @lock_free_queue(e.queue_name)@
                         ORDER BY e.priority, e.run_at, e.id LIMIT 1 FOR UPDATE OF e SKIP LOCKED) h
                  WHERE f.name <> ALL (busy) LIMIT max_jobs);
         END IF;
-        SELECT array_agg(d.id) FILTER (WHERE d.queue_name IS NULL),
-               array_agg(d.id) FILTER (WHERE d.queue_name IS NOT NULL)
-          INTO free, queued
-          FROM (SELECT due.id, due.queue_name
-                  FROM unnest(after_priorities, after_run_ats, after_ids) AS l (priority, run_at, id)
-                 CROSS JOIN LATERAL (
-                       SELECT j.id, j.queue_name FROM @extschema@.jobs j
-                        WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts
-                          AND j.priority = l.priority AND (j.run_at, j.id) > (l.run_at, l.id) AND j.run_at <= now()
-                          AND (task_identifiers IS NULL OR j.task_identifier = ANY (task_identifiers))
-                          AND (excluded_tasks IS NULL OR j.task_identifier <> ALL (excluded_tasks))
-                          AND (j.queue_name IS NULL OR j.queue_name NOT IN (SELECT unnest(busy)) AND EXISTS (
-                               SELECT FROM @extschema@.job_queues q
-                                WHERE q.queue_name = j.queue_name AND (q.locked_at IS NULL OR q.locked_at < stale)
-                                  FOR UPDATE SKIP LOCKED))
-                        ORDER BY j.run_at, j.id LIMIT max_jobs FOR UPDATE OF j SKIP LOCKED) due
-                 LIMIT max_jobs) d;
+        WITH priorities (priority, run_at, id) AS (SELECT * FROM unnest(after_priorities, after_run_ats, after_ids))
+        @due_jobs((j.run_at, j.id) > (l.run_at, l.id))@
     END IF;
 
     IF cardinality(expired) + cardinality(heads) > 0 THEN
@@ -173,8 +128,7 @@ BEGIN
                        SELECT e.id FROM @extschema@.jobs e
                         WHERE e.queue_name = n.queue_name AND e.queue_name IS NOT NULL
                           AND e.locked_at IS NULL AND e.attempts < e.max_attempts AND e.run_at <= now()
-                          AND (task_identifiers IS NULL OR e.task_identifier = ANY (task_identifiers))
-                          AND (excluded_tasks IS NULL OR e.task_identifier <> ALL (excluded_tasks))
+                          AND @takes(e.task_identifier)@
                           AND (e.priority, e.run_at, e.id) < (n.priority, n.run_at, n.id)
                         ORDER BY e.priority, e.run_at, e.id LIMIT 1 FOR UPDATE SKIP LOCKED), n.id)
               FROM (SELECT DISTINCT ON (c.queue_name) c.* FROM @extschema@.jobs c WHERE c.id = ANY (queued)
@@ -235,20 +189,12 @@ LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off SET
 SET jit = off SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (
-        WITH RECURSIVE levels (priority) AS (
-            (SELECT j.priority FROM @extschema@.jobs j
-              WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts ORDER BY j.priority LIMIT 1)
-            UNION ALL
-            SELECT (SELECT j.priority FROM @extschema@.jobs j
-                     WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts AND j.priority > l.priority
-                     ORDER BY j.priority LIMIT 1)
-              FROM levels l WHERE l.priority IS NOT NULL)
+        WITH RECURSIVE @priorities()@
         SELECT min((SELECT j.run_at FROM @extschema@.jobs j
-                     WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts AND j.priority = l.priority
+                     WHERE j.locked_at IS NULL AND j.attempts < j.max_attempts AND j.priority = p.priority
                        AND j.run_at > now() AND j.run_at <= now() + within
-                       AND (task_identifiers IS NULL OR j.task_identifier = ANY (task_identifiers))
-                       AND (excluded_tasks IS NULL OR j.task_identifier <> ALL (excluded_tasks))
+                       AND @takes(j.task_identifier)@
                      ORDER BY j.run_at LIMIT 1))
-          FROM levels l);
+          FROM priorities p);
 END
 $$;

@@ -84,79 +84,82 @@ COMMENT ON FUNCTION @extschema@.set_max_payload(int) IS
     'How many bytes a payload may have, in jobs and in schedules that are enqueued from now on; '
     'NULL for the default, 16 MiB.';
 
--- One row from given values; the rule of keys. Every way to make a job by itself ends here, but for add_job's plain
--- case.
+-- One job from given values. Every way to make a job by itself ends here, but for add_job's plain case.
+--
+-- key_mode says what becomes of the job that has the key already:
+--
+--   replace          one that waits becomes the new job; one that runs goes on without its key. What add_job does.
+--   preserve_run_at  the same, but one that waits for its first attempt keeps its time: calls in a row do not put it
+--                    off for ever.
+--   ignore           it stays as it is, waiting or running, and no job is made. Only one that has failed for good is
+--                    replaced: it would hold the key until somebody looks. One that waits is kept from starting until
+--                    the transaction ends, so that it sees what the transaction wrote. One that runs is not waited for,
+--                    and may have read before that.
+--
+-- kept: that nothing was made, and job is the one that stays.
 --
 -- A BEFORE INSERT trigger of the application's may return NULL, because the row goes elsewhere. Then a job's row is not
 -- written and nothing holds its key. The upsert tells this from another session that was faster: it writes to whatever
 -- holds the key. A job that runs loses its key there and then, superseded, and one of another tenant is marked
 -- superseded with its key, by which the call sees whose it is and raises an error, which undoes it. So no row at all
--- means that a trigger kept it out. The result is a row of NULLs.
+-- means that a trigger kept it out, or in mode ignore that a job stays. The result is then a row of NULLs.
 --
 -- Another turn follows only when a running job has lost its key. A bound ends what should end by itself.
 CREATE OR REPLACE FUNCTION @internal@.enqueue_job(
-    new_database_id uuid, new_actor_id uuid, identifier text, new_payload json, job_key text, new_queue_name text,
-    new_run_at timestamptz, new_max_attempts int, new_priority int,
-    new_entity_id uuid DEFAULT CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                                    THEN @internal@.claim_uuid('jwt.claims.entity_id') END,
-    new_organization_id uuid DEFAULT CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                                          THEN @internal@.claim_uuid('jwt.claims.organization_id') END
-) RETURNS @extschema@.jobs
+    tenant uuid, actor uuid, identifier text, payload json, job_key text, queue_name text, run_at timestamptz,
+    max_attempts int, priority int, key_mode text DEFAULT 'replace',
+    entity uuid DEFAULT @claim('jwt.claims.entity_id')@,
+    organization uuid DEFAULT @claim('jwt.claims.organization_id')@,
+    OUT job @extschema@.jobs, OUT kept boolean
+)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    job @extschema@.jobs;
+    mode text := coalesce(key_mode, 'replace');
 BEGIN
+    kept := false;
     IF coalesce(identifier, '') = '' THEN
         RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Name the task: add_job(identifier := ''email:send_email'', …).';
     END IF;
-    IF new_max_attempts < 1 THEN
-        RAISE EXCEPTION 'max_attempts is %, and a job has at least one attempt', new_max_attempts
+    IF max_attempts < 1 THEN
+        RAISE EXCEPTION 'max_attempts is %, and a job has at least one attempt', max_attempts
             USING ERRCODE = 'check_violation', TABLE = 'jobs', CONSTRAINT = 'jobs_max_attempts_positive',
                   HINT = 'Leave max_attempts out for the default, 25; 1 is a single attempt without a retry.';
     END IF;
-    IF job_key IS NULL THEN
-        INSERT INTO @extschema@.jobs
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
-             max_attempts, priority)
-        VALUES
-            (new_database_id, new_actor_id, new_entity_id, new_organization_id, identifier, coalesce(new_payload, '{}'),
-             nullif(new_queue_name, ''), coalesce(new_run_at, now()), coalesce(new_max_attempts, 25),
-             coalesce(new_priority, 0))
-        RETURNING * INTO job;
-        RETURN job;
+    IF mode NOT IN ('replace', 'preserve_run_at', 'ignore') THEN
+        RAISE EXCEPTION 'the key mode % is none', quote_literal(mode) USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'A key mode is replace, preserve_run_at or ignore.';
     END IF;
-    IF pg_column_size(new_payload) > 65536 THEN
-        PERFORM @internal@.refuse_large_payload('jobs', octet_length(new_payload::text));
+    IF job_key IS NULL THEN
+        @new_job()@
+        RETURNING * INTO job;
+        RETURN;
+    END IF;
+    IF pg_column_size(payload) > 65536 THEN
+        PERFORM @internal@.refuse_large_payload('jobs', octet_length(payload::text));
     END IF;
     FOR turn IN 1 .. 100 LOOP
-        INSERT INTO @extschema@.jobs AS j
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
-             max_attempts, priority, key)
-        VALUES
-            (new_database_id, new_actor_id, new_entity_id, new_organization_id, identifier, coalesce(new_payload, '{}'),
-             nullif(new_queue_name, ''), coalesce(new_run_at, now()), coalesce(new_max_attempts, 25),
-             coalesce(new_priority, 0), job_key)
-        ON CONFLICT (key) WHERE key IS NOT NULL DO UPDATE SET
-            actor_id = CASE WHEN j.locked_at IS NULL THEN excluded.actor_id ELSE j.actor_id END,
-            entity_id = CASE WHEN j.locked_at IS NULL THEN excluded.entity_id ELSE j.entity_id END,
-            organization_id = CASE WHEN j.locked_at IS NULL THEN excluded.organization_id ELSE j.organization_id END,
-            task_identifier = CASE WHEN j.locked_at IS NULL THEN excluded.task_identifier ELSE j.task_identifier END,
-            payload = CASE WHEN j.locked_at IS NULL THEN excluded.payload ELSE j.payload END,
-            queue_name = CASE WHEN j.locked_at IS NULL THEN excluded.queue_name ELSE j.queue_name END,
-            run_at = CASE WHEN j.locked_at IS NULL THEN excluded.run_at ELSE j.run_at END,
-            max_attempts = CASE WHEN j.locked_at IS NULL THEN excluded.max_attempts ELSE j.max_attempts END,
-            priority = CASE WHEN j.locked_at IS NULL THEN excluded.priority ELSE j.priority END,
-            attempts = CASE WHEN j.locked_at IS NULL THEN 0 ELSE j.max_attempts END,
-            last_error = CASE WHEN j.locked_at IS NOT NULL THEN j.last_error END,
-            superseded = j.locked_at IS NOT NULL OR j.database_id IS DISTINCT FROM excluded.database_id,
-            key = CASE WHEN j.locked_at IS NULL OR j.database_id IS DISTINCT FROM excluded.database_id THEN j.key END,
-            updated_at = clock_timestamp()
+        IF mode = 'ignore' AND current_setting('transaction_isolation') = 'read committed' THEN
+            -- Without a lock, which would hold up the end of the attempt until the caller's transaction ends. At a
+            -- higher isolation level the statement would see a job run that has ended since the transaction began.
+            SELECT * INTO job FROM @extschema@.jobs j
+             WHERE j.key = job_key AND j.locked_at IS NOT NULL AND j.database_id IS NOT DISTINCT FROM tenant;
+            IF FOUND THEN
+                kept := true;
+                RETURN;
+            END IF;
+        END IF;
+        @new_job()@
+        @or_replace(mode)@
         RETURNING * INTO job;
         IF NOT FOUND THEN
-            RETURN NULL;
+            SELECT * INTO job FROM @extschema@.jobs j
+             WHERE mode = 'ignore' AND j.key = job_key AND (j.locked_at IS NOT NULL OR j.attempts < j.max_attempts)
+               FOR UPDATE;
+            kept := FOUND;
+            RETURN;
         ELSIF NOT job.superseded THEN
-            RETURN job;
+            RETURN;
         ELSIF job.key IS NOT NULL THEN
             RAISE EXCEPTION 'the job key % is in use under another database_id', quote_literal(job_key)
                 USING ERRCODE = 'unique_violation',
@@ -170,9 +173,37 @@ BEGIN
 END
 $$;
 
+-- The form that the others call. SECURITY DEFINER: a producer may enqueue without any right to the tables. The plain
+-- case, a job without a key, is one function call and one INSERT. An empty queue name is none.
+CREATE OR REPLACE FUNCTION @extschema@.add_job(
+    identifier text, payload json DEFAULT '{}', job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    tenant uuid := @claim('jwt.claims.database_id')@;
+    actor uuid := @claim('jwt.claims.user_id')@;
+    entity uuid := @claim('jwt.claims.entity_id')@;
+    organization uuid := @claim('jwt.claims.organization_id')@;
+    job @extschema@.jobs;
+BEGIN
+    -- What is wrong is told by enqueue_job.
+    IF job_key IS NULL AND identifier <> '' AND coalesce(max_attempts, 1) > 0 THEN
+        @new_job()@
+        RETURNING * INTO job;
+        RETURN job;
+    END IF;
+    RETURN (@internal@.enqueue_job(
+        tenant, actor, identifier, payload, job_key, queue_name, run_at, max_attempts, priority, 'replace', entity,
+        organization)).job;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.add_job(text, json, text, text, timestamptz, int, int) IS
+    'Enqueues a job; database_id and actor_id come from the settings jwt.claims.database_id and jwt.claims.user_id.';
+
 -- Untyped literals, add_job('x', '{}'), fit the forms for json and for a db_id equally well. PostgreSQL prefers text
--- for an untyped literal, so this form decides. Its payload has no default: add_job('x') stays the form for json. It
--- goes on to enqueue_job, which costs one call more.
+-- for an untyped literal, so this form decides. Its payload has no default: add_job('x') stays the form for json.
 CREATE OR REPLACE FUNCTION @extschema@.add_job(
     identifier text, payload text, job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
     run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
@@ -183,14 +214,44 @@ BEGIN
     IF length(identifier) >= 32 THEN
         PERFORM @internal@.refuse_untyped_db_id(identifier);
     END IF;
-    RETURN @internal@.enqueue_job(
-        CASE WHEN current_setting('jwt.claims.database_id', true) <> ''
-             THEN @internal@.claim_uuid('jwt.claims.database_id') END,
-        CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
-             THEN @internal@.claim_uuid('jwt.claims.user_id') END,
-        identifier, payload::json, job_key, queue_name, run_at, max_attempts, priority);
+    RETURN @extschema@.add_job(identifier, payload::json, job_key, queue_name, run_at, max_attempts, priority);
 END
 $$;
+
+COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, timestamptz, int, int) IS
+    'Enqueues a job whose payload is given as text that holds JSON.';
+
+-- Calls with five or more untyped literals: in fifth place the uuid form has text and the others a timestamp, so only a
+-- form of text throughout is preferred everywhere. The first five have no default, which keeps it out of shorter calls.
+CREATE OR REPLACE FUNCTION @extschema@.add_job(
+    identifier text, payload text, job_key text, queue_name text, run_at text, max_attempts text DEFAULT NULL,
+    priority text DEFAULT NULL
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @internal@.refuse_untyped_db_id(identifier);
+    RETURN @extschema@.add_job(
+        identifier, payload::json, job_key, queue_name, @internal@.run_at_of(run_at), max_attempts::int, priority::int);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, text, text, text) IS
+    'Enqueues a job whose arguments are all given as untyped literals.';
+
+-- A payload of type jsonb, as psycopg's Jsonb sends it. Without a default: add_job('x') stays the first form's. (Beside
+-- the form with a db_id there is none: an untyped payload would fit both, and give PostgreSQL no reason to choose.)
+CREATE OR REPLACE FUNCTION @extschema@.add_job(
+    identifier text, payload jsonb, job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
+    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
+) RETURNS @extschema@.jobs
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN @extschema@.add_job(identifier, payload::json, job_key, queue_name, run_at, max_attempts, priority);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.add_job(text, jsonb, text, text, timestamptz, int, int) IS
+    'Enqueues a job whose payload is of type jsonb.';
 
 -- Runs as its caller, without a search_path of its own, which would cost more than the call. Everything here is either
 -- qualified or found in pg_catalog under its exact types, where nothing in the caller's path can come before it.
@@ -210,88 +271,9 @@ BEGIN
 END
 $$;
 
--- SECURITY DEFINER: a producer may enqueue without any right to the tables.
---
--- The plain case, a job without a key, is one function call and one INSERT. Claims are looked at by what they cost: a
--- setting that is not there, or empty, never gets as far as claim_uuid. An empty queue name is none.
-CREATE OR REPLACE FUNCTION @extschema@.add_job(
-    identifier text, payload json DEFAULT '{}', job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
-    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
-) RETURNS @extschema@.jobs
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    job @extschema@.jobs;
-BEGIN
-    -- What is wrong is told by enqueue_job.
-    IF job_key IS NULL AND identifier <> '' AND coalesce(max_attempts, 1) > 0 THEN
-        INSERT INTO @extschema@.jobs
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
-             max_attempts, priority)
-        VALUES
-            (CASE WHEN current_setting('jwt.claims.database_id', true) <> ''
-                  THEN @internal@.claim_uuid('jwt.claims.database_id') END,
-             CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
-                  THEN @internal@.claim_uuid('jwt.claims.user_id') END,
-             CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                  THEN @internal@.claim_uuid('jwt.claims.entity_id') END,
-             CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                  THEN @internal@.claim_uuid('jwt.claims.organization_id') END,
-             identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()),
-             coalesce(max_attempts, 25), coalesce(priority, 0))
-        RETURNING * INTO job;
-        RETURN job;
-    END IF;
-    RETURN @internal@.enqueue_job(
-        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
-        identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
-END
-$$;
-
--- Calls with five or more untyped literals: in fifth place the uuid form has text and the others a timestamp, so only a
--- form of text throughout is preferred everywhere. The first five have no default, which keeps it out of shorter calls.
-CREATE OR REPLACE FUNCTION @extschema@.add_job(
-    identifier text, payload text, job_key text, queue_name text, run_at text, max_attempts text DEFAULT NULL,
-    priority text DEFAULT NULL
-) RETURNS @extschema@.jobs
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM @internal@.refuse_untyped_db_id(identifier);
-    RETURN @internal@.enqueue_job(
-        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
-        identifier, payload::json, job_key, queue_name, @internal@.run_at_of(run_at),
-        max_attempts::int, priority::int);
-END
-$$;
-
--- A payload of type jsonb, as psycopg's Jsonb sends it. Without a default: add_job('x') stays the first form's. (Beside
--- the form with a db_id there is none: an untyped payload would fit both, and give PostgreSQL no reason to choose.)
-CREATE OR REPLACE FUNCTION @extschema@.add_job(
-    identifier text, payload jsonb, job_key text DEFAULT NULL, queue_name text DEFAULT NULL,
-    run_at timestamptz DEFAULT now(), max_attempts int DEFAULT 25, priority int DEFAULT 0
-) RETURNS @extschema@.jobs
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN @internal@.enqueue_job(
-        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
-        identifier, payload::json, job_key, queue_name, run_at, max_attempts, priority);
-END
-$$;
-
-COMMENT ON FUNCTION @extschema@.add_job(text, json, text, text, timestamptz, int, int) IS
-    'Enqueues a job; database_id and actor_id come from the settings jwt.claims.database_id and jwt.claims.user_id.';
-
 COMMENT ON FUNCTION @extschema@.add_job(uuid, text, json, text, text, timestamptz, int, int) IS
     'Enqueues a job of the given database_id, which wins over the setting jwt.claims.database_id; '
     'another than that needs EXECUTE on add_job_for_any_tenant.';
-
-COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, timestamptz, int, int) IS
-    'Enqueues a job whose payload is given as text that holds JSON.';
-
-COMMENT ON FUNCTION @extschema@.add_job(text, text, text, text, text, text, text) IS
-    'Enqueues a job whose arguments are all given as untyped literals.';
-
-COMMENT ON FUNCTION @extschema@.add_job(text, jsonb, text, text, timestamptz, int, int) IS
-    'Enqueues a job whose payload is of type jsonb.';
 
 CREATE OR REPLACE FUNCTION @extschema@.add_job_for_any_tenant(
     tenant uuid, identifier text, payload json, job_key text, queue_name text, run_at timestamptz, max_attempts int,
@@ -299,29 +281,20 @@ CREATE OR REPLACE FUNCTION @extschema@.add_job_for_any_tenant(
 ) RETURNS @extschema@.jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    actor uuid := @claim('jwt.claims.user_id')@;
+    entity uuid := @claim('jwt.claims.entity_id')@;
+    organization uuid := @claim('jwt.claims.organization_id')@;
     job @extschema@.jobs;
 BEGIN
-    -- What is wrong is told by enqueue_job.
+    -- As in add_job.
     IF job_key IS NULL AND identifier <> '' AND coalesce(max_attempts, 1) > 0 THEN
-        INSERT INTO @extschema@.jobs
-            (database_id, actor_id, entity_id, organization_id, task_identifier, payload, queue_name, run_at,
-             max_attempts, priority)
-        VALUES
-            (tenant,
-             CASE WHEN current_setting('jwt.claims.user_id', true) <> ''
-                  THEN @internal@.claim_uuid('jwt.claims.user_id') END,
-             CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                  THEN @internal@.claim_uuid('jwt.claims.entity_id') END,
-             CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                  THEN @internal@.claim_uuid('jwt.claims.organization_id') END,
-             identifier, coalesce(payload, '{}'), nullif(queue_name, ''), coalesce(run_at, now()),
-             coalesce(max_attempts, 25), coalesce(priority, 0))
+        @new_job()@
         RETURNING * INTO job;
         RETURN job;
     END IF;
-    RETURN @internal@.enqueue_job(
-        tenant, @internal@.claim_uuid('jwt.claims.user_id'),
-        identifier, payload, job_key, queue_name, run_at, max_attempts, priority);
+    RETURN (@internal@.enqueue_job(
+        tenant, actor, identifier, payload, job_key, queue_name, run_at, max_attempts, priority, 'replace', entity,
+        organization)).job;
 END
 $$;
 

@@ -1,27 +1,5 @@
 -- Enqueue: many jobs in one statement.
 
-CREATE OR REPLACE FUNCTION @internal@.require_element_per_job(
-    identifiers text[], payloads json[], job_keys text[], queue_names text[], run_ats timestamptz[],
-    attempt_limits int[], priorities int[], db_ids uuid[]
-) RETURNS void
-LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    jobs int := coalesce(cardinality(identifiers), 0);
-    odd text;
-BEGIN
-    SELECT format('%s has %s elements for %s identifiers', a.name, a.elements, jobs) INTO odd
-      FROM (VALUES ('payloads', cardinality(payloads)), ('job_keys', cardinality(job_keys)),
-                   ('queue_names', cardinality(queue_names)), ('run_ats', cardinality(run_ats)),
-                   ('max_attempts', cardinality(attempt_limits)), ('priorities', cardinality(priorities)),
-                   ('db_ids', cardinality(db_ids))) AS a (name, elements)
-     WHERE a.elements <> jobs LIMIT 1;
-    IF odd IS NOT NULL THEN
-        RAISE EXCEPTION '%', odd USING ERRCODE = 'array_subscript_error',
-            HINT = 'Give one element a job, NULL for the default, or NULL for the whole array.';
-    END IF;
-END
-$$;
-
 -- The numbers from 1 to total that are not in positions.
 CREATE OR REPLACE FUNCTION @internal@.positions_left(total int, positions bigint[]) RETURNS int[]
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -72,10 +50,8 @@ DECLARE
     -- Of the jobs without a key.
     unkeyed bigint[];
     unkeyed_whole boolean;
-    entity uuid := CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                        THEN @internal@.claim_uuid('jwt.claims.entity_id') END;
-    organization uuid := CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                              THEN @internal@.claim_uuid('jwt.claims.organization_id') END;
+    entity uuid := @claim('jwt.claims.entity_id')@;
+    organization uuid := @claim('jwt.claims.organization_id')@;
 BEGIN
     IF array_position(identifiers, '') IS NOT NULL OR array_position(identifiers, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value';
@@ -113,9 +89,9 @@ BEGIN
     THEN
         -- A key that is given with two modes: what the first makes of it is what the second finds.
         FOR n IN 1 .. cardinality(identifiers) LOOP
-            RETURN QUERY SELECT e.id, e.kept FROM @internal@.enqueue_keyed_job(
+            RETURN QUERY SELECT (e.job).id, e.kept FROM @internal@.enqueue_job(
                 coalesce(db_ids[n], tenant), coalesce(actor_ids[n], actor), identifiers[n], payloads[n], job_keys[n],
-                key_modes[n], queue_names[n], run_ats[n], attempt_limits[n], priorities[n]) AS e;
+                queue_names[n], run_ats[n], attempt_limits[n], priorities[n], key_modes[n]) AS e;
         END LOOP;
         RETURN;
     END IF;
@@ -124,7 +100,7 @@ BEGIN
     ids := ARRAY(SELECT nextval('@extschema@.jobs_id_seq') FROM generate_series(1, cardinality(identifiers)));
     FOR turn IN 1 .. 100 LOOP
         IF cardinality(ignoring) > 0 AND current_setting('transaction_isolation') = 'read committed' THEN
-            -- What runs stays, without a lock, as in enqueue_keyed_job.
+            -- What runs stays, without a lock, as in enqueue_job.
             SELECT coalesce(array_agg(h.key), '{}'), coalesce(array_agg(h.id), '{}') INTO keys, key_ids
               FROM (SELECT DISTINCT j.key, j.id
                       FROM @extschema@.jobs j JOIN unnest(job_keys, db_ids) AS i (key, db_id) ON i.key = j.key
@@ -152,27 +128,8 @@ BEGIN
                    coalesce(CASE WHEN g.key = ANY (preserving) THEN g.first_run_at ELSE g.run_at END, now()),
                    coalesce(g.attempt_limit, 25), coalesce(g.priority, 0), g.key
               FROM given g WHERE g.n = g.chosen ORDER BY g.key, g.n
-            ON CONFLICT (key) WHERE key IS NOT NULL DO UPDATE SET
-                actor_id = CASE WHEN j.locked_at IS NULL THEN excluded.actor_id ELSE j.actor_id END,
-                entity_id = CASE WHEN j.locked_at IS NULL THEN excluded.entity_id ELSE j.entity_id END,
-                organization_id = CASE WHEN j.locked_at IS NULL THEN excluded.organization_id
-                                       ELSE j.organization_id END,
-                task_identifier = CASE WHEN j.locked_at IS NULL THEN excluded.task_identifier
-                                       ELSE j.task_identifier END,
-                payload = CASE WHEN j.locked_at IS NULL THEN excluded.payload ELSE j.payload END,
-                queue_name = CASE WHEN j.locked_at IS NULL THEN excluded.queue_name ELSE j.queue_name END,
-                run_at = CASE WHEN j.locked_at IS NOT NULL OR excluded.key = ANY (preserving) AND j.attempts = 0
-                              THEN j.run_at ELSE excluded.run_at END,
-                max_attempts = CASE WHEN j.locked_at IS NULL THEN excluded.max_attempts ELSE j.max_attempts END,
-                priority = CASE WHEN j.locked_at IS NULL THEN excluded.priority ELSE j.priority END,
-                attempts = CASE WHEN j.locked_at IS NULL THEN 0 ELSE j.max_attempts END,
-                last_error = CASE WHEN j.locked_at IS NOT NULL THEN j.last_error END,
-                superseded = j.locked_at IS NOT NULL OR j.database_id IS DISTINCT FROM excluded.database_id,
-                key = CASE WHEN j.locked_at IS NULL OR j.database_id IS DISTINCT FROM excluded.database_id
-                           THEN j.key END,
-                updated_at = clock_timestamp()
-            WHERE NOT excluded.key = ANY (ignoring) OR j.locked_at IS NULL AND j.attempts >= j.max_attempts
-               OR j.database_id IS DISTINCT FROM excluded.database_id
+            @or_replace(CASE WHEN excluded.key = ANY (preserving) THEN 'preserve_run_at'
+                             WHEN excluded.key = ANY (ignoring) THEN 'ignore' ELSE 'replace' END)@
             RETURNING j.id, j.key, j.superseded)
         SELECT coalesce(array_agg(w.key) FILTER (WHERE NOT w.superseded), '{}'),
                coalesce(array_agg(w.id) FILTER (WHERE NOT w.superseded), '{}'),
@@ -244,9 +201,9 @@ EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
     BEGIN
         FOR i IN 1 .. cardinality(identifiers) LOOP
             failed := i;
-            PERFORM @internal@.enqueue_keyed_job(
+            PERFORM @internal@.enqueue_job(
                 coalesce(db_ids[i], tenant), coalesce(actor_ids[i], actor), identifiers[i], payloads[i], job_keys[i],
-                key_modes[i], queue_names[i], run_ats[i], attempt_limits[i], priorities[i]);
+                queue_names[i], run_ats[i], attempt_limits[i], priorities[i], key_modes[i]);
         END LOOP;
     EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
         GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, details = PG_EXCEPTION_DETAIL, advice = PG_EXCEPTION_HINT,
@@ -261,7 +218,8 @@ END
 $$;
 
 -- For libraries. The payloads have no default: a call with one argument is the other form's. One db_id of another
--- tenant makes it a batch for any tenant.
+-- tenant makes it a batch for any tenant. It is enqueue_all without key modes and actors, and does not call that, since
+-- every function that the rows come through costs a large batch 3 %.
 CREATE OR REPLACE FUNCTION @extschema@.add_jobs(
     identifiers text[], payloads json[], job_keys text[] DEFAULT NULL, queue_names text[] DEFAULT NULL,
     run_ats timestamptz[] DEFAULT NULL, max_attempts int[] DEFAULT NULL, priorities int[] DEFAULT NULL,
@@ -269,21 +227,23 @@ CREATE OR REPLACE FUNCTION @extschema@.add_jobs(
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    key_modes text[];
+    actor_ids uuid[];
     own uuid := @own_uuid('jwt.claims.database_id')@;
+    odd text;
 BEGIN
-    IF cardinality(db_ids) <> coalesce(cardinality(identifiers), 0) THEN
-        RAISE EXCEPTION 'db_ids has % elements for % identifiers',
-            cardinality(db_ids), coalesce(cardinality(identifiers), 0)
-            USING ERRCODE = 'array_subscript_error',
-                  HINT = 'Give one element a job, NULL for the default, or NULL for the whole array.';
+    @element_per_job()@
+    IF cardinality(identifiers) = 0 OR identifiers IS NULL THEN
+        RETURN;
     END IF;
     IF EXISTS (SELECT FROM unnest(db_ids) AS d (id) WHERE d.id IS NOT NULL AND d.id IS DISTINCT FROM own) THEN
-        RETURN QUERY SELECT a.id FROM @extschema@.add_jobs_for_any_tenant(
-            identifiers, payloads, job_keys, queue_names, run_ats, max_attempts, priorities, db_ids, first_position)
-            AS a (id);
+        RETURN QUERY SELECT a.id FROM @extschema@.enqueue_all_for_any_tenant(
+            identifiers, payloads, job_keys, key_modes, queue_names, run_ats, max_attempts, priorities, db_ids,
+            actor_ids, coalesce(first_position, 1)) AS a;
     ELSE
-        RETURN QUERY SELECT a.id FROM @extschema@.add_jobs_for_own_tenant(
-            identifiers, payloads, job_keys, queue_names, run_ats, max_attempts, priorities, first_position) AS a (id);
+        RETURN QUERY SELECT a.id FROM @extschema@.enqueue_all_for_own_tenant(
+            identifiers, payloads, job_keys, key_modes, queue_names, run_ats, max_attempts, priorities,
+            coalesce(first_position, 1)) AS a;
     END IF;
 END
 $$;
@@ -402,43 +362,3 @@ COMMENT ON FUNCTION @extschema@.add_jobs(
 COMMENT ON FUNCTION @extschema@.add_jobs(json) IS
     'Enqueues many jobs, [{"identifier": …, "payload": …, "job_key", "queue_name", "run_at", "max_attempts", '
     '"priority", "db_id": …}, …]; returns their ids in that order.';
-
-CREATE OR REPLACE FUNCTION @extschema@.add_jobs_for_own_tenant(
-    identifiers text[], payloads json[], job_keys text[], queue_names text[], run_ats timestamptz[],
-    attempt_limits int[], priorities int[], first_position bigint
-) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM @internal@.require_element_per_job(
-        identifiers, payloads, job_keys, queue_names, run_ats, attempt_limits, priorities, NULL);
-    IF cardinality(identifiers) > 0 THEN
-        RETURN QUERY SELECT e.id FROM @internal@.enqueue_jobs(
-            identifiers, payloads, job_keys, NULL, queue_names, run_ats, attempt_limits, priorities, NULL, NULL,
-            coalesce(first_position, 1)) AS e;
-    END IF;
-END
-$$;
-
-COMMENT ON FUNCTION @extschema@.add_jobs_for_own_tenant(
-    text[], json[], text[], text[], timestamptz[], int[], int[], bigint) IS
-    'What add_jobs calls when it names no tenant but the one in jwt.claims.database_id.';
-
-CREATE OR REPLACE FUNCTION @extschema@.add_jobs_for_any_tenant(
-    identifiers text[], payloads json[], job_keys text[], queue_names text[], run_ats timestamptz[],
-    attempt_limits int[], priorities int[], db_ids uuid[], first_position bigint
-) RETURNS SETOF bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM @internal@.require_element_per_job(
-        identifiers, payloads, job_keys, queue_names, run_ats, attempt_limits, priorities, db_ids);
-    IF cardinality(identifiers) > 0 THEN
-        RETURN QUERY SELECT e.id FROM @internal@.enqueue_jobs(
-            identifiers, payloads, job_keys, NULL, queue_names, run_ats, attempt_limits, priorities, db_ids, NULL,
-            coalesce(first_position, 1)) AS e;
-    END IF;
-END
-$$;
-
-COMMENT ON FUNCTION @extschema@.add_jobs_for_any_tenant(
-    text[], json[], text[], text[], timestamptz[], int[], int[], uuid[], bigint) IS
-    'What add_jobs calls when a db_id is not the caller''s own: EXECUTE is the right to name any tenant.';

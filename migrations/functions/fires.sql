@@ -1,6 +1,18 @@
 -- Fires: the jobs that schedules make. Each is in the ledger, in the transaction that makes its job, so it is made
 -- once.
 
+-- The job of a fire.
+CREATE OR REPLACE FUNCTION @internal@.enqueue_from_schedule(schedule @extschema@.scheduled_jobs)
+RETURNS @extschema@.jobs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (@internal@.enqueue_job(
+        schedule.database_id, schedule.actor_id, schedule.task_identifier, schedule.payload, schedule.key,
+        schedule.queue_name, now(), schedule.max_attempts, schedule.priority, 'replace', schedule.entity_id,
+        schedule.organization_id)).job;
+END
+$$;
+
 -- By hand, and what the original's scheduler calls: then the fires until now are dealt with. It leaves no row in the
 -- ledger.
 CREATE OR REPLACE FUNCTION @extschema@.run_scheduled_job(id bigint, job_expiry interval DEFAULT '1 hours')
@@ -25,10 +37,7 @@ BEGIN
             DETAIL = format('Job %s of schedule %s is still waiting or running.',
                             schedule.last_scheduled_id, schedule.id);
     END IF;
-    job := @internal@.enqueue_job(
-        schedule.database_id, schedule.actor_id, schedule.task_identifier, schedule.payload, schedule.key,
-        schedule.queue_name, now(), schedule.max_attempts, schedule.priority, schedule.entity_id,
-        schedule.organization_id);
+    job := @internal@.enqueue_from_schedule(schedule);
     UPDATE @extschema@.scheduled_jobs s
        SET last_scheduled = now(), last_scheduled_id = job.id,
            fired_until = CASE WHEN schedule.locked_by IS NOT NULL AND schedule.instance IS NULL
@@ -76,10 +85,7 @@ BEGIN
         WHEN NOT @internal@.lock_queue(schedule.queue_name) THEN 'blocked'
         ELSE 'made' END;
     IF result.outcome = 'made' THEN
-        job := @internal@.enqueue_job(
-            schedule.database_id, schedule.actor_id, schedule.task_identifier, schedule.payload, schedule.key,
-            schedule.queue_name, now(), schedule.max_attempts, schedule.priority, schedule.entity_id,
-            schedule.organization_id);
+        job := @internal@.enqueue_from_schedule(schedule);
         result.job_id := job.id;
         IF job.id IS NULL THEN
             result := ('skipped', NULL, '02000', 'a trigger on the table jobs returned NULL: no job was made here');

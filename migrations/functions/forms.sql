@@ -11,6 +11,8 @@ DECLARE
 BEGIN
     FOR form IN
         SELECT * FROM (VALUES
+            ('payload text, schedule_info json DEFAULT ''{}''', 'text, json', 'payload::json, schedule_info',
+             'the payload as text that holds JSON'),
             ('payload text, schedule_info text', 'text, text', 'payload::json, @internal@.rule_json(schedule_info)',
              'the payload as text that holds JSON, and the rule as text: JSON, or a bare rule such as */5 * * * *'),
             ('payload json, schedule_info text', 'json, text', 'payload, @internal@.rule_json(schedule_info)',
@@ -36,9 +38,7 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
 BEGIN
     PERFORM @internal@.refuse_untyped_db_id(identifier);
-    RETURN @internal@.enqueue_scheduled_job(
-        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
-        identifier, %s, job_key, queue_name, max_attempts, priority);
+    RETURN @extschema@.add_scheduled_job(identifier, %s, job_key, queue_name, max_attempts, priority);
 END
 $body$
             $sql$, form.arguments, form.values);
@@ -49,15 +49,16 @@ END
 $forms$;
 
 -- Names that people try. PostgreSQL says "function … does not exist" of a call with a name that no form has; these
--- forms have them, and say what the argument is called. They run as their caller and do nothing else.
+-- forms have them, and say what the argument is called. They run as their caller and do nothing else. A payload is of
+-- whatever type: an untyped one is text, as it is to the other forms.
 DO $misnamed$
 DECLARE
     form record;
-    wrong text;
+    signature regprocedure;
 BEGIN
     FOR form IN
-        SELECT f.*, o.* FROM (VALUES
-            ('add_job', 'jobs', 'run_at timestamptz DEFAULT NULL',
+        SELECT f.function, f.returned, o.arguments, o.run_at, f.names, f.told FROM (VALUES
+            ('add_job', 'jobs',
              '{key,queue,task,task_identifier,name,data,args,delay,at,run_in,attempts,retries,tenant,database_id,'
              'actor_id,entity_id,organization_id}'::text[],
              'key is job_key; queue is queue_name; task, task_identifier and name are identifier; '
@@ -65,52 +66,45 @@ BEGIN
              '''10 minutes''; attempts and retries are max_attempts; tenant and database_id are db_id, in first place; '
              'actor_id is taken by enqueue() alone; entity_id and organization_id are the settings '
              'jwt.claims.entity_id and jwt.claims.organization_id'),
-            ('add_scheduled_job', 'scheduled_jobs', NULL,
+            ('add_scheduled_job', 'scheduled_jobs',
              '{key,queue,task,task_identifier,name,data,args,rule,cron,schedule,attempts,retries,tenant,database_id}',
              'key is job_key; queue is queue_name; task, task_identifier and name are identifier; '
              'data and args are payload; rule, cron and schedule are schedule_info; '
              'attempts and retries are max_attempts; tenant and database_id are db_id, in first place')
-          ) AS f (function, returned, run_at, names, told)
-          CROSS JOIN (VALUES
-            -- Without a payload or with one of type json; untyped or of type text; of type jsonb; and each with an
-            -- untyped rule.
-            ('identifier @extschema@.misnamed DEFAULT NULL, payload json DEFAULT NULL',
-             'schedule_info json DEFAULT NULL', NULL::text),
-            ('identifier @extschema@.misnamed, payload text', 'schedule_info text DEFAULT NULL', NULL),
-            ('identifier @extschema@.misnamed, payload jsonb', 'schedule_info jsonb DEFAULT NULL', NULL),
-            ('identifier @extschema@.misnamed, payload json', 'schedule_info @extschema@.misnamed',
-             'add_scheduled_job'),
-            ('identifier @extschema@.misnamed, payload jsonb', 'schedule_info @extschema@.misnamed',
-             'add_scheduled_job'),
-            ('identifier @extschema@.misnamed, schedule_info @extschema@.misnamed', NULL, 'add_scheduled_job')
-          ) AS o (first, schedule_info, only_in)
-         WHERE o.only_in IS NULL OR o.only_in = f.function
+          ) AS f (function, returned, names, told) JOIN (VALUES
+            ('add_job', 'identifier @extschema@.misnamed DEFAULT NULL, payload anycompatible DEFAULT NULL::text',
+             'run_at timestamptz DEFAULT NULL'),
+            -- Without a rule or with an untyped one; and with one of type json or jsonb.
+            ('add_scheduled_job', 'identifier @extschema@.misnamed DEFAULT NULL, '
+             'payload anycompatible DEFAULT NULL::text, schedule_info @extschema@.misnamed DEFAULT NULL', NULL),
+            ('add_scheduled_job', 'identifier @extschema@.misnamed, payload anycompatible, schedule_info anycompatible',
+             NULL)
+          ) AS o (function, arguments, run_at) USING (function)
     LOOP
-        wrong := (SELECT string_agg(format('%I @extschema@.misnamed DEFAULT NULL', n), ', ')
-                    FROM unnest(form.names) AS n);
         EXECUTE format(
             $sql$
-CREATE OR REPLACE FUNCTION @extschema@.%1$I(%2$s) RETURNS @extschema@.%3$I
+CREATE OR REPLACE FUNCTION @extschema@.%1$I(
+    %2$s, max_attempts int DEFAULT NULL, priority int DEFAULT NULL, %3$s
+) RETURNS @extschema@.%4$I
 LANGUAGE plpgsql AS $body$
 BEGIN
     RAISE EXCEPTION '%1$s was called without an identifier, or with a name that is none of its arguments'
-        USING ERRCODE = 'undefined_parameter', HINT = %4$L;
+        USING ERRCODE = 'undefined_parameter', HINT = %5$L;
 END
 $body$
             $sql$,
             form.function,
-            concat_ws(', ', form.first,
-                      CASE WHEN form.function = 'add_scheduled_job' THEN form.schedule_info END,
-                      'job_key @extschema@.misnamed DEFAULT NULL, queue_name @extschema@.misnamed DEFAULT NULL',
-                      form.run_at, 'max_attempts int DEFAULT NULL, priority int DEFAULT NULL', wrong),
+            concat_ws(', ', form.arguments, 'job_key @extschema@.misnamed DEFAULT NULL',
+                      'queue_name @extschema@.misnamed DEFAULT NULL', form.run_at),
+            (SELECT string_agg(format('%I @extschema@.misnamed DEFAULT NULL', n), ', ') FROM unnest(form.names) AS n),
             form.returned, 'Its arguments have other names: ' || form.told || '.');
     END LOOP;
-    FOR form IN
-        SELECT p.oid::regprocedure AS signature FROM pg_proc p
+    FOR signature IN
+        SELECT p.oid FROM pg_proc p
          WHERE p.pronamespace = '@extschema@'::regnamespace
            AND p.proargtypes::oid[] @> ARRAY['@extschema@.misnamed'::regtype::oid]
     LOOP
-        EXECUTE format('COMMENT ON FUNCTION %s IS %L', form.signature, 'Tells what the arguments are called.');
+        EXECUTE format('COMMENT ON FUNCTION %s IS %L', signature, 'Tells what the arguments are called.');
     END LOOP;
 END
 $misnamed$;

@@ -65,6 +65,19 @@ BEGIN
 END
 $$;
 
+-- Locks schedules that nobody holds, up to a number.
+CREATE OR REPLACE FUNCTION @internal@.lock_free_schedules(task_identifiers text[], max_schedules int) RETURNS bigint[]
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT s.id FROM @extschema@.scheduled_jobs s
+         WHERE s.locked_at IS NULL AND s.paused_at IS NULL AND s.ended_at IS NULL
+           AND (task_identifiers IS NULL OR s.task_identifier = ANY (task_identifiers))
+         ORDER BY s.priority, s.id LIMIT max_schedules FOR UPDATE SKIP LOCKED);
+END
+$$;
+
 -- Claims up to max_schedules schedules for a registered scheduler: free ones, and those of holders that are gone. A
 -- holder is gone when its lease has passed and the server, if it was restarted, has been there for half as long: leases
 -- end in an outage. One that was last heard of in the future was so before the clock was set back, and loses no more
@@ -94,11 +107,7 @@ BEGIN
     IF own.tasks IS DISTINCT FROM task_identifiers THEN
         UPDATE @extschema@.schedulers s SET tasks = task_identifiers WHERE s.instance = claim_schedules.instance;
     END IF;
-    claimed := ARRAY(
-        SELECT s.id FROM @extschema@.scheduled_jobs s
-         WHERE s.locked_at IS NULL AND s.paused_at IS NULL AND s.ended_at IS NULL
-           AND (task_identifiers IS NULL OR s.task_identifier = ANY (task_identifiers))
-         ORDER BY s.priority, s.id LIMIT room FOR UPDATE SKIP LOCKED);
+    claimed := @internal@.lock_free_schedules(task_identifiers, room);
     IF cardinality(claimed) > 0 THEN
         room := room - cardinality(claimed);
         RETURN QUERY
@@ -169,11 +178,7 @@ DECLARE
     free bigint[];
 BEGIN
     PERFORM @internal@.require_worker_id(worker_id);
-    free := ARRAY(
-        SELECT s.id FROM @extschema@.scheduled_jobs s
-         WHERE s.locked_at IS NULL AND s.paused_at IS NULL AND s.ended_at IS NULL
-           AND (task_identifiers IS NULL OR s.task_identifier = ANY (task_identifiers))
-         ORDER BY s.priority, s.id LIMIT max_schedules FOR UPDATE SKIP LOCKED);
+    free := @internal@.lock_free_schedules(task_identifiers, max_schedules);
     IF cardinality(free) > 0 THEN
         RETURN QUERY
         UPDATE @extschema@.scheduled_jobs s SET locked_by = worker_id, locked_at = now(), instance = NULL

@@ -191,10 +191,8 @@ DECLARE
     schedule @extschema@.scheduled_jobs;
     holder @extschema@.scheduled_jobs;
     removed @extschema@.scheduled_jobs;
-    entity uuid := CASE WHEN current_setting('jwt.claims.entity_id', true) <> ''
-                        THEN @internal@.claim_uuid('jwt.claims.entity_id') END;
-    organization uuid := CASE WHEN current_setting('jwt.claims.organization_id', true) <> ''
-                              THEN @internal@.claim_uuid('jwt.claims.organization_id') END;
+    entity uuid := @claim('jwt.claims.entity_id')@;
+    organization uuid := @claim('jwt.claims.organization_id')@;
 BEGIN
     IF coalesce(identifier, '') = '' THEN
         RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value',
@@ -255,7 +253,7 @@ BEGIN
 END
 $$;
 
--- The forms of add_scheduled_job mirror those of add_job, for the same reasons.
+-- The forms of add_scheduled_job mirror those of add_job, for the same reasons. More of them are in forms.sql.
 CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
     identifier text, payload json DEFAULT '{}', schedule_info json DEFAULT '{}', job_key text DEFAULT NULL,
     queue_name text DEFAULT NULL, max_attempts int DEFAULT 25, priority int DEFAULT 0
@@ -263,21 +261,8 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN @internal@.enqueue_scheduled_job(
-        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
+        @claim('jwt.claims.database_id')@, @claim('jwt.claims.user_id')@,
         identifier, payload, schedule_info, job_key, queue_name, max_attempts, priority);
-END
-$$;
-
-CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
-    identifier text, payload text, schedule_info json DEFAULT '{}', job_key text DEFAULT NULL,
-    queue_name text DEFAULT NULL, max_attempts int DEFAULT 25, priority int DEFAULT 0
-) RETURNS @extschema@.scheduled_jobs
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM @internal@.refuse_untyped_db_id(identifier);
-    RETURN @internal@.enqueue_scheduled_job(
-        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'),
-        identifier, payload::json, schedule_info, job_key, queue_name, max_attempts, priority);
 END
 $$;
 
@@ -303,9 +288,9 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM @internal@.refuse_untyped_db_id(identifier);
-    RETURN @internal@.enqueue_scheduled_job(
-        @internal@.claim_uuid('jwt.claims.database_id'), @internal@.claim_uuid('jwt.claims.user_id'), identifier,
-        payload::json, @internal@.rule_json(schedule_info), job_key, queue_name, max_attempts::int, priority::int);
+    RETURN @extschema@.add_scheduled_job(
+        identifier, payload::json, @internal@.rule_json(schedule_info), job_key, queue_name, max_attempts::int,
+        priority::int);
 END
 $$;
 
@@ -315,9 +300,6 @@ COMMENT ON FUNCTION @extschema@.add_scheduled_job(text, json, json, text, text, 
 COMMENT ON FUNCTION @extschema@.add_scheduled_job(uuid, text, json, json, text, text, int, int) IS
     'Adds a schedule of the given database_id, which wins over the setting jwt.claims.database_id; '
     'another than that needs EXECUTE on add_scheduled_job_for_any_tenant.';
-
-COMMENT ON FUNCTION @extschema@.add_scheduled_job(text, text, json, text, text, int, int) IS
-    'Adds a schedule whose payload is given as text that holds JSON.';
 
 COMMENT ON FUNCTION @extschema@.add_scheduled_job(text, text, text, text, text, text, text) IS
     'Adds a schedule whose arguments are all given as untyped literals.';
@@ -329,7 +311,7 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job_for_any_tenant(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN @internal@.enqueue_scheduled_job(
-        tenant, @internal@.claim_uuid('jwt.claims.user_id'),
+        tenant, @claim('jwt.claims.user_id')@,
         identifier, payload, schedule_info, job_key, queue_name, max_attempts, priority);
 END
 $$;

@@ -33,10 +33,10 @@ $$;
 
 -- The functions of this schema's own triggers run as its owner as well. On another table, whose columns may be of any
 -- type, the same statements would resolve casts and operators of that table's owner.
-CREATE OR REPLACE FUNCTION @internal@.refuse_other_table(relation oid) RETURNS void
+CREATE OR REPLACE FUNCTION @internal@.refuse_other_table(relation oid, own oid) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'a trigger function of table @extschema@.jobs is on table %', relation::regclass
+    RAISE EXCEPTION 'a trigger function of table % is on table %', own::regclass, relation::regclass
         USING ERRCODE = 'insufficient_privilege', HINT = 'Drop the trigger: the function is for its own table only.';
 END
 $$;
@@ -69,7 +69,7 @@ DECLARE
     woken boolean;
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
     END IF;
     SELECT count(*), count(n.queue_name), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings)
       INTO jobs, queued, largest, on_demand FROM new_rows n;
@@ -102,7 +102,7 @@ DECLARE
     woken boolean;
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
     END IF;
     SELECT count(n.queue_name), bool_or(n.locked_at IS NULL AND n.attempts < n.max_attempts)
       INTO queued, claimable FROM new_rows n;
@@ -140,7 +140,7 @@ DECLARE
     woken boolean;
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
     END IF;
     IF NOT EXISTS (SELECT FROM old_rows o WHERE o.queue_name IS NOT NULL) THEN
         RETURN NULL;
@@ -162,7 +162,7 @@ CREATE OR REPLACE FUNCTION @internal@.tg_jobs_truncated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
     END IF;
     DELETE FROM @extschema@.job_queues;
     RETURN NULL;
@@ -173,7 +173,7 @@ CREATE OR REPLACE FUNCTION @internal@.tg_payload_bounded() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID);
+        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
     END IF;
     PERFORM @internal@.refuse_large_payload('jobs', octet_length(NEW.payload::text));
     RETURN NEW;
@@ -196,12 +196,14 @@ DECLARE
     size int;
 BEGIN
     IF TG_RELID <> '@extschema@.scheduled_jobs'::regclass THEN
-        RAISE EXCEPTION 'this trigger function is for the table scheduled_jobs of its schema only'
-            USING ERRCODE = 'insufficient_privilege';
+        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.scheduled_jobs'::regclass);
     END IF;
-    PERFORM @internal@.refuse_large_payload('scheduled_jobs', octet_length(NEW.payload::text));
+    -- What was there before is left, also when a limit is lower now.
+    IF TG_OP = 'INSERT' OR NEW.payload::text <> OLD.payload::text THEN
+        PERFORM @internal@.refuse_large_payload('scheduled_jobs', octet_length(NEW.payload::text));
+    END IF;
     size := octet_length(NEW.schedule_info::text);
-    IF size > 65536 THEN
+    IF size > 65536 AND (TG_OP = 'INSERT' OR NEW.schedule_info::text <> OLD.schedule_info::text) THEN
         RAISE EXCEPTION 'schedule_info has % bytes, and 65536 are allowed', size
             USING ERRCODE = 'check_violation', TABLE = 'scheduled_jobs',
                   CONSTRAINT = 'scheduled_jobs_schedule_info_size',
@@ -219,8 +221,7 @@ DECLARE
     fault text;
 BEGIN
     IF TG_RELID <> '@extschema@.scheduled_jobs'::regclass THEN
-        RAISE EXCEPTION 'this trigger function is for the table scheduled_jobs of its schema only'
-            USING ERRCODE = 'insufficient_privilege';
+        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.scheduled_jobs'::regclass);
     END IF;
     IF TG_OP = 'UPDATE' AND NEW.schedule_info::text = OLD.schedule_info::text THEN
         RETURN NEW;
@@ -235,25 +236,17 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @internal@.tg_scheduled_jobs_changed() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        IF EXISTS (SELECT FROM new_rows) THEN
-            PERFORM pg_notify('scheduled_jobs:insert', '');
-        END IF;
-    ELSIF EXISTS (SELECT FROM old_rows) THEN
-        PERFORM pg_notify('scheduled_jobs:change', '');
-    END IF;
-    RETURN NULL;
-END
-$$;
-
--- The notifications of an update. What a scheduler writes (claims, fires, marks) meets neither condition, and costs no
+-- A notification of what happens to schedules; its argument is the channel. Called for a statement, whose rows are
+-- changed_rows, or for a row. What a scheduler writes (claims, fires, marks) meets no trigger's condition, and costs no
 -- call; PostgreSQL sends equal notifications of a transaction once.
 CREATE OR REPLACE FUNCTION @internal@.tg_scheduled_jobs_notify() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF TG_LEVEL = 'STATEMENT' THEN
+        IF NOT EXISTS (SELECT FROM changed_rows) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
     PERFORM pg_notify(TG_ARGV[0], '');
     RETURN NULL;
 END

@@ -51,8 +51,6 @@ const INTERFACE: &[&str] = &[
     "add_job",
     "add_job_for_any_tenant",
     "add_jobs",
-    "add_jobs_for_any_tenant",
-    "add_jobs_for_own_tenant",
     "add_scheduled_job",
     "add_scheduled_job_for_any_tenant",
     "complete_in_transaction",

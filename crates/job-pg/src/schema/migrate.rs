@@ -49,9 +49,20 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("triggers", include_str!("../../migrations/functions/triggers.sql")),
 ];
 
-/// Texts that several of the functions share and that a function could not hold at the same cost, or not for everybody who calls
-/// them. `@name(argument)@` in a function stands for the one of that name.
-pub const FRAGMENTS: &[(&str, &str)] = &[("own_uuid", include_str!("../../migrations/fragments/own_uuid.sql"))];
+/// Texts that several of the functions share and that a function could not hold at the same cost, or not for everybody
+/// who calls them. `@name(argument)@` in a function, or in a fragment that comes before it here, stands for the one of
+/// that name.
+pub const FRAGMENTS: &[(&str, &str)] = &[
+    ("claim", include_str!("../../migrations/fragments/claim.sql")),
+    ("due_jobs", include_str!("../../migrations/fragments/due_jobs.sql")),
+    ("element_per_job", include_str!("../../migrations/fragments/element_per_job.sql")),
+    ("lock_free_queue", include_str!("../../migrations/fragments/lock_free_queue.sql")),
+    ("new_job", include_str!("../../migrations/fragments/new_job.sql")),
+    ("or_replace", include_str!("../../migrations/fragments/or_replace.sql")),
+    ("own_uuid", include_str!("../../migrations/fragments/own_uuid.sql")),
+    ("priorities", include_str!("../../migrations/fragments/priorities.sql")),
+    ("takes", include_str!("../../migrations/fragments/takes.sql")),
+];
 
 /// Run around [`FUNCTIONS`], in their transaction.
 const BEFORE_FUNCTIONS: &str = include_str!("../../migrations/before_functions.sql");

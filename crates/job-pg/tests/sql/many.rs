@@ -166,7 +166,7 @@ async fn a_role_that_may_only_call_add_jobs_enqueues_and_nothing_else() {
             "GRANT USAGE ON SCHEMA app_jobs TO {0};
              GRANT EXECUTE ON FUNCTION app_jobs.add_jobs(json),
                 app_jobs.add_jobs(text[], json[], text[], text[], timestamptz[], int[], int[], uuid[], bigint),
-                app_jobs.add_jobs_for_own_tenant(text[], json[], text[], text[], timestamptz[], int[], int[], bigint) TO {0}",
+                app_jobs.enqueue_all_for_own_tenant(text[], json[], text[], text[], text[], timestamptz[], int[], int[], bigint) TO {0}",
             role.name
         ))
         .await;

@@ -42,8 +42,6 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
     let expected = [
         ("add_job", 4),
         ("add_job_for_any_tenant", 1),
-        ("add_jobs_for_any_tenant", 1),
-        ("add_jobs_for_own_tenant", 1),
         ("add_scheduled_job", 10),
         ("add_scheduled_job_for_any_tenant", 1),
         ("complete_in_transaction", 1),

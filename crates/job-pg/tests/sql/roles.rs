@@ -51,7 +51,7 @@ async fn a_producer_may_call_the_functions_that_enqueue_and_nothing_else() {
         .await;
     assert_eq!(
         callable,
-        "add_job|8\nadd_jobs|2\nadd_jobs_for_own_tenant|1\nadd_scheduled_job|17\nenqueue|1\nenqueue_all|1\n\
+        "add_job|6\nadd_jobs|2\nadd_scheduled_job|13\nenqueue|1\nenqueue_all|1\n\
          enqueue_all_for_own_tenant|1\nenqueue_for_own_tenant|1\ngraphql_add_job|1\ngraphql_add_scheduled_job|1"
     );
     assert_eq!(table_rights(&place.admin, &role.name).await, "");
@@ -200,10 +200,10 @@ async fn the_crate_enqueues_as_a_producer() {
     for call in [
         "enqueue_for_any_tenant(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL, NULL)",
         "enqueue_all_for_any_tenant('{x}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1)",
-        "enqueue_keyed_job(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL, NULL)",
+        "enqueue_job(NULL, NULL, 'x', '{}', NULL, NULL, NULL, NULL, NULL, NULL)",
         "complete_in_transaction('1.1')",
     ] {
-        let schema = if call.starts_with("enqueue_keyed_job") { "app_jobs_internal" } else { "app_jobs" };
+        let schema = if call.starts_with("enqueue_job") { "app_jobs_internal" } else { "app_jobs" };
         assert_eq!(s.error(&format!("SELECT {schema}.{call}")).await.code().code(), "42501", "{call}");
     }
     assert_eq!(
@@ -305,7 +305,7 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
         .await;
     assert_eq!(
         as_owner,
-        "add_job\nadd_job_for_any_tenant\nadd_jobs_for_any_tenant\nadd_jobs_for_own_tenant\ncomplete_in_transaction\n\
+        "add_job\nadd_job_for_any_tenant\ncomplete_in_transaction\n\
          enqueue_all_for_any_tenant\nenqueue_all_for_own_tenant\nenqueue_for_any_tenant\nenqueue_for_own_tenant\nrefuse_large_payload"
     );
     place.admin.run("SELECT app_jobs.add_scheduled_job('x', '{}', '{}', 'k')").await;
