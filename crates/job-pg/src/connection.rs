@@ -8,8 +8,11 @@ pub(crate) mod connect;
 mod create_database;
 pub(crate) mod lend;
 pub(crate) mod operation;
+#[cfg(not(feature = "tls"))]
+mod plain;
 mod pool;
 pub(crate) mod statement;
+#[cfg(feature = "tls")]
 mod tls;
 mod url;
 pub(crate) mod waits;
@@ -19,3 +22,6 @@ pub use builder::DbBuilder;
 pub use create_database::{CreateDatabaseError, create_database};
 pub use pool::Db;
 pub use waits::Waits;
+
+#[cfg(not(feature = "tls"))]
+use plain as tls;

@@ -46,6 +46,7 @@ pub use schema::{NotReady, extension, migrate};
 pub use deadpool_postgres;
 pub use jiff::{self, Timestamp};
 pub use job_utils::task::Task;
+#[cfg(feature = "tls")]
 pub use rustls;
 pub use tokio_postgres::error::SqlState;
 pub use tokio_postgres::{self, IsolationLevel, Transaction};

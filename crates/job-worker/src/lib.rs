@@ -43,10 +43,12 @@ pub use crate::worker::{BuildError, Fault, Worker, WorkerBuilder};
 // What an application needs beside the worker, so that one dependency is enough: each type that the API shows.
 pub use crate::config::{ConfigError, PostgresConfig, ProcessEnv, SchemaName, Tasks, WorkerConfig};
 pub use job_pg::migrate::{MigrateError, Migrated, migrate};
+#[cfg(feature = "tls")]
+pub use job_pg::rustls;
 pub use job_pg::{
     CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, IntoTimestamp,
     IsolationLevel, Job, KeyMode, NewJob, NotReady, SqlState, Timestamp, Transaction, Uuid, deadpool_postgres, enqueue,
-    enqueue_in, enqueue_many, enqueue_many_in, jiff, rustls, schedule, tokio_postgres,
+    enqueue_in, enqueue_many, enqueue_many_in, jiff, schedule, tokio_postgres,
 };
 pub use job_utils::shutdown::Shutdown;
 pub use job_utils::task::Task;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use job_pg::{Db, DbError, Identity, Instance, Listener, WorkerDb};
+#[cfg(feature = "cli")]
+use job_pg::Db;
+use job_pg::{DbError, Identity, Instance, Listener, WorkerDb};
 use job_utils::config::{in_words, shown};
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;

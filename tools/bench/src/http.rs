@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::meter::Meter;
 use super::plan::{self, Scenario, Work};
-use super::program::{Kind, ORIGINAL, Program, Programs};
+use super::program::{self, Kind, ORIGINAL, Program, Programs};
 use super::results::{Figures, Outcome};
 use super::run::{Runner, copy, outcome, rate, spent};
 use super::schedules;
@@ -90,7 +90,7 @@ impl Function {
 /// job-service as it is shipped, for a database and a function.
 fn service(runner: &Runner<'_>, database: &str, function: &str) -> Result<(Child, u16)> {
     let port = free_port()?;
-    let service = Child::at(env::target_dir().join("release").join("job-service"))
+    let service = Child::at(program::service("job-service"))
         .env("DATABASE_URL", runner.server.url(database))
         .env("HOSTNAME", "bench-worker")
         .env("RUST_LOG", "warn")

@@ -27,6 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Directories of bench/ that hold no rival.
 const NO_RIVALS: &[&str] = &["ours", "limits", "function", "rivalkit"];
 
+/// How services are built: as they are shipped.
+const PROFILE: &str = "dist";
+
+/// Where a service of ours is, once it is built.
+pub(super) fn service(name: &str) -> PathBuf {
+    env::target_dir().join(PROFILE).join(name)
+}
+
 /// One program.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
@@ -98,7 +106,7 @@ impl Programs {
     pub(super) async fn prepare(services: &BTreeSet<&str>, peers: bool, names: &[String]) -> Result<Self> {
         for service in services {
             println!("building {service}");
-            let arguments = ["build", "--release", "-q", "-j", "2", "-p", service, "--bin", service];
+            let arguments = ["build", "--profile", PROFILE, "-q", "-j", "2", "-p", service, "--bin", service];
             steps::cargo(&arguments, &[]).await?;
         }
         let mut programs = Self {

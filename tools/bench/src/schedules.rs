@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use job_testkit::env;
 use job_testkit::process::{Process, Program as Child};
 use job_testkit::wait::try_poll;
 use tokio_postgres::Client;
 
 use super::http::{last_lines, pause, settings_of_ours};
 use super::meter::{Meter, Spent};
-use super::program::{Kind, ORIGINAL, Program, bench};
+use super::program::{self, Kind, ORIGINAL, Program, bench};
 use super::results::{Figures, Outcome};
 use super::run::Runner;
 use super::server::{process_peak_kb, process_rss_kb};
@@ -133,7 +132,7 @@ fn scheduler(
 ) -> Result<Child> {
     let npm = bench().join("npm");
     let child = match system {
-        System::Ours => Child::at(env::target_dir().join("release").join("job-scheduler")),
+        System::Ours => Child::at(program::service("job-scheduler")),
         System::Original => {
             let run = npm.join("node_modules/@constructive-io/job-scheduler/run.js");
             Child::at("node").arg("--require").arg(npm.join(ORIGINAL).join("shim.cjs")).arg(run)

@@ -96,6 +96,13 @@ fn members(manifest: &str) -> Vec<&str> {
     members.filter_map(|member| member.split('/').next()).filter(|member| !member.is_empty()).collect()
 }
 
+/// The crates that a plain `cargo build` builds.
+fn default_members(manifest: &str) -> Vec<&str> {
+    let list = manifest.split_once("\ndefault-members = [").and_then(|(_, rest)| rest.split_once(']'));
+    let members = list.map_or("", |(list, _)| list).split(',').map(|member| member.trim().trim_matches('"'));
+    members.filter_map(|member| member.strip_prefix("crates/")).collect()
+}
+
 /// The stages as (name, base), in order.
 fn stages(dockerfile: &str) -> Vec<(&str, &str)> {
     let words = dockerfile.lines().filter_map(|line| line.strip_prefix("FROM "));
@@ -138,6 +145,11 @@ fn problems(programs: &str, postgres: &str, toolchain: &str, manifest: &str) -> 
     if listed != targets {
         problems.push(format!("{PROGRAMS}: PROGRAMS is {listed:?}, the targets are {targets:?}"));
     }
+    let mut default = default_members(manifest);
+    default.sort_unstable();
+    if listed != default {
+        problems.push(format!("{PROGRAMS}: PROGRAMS is {listed:?}, Cargo.toml's default-members are {default:?}"));
+    }
     for target in targets {
         let stage = stage(programs, target);
         for wanted in [
@@ -169,7 +181,8 @@ mod tests {
     const TARGET: &str = "FROM scratch AS base\nARG VERSION=0.2.0\nFROM base AS one\nLABEL org.opencontainers.image.title=\"one\"\n\
                           HEALTHCHECK CMD [\"/usr/local/bin/one\", \"health\"]\nENTRYPOINT [\"/usr/local/bin/one\"]\n";
     const TOOLCHAIN: &str = "[toolchain]\nchannel = \"1.2.3\"\n";
-    const MANIFEST: &str = "[workspace]\nmembers = [\"crates/*\", \"tools\"]\nversion = \"0.2.0\"\n";
+    const MANIFEST: &str = "[workspace]\nmembers = [\"crates/*\", \"tools\"]\ndefault-members = [\n    \"crates/one\",\n]\n\
+                            version = \"0.2.0\"\n";
 
     #[test]
     fn what_differs_or_lacks_is_told() {
@@ -188,6 +201,8 @@ mod tests {
         let second = format!("{programs}FROM base AS two\n");
         let told = told(&second, &postgres, TOOLCHAIN);
         assert!(told.contains("the targets are") && told.contains("two lacks CMD"), "{told}");
+        let more = problems(&programs, &postgres, TOOLCHAIN, &MANIFEST.replace("one", "other")).concat();
+        assert!(more.contains("PROGRAMS is [\"one\"], Cargo.toml's default-members are [\"other\"]"), "{more}");
     }
 
     #[test]

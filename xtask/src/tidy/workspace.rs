@@ -1,7 +1,7 @@
 //! What the rules look at: every text file of the repository, and every crate with what it depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -23,6 +23,8 @@ pub(crate) struct Workspace {
 pub(crate) struct Crate {
     /// `[dependencies]` (build-dependencies too), ours and others.
     pub(crate) normal: BTreeSet<String>,
+    /// From the top.
+    pub(crate) directory: String,
     /// `[dev-dependencies]`.
     pub(crate) dev: BTreeSet<String>,
 }
@@ -89,7 +91,10 @@ fn crates() -> Result<BTreeMap<String, Crate>> {
 }
 
 fn dependencies(package: &Value) -> Crate {
-    let mut result = Crate::default();
+    let manifest = PathBuf::from(text(&package["manifest_path"]));
+    let directory = manifest.parent().and_then(|directory| directory.strip_prefix(workspace_dir()).ok());
+    let directory = directory.unwrap_or(Path::new("")).to_string_lossy().into_owned();
+    let mut result = Crate { directory, ..Crate::default() };
     for dependency in package["dependencies"].as_array().into_iter().flatten() {
         let kind = if dependency["kind"] == "dev" { &mut result.dev } else { &mut result.normal };
         kind.insert(text(&dependency["name"]));

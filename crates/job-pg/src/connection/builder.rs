@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use rustls::ClientConfig;
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::postgres::{JOBS_POOL_SIZE, JOBS_STATEMENT_TIMEOUT, LEAST_STATEMENT_TIMEOUT, MOST_CONNECTIONS};
 use crate::config::{Listen, PostgresConfig, SchemaName};
@@ -32,7 +30,7 @@ pub struct DbBuilder {
     config: Result<PostgresConfig, ConfigError>,
     /// Settings of the client, where they are given as such.
     client: Option<Config>,
-    tls: Option<ClientConfig>,
+    tls: Option<tls::Own>,
     schema: Option<SchemaName>,
     pool_size: Option<usize>,
     statement_timeout: Option<Duration>,
@@ -116,7 +114,8 @@ impl DbBuilder {
 
     /// How to set up TLS: with roots, a verifier or client certificates of the application's own. It is required then, also when
     /// `sslmode` does not say so.
-    pub fn tls(mut self, config: ClientConfig) -> Self {
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, config: rustls::ClientConfig) -> Self {
         self.tls = Some(config);
         self
     }
@@ -177,7 +176,7 @@ impl DbBuilder {
         let connector = match self.tls {
             Some(tls) => {
                 client.ssl_mode(ClientSslMode::Require);
-                MakeRustlsConnect::new(tls)
+                tls::connector_with(tls)
             }
             None => tls::connector(&config)?,
         };

@@ -14,9 +14,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::connection::connect::Connector;
+use crate::connection::tls::MakeConnect;
 use job_utils::backoff::Backoff;
 
 /// How long a statement may take to end before its cancellation is repeated: at first, and at most.
@@ -96,7 +96,7 @@ impl Connector {
             Host::Tcp(name) => name.as_str(),
             Host::Unix(_) => "",
         };
-        let tls = <MakeRustlsConnect as MakeTlsConnect<Patient>>::make_tls_connect(&mut self.tls(), server_name);
+        let tls = <MakeConnect as MakeTlsConnect<Patient>>::make_tls_connect(&mut self.tls(), server_name);
         if let (Ok(stream), Ok(tls)) = (stream, tls) {
             let _ = token.cancel_query_raw(Patient(stream), tls).await;
         }

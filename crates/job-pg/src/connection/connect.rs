@@ -22,12 +22,12 @@ use tokio_postgres::config::{Host, LoadBalanceHosts, TargetSessionAttrs};
 use tokio_postgres::error::Severity;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, SimpleQueryMessage, Socket};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::Listen;
+use crate::connection::tls::MakeConnect;
 
 /// A client, and what drives its socket.
-type Session = (Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>);
+type Session = (Client, Connection<Socket, <MakeConnect as MakeTlsConnect<Socket>>::Stream>);
 
 /// A client of its own, and its messages.
 pub(crate) type Dedicated = (Client, mpsc::UnboundedReceiver<AsyncMessage>);
@@ -42,7 +42,7 @@ const MARKED: &str = "SELECT current_setting('pgpm_jobs.own_session', true)";
 #[derive(Clone)]
 pub(crate) struct Connector {
     hosts: Arc<[Config]>,
-    tls: MakeRustlsConnect,
+    tls: MakeConnect,
     limit: Duration,
     /// Whether to find out for each connection if a pooler is in between.
     asks: bool,
@@ -56,7 +56,7 @@ pub(crate) struct Connector {
 
 impl Connector {
     /// `limit` is for each host, from the name look-up to a session that takes statements.
-    pub(crate) fn new(config: &Config, tls: MakeRustlsConnect, limit: Duration, listen: Listen) -> Self {
+    pub(crate) fn new(config: &Config, tls: MakeConnect, limit: Duration, listen: Listen) -> Self {
         // One of the two may be empty.
         let count = config.get_hosts().len().max(config.get_hostaddrs().len());
         let hosts = (0..count).map(|i| one_host(config, i, limit)).collect();
@@ -81,7 +81,7 @@ impl Connector {
     }
 
     /// How to set up TLS.
-    pub(crate) fn tls(&self) -> MakeRustlsConnect {
+    pub(crate) fn tls(&self) -> MakeConnect {
         self.tls.clone()
     }
 

@@ -7,7 +7,6 @@ use deadpool_postgres::{Object, Pool, PoolError, TimeoutType};
 use tokio::sync::{Semaphore, watch};
 use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
-use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Listen, PostgresConfig, SchemaName, SslMode};
@@ -78,7 +77,7 @@ impl Db {
     pub(crate) fn connecting_by(
         config: &PostgresConfig,
         client: Config,
-        tls: MakeRustlsConnect,
+        tls: tls::MakeConnect,
         theirs: Option<Pool>,
     ) -> Result<Self, DbError> {
         let connector = Connector::new(&client, tls, limit(config, &client), config.listen);

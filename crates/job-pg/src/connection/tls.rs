@@ -18,8 +18,19 @@ use crate::config::{ClientCertificate, PostgresConfig, SslMode};
 use crate::error::DbError;
 use job_utils::config::Var;
 
+/// How a connection is set up.
+pub(crate) type MakeConnect = MakeRustlsConnect;
+
+/// What an application may have of its own.
+pub(crate) type Own = ClientConfig;
+
+/// A connector with an application's own settings.
+pub(crate) fn connector_with(own: Own) -> MakeConnect {
+    MakeRustlsConnect::new(own)
+}
+
 /// A connector for the configured mode.
-pub(crate) fn connector(config: &PostgresConfig) -> Result<MakeRustlsConnect, DbError> {
+pub(crate) fn connector(config: &PostgresConfig) -> Result<MakeConnect, DbError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let trust = match config.ssl_mode {
         SslMode::VerifyCa | SslMode::VerifyFull => Some(Trust::read(config.ssl_root_cert.as_deref())?),
