@@ -11,6 +11,7 @@ mod paths;
 mod sleeps;
 mod source;
 mod sql;
+mod words;
 pub(crate) mod workspace;
 
 use anyhow::{Result, bail};
@@ -40,6 +41,7 @@ fn rules() -> Result<()> {
         modules::check(&workspace),
         sql::check(&workspace),
         sleeps::check(&workspace),
+        words::check(&workspace),
         migrations::check(&workspace),
         paths::check(&workspace),
         documents::check(&workspace),

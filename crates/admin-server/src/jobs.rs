@@ -1,7 +1,7 @@
 //! The queue in the API: jobs, schedules, and enqueueing.
 
 use async_graphql::{Context, Error, InputObject, Result, SimpleObject};
-use job_pg::{AddJobError, AdminDb, AdminJob, AdminSchedule, DbError, NewJob, Wanted};
+use job_pg::{AddJobError, AdminDb, AdminJob, AdminSchedule, DbError, ListFilter, NewJob};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
@@ -206,9 +206,9 @@ pub(crate) async fn add_job(ctx: &Context<'_>, input: AddJobInput) -> Result<Add
 }
 
 /// What to read: large columns only where the query asks for them.
-fn wanted<'a>(ctx: &Context<'_>, id: Option<BigInt>, task: Option<&'a str>, limit: i64) -> Wanted<'a> {
+fn wanted<'a>(ctx: &Context<'_>, id: Option<BigInt>, task: Option<&'a str>, limit: i64) -> ListFilter<'a> {
     let asked = |field| ctx.look_ahead().field("nodes").field(field).exists();
-    Wanted { id: id.map(|id| id.0), task, limit, payload: asked("payload"), schedule_info: asked("scheduleInfo") }
+    ListFilter { id: id.map(|id| id.0), task, limit, payload: asked("payload"), schedule_info: asked("scheduleInfo") }
 }
 
 /// A database error; one that has a command against it names the command.

@@ -9,7 +9,7 @@ use job_utils::config::{ConfigError, Env, Reader, Var};
 use job_utils::http_server::{BodyBudget, Limits, serve};
 use job_utils::probe::Target;
 use job_utils::shutdown::Shutdown;
-use job_utils::telemetry::Sparingly;
+use job_utils::telemetry::LogLimit;
 use job_utils::variables;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -40,7 +40,7 @@ const BODIES: usize = 32 << 20;
 /// How long a payload waits for others to make room. Its caller has sent a head and waits for an answer: a worker does for
 /// JOBS_DISPATCH_FIRST_BYTE_TIMEOUT or JOBS_DISPATCH_TIMEOUT, minutes as a rule. It is part of the time that a payload
 /// has to arrive.
-const PATIENCE: Duration = Duration::from_secs(60);
+const BODY_WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Below the 30 s after which Kubernetes kills a process it has asked to stop.
 const GRACE: Duration = Duration::from_secs(25);
@@ -147,8 +147,8 @@ impl App {
             handler: self.handler,
             caller,
             origins: self.origins,
-            refusals: Sparingly::once_a_second(),
-            bodies: BodyBudget::new(BODIES).patience(PATIENCE),
+            refusals: LogLimit::once_a_second(),
+            bodies: BodyBudget::new(BODIES).wait_timeout(BODY_WAIT_TIMEOUT),
             tasks: tasks.clone(),
             abort: abort.clone(),
         });

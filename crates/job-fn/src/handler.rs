@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use job_utils::http_server::{BodyBudget, BodyError, Received};
 use job_utils::shutdown::Shutdown;
-use job_utils::telemetry::{Sparingly, milliseconds};
+use job_utils::telemetry::{LogLimit, milliseconds};
 use job_utils::wire::callback::Outcome;
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_RETRY};
 use serde::Serialize;
@@ -51,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) caller: Caller,
     /// Where it may call back; None: anywhere.
     pub(crate) origins: Option<CallbackOrigins>,
-    pub(crate) refusals: Sparingly,
+    pub(crate) refusals: LogLimit,
     /// Memory for payloads.
     pub(crate) bodies: BodyBudget,
     /// Handlers and callbacks under way.

@@ -14,7 +14,7 @@ use job_utils::error::chain;
 #[non_exhaustive]
 pub enum DbError {
     /// No connection could be had.
-    #[error("no connection to Postgres: {}", not_lent(_0))]
+    #[error("no connection to Postgres: {}", no_connection(_0))]
     Connect(PoolError),
     /// The statement failed.
     #[error("{operation} failed")]
@@ -178,8 +178,8 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Why a pool lent no connection, in the reader's words.
-fn not_lent(error: &PoolError) -> String {
+/// Why a pool gave no connection, in the reader's words.
+fn no_connection(error: &PoolError) -> String {
     match error {
         PoolError::Timeout(TimeoutType::Wait) => {
             "all of the pool's are in use, and none has become free in time (pool_size \

@@ -5,6 +5,6 @@ mod admin;
 mod callback;
 mod worker;
 
-pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule, Wanted};
+pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule, ListFilter};
 pub use callback::CallbackDb;
 pub use worker::WorkerDb;

@@ -27,18 +27,19 @@ mod schedules;
 mod schema;
 pub mod testing;
 
-pub use connection::{CreateDatabaseError, Db, DbBuilder, ReadBudget, Waits, create_database};
+pub use connection::{CreateDatabaseError, Db, DbBuilder, PoolWaits, ReadBudget, create_database};
 pub use error::{DbError, is_conflict};
-pub use handles::{AddJobError, AdminDb, AdminJob, AdminSchedule, CallbackDb, Wanted, WorkerDb};
+pub use handles::{AddJobError, AdminDb, AdminJob, AdminSchedule, CallbackDb, ListFilter, WorkerDb};
 pub use jobs::{
-    Claim, ClaimId, Claimed, CompleteError, EnqueueClient, EnqueueError, Enqueued, Field, Found, Heartbeat, Instance,
-    IntoJob, IntoTimestamp, Job, KeyMode, NewJob, Position, Results, Running, SettleError, Settled, Settlement,
-    Settler, Work, attempt_token, complete_in_transaction, enqueue, enqueue_in, enqueue_many, enqueue_many_in,
+    ClaimId, ClaimReply, ClaimRequest, Claimed, CompleteError, Cursor, EnqueueClient, EnqueueError, Enqueued, Field,
+    Heartbeat, Instance, IntoJob, IntoTimestamp, Job, KeyMode, NewJob, Running, SettleError, SettleResults, Settled,
+    Settlement, Settler, TransactionOptions, attempt_token, complete_in_transaction, enqueue, enqueue_in, enqueue_many,
+    enqueue_many_in,
 };
-pub use listener::{Horizon, Identity, Listener, Waiting, Wake};
+pub use listener::{Horizon, Identity, Listener, WaiterState, Wake};
 pub use schedules::{
-    Block, Digest, Fire, LARGEST_SCHEDULE_INFO, Look, LookFor, Mark, Materialised, ScheduledJob, SchedulerDb,
-    SchedulerInstance, schedule,
+    Block, Digest, Fire, LARGEST_SCHEDULE_INFO, Mark, Materialised, ScheduledJob, SchedulerDb, SchedulerHeartbeat,
+    SchedulerHeartbeatReply, SchedulerInstance, schedule,
 };
 pub use schema::{NotReady, extension, migrate};
 // What an application that only makes jobs needs beside this crate: the type of its jobs, and the clients and the library of

@@ -4,4 +4,4 @@ mod listen;
 mod notify;
 
 pub use listen::{Identity, Listener, Wake};
-pub use notify::{Horizon, Waiting};
+pub use notify::{Horizon, WaiterState};

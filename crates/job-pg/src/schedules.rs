@@ -7,5 +7,6 @@ mod schedule;
 pub use add_schedule::schedule;
 pub use materialise::{Fire, Materialised};
 pub use schedule::{
-    Block, Digest, LARGEST_SCHEDULE_INFO, Look, LookFor, Mark, ScheduledJob, SchedulerDb, SchedulerInstance,
+    Block, Digest, LARGEST_SCHEDULE_INFO, Mark, ScheduledJob, SchedulerDb, SchedulerHeartbeat, SchedulerHeartbeatReply,
+    SchedulerInstance,
 };

@@ -61,7 +61,7 @@ pub struct InQueue<T> {
 /// The database does not answer, or a payload is not of the type: the message says so.
 pub async fn enqueued<T: Task>(mut client: impl EnqueueClient) -> Result<Vec<InQueue<T>>, TestingError> {
     let sql = client.schema().apply(ENQUEUED);
-    let rows = client.rows("look", &sql, &[(&T::IDENTIFIER, Type::TEXT)]).await?;
+    let rows = client.rows("read enqueued jobs", &sql, &[(&T::IDENTIFIER, Type::TEXT)]).await?;
     let mut jobs = Vec::with_capacity(rows.len());
     for row in &rows {
         let job = in_queue(row)?;
@@ -81,19 +81,19 @@ impl InQueue<String> {
 
 /// With the payload as JSON text.
 fn in_queue(row: &Row) -> Result<InQueue<String>, DbError> {
-    const LOOK: &str = "look";
+    const OPERATION: &str = "read enqueued jobs";
     Ok(InQueue {
-        id: row.get(0, LOOK)?,
-        payload: row.get::<RawJson>(1, LOOK)?.0,
-        queue: row.get(2, LOOK)?,
-        key: row.get(3, LOOK)?,
-        priority: row.get(4, LOOK)?,
-        run_at: row.get::<Instant>(5, LOOK)?.0,
-        attempts: row.get(6, LOOK)?,
-        max_attempts: row.get(7, LOOK)?,
-        last_error: row.get(8, LOOK)?,
-        tenant: row.get(9, LOOK)?,
-        actor: row.get(10, LOOK)?,
+        id: row.get(0, OPERATION)?,
+        payload: row.get::<RawJson>(1, OPERATION)?.0,
+        queue: row.get(2, OPERATION)?,
+        key: row.get(3, OPERATION)?,
+        priority: row.get(4, OPERATION)?,
+        run_at: row.get::<Instant>(5, OPERATION)?.0,
+        attempts: row.get(6, OPERATION)?,
+        max_attempts: row.get(7, OPERATION)?,
+        last_error: row.get(8, OPERATION)?,
+        tenant: row.get(9, OPERATION)?,
+        actor: row.get(10, OPERATION)?,
     })
 }
 
@@ -108,7 +108,7 @@ pub async fn assert_enqueued<T: Task + std::fmt::Debug>(
 ) -> InQueue<T> {
     let mut jobs = match enqueued::<T>(client).await {
         Ok(jobs) => jobs,
-        Err(error) => panic!("cannot look for jobs of {}: {}", T::IDENTIFIER, chain(&error)),
+        Err(error) => panic!("cannot read the jobs of {}: {}", T::IDENTIFIER, chain(&error)),
     };
     match jobs.iter().position(condition) {
         Some(found) => jobs.swap_remove(found),
@@ -139,7 +139,7 @@ pub async fn migrate_url(url: String) -> Result<(), String> {
     migrate(&db).await.map(drop).map_err(|error| chain(&error))
 }
 
-/// What a test could not look at.
+/// What a test could not read.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TestingError {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use job_pg::{DbError, Look, LookFor, ScheduledJob, SchedulerDb};
+use job_pg::{DbError, ScheduledJob, SchedulerDb, SchedulerHeartbeat, SchedulerHeartbeatReply};
 use job_utils::config::Tasks;
 
 use crate::agenda::{Agenda, RowChange};
@@ -28,15 +28,15 @@ pub(crate) struct Changes {
 }
 
 /// A heartbeat that claims up to `limit` of what is free, or says in digests what is held, when there is nothing and `compare` is
-/// set. `alone`: as in [`LookFor`].
+/// set. `alone`: as in [`SchedulerHeartbeat`].
 pub(crate) async fn heartbeat(
     db: &SchedulerDb,
     tasks: &Tasks,
     limit: i32,
     alone: bool,
     compare: bool,
-) -> Result<Look, DbError> {
-    db.look(LookFor { tasks: tasks.as_filter(), limit, alone, compare }).await
+) -> Result<SchedulerHeartbeatReply, DbError> {
+    db.heartbeat(SchedulerHeartbeat { tasks: tasks.as_filter(), limit, alone, compare }).await
 }
 
 /// Updates the agenda by what was claimed, or by what has changed among the rows held.
@@ -44,7 +44,7 @@ pub(crate) async fn apply(
     db: &SchedulerDb,
     tasks: &Tasks,
     agenda: &mut Agenda,
-    heartbeat: &Look,
+    heartbeat: &SchedulerHeartbeatReply,
 ) -> Result<Changes, DbError> {
     let mut changes = Changes::default();
     changes.apply(db, agenda, &heartbeat.claimed).await?;
@@ -68,7 +68,7 @@ pub(crate) async fn apply(
 
 /// Marks schedules whose tasks no live scheduler takes, and logs them.
 pub(crate) async fn warn_untaken(db: &SchedulerDb) -> Result<(), DbError> {
-    let untaken = db.tell_untaken(UNTAKEN).await?;
+    let untaken = db.mark_untaken(UNTAKEN).await?;
     if untaken.is_empty() {
         return Ok(());
     }

@@ -53,7 +53,7 @@ pub struct SchedulerConfig {
     pub scheduler_id: String,
     /// Which tasks to schedule.
     pub tasks: Tasks,
-    /// How often to look without a notification.
+    /// How often to poll, without a notification.
     pub poll_interval: Duration,
     /// How long a stop may take.
     pub shutdown_grace: Duration,

@@ -86,7 +86,7 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
         );
     }
     tracing::info!(scheduler.id = config.scheduler_id, "scheduler looks for schedules");
-    let instance = SchedulerInstance { id: instance, lease: config.lease, listens: !listener.is_deaf() };
+    let instance = SchedulerInstance { id: instance, lease: config.lease, listens: listener.is_listening() };
     let scheduler_db = SchedulerDb::new(db, &config.scheduler_id, instance);
     let grace = config.shutdown_grace / 2;
     let held = Scheduler::new(config, scheduler_db.clone(), listener).run(&shutdown).await;

@@ -111,10 +111,10 @@ impl Scheduler {
         while !shutdown.is_triggered() {
             // A stop lets the statement under way end, so that nothing is claimed after the schedules are given back; but one
             // that hangs cannot hold up the stop.
-            let patience = self.config.shutdown_grace / 2;
+            let grace = self.config.shutdown_grace / 2;
             let hanging = async {
                 shutdown.triggered().await;
-                tokio::time::sleep(patience).await;
+                tokio::time::sleep(grace).await;
             };
             let wait_until = tokio::select! {
                 () = hanging => break,
@@ -257,7 +257,7 @@ impl Scheduler {
     /// How long to pause after a comparison that took so long.
     fn pause(&mut self, took: Duration) -> Duration {
         let (least, longest) = (took * POLL_PAUSE, self.config.poll_interval);
-        if !self.listener.is_deaf() {
+        if self.listener.is_listening() {
             return longest.max(least);
         }
         let pause = self.poll.min(longest).max(least);

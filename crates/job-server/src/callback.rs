@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use job_pg::{CallbackDb, SettleError, Settled};
 use job_utils::http_server::{BodyBudget, Newcomers, Received, discard};
 use job_utils::shutdown::Shutdown;
-use job_utils::telemetry::Sparingly;
+use job_utils::telemetry::LogLimit;
 use job_utils::wire::callback::{
     LARGEST_BODY, LARGEST_EXTENSION, Malformed, NamedAttempt, Outcome, Route, read_attempt, read_extension,
     read_outcome, says_how_in_body,
@@ -37,13 +37,13 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much of a path a log line shows.
-const SHOWN_PATH: usize = 100;
+const LOGGED_PATH: usize = 100;
 
 /// How long a failure without words waits for one with words. A function that answers 400 with `{"error": "…"}` calls
 /// back at the same moment with no more than `HTTP 400` (knative-job-fn does, and so does job-fn); its answer, which the
 /// worker settles, is what a person wants to read. The job is tried again after seconds at the earliest, so nobody waits
 /// for this; a function under a worker that does not read answers still has its failure stored.
-const WORDLESS_HOLD: Duration = Duration::from_secs(1);
+const NO_MESSAGE_DELAY: Duration = Duration::from_secs(1);
 
 /// What the routes need.
 pub(crate) struct Callbacks {
@@ -64,7 +64,7 @@ pub(crate) struct Callbacks {
     pub(crate) stale: AtomicU64,
     /// Callbacks that were refused.
     pub(crate) refused: AtomicU64,
-    pub(crate) refusals: Sparingly,
+    pub(crate) refusals: LogLimit,
     /// The server is told to stop.
     pub(crate) stopping: Shutdown,
     /// The server is about to end.
@@ -84,7 +84,7 @@ pub(crate) async fn receive(
         () = callbacks.ending.triggered() => Err(CallbackError::Unavailable),
     };
     if let Err(error) = &answer {
-        callbacks.tell(&head, error);
+        callbacks.log_refused(&head, error);
     }
     answer
 }
@@ -94,7 +94,7 @@ async fn answer(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Respo
     let (route, attempt) = match addressed(callbacks, head) {
         Ok(addressed) => addressed,
         Err(error) => {
-            hear_out(head, body).await;
+            drain_body(head, body).await;
             return Err(error);
         }
     };
@@ -102,12 +102,12 @@ async fn answer(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Respo
         (Route::Callback, Some(attempt)) => settle(callbacks, head, &attempt, body).await,
         (Route::Extend, Some(attempt)) => extend(callbacks, head, &attempt, body).await,
         (Route::Extend, None) => {
-            hear_out(head, body).await;
+            drain_body(head, body).await;
             Err(CallbackError::NoJobId)
         }
         // A health probe of an existing set-up, or somebody who asks where the URL leads.
         (Route::Callback, None) => {
-            hear_out(head, body).await;
+            drain_body(head, body).await;
             Ok(([(X_CALLBACK_SERVER, callbacks.identity.clone())], Json("OK")).into_response())
         }
     }
@@ -131,7 +131,7 @@ fn addressed<'a>(callbacks: &Callbacks, head: &'a Parts) -> Result<(Route, Optio
 
 /// Lets the sender of a request whose body is of no interest write it to its end: an answer before that would close the
 /// connection under it. Who asks first whether to send it gets the answer at once.
-async fn hear_out(head: &Parts, body: Body) {
+async fn drain_body(head: &Parts, body: Body) {
     if head.headers.contains_key(EXPECT) {
         return;
     }
@@ -143,14 +143,14 @@ async fn hear_out(head: &Parts, body: Body) {
     };
     // Who is slower, or breaks off, may miss the answer; so may everybody while others wait for a connection.
     tokio::select! {
-        _heard = tokio::time::timeout(REFUSED_TIMEOUT, discard(body, LARGEST_BODY)) => {}
+        _drained = tokio::time::timeout(REFUSED_TIMEOUT, discard(body, LARGEST_BODY)) => {}
         () = others_wait => {}
     }
 }
 
 impl Callbacks {
     /// A callback that is refused leaves a line: its job waits for hours, and its function may tell nobody.
-    fn tell(&self, head: &Parts, error: &CallbackError) {
+    fn log_refused(&self, head: &Parts, error: &CallbackError) {
         let Some(job_id) = head.headers.get(X_JOB_ID) else { return };
         if matches!(error, CallbackError::Unavailable) {
             return;
@@ -159,7 +159,7 @@ impl Callbacks {
         let Some(left_out) = self.refusals.pass() else { return };
         let job_id = job_id.to_str().ok().and_then(|id| id.parse::<i64>().ok());
         let path = head.uri.path();
-        let path = &path[..path.floor_char_boundary(SHOWN_PATH)];
+        let path = &path[..path.floor_char_boundary(LOGGED_PATH)];
         tracing::warn!(job.id = job_id, status = error.status().as_u16(), path, left_out, "callback refused: {error}");
     }
 }
@@ -188,7 +188,7 @@ async fn settle(
     let failure = outcome.message().map(str::to_owned);
     if failure.as_deref().is_some_and(is_wordless) {
         tokio::select! {
-            () = tokio::time::sleep(WORDLESS_HOLD) => {}
+            () = tokio::time::sleep(NO_MESSAGE_DELAY) => {}
             // There may be no time left later.
             () = callbacks.stopping.triggered() => {}
         }

@@ -14,7 +14,7 @@ use job_utils::config::ConfigError;
 use job_utils::health;
 use job_utils::http_server::{BodyBudget, Limits, serve};
 use job_utils::shutdown::Shutdown;
-use job_utils::telemetry::Sparingly;
+use job_utils::telemetry::LogLimit;
 use job_utils::wire::signature::fingerprint;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -128,12 +128,12 @@ pub async fn run_as(
         identity,
         stale: AtomicU64::new(0),
         refused: AtomicU64::new(0),
-        refusals: Sparingly::once_a_second(),
+        refusals: LogLimit::once_a_second(),
         stopping: stopping.clone(),
         ending: ending.clone(),
     });
     // Says what it waits for, and ends the server when waiting is in vain.
-    let hopeless = async {
+    let not_ready = async {
         match db.wait_until_ready(&shutdown).await {
             Ok(_) => std::future::pending().await,
             Err(error) => error,
@@ -148,7 +148,7 @@ pub async fn run_as(
     };
     let ended = tokio::select! {
         () = serve => Ok(()),
-        error = hopeless => Err(error.into()),
+        error = not_ready => Err(error.into()),
         // An idle keep-alive connection must not hold up the stop.
         () = grace => Ok(()),
     };

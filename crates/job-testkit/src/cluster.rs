@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal};
 use account::Account;
 
 /// How long a killed server may take to be gone, and the next one to take its place.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What kind of server is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -144,7 +144,7 @@ impl Cluster {
     pub async fn start_again(&mut self) -> Result<()> {
         let mut last = None;
         // The children of a killed server hold its shared memory until they have noticed.
-        let started = crate::wait::try_poll(PATIENCE, async || {
+        let started = crate::wait::try_poll(TIMEOUT, async || {
             self.blocking(Self::launch).await.map_err(|error| last = Some(error)).ok()
         });
         match started.await {
@@ -165,17 +165,17 @@ impl Cluster {
         let pid = pid.context("the server's process id is not known: it is not running")?;
         rustix::process::kill_process(pid, Signal::KILL).context("cannot kill the server")?;
         let gone = async || tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err().then_some(());
-        match crate::wait::try_poll(PATIENCE, gone).await {
+        match crate::wait::try_poll(TIMEOUT, gone).await {
             Ok(()) => Ok(()),
-            Err(_) => bail!("the server still answers {PATIENCE:?} after kill -9"),
+            Err(_) => bail!("the server still answers {TIMEOUT:?} after kill -9"),
         }
     }
 
     async fn blocking(&self, act: fn(&Self) -> Result<()>) -> Result<()> {
         // Handles are cheap; this one must not stop the server when the thread is done with it.
-        let twin =
+        let copy =
             Self { directory: self.directory.clone(), bin: self.bin.clone(), temporary: None, detached: true, ..*self };
-        tokio::task::spawn_blocking(move || act(&twin)).await?
+        tokio::task::spawn_blocking(move || act(&copy)).await?
     }
 
     /// Removes the files of a cluster that is not running.

@@ -13,7 +13,7 @@ use crate::cluster::free_port;
 use crate::{env, wait};
 
 /// How long a start may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The program: JOBS_PGBOUNCER, PATH, and where packages put it.
 pub fn program() -> Result<PathBuf> {
@@ -114,7 +114,7 @@ impl PgBouncer {
 
     async fn ready(&mut self) -> Result<()> {
         let port = self.port;
-        let answers = wait::try_poll(PATIENCE, async || {
+        let answers = wait::try_poll(TIMEOUT, async || {
             let ended = !matches!(self.child.try_wait(), Ok(None));
             (ended || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()).then_some(ended)
         });

@@ -3,7 +3,7 @@
 //! The server is the one of JOBS_TEST_DATABASE_URL, else one of the testkit's own that every test process on this
 //! machine shares (`target/test-postgres`).
 
-mod keeper;
+mod process_connection;
 mod shared;
 
 use std::collections::hash_map::DefaultHasher;
@@ -15,7 +15,7 @@ use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::env;
-use keeper::Keeper;
+use process_connection::ProcessConnection;
 
 /// An advisory lock's class for "this template is being made".
 const MAKING: i32 = 0x6a6f_0003;
@@ -50,7 +50,7 @@ impl TestDb {
         Fut: Future<Output = Result<(), E>>,
         E: Display,
     {
-        let template = format!("tpl_{:08x}_{name}", Keeper::get().build_token());
+        let template = format!("tpl_{:08x}_{name}", ProcessConnection::get().build_token());
         assert!(template.len() < 63 && plain(name), "the template's name {name:?} is not short, lower-case and plain");
         make_template(&template, migrate).await;
         Self::create(&template).await
@@ -58,11 +58,11 @@ impl TestDb {
 
     async fn create(template: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let keeper = Keeper::get();
-        let name = format!("test_{:08x}_{}", keeper.run_token(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let admin = connect(keeper.url()).await;
+        let connection = ProcessConnection::get();
+        let name = format!("test_{:08x}_{}", connection.run_token(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let admin = connect(connection.url()).await;
         run(&admin, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
-        Self { url: keeper.url_of(&name), name }
+        Self { url: connection.url_of(&name), name }
     }
 
     /// The database's URL, for a superuser.
@@ -134,7 +134,7 @@ impl TestDb {
 
 impl Drop for TestDb {
     fn drop(&mut self) {
-        Keeper::get().execute(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+        ProcessConnection::get().execute(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
     }
 }
 
@@ -152,8 +152,8 @@ where
     Fut: Future<Output = Result<(), E>>,
     E: Display,
 {
-    let keeper = Keeper::get();
-    let admin = connect(keeper.url()).await;
+    let connection = ProcessConnection::get();
+    let admin = connect(connection.url()).await;
     // One maker at a time, among threads and processes. The lock ends with the connection, also when making fails.
     let key = token(template).cast_signed();
     run(&admin, &format!("SELECT pg_advisory_lock({MAKING}, {key})")).await;
@@ -167,7 +167,7 @@ where
     }
     run(&admin, &format!("DROP DATABASE IF EXISTS {template} WITH (FORCE)")).await;
     run(&admin, &format!("CREATE DATABASE {template} TEMPLATE template0")).await;
-    if let Err(error) = migrate(keeper.url_of(template)).await {
+    if let Err(error) = migrate(connection.url_of(template)).await {
         panic!("the template {template} could not be made: {error}");
     }
     // Whoever is connected would make copying fail.

@@ -1,9 +1,9 @@
-//! Waiting for a condition. The only place that sleeps, and only between two looks.
+//! Waiting for a condition. The only place that sleeps, and only between two tries.
 
 use std::panic::Location;
 use std::time::{Duration, Instant};
 
-/// How long to wait between two looks: short beside a process's start, long beside a query.
+/// How long to wait between two tries: short beside a process's start, long beside a query.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` is true; panics with the caller's place when it is not within `limit`.
@@ -12,8 +12,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// # use std::time::Duration;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// let mut looks = 0;
-/// job_testkit::eventually(Duration::from_secs(5), async || { looks += 1; looks == 3 }).await;
+/// let mut tries = 0;
+/// job_testkit::eventually(Duration::from_secs(5), async || { tries += 1; tries == 3 }).await;
 /// # }
 /// ```
 #[track_caller]
@@ -47,12 +47,12 @@ pub fn throughout(duration: Duration, mut condition: impl AsyncFnMut() -> bool) 
     }
 }
 
-/// Waits until `look` finds something, and returns it; panics with the caller's place when it does not within `limit`.
+/// Waits until `find` finds something, and returns it; panics with the caller's place when it does not within `limit`.
 #[track_caller]
-pub fn eventually_some<T>(limit: Duration, look: impl AsyncFnMut() -> Option<T>) -> impl Future<Output = T> {
+pub fn eventually_some<T>(limit: Duration, find: impl AsyncFnMut() -> Option<T>) -> impl Future<Output = T> {
     let caller = Location::caller();
     async move {
-        match try_poll(limit, look).await {
+        match try_poll(limit, find).await {
             Ok(found) => found,
             Err(wait) => wait.is_over(caller),
         }
@@ -60,10 +60,10 @@ pub fn eventually_some<T>(limit: Duration, look: impl AsyncFnMut() -> Option<T>)
 }
 
 /// Like [`eventually_some`], but without a panic when time is up.
-pub async fn try_poll<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T, Wait> {
+pub async fn try_poll<T>(limit: Duration, mut find: impl AsyncFnMut() -> Option<T>) -> Result<T, Wait> {
     let mut wait = Wait::up_to(limit);
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = find().await {
             return Ok(found);
         }
         if !wait.again().await {
@@ -78,22 +78,22 @@ pub async fn work_for(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-/// A limited number of looks with a pause between them.
+/// A limited number of tries with a pause between them.
 #[derive(Debug)]
 pub struct Wait {
     start: Instant,
     limit: Duration,
-    looks: u64,
+    tries: u64,
 }
 
 impl Wait {
     fn up_to(limit: Duration) -> Self {
-        Self { start: Instant::now(), limit, looks: 0 }
+        Self { start: Instant::now(), limit, tries: 0 }
     }
 
-    /// Pauses after a look. False when time is up.
+    /// Pauses after a try. False when time is up.
     async fn again(&mut self) -> bool {
-        self.looks += 1;
+        self.tries += 1;
         if self.start.elapsed() >= self.limit {
             return false;
         }
@@ -102,6 +102,6 @@ impl Wait {
     }
 
     fn is_over(&self, caller: &Location<'_>) -> ! {
-        panic!("{caller}: the condition was not met within {:?} ({} looks)", self.limit, self.looks)
+        panic!("{caller}: the condition was not met within {:?} ({} tries)", self.limit, self.tries)
     }
 }

@@ -10,7 +10,7 @@
 
 mod body;
 mod connection;
-mod room;
+mod connection_limit;
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -26,12 +26,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
 pub use body::{BodyBudget, BodyError, Received, discard};
-pub use room::Newcomers;
+pub use connection_limit::Newcomers;
 
 use self::connection::{Connection, Watched, respond};
-use self::room::Room;
+use self::connection_limit::ConnectionLimit;
 use crate::shutdown::Shutdown;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimit;
 
 /// The most headers of a request: proxies and meshes add dozens.
 const HEADERS: usize = 256;
@@ -72,7 +72,7 @@ impl Limits {
     /// the other half is for its own connections.
     pub fn new(most: usize) -> Self {
         Self {
-            connections: most.min(Room::of_the_process().limit()).max(FEWEST),
+            connections: most.min(ConnectionLimit::of_the_process().limit()).max(FEWEST),
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             silence: Duration::from_secs(30),
@@ -87,11 +87,11 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
     let server = Server {
         router,
         limits,
-        room: Arc::new(Room::new(limits.connections)),
+        room: Arc::new(ConnectionLimit::new(limits.connections)),
         connections: TaskTracker::new(),
         stop: stop.clone(),
         dropped: Shutdown::new(),
-        full: Sparingly::once_a_second(),
+        full: LogLimit::once_a_second(),
     };
     let _dropped = server.dropped.trigger_on_drop();
     let mut sweeping = pin!(server.sweep());
@@ -112,11 +112,11 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
 struct Server {
     router: Router,
     limits: Limits,
-    room: Arc<Room>,
+    room: Arc<ConnectionLimit>,
     connections: TaskTracker,
     stop: Shutdown,
     dropped: Shutdown,
-    full: Sparingly,
+    full: LogLimit,
 }
 
 impl Server {
@@ -130,12 +130,13 @@ impl Server {
                         tracing::warn!(left_out, "cannot accept a connection, trying again: {error}");
                     }
                     // There may be no descriptor left.
-                    Room::of_the_process().make(&self.limits);
+                    ConnectionLimit::of_the_process().make(&self.limits);
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
             };
-            let permits = (self.room.wait(&self.limits).await, Room::of_the_process().wait(&self.limits).await);
+            let permits =
+                (self.room.wait(&self.limits).await, ConnectionLimit::of_the_process().wait(&self.limits).await);
             // An answer goes out at once, also when the one before it is not acknowledged yet.
             let _ = stream.set_nodelay(true);
             self.spawn(stream, permits);
@@ -151,11 +152,11 @@ impl Server {
 
     fn spawn(&self, stream: TcpStream, (own, shared): (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>)) {
         let connection = Connection::new(Newcomers::of(&self.room));
-        let places = (self.room.enter(&connection, own), Room::of_the_process().enter(&connection, shared));
+        let permits = (self.room.enter(&connection, own), ConnectionLimit::of_the_process().enter(&connection, shared));
         let router = self.router.clone();
         let (stop, dropped) = (self.stop.clone(), self.dropped.clone());
         self.connections.spawn(async move {
-            let _places = places;
+            let _permits = permits;
             run(stream, router, connection, &stop, &dropped).await;
         });
     }

@@ -7,13 +7,13 @@ pub use crate::config::shared::{LOG_FORMAT, RUST_LOG};
 
 /// Lets one line through in a time and counts the others: for what strangers can bring about as often as they like.
 #[derive(Debug)]
-pub struct Sparingly {
+pub struct LogLimit {
     pause: Duration,
     /// When the last one was let through, and how many have been left out since.
     last: Mutex<(Option<Instant>, u64)>,
 }
 
-impl Sparingly {
+impl LogLimit {
     /// One line a second.
     pub fn once_a_second() -> Self {
         Self::once_in(Duration::from_secs(1))

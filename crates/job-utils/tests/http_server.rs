@@ -418,7 +418,7 @@ async fn bodies_that_grow_beyond_the_budget_do_not_wait_for_each_other_for_ever(
     };
     let mut reading = JoinSet::new();
     for _ in 0..4 {
-        let (budget, body) = (budget.clone().patience(2 * LIMIT), growing(all.clone()));
+        let (budget, body) = (budget.clone().wait_timeout(2 * LIMIT), growing(all.clone()));
         reading.spawn(async move { budget.read(body, LARGEST, END).await.unwrap().bytes.len() });
     }
     let mut lengths = Vec::new();
@@ -433,7 +433,7 @@ async fn who_waits_for_room_is_refused_when_many_do_or_when_it_has_taken_too_lon
     let budget = BodyBudget::new(100_000);
     let (shared, one) = (known(100_000), known(200_000));
     let held = [budget.read(shared, LARGEST, END).await.unwrap(), budget.read(one, LARGEST, END).await.unwrap()];
-    let hasty = budget.clone().patience(Duration::from_millis(50)).read(known(80_000), LARGEST, END).await;
+    let hasty = budget.clone().wait_timeout(Duration::from_millis(50)).read(known(80_000), LARGEST, END).await;
     assert!(matches!(hasty, Err(BodyError::NoRoom)), "{hasty:?}");
     let mut waiting = Vec::new();
     let refused = loop {

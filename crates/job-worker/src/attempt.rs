@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use job_pg::{Db, DbError, Job, Results, SettleError, Settled, Settlement, Settler, WorkerDb};
+use job_pg::{Db, DbError, Job, SettleError, SettleResults, Settled, Settlement, Settler, WorkerDb};
 use job_utils::backoff::Backoff;
 use job_utils::config::in_words;
 use job_utils::error::chain;
@@ -67,7 +67,7 @@ impl Runner {
         stopping: Shutdown,
     ) -> Self {
         let of_settler = slots.clone();
-        let settler = Settler::spawn(db.clone(), move |results: Results<EndedAttempt>| {
+        let settler = Settler::spawn(db.clone(), move |results: SettleResults<EndedAttempt>| {
             for (settlement, result) in &results {
                 log_settled(settlement, result);
                 if result.is_err() {

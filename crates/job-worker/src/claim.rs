@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::WorkerConfig;
-use job_pg::{Claimed, DbError, Found, Job, Listener, WorkerDb};
+use job_pg::{ClaimReply, Claimed, DbError, Job, Listener, WorkerDb};
 use job_utils::shutdown::Shutdown;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -149,7 +149,7 @@ impl Claimer {
     fn claim_ended(&mut self, ended: EndedClaim) {
         let EndedClaim { lane, from_start, limit, freed, took, found, .. } = ended;
         self.pollers[lane].end(limit);
-        let Found { claimed, heartbeat } = match found {
+        let ClaimReply { claimed, heartbeat } = match found {
             Ok(found) => found,
             Err(error) => return self.claim_failed(lane, freed, &error),
         };
@@ -165,7 +165,7 @@ impl Claimer {
             Claimed::Jobs(jobs) => self.claimed(lane, jobs, limit, &freed, now - took),
             Claimed::Nothing { .. } if !from_start => poller.found_nothing_ahead(now),
             Claimed::Nothing { due, on_demand } => {
-                poller.found_nothing(now, due, !self.listener.is_deaf());
+                poller.found_nothing(now, due, self.listener.is_listening());
                 self.waiter.found_nothing(on_demand);
             }
         }
@@ -240,7 +240,7 @@ impl Claimer {
             match timeout_at(deadline, self.claims.next()).await {
                 Ok(None) => return,
                 Ok(Some(ended)) => {
-                    if let Ok(Found { claimed: Claimed::Jobs(jobs), .. }) = ended.found {
+                    if let Ok(ClaimReply { claimed: Claimed::Jobs(jobs), .. }) = ended.found {
                         self.slots.hold(ended.lane, jobs);
                     }
                 }

@@ -122,7 +122,7 @@ pub struct WorkerConfig {
     pub prefetch: usize,
     /// Bytes that payloads may take.
     pub payload_memory: usize,
-    /// How often to look without a notification.
+    /// How often to poll, without a notification.
     pub poll_interval: Duration,
     /// How long a stop waits for jobs in flight.
     pub shutdown_grace: Duration,

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use job_pg::{
-    CompleteError, Db, EnqueueClient, IsolationLevel, Job, Transaction, Waits, Work, attempt_token,
+    CompleteError, Db, EnqueueClient, IsolationLevel, Job, PoolWaits, Transaction, TransactionOptions, attempt_token,
     complete_in_transaction,
 };
 use job_utils::shutdown::Shutdown;
@@ -57,7 +57,7 @@ struct AttemptContext {
     /// Those of the job, or fewer by the task's policy.
     max_attempts: i32,
     /// Whether the handler waits for a connection.
-    waits: Waits,
+    pool_waits: PoolWaits,
     /// When the handler's time is up. A hook has no time of its own.
     deadline: OnceLock<Instant>,
     worker: Arc<WorkerContext>,
@@ -111,7 +111,7 @@ impl Context {
         let attempt = AttemptContext {
             job,
             max_attempts,
-            waits: Waits::default(),
+            pool_waits: PoolWaits::default(),
             deadline: OnceLock::new(),
             worker,
             monitor,
@@ -146,8 +146,8 @@ impl<S> Context<S> {
     }
 
     /// Whether the handler waits for a connection, is to be known.
-    pub(crate) fn waits(&self) -> &Waits {
-        &self.attempt.waits
+    pub(crate) fn pool_waits(&self) -> &PoolWaits {
+        &self.attempt.pool_waits
     }
 
     /// The application's own state, as the worker's builder got it.
@@ -285,7 +285,7 @@ impl<S> Context<S> {
     /// The transaction does not know the schema of the [`Db`]: `enqueue(&*transaction, …)` goes into `app_jobs`. For another it is
     /// `enqueue_in(&*transaction, context.db().schema(), …)`.
     ///
-    /// It waits for a connection until the task's time is up. The pool lends these transactions all of its connections but two (half of
+    /// It waits for a connection until the task's time is up. The pool gives these transactions all of its connections but two (half of
     /// them, where it has less than four), which remain for the worker itself. Before the work has begun, an error or the end of the time is
     /// no failed attempt: [`Outcome::GivenBack`](crate::Outcome::GivenBack). Nor is a deadlock.
     ///
@@ -335,10 +335,10 @@ impl<S> Context<S> {
         }
         let _open = OpenTransaction(open);
         begun.store(false, Ordering::Relaxed);
-        let mut how = Work::default();
-        (how.isolation, how.begun) = (isolation, Some(begun));
-        how.idle = deadline.get().map(|deadline| deadline.saturating_duration_since(Instant::now()) + IDLE_MARGIN);
-        let value = self.db().complete_with(job, how, work).await?;
+        let mut options = TransactionOptions::default();
+        (options.isolation, options.begun) = (isolation, Some(begun));
+        options.idle = deadline.get().map(|deadline| deadline.saturating_duration_since(Instant::now()) + IDLE_MARGIN);
+        let value = self.db().complete_with(job, options, work).await?;
         completed.store(true, Ordering::Relaxed);
         self.ends_itself();
         Ok(value)

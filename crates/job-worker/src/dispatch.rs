@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::config::WorkerConfig;
 use job_pg::Job;
 use job_utils::config::{in_words, shown};
-use job_utils::telemetry::Sparingly;
+use job_utils::telemetry::LogLimit;
 use job_utils::wire::callback::{Outcome, storable};
 use job_utils::wire::dispatch::Answer;
 
@@ -27,7 +27,7 @@ use crate::dispatch::body::AnswerBody;
 use crate::dispatch::failure::{Failure, Progress};
 use crate::dispatch::origin::idle_limit;
 use crate::dispatch::payload::payload;
-use crate::dispatch::reading::{Reader, Said};
+use crate::dispatch::reading::{AnswerReader, ReadAnswer};
 use crate::dispatch::target::{Callback, Target, Targets};
 use crate::payload_memory::MemoryPermit;
 
@@ -43,10 +43,10 @@ pub(crate) struct Dispatcher {
     callback: Callback,
     http2: bool,
     callback_timeout: Duration,
-    reader: Reader,
+    reader: AnswerReader,
     /// Tasks whose functions have accepted a job without a word.
     wordless: Mutex<HashSet<String>>,
-    lacking_descriptors: Sparingly,
+    lacking_descriptors: LogLimit,
 }
 
 impl Dispatcher {
@@ -58,9 +58,9 @@ impl Dispatcher {
             callback: Callback::new(config),
             http2: config.http2,
             callback_timeout: config.callback_timeout,
-            reader: Reader::new(),
+            reader: AnswerReader::new(),
             wordless: Mutex::default(),
-            lacking_descriptors: Sparingly::once_in(LOG_INTERVAL),
+            lacking_descriptors: LogLimit::once_in(LOG_INTERVAL),
         })
     }
 
@@ -91,7 +91,7 @@ impl Dispatcher {
             Ok(Err(failure)) => failure,
             Err(_) => Failure::OutOfTime(target.policy.timeout, progress),
         };
-        let message = storable(&failure.told(&shown(&target.url), self.http2));
+        let message = storable(&failure.message(&shown(&target.url), self.http2));
         match failure.not_started() {
             Some(after) => {
                 self.warn_of_descriptors(&failure, &message);
@@ -110,12 +110,12 @@ impl Dispatcher {
     ) -> Result<Answer, Failure> {
         let (payload, unsent) = payload(job, permit);
         let request = target.request(job, payload, &self.callback);
-        let (response, lease) = target.origin.send(request, target.policy.first_byte_timeout, progress).await?;
+        let (response, borrowed) = target.origin.send(request, target.policy.first_byte_timeout, progress).await?;
         let (head, body) = response.into_parts();
         let status = head.status.as_u16();
         let mut body = AnswerBody::new(status, body);
         let beginning = body.beginning(progress).await?;
-        let Said { answer, is_cut, names_job } =
+        let ReadAnswer { answer, is_cut, names_job } =
             self.reader.read(status, &head.headers, &beginning, &target.url, target.policy.complete_on_2xx).await;
         if answer == Answer::Accept {
             if is_cut {
@@ -134,7 +134,7 @@ impl Dispatcher {
             }
             body.rest(progress).await?;
         }
-        target.origin.give_back(lease, idle_limit(&head.headers));
+        target.origin.give_back(borrowed, idle_limit(&head.headers));
         if let Some(unsent) = unsent {
             unsent.linger();
         }

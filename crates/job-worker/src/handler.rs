@@ -93,7 +93,7 @@ where
             let given = context.clone().with_state(state);
             // The handler is called within the future: what it does before its first await may panic as well.
             let running = AssertUnwindSafe(async move { handler(given).await }).catch_unwind();
-            let waits = context.waits().clone();
+            let waits = context.pool_waits().clone();
             let running = async move { waits.of(running).await };
             let limited = limited(&context, timeout, running.instrument(context.span().clone()));
             // What panics beside the handler is the end of one whose time is up: what it held is dropped.
@@ -150,7 +150,7 @@ async fn limited(
 /// That a handler's time is up, and what it has done last as far as that is known.
 fn not_done(context: &Context, timeout: Duration) -> String {
     let not_done = format!("not done within {}", in_words(timeout));
-    match context.waits().so_far() {
+    match context.pool_waits().so_far() {
         None => not_done,
         Some(waited) => format!(
             "{not_done}: it has waited {} for a connection of the pool (pool_size of Db::builder, JOBS_POOL_SIZE)",

@@ -193,12 +193,12 @@ pub(crate) async fn register(db: &WorkerDb, listener: &Listener) {
     loop {
         let registered = async {
             log_found(&db.heartbeat().await?);
-            let ended = if listener.is_deaf() { Vec::new() } else { db.ended().await? };
+            let ended = if listener.is_listening() { db.ended().await? } else { Vec::new() };
             if ended.is_empty() {
                 return Ok(Vec::new());
             }
             tokio::time::sleep(RECONNECT_TIMEOUT).await;
-            if listener.is_deaf() { Ok(Vec::new()) } else { db.take_back(&ended).await }
+            if listener.is_listening() { db.take_back(&ended).await } else { Ok(Vec::new()) }
         };
         match registered.await {
             Ok(taken) => {

@@ -97,7 +97,7 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
     let instance = Instance {
         id: instance,
         lease: config.lease,
-        listens: !listener.is_deaf(),
+        listens: listener.is_listening(),
         overdue_message: format!("no callback within {}", in_words(config.callback_timeout)),
         job_expiry: config.job_expiry,
     };

@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_pg::{CallbackDb, Claim, Claimed, DbError, Instance, Job, Position, WorkerDb};
+use job_pg::{CallbackDb, ClaimRequest, Claimed, Cursor, DbError, Instance, Job, WorkerDb};
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
@@ -95,12 +95,12 @@ impl Worker {
         let worker_context = WorkerContext::new(self.db.clone(), stopping);
         let (mut ran, mut known) = (Vec::new(), HashSet::new());
         loop {
-            let claim = Claim {
+            let claim = ClaimRequest {
                 tasks: Some(&tasks),
                 excluded: &[],
                 limit: slots::BATCH,
-                deep: true,
-                position: &Position::default(),
+                from_start: true,
+                cursor: &Cursor::default(),
                 freed: &[],
                 horizon: Duration::ZERO,
                 heartbeat: None,

@@ -284,7 +284,7 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         self
     }
 
-    /// How often to look without a notification; 5 s unless given.
+    /// How often to poll, without a notification; 5 s unless given.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.said.push("poll_interval");
         self.config.poll_interval = interval;

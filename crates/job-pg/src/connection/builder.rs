@@ -76,7 +76,7 @@ impl DbBuilder {
     }
 
     /// Takes connections of a pool that the application has, rather than make some of its own. The settings with which the builder has
-    /// begun lead to the same database: with them it opens what a pool cannot lend, which is the connection that listens and holds the
+    /// begun lead to the same database: with them it opens what a pool cannot give, which is the connection that listens and holds the
     /// worker's id, that of a migration, and those that cancel a statement which nobody waits for any more.
     ///
     /// ```

@@ -27,15 +27,15 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection that is shut down only when the other side has closed it.
-struct Patient(Box<dyn Stream>);
+struct ClosedByPeer(Box<dyn Stream>);
 
-impl AsyncRead for Patient {
+impl AsyncRead for ClosedByPeer {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for ClosedByPeer {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
@@ -96,9 +96,9 @@ impl Connector {
             Host::Tcp(name) => name.as_str(),
             Host::Unix(_) => "",
         };
-        let tls = <MakeConnect as MakeTlsConnect<Patient>>::make_tls_connect(&mut self.tls(), server_name);
+        let tls = <MakeConnect as MakeTlsConnect<ClosedByPeer>>::make_tls_connect(&mut self.tls(), server_name);
         if let (Ok(stream), Ok(tls)) = (stream, tls) {
-            let _ = token.cancel_query_raw(Patient(stream), tls).await;
+            let _ = token.cancel_query_raw(ClosedByPeer(stream), tls).await;
         }
     }
 }

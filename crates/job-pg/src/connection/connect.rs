@@ -134,7 +134,7 @@ impl Connector {
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-                tell(&message);
+                log_notice(&message);
                 if sender.send(message).is_err() {
                     break;
                 }
@@ -180,7 +180,7 @@ impl Connector {
 }
 
 /// What the server has to say, as loud as it means it: the client itself would log everything alike.
-fn tell(message: &AsyncMessage) {
+fn log_notice(message: &AsyncMessage) {
     let AsyncMessage::Notice(notice) = message else { return };
     let (severity, message) = (notice.severity(), notice.message());
     // The severity's text is in the server's language.
@@ -233,7 +233,7 @@ impl Connect for Connector {
             let driver = tokio::spawn(async move {
                 // Its end, good or bad, is seen by whoever uses the client next.
                 while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-                    tell(&message);
+                    log_notice(&message);
                 }
             });
             Ok((client, driver))

@@ -6,8 +6,8 @@
 //! more. Postgres does not notice a client that has gone while a statement waits for a lock: a claim that is carried out
 //! after its worker has ended locks jobs for nobody; a release that is takes jobs from a successor with the same id.
 //!
-//! A connection that gets no answer, that is lost, or that leads to a standby puts the others under suspicion: idle ones leave
-//! the pool, and the listener asks whether anybody is there ([`Suspicions`]). While all is well that costs nothing.
+//! When a connection gets no answer, is lost, or leads to a standby, others may be broken as well. Idle ones leave the pool
+//! then, and the listener asks whether the server answers ([`ConnectionAlarm`]). While all is well that costs nothing.
 
 use std::ops::Deref;
 use std::pin::pin;
@@ -20,7 +20,7 @@ use tokio::sync::{SemaphorePermit, watch};
 use tokio_postgres::Error;
 
 use crate::connection::Db;
-use crate::connection::waits;
+use crate::connection::pool_wait;
 use crate::error::DbError;
 
 /// How long cancelling a statement may take. On a busy machine that is more than a moment, and a statement that is left waits for
@@ -60,8 +60,12 @@ impl Db {
         Ok(Operation::new(self, object, self.statement_timeout()))
     }
 
-    /// [`Db::operation`] for what is pressing: the connection comes within `limit`, and the answer too.
-    pub(crate) async fn pressing(&self, operation: &'static str, limit: Duration) -> Result<Operation, DbError> {
+    /// [`Db::operation`] with a shorter limit: the connection comes within `limit`, and the answer too.
+    pub(crate) async fn operation_within(
+        &self,
+        operation: &'static str,
+        limit: Duration,
+    ) -> Result<Operation, DbError> {
         let limit = limit.min(self.statement_timeout());
         match tokio::time::timeout(limit, self.connection()).await {
             Ok(object) => Ok(Operation::new(self, object?, limit)),
@@ -69,14 +73,14 @@ impl Db {
         }
     }
 
-    /// [`Db::operation`] for a transaction that takes its time. It waits for its turn without a limit, and never takes the last
-    /// connections of the pool.
-    pub(crate) async fn lasting(&self) -> Result<Lasting<'_>, DbError> {
-        let _wait = waits::wait();
+    /// [`Db::operation`] for a transaction that may take long. It waits for a connection without a limit, and never takes the last
+    /// ones of the pool.
+    pub(crate) async fn long_operation(&self) -> Result<LongOperation<'_>, DbError> {
+        let _wait = pool_wait::begin();
         // It is never closed.
-        let share = self.shares().acquire().await.ok();
-        let object = self.connection_at_last().await?;
-        Ok(Lasting { operation: Operation::new(self, object, self.statement_timeout()), _share: share })
+        let permit = self.long_operation_permits().acquire().await.ok();
+        let object = self.connection_without_limit().await?;
+        Ok(LongOperation { operation: Operation::new(self, object, self.statement_timeout()), _permit: permit })
     }
 
     /// Waits until abandoned statements have been cancelled, not for long.
@@ -88,10 +92,10 @@ impl Db {
     }
 }
 
-/// A connection for a transaction that lasts, and its share of those that may be used so.
-pub(crate) struct Lasting<'a> {
+/// A connection for a transaction that may take long, and the permit to use one so.
+pub(crate) struct LongOperation<'a> {
     pub(crate) operation: Operation,
-    _share: Option<SemaphorePermit<'a>>,
+    _permit: Option<SemaphorePermit<'a>>,
 }
 
 impl Operation {
@@ -112,9 +116,9 @@ impl Operation {
             answer = tokio::time::timeout(UNREAD_TIMEOUT, work).await;
         }
         let Ok(result) = answer else {
-            // What is pressing ends early; that says nothing of other connections.
+            // A shorter limit ends early. That says nothing of other connections.
             if self.limit >= self.db.statement_timeout() {
-                self.db.suspect();
+                self.db.report_broken_connection();
             }
             return Err(DbError::Timeout { operation, limit: self.limit });
         };
@@ -132,7 +136,7 @@ impl Operation {
             Ok(Ok(None)) => Ok(None),
             Ok(result) => self.answered(result.map_err(DbError::query(operation))),
             Err(_) => {
-                self.db.suspect();
+                self.db.report_broken_connection();
                 Err(DbError::Timeout { operation, limit: self.limit })
             }
         }
@@ -155,7 +159,7 @@ impl Operation {
         // Nobody has set it before: an operation runs once.
         let _ = self.fate.set(if lost { Fate::Discard } else { Fate::Keep });
         if lost {
-            self.db.suspect();
+            self.db.report_broken_connection();
         }
         result
     }
@@ -205,11 +209,11 @@ impl Drop for Operation {
     }
 }
 
-/// Signs that the network or the server has gone: others than those who saw one may want to make sure.
+/// Signs that the network or the server has gone: others than those who saw one may want to check.
 #[derive(Clone)]
-pub(crate) struct Suspicions(watch::Sender<()>);
+pub(crate) struct ConnectionAlarm(watch::Sender<()>);
 
-impl Suspicions {
+impl ConnectionAlarm {
     pub(crate) fn new() -> Self {
         Self(watch::Sender::new(()))
     }
@@ -218,8 +222,8 @@ impl Suspicions {
         self.0.send_replace(());
     }
 
-    /// Changes with every suspicion from now on. Ends with the last [`Db`].
-    pub(crate) fn follow(&self) -> watch::Receiver<()> {
+    /// Changes with every sign from now on. Ends with the last [`Db`].
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.0.subscribe()
     }
 }

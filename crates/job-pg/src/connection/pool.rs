@@ -10,12 +10,12 @@ use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Listen, PostgresConfig, SchemaName, SslMode};
+use crate::connection::any_pool::AnyPool;
 use crate::connection::connect::{Connector, Dedicated};
-use crate::connection::lend::Lender;
-use crate::connection::operation::Suspicions;
+use crate::connection::operation::ConnectionAlarm;
+use crate::connection::pool_wait;
 use crate::connection::tls;
 use crate::connection::url;
-use crate::connection::waits;
 use crate::error::DbError;
 use job_utils::config::{ProcessEnv, Reader};
 
@@ -39,7 +39,7 @@ pub struct Db {
 }
 
 struct Inner {
-    lender: Lender,
+    pool: AnyPool,
     connector: Connector,
     /// Where to listen; None: nowhere.
     listening: Option<Connector>,
@@ -48,10 +48,10 @@ struct Inner {
     schema: SchemaName,
     statement_timeout: Duration,
     /// For transactions that last: so many connections of the pool, and no more.
-    shares: Semaphore,
+    long_operation_permits: Semaphore,
     /// Cancellations under way.
     cancelling: TaskTracker,
-    suspicions: Suspicions,
+    connection_alarm: ConnectionAlarm,
     /// The database's name, for messages.
     database: String,
 }
@@ -78,16 +78,16 @@ impl Db {
         config: &PostgresConfig,
         client: Config,
         tls: tls::MakeConnect,
-        theirs: Option<Pool>,
+        application_pool: Option<Pool>,
     ) -> Result<Self, DbError> {
         let connector = Connector::new(&client, tls, limit(config, &client), config.listen);
-        Self::connecting(config, (client, connector), theirs)
+        Self::connecting(config, (client, connector), application_pool)
     }
 
     fn connecting(
         config: &PostgresConfig,
         (client, connector): (Config, Connector),
-        theirs: Option<Pool>,
+        application_pool: Option<Pool>,
     ) -> Result<Self, DbError> {
         let listening = match (&config.listen_at, config.listen) {
             // A pooler there, too, would be found.
@@ -95,23 +95,23 @@ impl Db {
             (None, Listen::Off) => None,
             (None, Listen::Auto | Listen::On) => Some(connector.clone()),
         };
-        let lender = match theirs {
-            Some(pool) => Lender::theirs(pool, connector.clone()),
-            None => Lender::ours(client.clone(), connector.clone(), config.pool_size)?,
+        let pool = match application_pool {
+            Some(pool) => AnyPool::application(pool, connector.clone()),
+            None => AnyPool::own(client.clone(), connector.clone(), config.pool_size)?,
         };
-        let size = lender.most();
+        let size = pool.max_size();
         Ok(Self {
             inner: Arc::new(Inner {
-                lender,
+                pool,
                 connector,
                 listening,
                 elsewhere: config.listen_at.is_some(),
                 schema: config.schema.clone(),
                 statement_timeout: config.statement_timeout,
                 // A pool of none is one of a single connection that never comes: its waits end by their limits.
-                shares: Semaphore::new((size - KEPT.min(size / 2)).max(1)),
+                long_operation_permits: Semaphore::new((size - KEPT.min(size / 2)).max(1)),
                 cancelling: TaskTracker::new(),
-                suspicions: Suspicions::new(),
+                connection_alarm: ConnectionAlarm::new(),
                 database: client.get_dbname().unwrap_or_default().to_owned(),
             }),
         })
@@ -155,27 +155,27 @@ impl Db {
     /// # Errors
     /// All are in use, or there is none to be had.
     pub async fn connection(&self) -> Result<Object, DbError> {
-        self.lent(true).await
+        self.get(true).await
     }
 
     /// A connection from the pool, however long all are in use.
-    pub(crate) async fn connection_at_last(&self) -> Result<Object, DbError> {
-        self.lent(false).await
+    pub(crate) async fn connection_without_limit(&self) -> Result<Object, DbError> {
+        self.get(false).await
     }
 
-    async fn lent(&self, limited: bool) -> Result<Object, DbError> {
-        let _wait = waits::wait();
-        self.inner.lender.lend(limited).await.map_err(|error| {
+    async fn get(&self, limited: bool) -> Result<Object, DbError> {
+        let _wait = pool_wait::begin();
+        self.inner.pool.get(limited).await.map_err(|error| {
             if !matches!(error, PoolError::Timeout(TimeoutType::Wait)) {
-                self.inner.suspicions.raise();
+                self.inner.connection_alarm.raise();
             }
             DbError::Connect(error)
         })
     }
 
     /// For how many connections transactions may last.
-    pub(crate) fn shares(&self) -> &Semaphore {
-        &self.inner.shares
+    pub(crate) fn long_operation_permits(&self) -> &Semaphore {
+        &self.inner.long_operation_permits
     }
 
     /// How long a statement may go without an answer.
@@ -184,19 +184,19 @@ impl Db {
     }
 
     /// A connection has turned out to lead nowhere, or to the wrong server. So may all that are idle: they are given up.
-    pub(crate) fn suspect(&self) {
+    pub(crate) fn report_broken_connection(&self) {
         self.drop_idle();
-        self.inner.suspicions.raise();
+        self.inner.connection_alarm.raise();
     }
 
     /// Closes the connections that nobody uses at this moment.
     pub(crate) fn drop_idle(&self) {
-        self.inner.lender.drop_idle();
+        self.inner.pool.drop_idle();
     }
 
-    /// Tells of suspicions from now on.
-    pub(crate) fn suspicions(&self) -> watch::Receiver<()> {
-        self.inner.suspicions.follow()
+    /// Tells of connection_alarm from now on.
+    pub(crate) fn connection_alarm(&self) -> watch::Receiver<()> {
+        self.inner.connection_alarm.subscribe()
     }
 
     /// What connects.
@@ -343,10 +343,16 @@ mod tests {
             (Some(KEEPALIVE_RETRIES), Some(&USER_TIMEOUT))
         );
         let url = "postgres://a/b?keepalives_idle=7&keepalives_interval=8&keepalives_count=9&tcp_user_timeout=10000";
-        let theirs = client(&[("DATABASE_URL", url)]);
+        let application_pool = client(&[("DATABASE_URL", url)]);
         let seconds = Duration::from_secs;
-        assert_eq!((theirs.get_keepalives_idle(), theirs.get_keepalives_interval()), (seconds(7), Some(seconds(8))));
-        assert_eq!((theirs.get_keepalives_retries(), theirs.get_tcp_user_timeout()), (Some(9), Some(&seconds(10))));
+        assert_eq!(
+            (application_pool.get_keepalives_idle(), application_pool.get_keepalives_interval()),
+            (seconds(7), Some(seconds(8)))
+        );
+        assert_eq!(
+            (application_pool.get_keepalives_retries(), application_pool.get_tcp_user_timeout()),
+            (Some(9), Some(&seconds(10)))
+        );
     }
 
     #[test]

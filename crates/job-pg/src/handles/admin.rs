@@ -1,4 +1,4 @@
-//! The administration's handle: look at jobs and schedules, enqueue. Nothing else.
+//! The administration's handle: list jobs and schedules, enqueue. Nothing else.
 
 use jiff::Timestamp;
 use postgres_types::Type;
@@ -63,7 +63,7 @@ const ADD: &str = concat!("SELECT ", job_columns!("payload::text"), " FROM ", ad
 
 /// Which rows of a list, and how much of them.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Wanted<'a> {
+pub struct ListFilter<'a> {
     /// The one with this id.
     pub id: Option<i64>,
     /// Those of this task.
@@ -86,7 +86,7 @@ pub struct AdminJob {
     pub actor: Option<Uuid>,
     pub queue: Option<String>,
     pub task: String,
-    /// JSON exactly as it was written; empty when it was not wanted.
+    /// JSON exactly as it was written; empty when it was not filter.
     pub payload: String,
     pub priority: i32,
     pub run_at: Timestamp,
@@ -110,14 +110,14 @@ pub struct AdminSchedule {
     pub actor: Option<Uuid>,
     pub queue: Option<String>,
     pub task: String,
-    /// JSON exactly as it was written; empty when it was not wanted.
+    /// JSON exactly as it was written; empty when it was not filter.
     pub payload: String,
     pub priority: i32,
     pub max_attempts: i32,
     pub key: Option<String>,
     pub locked_at: Option<Timestamp>,
     pub locked_by: Option<String>,
-    /// JSON exactly as it was written; empty when it was not wanted.
+    /// JSON exactly as it was written; empty when it was not filter.
     pub schedule_info: String,
     pub last_scheduled: Option<Timestamp>,
     pub last_scheduled_id: Option<i64>,
@@ -160,12 +160,12 @@ impl AdminDb {
     ///
     /// # Errors
     /// The database did not answer.
-    pub async fn jobs(&self, wanted: &Wanted<'_>, budget: &ReadBudget) -> Result<Option<Vec<AdminJob>>, DbError> {
+    pub async fn jobs(&self, filter: &ListFilter<'_>, budget: &ReadBudget) -> Result<Option<Vec<AdminJob>>, DbError> {
         let read = |row: &Row| {
             let payload: Option<String> = row.try_get(PAYLOAD)?;
             payload.map(|payload| job(row, payload)).transpose()
         };
-        self.list("list jobs", JOBS, wanted, &[(&wanted.payload, Type::BOOL)], budget, read).await
+        self.list("list jobs", JOBS, filter, &[(&filter.payload, Type::BOOL)], budget, read).await
     }
 
     /// Schedules by id; None when they have more bytes than the budget.
@@ -174,15 +174,15 @@ impl AdminDb {
     /// The database did not answer.
     pub async fn schedules(
         &self,
-        wanted: &Wanted<'_>,
+        filter: &ListFilter<'_>,
         budget: &ReadBudget,
     ) -> Result<Option<Vec<AdminSchedule>>, DbError> {
         let read = |row: &Row| {
             let json = row.try_get::<_, Option<String>>(PAYLOAD)?.zip(row.try_get(SCHEDULE_INFO)?);
             json.map(|(payload, info)| schedule(row, payload, info)).transpose()
         };
-        let asks: Parameters<'_> = &[(&wanted.payload, Type::BOOL), (&wanted.schedule_info, Type::BOOL)];
-        self.list("list schedules", SCHEDULES, wanted, asks, budget, read).await
+        let asks: Parameters<'_> = &[(&filter.payload, Type::BOOL), (&filter.schedule_info, Type::BOOL)];
+        self.list("list schedules", SCHEDULES, filter, asks, budget, read).await
     }
 
     /// Enqueues a job and returns its row.
@@ -215,16 +215,16 @@ impl AdminDb {
         &self,
         operation: &'static str,
         sql: &str,
-        wanted: &Wanted<'_>,
+        filter: &ListFilter<'_>,
         asks: Parameters<'_>,
         budget: &ReadBudget,
         read: fn(&Row) -> Result<Option<T>, Error>,
     ) -> Result<Option<Vec<T>>, DbError> {
         let most = i64::try_from(budget.left()).unwrap_or(i64::MAX);
-        let wanted: Parameters<'_> =
-            &[(&wanted.id, Type::INT8), (&wanted.task, Type::TEXT), (&wanted.limit, Type::INT8), (&most, Type::INT8)];
-        let parameters = [wanted, asks].concat();
-        // Each look gets a plan for its own filter, and a look by id uses the index.
+        let filter: Parameters<'_> =
+            &[(&filter.id, Type::INT8), (&filter.task, Type::TEXT), (&filter.limit, Type::INT8), (&most, Type::INT8)];
+        let parameters = [filter, asks].concat();
+        // Each query gets a plan for its own filter, and one by id uses the index.
         let rows = self.db.rows_within(operation, &self.db.sql(sql), &parameters, budget, read).await?;
         Ok(rows.and_then(|rows| rows.into_iter().collect()))
     }

@@ -6,8 +6,8 @@ use tokio::sync::oneshot;
 
 use crate::connection::Db;
 use crate::error::DbError;
-use crate::jobs::Results;
 use crate::jobs::SettleError;
+use crate::jobs::SettleResults;
 use crate::jobs::Settled;
 use crate::jobs::Settlement;
 use crate::jobs::Settler;
@@ -28,7 +28,7 @@ pub struct CallbackDb {
 impl CallbackDb {
     /// A handle with a settler of its own.
     pub fn new(db: Db) -> Self {
-        let settler = Settler::spawn(db.clone(), |results: Results<Ticket>| {
+        let settler = Settler::spawn(db.clone(), |results: SettleResults<Ticket>| {
             for (settlement, result) in results {
                 // Whoever asked may have stopped waiting; the outcome is stored all the same.
                 let _ = settlement.ticket.send(result);

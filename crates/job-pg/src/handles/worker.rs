@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::connection::Db;
 use crate::error::DbError;
-use crate::jobs::claim::{Claim, Found, Job};
+use crate::jobs::claim::{ClaimReply, ClaimRequest, Job};
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running};
 use crate::listener::Horizon;
 use crate::listener::Listener;
@@ -33,7 +33,7 @@ impl WorkerDb {
     }
 
     /// Claims due jobs; returns them in order.
-    pub async fn claim(&self, claim: Claim<'_>) -> Result<Found, DbError> {
+    pub async fn claim(&self, claim: ClaimRequest<'_>) -> Result<ClaimReply, DbError> {
         self.db.claim(&self.worker_id, &self.instance, claim).await
     }
 
@@ -70,7 +70,7 @@ impl WorkerDb {
     /// the listening connection when the pool's do not get through: all in use by something slow, say, or none to be had because
     /// the server has no more.
     pub async fn heartbeat_by(&self, listener: &Listener, running: Running) -> Result<Heartbeat, DbError> {
-        match self.db.heartbeat(&self.worker_id, &self.instance, &running, self.instance.patience()).await {
+        match self.db.heartbeat(&self.worker_id, &self.instance, &running, self.instance.heartbeat_timeout()).await {
             Err(error) if error.is_transient() => {
                 listener.heartbeat(self.worker_id.clone(), self.instance.clone(), running).await.ok_or(error)
             }
@@ -108,7 +108,7 @@ impl WorkerDb {
         self.db.interrupt(self.instance.id, reason, kept).await
     }
 
-    /// Whether every transaction has ended that may have written jobs without waking this waiter. Look once more after
+    /// Whether every transaction has ended that may have written jobs without waking this waiter. Claim once more after
     /// that, then sleep.
     pub async fn horizon_passed(&self, horizon: Horizon) -> Result<bool, DbError> {
         self.db.horizon_passed(horizon).await

@@ -15,7 +15,7 @@ use crate::jobs::heartbeat::{Heartbeat, Instance, Running, taken};
 
 /// The columns of a claimed job, without a payload that has more than $14 bytes, and those of the last row: when the next job is due, and whether writes notify on demand.
 ///
-/// What a payload takes is known without reading it, unless it is compressed: then it is looked at as long as that is cheap, and
+/// What a payload takes is known without reading it, unless it is compressed: then it is read as long as that is cheap, and
 /// counts as large if not.
 macro_rules! claimed {
     ($first:literal) => {
@@ -44,7 +44,7 @@ macro_rules! nothing {
     };
 }
 
-/// One statement for the look and, when it finds nothing, the question when to look next: both by one now(), so that a
+/// One statement for the claim and, when it finds nothing, the question when the next job is due: both by one now(), so that a
 /// job that comes due in between is in one of the two. A claim need not be durable before it is used: lost in a crash of
 /// the database, it is claimed again.
 const SQL: &str = concat!(
@@ -71,20 +71,20 @@ const WITH_HEARTBEAT: &str = concat!(
 
 /// Which jobs a claim takes, and how many.
 #[derive(Clone, Copy)]
-pub struct Claim<'a> {
+pub struct ClaimRequest<'a> {
     /// Only these tasks; None: any.
     pub tasks: Option<&'a [String]>,
     /// Not these.
     pub excluded: &'a [String],
     /// At most so many jobs.
     pub limit: usize,
-    /// Look from the beginning, at expired locks too; else only from `position` on.
-    pub deep: bool,
-    /// Where the last look ended.
-    pub position: &'a Position,
+    /// Claim from the start of what is due, expired locks too; else only from `cursor` on.
+    pub from_start: bool,
+    /// Where the last claim ended.
+    pub cursor: &'a Cursor,
     /// Named queues whose running job this worker has just settled.
     pub freed: &'a [String],
-    /// How far ahead to look for the next job that waits for its time.
+    /// How far ahead to search for the next job that waits for its time.
     pub horizon: Duration,
     /// Send a heartbeat along, and ask whether the claims of these running attempts still stand.
     pub heartbeat: Option<&'a Running>,
@@ -93,9 +93,9 @@ pub struct Claim<'a> {
     pub payload_bytes: usize,
 }
 
-/// What a look found.
+/// What a claim found.
 #[derive(Debug)]
-pub struct Found {
+pub struct ClaimReply {
     /// The jobs, or that there are none.
     pub claimed: Claimed,
     /// What the heartbeat found that was sent along.
@@ -109,7 +109,7 @@ pub enum Claimed {
     Jobs(Vec<Job>),
     /// Nothing is due.
     Nothing {
-        /// The next waiting job is due in this time; None when none is within the horizon, or when the look was not deep.
+        /// The next waiting job is due in this time; None when none is within the horizon, or when the claim was not from the start.
         due: Option<Duration>,
         /// Whether writes notify on demand: only while somebody is registered as a waiter.
         on_demand: bool,
@@ -125,16 +125,16 @@ const LEAST_SHARE: usize = 4 << 10;
 /// The largest payload that comes with its claim: for what is larger, a statement of its own costs little.
 const LARGEST_SHARE: usize = 64 << 10;
 
-/// How many priorities a position remembers. A queue with more is looked at from the beginning.
+/// How many priorities a cursor remembers. With more of them, claims are from the start.
 const PRIORITIES: usize = 100;
 
-/// Where the last look ended, for every priority seen: what a worker has claimed lies behind, dead index entries and all.
+/// Where the last claim ended, for every priority seen: what a worker has claimed lies behind, dead index entries and all.
 #[derive(Debug, Clone, Default)]
-pub struct Position {
+pub struct Cursor {
     after: BTreeMap<i32, (Timestamp, i64)>,
 }
 
-impl Position {
+impl Cursor {
     /// Whether nothing has been seen yet.
     pub fn is_empty(&self) -> bool {
         self.after.is_empty()
@@ -252,12 +252,17 @@ impl Job {
 
 impl Db {
     /// Claims due jobs. Dropped, it cancels the claim.
-    pub(crate) async fn claim(&self, worker_id: &str, instance: &Instance, claim: Claim<'_>) -> Result<Found, DbError> {
+    pub(crate) async fn claim(
+        &self,
+        worker_id: &str,
+        instance: &Instance,
+        claim: ClaimRequest<'_>,
+    ) -> Result<ClaimReply, DbError> {
         let client = self.operation().await?;
         let limit = i32::try_from(claim.limit).unwrap_or(i32::MAX);
         let excluded = Some(claim.excluded).filter(|excluded| !excluded.is_empty());
-        let priorities: Vec<i32> = claim.position.after.keys().copied().collect();
-        let (run_ats, ids): (Vec<Timestamp>, Vec<i64>) = claim.position.after.values().copied().unzip();
+        let priorities: Vec<i32> = claim.cursor.after.keys().copied().collect();
+        let (run_ats, ids): (Vec<Timestamp>, Vec<i64>) = claim.cursor.after.values().copied().unzip();
         let (expiry, horizon) = (instance.job_expiry.as_secs_f64(), claim.horizon.as_secs_f64());
         let lease = instance.lease.as_secs_f64();
         let epochs = epochs(claim.limit);
@@ -271,7 +276,7 @@ impl Db {
             (&limit, Type::INT4),
             (&expiry, Type::FLOAT8),
             (&excluded, Type::TEXT_ARRAY),
-            (&claim.deep, Type::BOOL),
+            (&claim.from_start, Type::BOOL),
             (&priorities, Type::INT4_ARRAY),
             (&run_ats, Type::TIMESTAMPTZ_ARRAY),
             (&ids, Type::INT8_ARRAY),
@@ -305,7 +310,7 @@ fn epochs(limit: usize) -> Vec<i64> {
     }
 }
 
-fn read(rows: &[Row], running: &Running) -> Result<Found, tokio_postgres::Error> {
+fn read(rows: &[Row], running: &Running) -> Result<ClaimReply, tokio_postgres::Error> {
     let (mut jobs, mut nothing, mut heartbeat) = (Vec::with_capacity(rows.len()), None, None);
     for row in rows {
         if row.try_get::<_, Option<i64>>(0)?.is_some() {
@@ -313,7 +318,7 @@ fn read(rows: &[Row], running: &Running) -> Result<Found, tokio_postgres::Error>
             continue;
         }
         let seconds: Option<f64> = row.try_get(13)?;
-        // A run_at far away, or infinity, is no duration: a later look will find it.
+        // A run_at far away, or infinity, is no duration: a later claim will find it.
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         nothing = Some(Claimed::Nothing { due, on_demand: row.try_get(14)? });
         if row.len() > 15 {
@@ -328,5 +333,5 @@ fn read(rows: &[Row], running: &Running) -> Result<Found, tokio_postgres::Error>
             Claimed::Jobs(jobs)
         }
     };
-    Ok(Found { claimed, heartbeat })
+    Ok(ClaimReply { claimed, heartbeat })
 }

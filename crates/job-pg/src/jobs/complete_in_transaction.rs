@@ -90,7 +90,7 @@ pub async fn complete_in_transaction<C: EnqueueClient>(
 /// What a job's transaction is to be like.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
-pub struct Work<'a> {
+pub struct TransactionOptions<'a> {
     /// None: that of the session.
     pub isolation: Option<IsolationLevel>,
     /// After so long without a statement the server ends the transaction and its session, or sooner where the session's settings say
@@ -100,7 +100,7 @@ pub struct Work<'a> {
     pub begun: Option<&'a AtomicBool>,
 }
 
-impl Work<'_> {
+impl TransactionOptions<'_> {
     fn begin(&self) {
         if let Some(begun) = self.begun {
             begun.store(true, Ordering::Relaxed);
@@ -122,7 +122,7 @@ impl Db {
     pub async fn complete_with<T, E>(
         &self,
         job: &Job,
-        how: Work<'_>,
+        options: TransactionOptions<'_>,
         work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E>
     where
@@ -130,9 +130,9 @@ impl Db {
     {
         // Dropped before its end, by a handler's timeout say, it cancels the statement under way, so that the pool does not get back a
         // connection that is busy.
-        let mut lent = self.lasting().await.map_err(CompleteError::from)?;
-        let operation = &mut lent.operation;
-        let result = self.complete_on(operation.object(), job, how, work).await;
+        let mut long = self.long_operation().await.map_err(CompleteError::from)?;
+        let operation = &mut long.operation;
+        let result = self.complete_on(operation.object(), job, options, work).await;
         // A commit has waited for all before it. What fails may have left a statement behind, by a timeout within `work` say; the
         // rollback is sent already, and what is answered after it says that both have ended.
         if result.is_ok() || is_idle(operation).await {
@@ -145,7 +145,7 @@ impl Db {
         &self,
         client: &mut tokio_postgres::Client,
         job: &Job,
-        how: Work<'_>,
+        options: TransactionOptions<'_>,
         work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E>
     where
@@ -154,15 +154,15 @@ impl Db {
         // Not deadpool's transaction, whose statements are kept: behind a pooler the next one may have another session.
         let failed = |error: DbError| E::from(CompleteError::from(error));
         let mut transaction = client.build_transaction();
-        if let Some(isolation) = how.isolation {
+        if let Some(isolation) = options.isolation {
             transaction = transaction.isolation_level(isolation);
         }
         let mut transaction = transaction.start().await.map_err(DbError::query("begin")).map_err(failed)?;
-        if !self.begin_work(&transaction, job, how.idle).await.map_err(failed)? {
-            how.begin();
+        if !self.begin_work(&transaction, job, options.idle).await.map_err(failed)? {
+            options.begin();
             return Err(CompleteError::Stale(job.id).into());
         }
-        how.begin();
+        options.begin();
         let value = work(&mut transaction).await?;
         complete_in_transaction(&transaction, self.schema(), job).await?;
         transaction.commit().await.map_err(DbError::query("commit")).map_err(failed)?;

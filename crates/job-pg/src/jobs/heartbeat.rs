@@ -66,7 +66,7 @@ const TAKE_BACK: &str = "SELECT @internal@.take_back_jobs($1, $2, $3)";
 const INTERRUPT: &str = "SELECT @internal@.interrupt_jobs($1, $2, $3)";
 
 /// A connection may have to be made first.
-const LEAST_PATIENCE: Duration = Duration::from_millis(250);
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A worker process, as its heartbeat tells it.
 #[derive(Debug, Clone)]
@@ -106,8 +106,8 @@ impl Instance {
 
     /// How long a heartbeat may take on one connection: with the other that is tried then, about as long as it is to the
     /// next, which has the lease to get through.
-    pub(crate) fn patience(&self) -> Duration {
-        LEAST_PATIENCE.max(self.lease / 12)
+    pub(crate) fn heartbeat_timeout(&self) -> Duration {
+        SHORTEST_TIMEOUT.max(self.lease / 12)
     }
 }
 
@@ -148,7 +148,7 @@ pub struct Heartbeat {
     pub silent: Vec<String>,
     /// Accepted jobs whose callback did not come in time: they have failed.
     pub overdue: Vec<i64>,
-    /// Locks have expired: a look from the beginning finds their jobs.
+    /// Locks have expired: a claim from the start finds their jobs.
     pub expired: bool,
     /// Those of the claims that were asked about, as job id and epoch, that no longer hold their job: it is gone, or it was unlocked,
     /// or another claim has it.
@@ -177,7 +177,7 @@ impl Db {
         running: &Running,
         limit: Duration,
     ) -> Result<Heartbeat, DbError> {
-        let client = self.pressing("heartbeat", limit).await?;
+        let client = self.operation_within("heartbeat", limit).await?;
         let result = async {
             let (lease, expiry) = (instance.lease.as_secs_f64(), instance.job_expiry.as_secs_f64());
             let row = self.row(&client, SQL, &instance.parameters(&worker_id, &lease, &expiry, running)).await?;

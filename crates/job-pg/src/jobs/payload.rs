@@ -36,7 +36,7 @@ impl Db {
             let rows = client.query_typed(&sql, parameters).await?;
             rows.first().map(|row| row.try_get::<_, i32>(0)).transpose()
         };
-        let size = client.run("look for a payload", result).await?;
+        let size = client.run("read a payload's size", result).await?;
         Ok(size.map(|size| usize::try_from(size).unwrap_or_default()))
     }
 

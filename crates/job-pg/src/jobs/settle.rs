@@ -5,8 +5,8 @@
 //! database is away.
 //!
 //! A producer's open transaction may hold a row that a settlement needs (its named queue's, or that of a job whose key it
-//! replaces). The statement does not wait long for it: the batch moves to a second lane, where each outcome is tried
-//! alone, and the next batch goes on.
+//! replaces). The statement does not wait long for it: the batch moves to a second queue, where each outcome is
+//! tried alone, and the next batch goes on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ pub struct Settlement<T> {
 }
 
 /// What became of each outcome of a batch.
-pub type Results<T> = Vec<(Settlement<T>, Result<Settled, SettleError>)>;
+pub type SettleResults<T> = Vec<(Settlement<T>, Result<Settled, SettleError>)>;
 
 /// Stores outcomes in batches. Clones share one queue; the task ends when the last clone is gone.
 pub struct Settler<T> {
@@ -84,7 +84,7 @@ impl<T> Clone for Settler<T> {
 
 impl<T: Send + Sync + 'static> Settler<T> {
     /// Starts the task that stores outcomes and calls `settled` after each batch.
-    pub fn spawn(db: Db, settled: impl Fn(Results<T>) + Send + Sync + 'static) -> Self {
+    pub fn spawn(db: Db, settled: impl Fn(SettleResults<T>) + Send + Sync + 'static) -> Self {
         let (items, receiver) = mpsc::channel(2 * BATCH);
         tokio::spawn(run(db, receiver, Arc::new(settled)));
         Self { items }
@@ -96,9 +96,9 @@ impl<T: Send + Sync + 'static> Settler<T> {
     }
 }
 
-type Report<T> = Arc<dyn Fn(Results<T>) + Send + Sync>;
+type OnSettled<T> = Arc<dyn Fn(SettleResults<T>) + Send + Sync>;
 
-async fn run<T: Send + Sync + 'static>(db: Db, mut receiver: mpsc::Receiver<Settlement<T>>, report: Report<T>) {
+async fn run<T: Send + Sync + 'static>(db: Db, mut receiver: mpsc::Receiver<Settlement<T>>, report: OnSettled<T>) {
     // Unbounded, and yet no more than there are rows that others hold.
     let (blocked, waiting) = mpsc::unbounded_channel();
     tokio::spawn(run_blocked(db.clone(), waiting, report.clone()));
@@ -116,7 +116,7 @@ async fn store_all<T>(
     db: &Db,
     mut items: Vec<Settlement<T>>,
     blocked: &mpsc::UnboundedSender<Settlement<T>>,
-    report: &Report<T>,
+    report: &OnSettled<T>,
 ) {
     if items.is_empty() {
         return;
@@ -137,7 +137,7 @@ async fn store_all<T>(
 }
 
 /// The second lane: one outcome at a time, newcomers first. Most of them were only in company of the one that is blocked.
-async fn run_blocked<T>(db: Db, mut receiver: mpsc::UnboundedReceiver<Settlement<T>>, report: Report<T>) {
+async fn run_blocked<T>(db: Db, mut receiver: mpsc::UnboundedReceiver<Settlement<T>>, report: OnSettled<T>) {
     let mut waiting = VecDeque::new();
     loop {
         if waiting.is_empty() {
@@ -227,8 +227,8 @@ fn failures<T>(items: &[Settlement<T>]) -> Failures<'_> {
     failures
 }
 
-fn results<T>(items: Vec<Settlement<T>>, stale: &[i32]) -> Results<T> {
-    let mut results: Results<T> = items.into_iter().map(|item| (item, Ok(Settled::Done))).collect();
+fn results<T>(items: Vec<Settlement<T>>, stale: &[i32]) -> SettleResults<T> {
+    let mut results: SettleResults<T> = items.into_iter().map(|item| (item, Ok(Settled::Done))).collect();
     for position in stale {
         let index = usize::try_from(*position).unwrap_or_default().wrapping_sub(1);
         if let Some((_, result)) = results.get_mut(index) {
@@ -238,7 +238,7 @@ fn results<T>(items: Vec<Settlement<T>>, stale: &[i32]) -> Results<T> {
     results
 }
 
-fn refused<T>(items: Vec<Settlement<T>>, error: &DbError) -> Results<T> {
+fn refused<T>(items: Vec<Settlement<T>>, error: &DbError) -> SettleResults<T> {
     let message = chain(error);
     let refuse = |item: Settlement<T>| {
         tracing::error!(job.id = item.job_id, worker.id = &*item.worker_id, "outcome refused: {message}");

@@ -1,6 +1,6 @@
 //! Listen: one connection that waits for notifications, reconnects by itself, and holds a process's identity.
 //!
-//! Behind a pooler in transaction mode there is no session to do so in. Then the listener is deaf, its owner polls, and the
+//! Behind a pooler in transaction mode there is no session to do so in. Then the listener does not listen, its owner polls, and the
 //! identity is unknown; unless JOBS_LISTEN_URL leads past the pooler.
 //!
 //! The connection says nothing while all is well, so it cannot know that nobody is there any more. The kernel's keepalive finds that out
@@ -22,7 +22,7 @@ use crate::connection::Db;
 use crate::connection::connect::Connector;
 use crate::error::DbError;
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running};
-use crate::listener::notify::{Registrar, Waiting};
+use crate::listener::notify::{Registrar, WaiterState};
 use job_utils::backoff::Backoff;
 use job_utils::error::chain;
 
@@ -43,8 +43,8 @@ const ALONE: &str = "SELECT CASE WHEN pg_try_advisory_lock(hashtextextended($1::
                      THEN pg_advisory_unlock(hashtextextended($1::text, 0::bigint)) ELSE false END";
 
 /// How long a start waits for the session of a predecessor with the same id to end. Postgres notices a killed process at
-/// once; a live twin stays.
-const TWIN_PATIENCE: Duration = Duration::from_secs(2);
+/// once; a live process with the same id stays.
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long an answer about the identity may take before it counts as unknown.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ pub enum Identity {
 /// What the connection is asked, and who waits for the answer.
 enum Question {
     Identity(oneshot::Sender<Identity>),
-    Register(oneshot::Sender<Waiting>),
+    Register(oneshot::Sender<WaiterState>),
     Unregister,
     Heartbeat(Arc<str>, Arc<Instance>, Running, oneshot::Sender<Heartbeat>),
 }
@@ -96,7 +96,7 @@ pub struct Listener {
     pub wake: Wake,
     /// Whether the id was free when the process came. Others may have come since: see [`Listener::identity`].
     pub identity: Identity,
-    deaf: Arc<AtomicBool>,
+    listening: Arc<AtomicBool>,
     /// The connection was lost and is back.
     gap: Arc<AtomicBool>,
     questions: mpsc::Sender<Question>,
@@ -106,8 +106,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Connects, listens on `channels` and takes the name `kind` + `id`. Register first, then look: whatever is written from now on
-    /// wakes, unless the listener is deaf. With an `instance` it also holds that one's lock. Dropped before that, it ends.
+    /// Connects, listens on `channels` and takes the name `kind` + `id`. Register first, then claim: whatever is written from now on
+    /// wakes, unless the listener does not listen. With an `instance` it also holds that one's lock. Dropped before that, it ends.
     pub async fn start(
         db: &Db,
         channels: &'static [&'static str],
@@ -119,27 +119,27 @@ impl Listener {
         let (identified, identity) = oneshot::channel();
         let (questions, asked) = mpsc::channel(1);
         let name = format!("{}.{kind}:{id}", db.schema().as_str());
-        let deaf = Arc::<AtomicBool>::default();
+        let listening = Arc::new(AtomicBool::new(true));
         let gap = Arc::<AtomicBool>::default();
-        let mut task = Task {
+        let mut task = ListenerTask {
             db: db.clone(),
             channels,
             name,
             instance,
             wake: wake.clone(),
-            deaf: deaf.clone(),
+            listening: listening.clone(),
             gap: gap.clone(),
             asked,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(async move { task.listen(identified).await }));
         // It says so before anything else, and does not end by itself.
         let identity = identity.await.unwrap_or(Identity::Unknown);
-        Self { wake, identity, deaf, gap, questions, _task: Arc::new(task) }
+        Self { wake, identity, listening, gap, questions, _task: Arc::new(task) }
     }
 
-    /// Whether nothing wakes, for now or for good, and nothing is known about the identity: look often.
-    pub fn is_deaf(&self) -> bool {
-        self.deaf.load(Ordering::Relaxed)
+    /// Whether notifications can wake its owner. While they cannot, the owner polls often, and the identity is unknown.
+    pub fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Relaxed)
     }
 
     /// Whether the connection was lost and is back, since the last call. The server may be another one now, or have crashed:
@@ -156,9 +156,9 @@ impl Listener {
 
     /// Registers this connection as a waiter, before its owner goes to sleep: from then on, writes wake it also where
     /// they notify on demand only. Again and again is fine; one round trip at most, none while registered.
-    pub async fn register_waiter(&self) -> Waiting {
+    pub async fn register_waiter(&self) -> WaiterState {
         let (question, answer) = oneshot::channel();
-        self.ask(Question::Register(question), answer, ANSWER_TIMEOUT).await.unwrap_or(Waiting::Unregistered)
+        self.ask(Question::Register(question), answer, ANSWER_TIMEOUT).await.unwrap_or(WaiterState::Unregistered)
     }
 
     /// Sends a heartbeat on this connection; None when it did not get through.
@@ -168,9 +168,9 @@ impl Listener {
         instance: Arc<Instance>,
         running: Running,
     ) -> Option<Heartbeat> {
-        let patience = instance.patience();
+        let limit = instance.heartbeat_timeout();
         let (question, answer) = oneshot::channel();
-        self.ask(Question::Heartbeat(worker_id, instance, running, question), answer, patience).await
+        self.ask(Question::Heartbeat(worker_id, instance, running, question), answer, limit).await
     }
 
     /// Ends the registration, when there is so much to do that being woken is of no use. Nothing happens when there is
@@ -199,31 +199,32 @@ enum Ended {
 }
 
 /// What holds the connection.
-struct Task {
+struct ListenerTask {
     db: Db,
     channels: &'static [&'static str],
     name: String,
     instance: Option<Uuid>,
     wake: Wake,
-    deaf: Arc<AtomicBool>,
+    listening: Arc<AtomicBool>,
     gap: Arc<AtomicBool>,
     asked: mpsc::Receiver<Question>,
 }
 
-impl Task {
+impl ListenerTask {
     async fn listen(&mut self, identified: oneshot::Sender<Identity>) {
         let mut identified = Some(identified);
         let Some(connector) = self.db.listening().cloned() else {
             tracing::info!("JOBS_LISTEN is off: polling");
-            self.go_deaf(&mut identified);
+            self.stop_listening(&mut identified);
             match decline(&mut self.asked).await {}
         };
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        let mut said = false;
-        let limit = connector.limit() + self.db.statement_timeout() + TWIN_PATIENCE;
+        let mut logged = false;
+        let limit = connector.limit() + self.db.statement_timeout() + PREDECESSOR_TIMEOUT;
         loop {
-            let patient = identified.is_some();
-            let connecting = connect(&self.db, &connector, self.channels, &self.name, self.instance, patient);
+            let wait_for_predecessor = identified.is_some();
+            let connecting =
+                connect(&self.db, &connector, self.channels, &self.name, self.instance, wait_for_predecessor);
             let session = tokio::select! {
                 session = tokio::time::timeout(limit, connecting) => session,
                 never = decline(&mut self.asked) => match never {},
@@ -231,12 +232,12 @@ impl Task {
             let session = session.unwrap_or_else(|_| Err(DbError::Timeout { operation: "listen", limit }.into()));
             match session {
                 Ok((client, messages, identity)) => {
-                    self.deaf.store(false, Ordering::Relaxed);
+                    self.listening.store(true, Ordering::Relaxed);
                     match identified.take() {
                         Some(identified) => drop(identified.send(identity)),
                         None => self.gap.store(true, Ordering::Relaxed),
                     }
-                    if std::mem::take(&mut said) {
+                    if std::mem::take(&mut logged) {
                         tracing::info!("listening again");
                     }
                     backoff.reset();
@@ -246,23 +247,23 @@ impl Task {
                         return;
                     }
                     tracing::warn!("the listening connection is lost: reconnecting, and polling meanwhile");
-                    said = true;
+                    logged = true;
                     // The rest of the database may well be there.
                     if self.db.listens_elsewhere() {
-                        self.go_deaf(&mut identified);
+                        self.stop_listening(&mut identified);
                     }
                 }
-                Err(Deaf::Pooled) => {
+                Err(CannotListen::Pooled) => {
                     tracing::warn!(
                         "polling instead of listening: a pooler is in between at {}. Set JOBS_LISTEN_URL to a connection \
                          past it, or JOBS_LISTEN=off to say that this is as intended",
                         connector.place()
                     );
-                    self.go_deaf(&mut identified);
+                    self.stop_listening(&mut identified);
                     match decline(&mut self.asked).await {}
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut said, true) {
+                    if !std::mem::replace(&mut logged, true) {
                         tracing::warn!("cannot listen, polling meanwhile: {}", chain(&error));
                     }
                     // Idle connections of the pool may be what is in the way. It makes new ones when it needs them.
@@ -270,7 +271,7 @@ impl Task {
                         self.db.drop_idle();
                     }
                     if self.db.listens_elsewhere() {
-                        self.go_deaf(&mut identified);
+                        self.stop_listening(&mut identified);
                     }
                 }
             }
@@ -281,9 +282,9 @@ impl Task {
         }
     }
 
-    /// Nothing can be listened to: whoever waits for the start goes on without, and whoever sleeps looks often from now on.
-    fn go_deaf(&self, identified: &mut Option<oneshot::Sender<Identity>>) {
-        if !self.deaf.swap(true, Ordering::Relaxed) {
+    /// Nothing can be listened to: whoever waits for the start goes on without, and whoever sleeps polls often from now on.
+    fn stop_listening(&self, identified: &mut Option<oneshot::Sender<Identity>>) {
+        if self.listening.swap(false, Ordering::Relaxed) {
             self.wake.wake();
         }
         if let Some(identified) = identified.take() {
@@ -294,7 +295,7 @@ impl Task {
     /// Passes notifications on and answers questions until the connection is lost, or nobody is left to be told.
     async fn serve(&mut self, client: &Client, mut messages: mpsc::UnboundedReceiver<AsyncMessage>) -> Ended {
         let mut registrar = Registrar::new(self.db.schema());
-        let mut suspicions = self.db.suspicions();
+        let mut connection_alarm = self.db.connection_alarm();
         loop {
             let answered = tokio::select! {
                 message = messages.recv() => match message {
@@ -310,12 +311,12 @@ impl Task {
                     None => return Ended::Unowned,
                 },
                 // The database's handle is ours: it does not end before.
-                _ = suspicions.changed() => false,
+                _ = connection_alarm.changed() => false,
             };
             if !answered && !is_primary(client, PROOF_TIMEOUT.min(self.db.statement_timeout())).await {
                 return Ended::Lost;
             }
-            suspicions.mark_unchanged();
+            connection_alarm.mark_unchanged();
         }
     }
 
@@ -332,13 +333,13 @@ impl Task {
             Question::Register(question) => {
                 let answer = tokio::time::timeout(ANSWER_TIMEOUT, registrar.register(client)).await;
                 let answered = answer.is_ok();
-                let _ = question.send(answer.unwrap_or(Waiting::Unregistered));
+                let _ = question.send(answer.unwrap_or(WaiterState::Unregistered));
                 answered
             }
             Question::Unregister => tokio::time::timeout(ANSWER_TIMEOUT, registrar.unregister(client)).await.is_ok(),
             Question::Heartbeat(worker_id, instance, running, question) => {
                 let beat = self.db.heartbeat_by(client, &worker_id, &instance, &running);
-                let answer = tokio::time::timeout(instance.patience(), beat).await;
+                let answer = tokio::time::timeout(instance.heartbeat_timeout(), beat).await;
                 let answered = answer.is_ok();
                 if let Ok(Ok(beat)) = answer {
                     let _ = question.send(beat);
@@ -355,11 +356,11 @@ async fn is_primary(client: &Client, limit: Duration) -> bool {
     matches!(tokio::time::timeout(limit, asked).await, Ok(Ok(false)))
 }
 
-type Session = (Client, mpsc::UnboundedReceiver<AsyncMessage>, Identity);
+type ListeningSession = (Client, mpsc::UnboundedReceiver<AsyncMessage>, Identity);
 
 /// Why there is no listening session.
 #[derive(Debug, thiserror::Error)]
-enum Deaf {
+enum CannotListen {
     /// A pooler gives every transaction another session.
     #[error("a pooler is in between")]
     Pooled,
@@ -374,7 +375,7 @@ enum Deaf {
     Sql(#[from] tokio_postgres::Error),
 }
 
-impl Deaf {
+impl CannotListen {
     /// Whether the server, the database or our role has no connection left.
     fn is_full(&self) -> bool {
         matches!(self, Self::Sql(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS))
@@ -388,11 +389,11 @@ async fn connect(
     channels: &[&str],
     name: &str,
     instance: Option<Uuid>,
-    patient: bool,
-) -> Result<Session, Deaf> {
+    wait_for_predecessor: bool,
+) -> Result<ListeningSession, CannotListen> {
     let (client, messages) = connector.dedicated().await?;
     if connector.is_pooled() {
-        return Err(Deaf::Pooled);
+        return Err(CannotListen::Pooled);
     }
     if db.listens_elsewhere() {
         // A lock in another database would keep nobody out.
@@ -400,7 +401,7 @@ async fn connect(
         let usual = db.operation().await?;
         let here: String = usual.run("listen", usual.query_typed_one(WHERE, &[])).await?.try_get(0)?;
         if here != there {
-            return Err(Deaf::Elsewhere { here, there });
+            return Err(CannotListen::Elsewhere { here, there });
         }
     }
     for channel in channels {
@@ -410,10 +411,10 @@ async fn connect(
     if let Some(instance) = instance {
         client.execute(&db.sql(TAKE_INSTANCE), &[&instance]).await?;
     }
-    let deadline = tokio::time::Instant::now() + TWIN_PATIENCE;
+    let deadline = tokio::time::Instant::now() + PREDECESSOR_TIMEOUT;
     loop {
         let identity = identity(&client, name).await?;
-        if !patient || identity == Identity::Sole || tokio::time::Instant::now() >= deadline {
+        if !wait_for_predecessor || identity == Identity::Sole || tokio::time::Instant::now() >= deadline {
             return Ok((client, messages, identity));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -430,7 +431,7 @@ async fn decline(asked: &mut mpsc::Receiver<Question>) -> Infallible {
     while let Some(question) = asked.recv().await {
         match question {
             Question::Identity(question) => drop(question.send(Identity::Unknown)),
-            Question::Register(question) => drop(question.send(Waiting::Unregistered)),
+            Question::Register(question) => drop(question.send(WaiterState::Unregistered)),
             // Dropped, it has no answer.
             Question::Unregister | Question::Heartbeat(..) => {}
         }

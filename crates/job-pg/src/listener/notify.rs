@@ -1,8 +1,8 @@
 //! Wake-ups on demand: a listening connection says that it waits, and learns from when on it can sleep.
 //!
-//! Before it sleeps, a worker registers and then looks. A writer that asked before the registration whether anybody waits
-//! may commit after that look, without a notification. Its transaction is below the horizon that comes with the
-//! registration: so the worker looks again, at short and growing intervals, until [`Horizon`] has passed and one look came
+//! Before it sleeps, a worker registers and then claims. A writer that asked before the registration whether anybody waits
+//! may commit after that claim, without a notification. Its transaction is below the horizon that comes with the
+//! registration: so the worker claims again, at short and growing intervals, until [`Horizon`] has passed and one claim came
 //! after that. A transaction that stays open for long is left to the poll interval.
 
 use postgres_types::Type;
@@ -27,12 +27,12 @@ pub struct Horizon(u64);
 /// What a registration as a waiter says about sleeping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Waiting {
-    /// Registered just now: sleep once the horizon has passed and a look after that found nothing.
+pub enum WaiterState {
+    /// Registered just now: sleep once the horizon has passed and a claim after that found nothing.
     Until(Horizon),
     /// Every write wakes: registered before, or the schema always notifies. Sleep.
-    Sure,
-    /// There is no connection, or it failed: writes may not wake. Look often, and register again.
+    Registered,
+    /// There is no connection, or it failed: writes may not wake. Poll often, and register again.
     Unregistered,
 }
 
@@ -53,29 +53,31 @@ impl Registrar {
         Self { register, horizon, unregister, registered: false, always: false }
     }
 
-    pub(crate) async fn register(&mut self, client: &Client) -> Waiting {
+    pub(crate) async fn register(&mut self, client: &Client) -> WaiterState {
         if self.registered {
-            return Waiting::Sure;
+            return WaiterState::Registered;
         }
         match self.ask(client).await {
             Ok(waiting) => waiting,
             Err(error) => {
                 tracing::debug!("cannot register as a waiter: {error}");
-                Waiting::Unregistered
+                WaiterState::Unregistered
             }
         }
     }
 
-    async fn ask(&mut self, client: &Client) -> Result<Waiting, Error> {
+    async fn ask(&mut self, client: &Client) -> Result<WaiterState, Error> {
         let mut horizon: Option<String> = client.query_typed_one(&self.register, &[]).await?.try_get(0)?;
         self.registered = horizon.is_some();
         if std::mem::replace(&mut self.always, horizon.is_none()) && horizon.is_none() {
-            return Ok(Waiting::Sure);
+            return Ok(WaiterState::Registered);
         }
         if horizon.is_none() {
             horizon = client.query_typed_one(&self.horizon, &[]).await?.try_get(0)?;
         }
-        Ok(horizon.and_then(|id| id.parse().ok()).map_or(Waiting::Unregistered, |id| Waiting::Until(Horizon(id))))
+        Ok(horizon
+            .and_then(|id| id.parse().ok())
+            .map_or(WaiterState::Unregistered, |id| WaiterState::Until(Horizon(id))))
     }
 
     pub(crate) async fn unregister(&mut self, client: &Client) {

@@ -14,7 +14,7 @@ const SQL: &str = "SELECT outcome, job_id, sql_state, message FROM @internal@.fi
 const OPERATION: &str = "materialise";
 
 /// More than a lock is waited for, twice.
-const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A fire of a schedule that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl SchedulerDb {
         let digests: Vec<i64> = fires.iter().map(|fire| fire.digest).collect();
         let ats: Vec<Timestamp> = fires.iter().map(|fire| fire.at).collect();
         let overlaps: Vec<bool> = fires.iter().map(|fire| fire.overlap).collect();
-        let client = self.db.pressing(OPERATION, LEAST_PATIENCE.max(self.instance.lease / 3)).await?;
+        let client = self.db.operation_within(OPERATION, SHORTEST_TIMEOUT.max(self.instance.lease / 3)).await?;
         let result = async {
             let parameters: Parameters<'_> = &[
                 (&self.scheduler_id, Type::TEXT),

@@ -1,4 +1,4 @@
-//! The scheduler's handle: look for schedules, mark them, leave. Fires are made by [`materialise`](super::materialise).
+//! The scheduler's handle: claim schedules, mark them, leave. Fires are made by [`materialise`](super::materialise).
 //!
 //! ```text
 //!                       ┌── paused_at set by hand ──▶ paused ── set to NULL ──┐
@@ -54,10 +54,10 @@ macro_rules! held_columns {
     };
 }
 
-/// One statement a look: a heartbeat; it claims, or, when there was nothing to claim and it is wanted, says in digests what is
+/// One statement a heartbeat: it claims, or, when there was nothing to claim and it is wanted, says in digests what is
 /// held; and last, so that it is fresh, the time. Rows of three kinds: a schedule, (block, digest, count), (time, since,
 /// expiry). What it writes is lost in a crash of the server without harm, so it waits for no disk.
-const LOOK: &str = concat!(
+const HEARTBEAT: &str = concat!(
     "WITH beat AS MATERIALIZED (\
      SELECT b.steady_since, b.expires_in \
      FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
@@ -88,7 +88,7 @@ const WITH_TEXT: &str = concat!(
     " <= $3 THEN s.schedule_info::text END FROM @extschema@.scheduled_jobs s WHERE s.instance = $1 AND s.id = ANY ($2)"
 );
 
-/// Tells, in their rows, schedules that do not fire because no live scheduler takes their tasks: free ones, and those of holders
+/// Marks, in their rows, schedules that do not fire because no live scheduler takes their tasks: free ones, and those of holders
 /// that are gone. A rule that cannot be used is told of instead, as long as it is there.
 const UNTAKEN: &str = "WITH live AS MATERIALIZED (\
                        SELECT r.tasks FROM @extschema@.schedulers r WHERE r.heartbeat_at >= clock_timestamp() - r.lease), \
@@ -108,10 +108,10 @@ const UNTAKEN: &str = "WITH live AS MATERIALIZED (\
                        UPDATE @extschema@.scheduled_jobs s SET last_error = 'no live scheduler takes the task \"' || \
                        s.task_identifier || '\" (JOBS_SUPPORTED of the schedulers): the schedule does not fire until one does' \
                        FROM locked WHERE s.id = locked.id RETURNING s.id, s.task_identifier";
-const LOOKING: &str = "look for schedules";
-const LOOKING_AT_HELD: &str = "look at held schedules";
-const READING: &str = "read schedules";
-const TELLING: &str = "tell of schedules that nobody takes";
+const HEARTBEAT_OPERATION: &str = "claim schedules";
+const READ_HELD_OPERATION: &str = "read held schedules";
+const READ_TEXTS_OPERATION: &str = "read schedules";
+const MARK_UNTAKEN_OPERATION: &str = "mark schedules that nobody takes";
 const MARK: &str = "SELECT @internal@.mark_schedules($1, $2, $3, $4, $5, $6, $7, $8)";
 const RELEASE: &str = "SELECT @internal@.release_schedules($1, $2)";
 const LEAVE: &str = "SELECT @internal@.leave_scheduler($1)";
@@ -227,9 +227,9 @@ pub struct SchedulerInstance {
     pub listens: bool,
 }
 
-/// What a poll of the scheduler asks for.
+/// What a heartbeat asks for.
 #[derive(Debug, Clone, Copy)]
-pub struct LookFor<'a> {
+pub struct SchedulerHeartbeat<'a> {
     /// Schedules of these tasks; None: any.
     pub tasks: Option<&'a [String]>,
     /// How many at most.
@@ -240,10 +240,10 @@ pub struct LookFor<'a> {
     pub compare: bool,
 }
 
-/// What a look at the schedules found.
+/// What a heartbeat found.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct Look {
+pub struct SchedulerHeartbeatReply {
     /// The database's clock, which decides when schedules fire: hosts may disagree.
     pub now: Timestamp,
     /// Since when this instance's heartbeats have come without a gap of a lease.
@@ -274,7 +274,7 @@ impl SchedulerDb {
     ///
     /// # Errors
     /// Postgres is away or refuses; then schedules may have been claimed all the same.
-    pub async fn look(&self, what: LookFor<'_>) -> Result<Look, DbError> {
+    pub async fn heartbeat(&self, what: SchedulerHeartbeat<'_>) -> Result<SchedulerHeartbeatReply, DbError> {
         let lease = self.instance.lease.as_secs_f64();
         let parameters: Parameters<'_> = &[
             (&self.scheduler_id, Type::TEXT),
@@ -287,8 +287,8 @@ impl SchedulerDb {
             (&Block::SHIFT, Type::INT4),
             (&what.compare, Type::BOOL),
         ];
-        let rows = self.rows(LOOKING, LOOK, parameters).await?;
-        let read = || -> Result<Look, tokio_postgres::Error> {
+        let rows = self.rows(HEARTBEAT_OPERATION, HEARTBEAT, parameters).await?;
+        let read = || -> Result<SchedulerHeartbeatReply, tokio_postgres::Error> {
             let (mut now, mut steady_since, mut expires_in) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH, None);
             let (mut claimed, mut held) = (Vec::new(), Vec::new());
             for row in &rows {
@@ -304,9 +304,9 @@ impl SchedulerDb {
             }
             let held = (what.compare && claimed.is_empty()).then_some(held);
             let expires_in = expires_in.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO));
-            Ok(Look { now, steady_since, expires_in, claimed, held })
+            Ok(SchedulerHeartbeatReply { now, steady_since, expires_in, claimed, held })
         };
-        read().map_err(DbError::query(LOOKING))
+        read().map_err(DbError::query(HEARTBEAT_OPERATION))
     }
 
     /// The schedules of these blocks that this instance holds now, as they stand in the table, without their texts.
@@ -317,8 +317,8 @@ impl SchedulerDb {
         let blocks: Vec<i64> = blocks.iter().map(|block| block.0).collect();
         let parameters: Parameters<'_> =
             &[(&self.instance.id, Type::UUID), (&blocks, Type::INT8_ARRAY), (&Block::SHIFT, Type::INT4)];
-        let rows = self.rows(LOOKING_AT_HELD, HELD, parameters).await?;
-        rows.iter().map(ScheduledJob::from_row).collect::<Result<_, _>>().map_err(DbError::query(LOOKING_AT_HELD))
+        let rows = self.rows(READ_HELD_OPERATION, HELD, parameters).await?;
+        rows.iter().map(ScheduledJob::from_row).collect::<Result<_, _>>().map_err(DbError::query(READ_HELD_OPERATION))
     }
 
     /// The first of `schedules`, as many as may be read at once, as they stand in the table now and with their texts; and the rest
@@ -339,19 +339,19 @@ impl SchedulerDb {
         let ids: Vec<i64> = first.iter().map(|schedule| schedule.id).collect();
         let parameters: Parameters<'_> =
             &[(&self.instance.id, Type::UUID), (&ids, Type::INT8_ARRAY), (&LARGEST_SCHEDULE_INFO, Type::INT4)];
-        let rows = self.rows(READING, WITH_TEXT, parameters).await?;
+        let rows = self.rows(READ_TEXTS_OPERATION, WITH_TEXT, parameters).await?;
         let rows = rows.iter().map(ScheduledJob::with_text_from_row).collect::<Result<_, _>>();
-        Ok((rows.map_err(DbError::query(READING))?, rest))
+        Ok((rows.map_err(DbError::query(READ_TEXTS_OPERATION))?, rest))
     }
 
     /// Writes into the rows of up to `limit` schedules that no live scheduler takes their tasks. Returns their ids and tasks.
     ///
     /// # Errors
     /// Postgres is away or refuses.
-    pub async fn tell_untaken(&self, limit: i64) -> Result<Vec<(i64, String)>, DbError> {
-        let rows = self.rows(TELLING, UNTAKEN, &[(&limit, Type::INT8)]).await?;
+    pub async fn mark_untaken(&self, limit: i64) -> Result<Vec<(i64, String)>, DbError> {
+        let rows = self.rows(MARK_UNTAKEN_OPERATION, UNTAKEN, &[(&limit, Type::INT8)]).await?;
         let read = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
-        rows.iter().map(read).collect::<Result<_, _>>().map_err(DbError::query(TELLING))
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(DbError::query(MARK_UNTAKEN_OPERATION))
     }
 
     /// Writes marks into the rows of schedules held. Returns the schedules that another transaction has locked: theirs are not
@@ -396,9 +396,9 @@ impl SchedulerDb {
     /// # Errors
     /// Postgres is away or refuses.
     pub async fn unregistered(&self) -> Result<Vec<(String, i64)>, DbError> {
-        let rows = self.rows("look for other holders", UNREGISTERED, &[]).await?;
+        let rows = self.rows("list other holders", UNREGISTERED, &[]).await?;
         let read = |row: &Row| Ok((row.try_get::<_, Option<String>>(0)?.unwrap_or_default(), row.try_get(1)?));
-        rows.iter().map(read).collect::<Result<_, _>>().map_err(DbError::query("look for other holders"))
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(DbError::query("list other holders"))
     }
 
     /// Gives up all that this instance holds, and ends its registration. Returns how many it held.
@@ -410,7 +410,7 @@ impl SchedulerDb {
         row.try_get(0).map_err(DbError::query("leave"))
     }
 
-    /// Removes up to `limit` rows of the ledger that are older than `age`; returns how many.
+    /// Removes up to `limit` rows of schedule_fires that are older than `age`; returns how many.
     ///
     /// # Errors
     /// Postgres is away or refuses.
@@ -420,7 +420,7 @@ impl SchedulerDb {
         row.try_get(0).map_err(DbError::query("prune fires"))
     }
 
-    /// The database's clock, as in [`Look::now`].
+    /// The database's clock, as in [`SchedulerHeartbeatReply::now`].
     ///
     /// # Errors
     /// Postgres is away or refuses.

@@ -92,7 +92,7 @@ const HISTORY: &str = "schema_history";
 /// Migrations of all processes and schemas of a database take turns.
 const LOCK: &str = "SELECT pg_advisory_lock(hashtextextended('pgpm-database-jobs.migrate', 0))";
 
-const LOOK: &str = "SELECT \
+const READ_STATE: &str = "SELECT \
     EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text), \
     to_regclass(format('%I.jobs', $1::text)) IS NOT NULL, \
     to_regclass(format('%I.%I', $1::text, $2::text)) IS NOT NULL, \
@@ -126,7 +126,7 @@ const MISSING: &str = "SELECT count(*) > 0, count(*) FILTER (WHERE f.signature ~
 const TRIES: usize = 6;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Of what is there already (IF NOT EXISTS), PostgreSQL would tell at every start. The other setting is carry_over.sql's.
+/// Of what is there already (IF NOT EXISTS), PostgreSQL would send a notice at every start. The other setting is carry_over.sql's.
 const SETTINGS: &str = "SET LOCAL client_min_messages = warning; SET LOCAL jobs.carried_over = ''";
 
 /// What a migration did.
@@ -184,9 +184,10 @@ pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
 }
 
 async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, MigrateError> {
-    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME, &schema.internal()]).await?;
+    let state =
+        client.query_one(READ_STATE, &[&schema.as_str(), &HISTORY, &extension::NAME, &schema.internal()]).await?;
     let (schema_exists, jobs_exist, history_exists, by_extension): (bool, bool, bool, bool) =
-        (look.get(0), look.get(1), look.get(2), look.get(3));
+        (state.get(0), state.get(1), state.get(2), state.get(3));
     if by_extension {
         // Only the extension's owner may repeat the grants; the extension made them itself.
         if let Err(error) = client.batch_execute(&schema.apply(GRANTS)).await {
@@ -208,7 +209,7 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     }
     let mut runner = Runner::new(&unapplied(schema)?).set_grouped(true);
     runner.set_migration_table_name(format!("{schema}.{HISTORY}"));
-    // refinery tells of every look at the history: what there is to tell, we tell below.
+    // refinery logs each time that it reads the history. What there is to log, we log below.
     let report = runner.run_async(&mut InTransaction(&transaction)).with_subscriber(Dispatch::none()).await?;
     let mut applied: Vec<String> = report.applied_migrations().iter().map(ToString::to_string).collect();
     let newer = install(&transaction, schema, &mut applied).await?;
@@ -217,15 +218,16 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     if !newer {
         client.batch_execute(&schema.apply(GRANTS)).await.map_err(MigrateError::Grants)?;
     }
-    let look = client.query_one(LOOK, &[&schema.as_str(), &HISTORY, &extension::NAME, &schema.internal()]).await?;
+    let state =
+        client.query_one(READ_STATE, &[&schema.as_str(), &HISTORY, &extension::NAME, &schema.internal()]).await?;
     if !applied.is_empty() {
         tracing::info!("schema {schema} is up to date: applied {}", applied.join(", "));
     }
     Ok(Migrated::Applied {
         migrations: applied,
-        missing_roles: look.get(4),
-        unrestricted_roles: look.get(5),
-        creating_roles: look.get(6),
+        missing_roles: state.get(4),
+        unrestricted_roles: state.get(5),
+        creating_roles: state.get(6),
     })
 }
 

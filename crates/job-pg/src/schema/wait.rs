@@ -14,7 +14,7 @@ use crate::error::DbError;
 use crate::schema::NotReady;
 
 /// How long a migration waits for a database that does not exist: something else may be making it.
-const MISSING_PATIENCE: Duration = Duration::from_secs(5);
+const MISSING_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Db {
     /// Waits until the database answers and has the jobs schema, saying what it waits for. Returns false when told to
@@ -52,7 +52,7 @@ impl Db {
             };
             match &not_ready {
                 NotReady::Database(error) if !for_schema && is_missing(error) => {
-                    if missing_since.get_or_insert_with(Instant::now).elapsed() >= MISSING_PATIENCE {
+                    if missing_since.get_or_insert_with(Instant::now).elapsed() >= MISSING_TIMEOUT {
                         let (database, place) = (self.database().to_owned(), self.place().to_owned());
                         return Err(DbError::NoDatabase { database, place });
                     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use job_pg::{CallbackDb, Fire, LookFor, Materialised, ScheduledJob, SchedulerDb, SchedulerInstance, Settled};
+use job_pg::{
+    CallbackDb, Fire, Materialised, ScheduledJob, SchedulerDb, SchedulerHeartbeat, SchedulerInstance, Settled,
+};
 use job_utils::wire::callback::Outcome;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -52,8 +54,8 @@ async fn a_fire_that_would_have_to_wait_for_a_row_holds_up_no_other_and_is_made_
     let instance = SchedulerInstance { id: Uuid::new_v4(), lease: Duration::from_secs(8), listens: false };
     let scheduler = SchedulerDb::new(handle(db.url(), "app_jobs"), "scheduler", instance);
     s.run("SELECT app_jobs.add_scheduled_job('free', schedule_info := '{}')").await;
-    let what = LookFor { tasks: None, limit: 10, alone: false, compare: false };
-    let claimed = scheduler.look(what).await.unwrap().claimed;
+    let what = SchedulerHeartbeat { tasks: None, limit: 10, alone: false, compare: false };
+    let claimed = scheduler.heartbeat(what).await.unwrap().claimed;
     let at = scheduler.now().await.unwrap();
     let fire = |row: &ScheduledJob| Fire { schedule: row.id, digest: row.digest, at, overlap: false };
     let [waits, free] = &claimed[..] else { panic!("{claimed:?}") };

@@ -1,6 +1,6 @@
 //! NOTIFY on demand: who waits is woken, nobody else is, and no wake-up is lost on the way to sleep.
 
-use job_pg::{Instance, Listener, Waiting, WorkerDb};
+use job_pg::{Instance, Listener, WaiterState, WorkerDb};
 use job_testkit::eventually;
 
 use crate::sql::support::{Ear, LIMIT, Role, Session, database, handle};
@@ -150,11 +150,11 @@ async fn the_listener_registers_once_and_the_worker_learns_when_to_sleep() {
     let worker = WorkerDb::new(handle.clone(), "worker-0", instance);
     let listener = Listener::start(&handle, &[JOBS], "worker", "worker-0", None).await;
     producer.run("BEGIN; SELECT app_jobs.add_job('x')").await;
-    let Waiting::Until(horizon) = listener.register_waiter().await else { panic!("registered for the first time") };
+    let WaiterState::Until(horizon) = listener.register_waiter().await else { panic!("registered for the first time") };
     assert!(!worker.horizon_passed(horizon).await.unwrap());
     producer.run("COMMIT").await;
     eventually(LIMIT, async || worker.horizon_passed(horizon).await.unwrap()).await;
-    assert_eq!(listener.register_waiter().await, Waiting::Sure);
+    assert_eq!(listener.register_waiter().await, WaiterState::Registered);
     assert_eq!(ear.count().await, 0);
     assert_eq!(woken(&s, &mut ear, "SELECT app_jobs.add_job('x')").await, 1);
     listener.unregister_waiter().await;
@@ -162,6 +162,6 @@ async fn the_listener_registers_once_and_the_worker_learns_when_to_sleep() {
     listener.identity().await;
     assert_eq!(woken(&s, &mut ear, "SELECT app_jobs.add_job('x')").await, 0);
     s.run("SELECT app_jobs.set_notify('always')").await;
-    assert!(matches!(listener.register_waiter().await, Waiting::Until(_)), "it was on demand until now");
-    assert_eq!(listener.register_waiter().await, Waiting::Sure);
+    assert!(matches!(listener.register_waiter().await, WaiterState::Until(_)), "it was on demand until now");
+    assert_eq!(listener.register_waiter().await, WaiterState::Registered);
 }

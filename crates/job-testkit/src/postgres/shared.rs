@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use tokio_postgres::Client;
 
-use super::keeper;
+use super::process_connection;
 use crate::cluster::{Cluster, ClusterOptions, account};
 use crate::env;
 use crate::wait::try_poll;
@@ -21,7 +21,7 @@ use crate::wait::try_poll;
 const IN_USE: i32 = 0x6a6f_0001;
 
 /// How long a server that is being stopped may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How often the janitor looks, in seconds: longer than cargo takes between two test programs.
 const JANITOR_PERIOD: u32 = 30;
@@ -30,7 +30,7 @@ const JANITOR_PERIOD: u32 = 30;
 pub(super) async fn connect() -> Result<(String, Client)> {
     let mut last = None;
     // The janitor may be stopping the server that we have just seen: then we start it anew.
-    let connected = try_poll(PATIENCE, async || match attempt().await {
+    let connected = try_poll(TIMEOUT, async || match attempt().await {
         Ok(connected) => Some(connected),
         Err(error) => {
             last = Some(error);
@@ -45,12 +45,12 @@ pub(super) async fn connect() -> Result<(String, Client)> {
 
 async fn attempt() -> Result<(String, Client)> {
     let url = ensure_running()?;
-    let client = keep(&url).await.map_err(|error| anyhow!("{}", keeper::text(&error)))?;
+    let client = keep(&url).await.map_err(|error| anyhow!("{}", process_connection::text(&error)))?;
     Ok((url, client))
 }
 
 async fn keep(url: &str) -> Result<Client, tokio_postgres::Error> {
-    let client = keeper::connect(url).await?;
+    let client = process_connection::connect(url).await?;
     client.batch_execute(&format!("SELECT pg_advisory_lock_shared({IN_USE})")).await?;
     Ok(client)
 }

@@ -13,7 +13,7 @@ crate::variables! {
     pub JOBS_SUPPORT_ANY = "true" for "worker, scheduler, service";
     /// Task identifiers between commas, used when JOBS_SUPPORT_ANY is false.
     pub JOBS_SUPPORTED = "" for "worker, scheduler, service";
-    /// How often to look without a notification: the net under LISTEN.
+    /// How often to poll, without a notification: what LISTEN missed is found then.
     pub JOBS_POLL_INTERVAL = "5s" for "worker, scheduler, service";
     /// How long a stop waits for jobs in flight before it gives them back (Kubernetes kills after 30 s, Docker after
     /// 10: `--stop-timeout 30`; the compose file sets it).

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const FREE: usize = 64 << 10;
 
 /// How long a large body waits for others to make room, where the server does not say.
-const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many bodies may wait for room at once. Each has read as much as it may without any.
 const WAITING: usize = 256;
@@ -28,7 +28,7 @@ pub struct BodyBudget {
     all: usize,
     one: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    patience: Duration,
+    wait_timeout: Duration,
 }
 
 /// A body that has arrived. It holds its share of the budget until it is dropped.
@@ -38,12 +38,12 @@ pub struct Received {
     pub bytes: Bytes,
     /// Whether it is longer than that.
     pub cut: bool,
-    share: Share,
+    share: BudgetShare,
 }
 
 /// What a body has of the budget.
 #[derive(Debug, Default)]
-struct Share {
+struct BudgetShare {
     /// Of the bytes that all share.
     bytes: Option<OwnedSemaphorePermit>,
     /// The room for one body of any length.
@@ -71,14 +71,14 @@ impl BodyBudget {
             all,
             one: Arc::new(Semaphore::new(1)),
             waiting: Arc::new(Semaphore::new(WAITING)),
-            patience: PATIENCE,
+            wait_timeout: WAIT_TIMEOUT,
         }
     }
 
     /// How long a body waits for room (10 s).
     #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn wait_timeout(mut self, wait_timeout: Duration) -> Self {
+        self.wait_timeout = wait_timeout;
         self
     }
 
@@ -124,7 +124,7 @@ impl BodyBudget {
     }
 
     /// Makes a share one of so many bytes.
-    async fn grow(&self, share: &mut Share, bytes: usize) -> Result<(), BodyError> {
+    async fn grow(&self, share: &mut BudgetShare, bytes: usize) -> Result<(), BodyError> {
         if share.one.is_some() {
             return Ok(());
         }
@@ -134,11 +134,11 @@ impl BodyBudget {
             Ok(permit) => permit,
             Err(_) => {
                 let _waits = self.waiting.try_acquire().map_err(|_| BodyError::NoRoom)?;
-                let room = tokio::time::timeout(self.patience, self.room(more, bytes <= self.all));
+                let room = tokio::time::timeout(self.wait_timeout, self.room(more, bytes <= self.all));
                 match room.await.map_err(|_| BodyError::NoRoom)? {
-                    Room::Shared(permit) => permit,
-                    Room::One(permit) => {
-                        *share = Share { bytes: None, one: Some(permit) };
+                    BodyRoom::Shared(permit) => permit,
+                    BodyRoom::One(permit) => {
+                        *share = BudgetShare { bytes: None, one: Some(permit) };
                         return Ok(());
                     }
                 }
@@ -152,7 +152,7 @@ impl BodyBudget {
     }
 
     /// Waits for so many more of the shared bytes, unless there are never as many (`fits`), or for the room for one.
-    async fn room(&self, more: u32, fits: bool) -> Room {
+    async fn room(&self, more: u32, fits: bool) -> BodyRoom {
         let shared = async {
             match self.shared.clone().acquire_many_owned(more).await {
                 Ok(permit) => permit,
@@ -167,14 +167,14 @@ impl BodyBudget {
             }
         };
         tokio::select! {
-            permit = shared, if fits => Room::Shared(permit),
-            permit = one => Room::One(permit),
+            permit = shared, if fits => BodyRoom::Shared(permit),
+            permit = one => BodyRoom::One(permit),
         }
     }
 }
 
 /// Where there is room for a body.
-enum Room {
+enum BodyRoom {
     Shared(OwnedSemaphorePermit),
     One(OwnedSemaphorePermit),
 }

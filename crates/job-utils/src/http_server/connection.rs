@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::Limits;
-use super::room::Newcomers;
+use super::connection_limit::Newcomers;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use job_pg::{Claim, DbError, Found, Running, WorkerDb};
+use job_pg::{ClaimReply, ClaimRequest, DbError, Running, WorkerDb};
 use tokio::time::Instant;
 
 use super::poller::Poller;
@@ -29,7 +29,7 @@ pub(super) struct EndedClaim {
     /// The freed queues it was told of.
     pub(super) freed: Vec<String>,
     pub(super) took: Duration,
-    pub(super) found: Result<Found, DbError>,
+    pub(super) found: Result<ClaimReply, DbError>,
     payload_bytes: usize,
 }
 
@@ -59,12 +59,12 @@ impl ClaimsInFlight {
         let (db, horizon) = (self.db.clone(), poller.poll_interval());
         let (only, except, cursor) = (poller.tasks.only.clone(), poller.tasks.except.clone(), poller.cursor.clone());
         self.claims.push(Box::pin(async move {
-            let claim = Claim {
+            let claim = ClaimRequest {
                 tasks: only.as_deref(),
                 excluded: &except,
                 limit,
-                deep: from_start,
-                position: &cursor,
+                from_start,
+                cursor: &cursor,
                 freed: &freed,
                 horizon,
                 heartbeat: heartbeat.as_ref(),

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use job_pg::{Job, Position};
+use job_pg::{Cursor, Job};
 use tokio::time::Instant;
 
 use crate::lane::TaskFilter;
@@ -33,7 +33,7 @@ const STREAM: Duration = Duration::from_millis(3);
 /// When to claim for one lane.
 pub(super) struct Poller {
     pub(super) tasks: TaskFilter,
-    pub(super) cursor: Position,
+    pub(super) cursor: Cursor,
     poll_interval: Duration,
     /// Claims in flight: one as a rule, two while they find as much as they can take.
     in_flight: usize,
@@ -56,7 +56,7 @@ impl Poller {
     pub(super) fn new(tasks: TaskFilter, poll_interval: Duration, now: Instant) -> Self {
         Self {
             tasks,
-            cursor: Position::default(),
+            cursor: Cursor::default(),
             poll_interval,
             in_flight: 0,
             claiming: 0,

@@ -24,7 +24,7 @@ const CLAIMS_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) struct Reconciler {
     db: WorkerDb,
     slots: Arc<Slots>,
-    schedule: Schedule,
+    times: SearchTimes,
     /// A search is due, and waits for the claims in flight.
     waiting: bool,
     /// The search under way. It returns whether it succeeded.
@@ -33,13 +33,13 @@ pub(super) struct Reconciler {
 
 impl Reconciler {
     pub(super) fn new(db: WorkerDb, slots: Arc<Slots>) -> Self {
-        let schedule = Schedule { left: 0, next: Instant::now() };
-        Self { db, slots, schedule, waiting: false, search: JoinSet::new() }
+        let times = SearchTimes { left: 0, next: Instant::now() };
+        Self { db, slots, times, waiting: false, search: JoinSet::new() }
     }
 
     /// An answer did not come: there may be such jobs from now on.
     pub(super) fn request(&mut self, now: Instant) {
-        self.schedule.request(now);
+        self.times.request(now);
     }
 
     /// Whether claims are to pause.
@@ -51,15 +51,15 @@ impl Reconciler {
     pub(super) async fn searched(&mut self, claims_in_flight: bool) {
         loop {
             if let Some(succeeded) = self.search.join_next().await {
-                return self.schedule.ended(succeeded.unwrap_or(false), Instant::now());
+                return self.times.ended(succeeded.unwrap_or(false), Instant::now());
             }
-            match self.schedule.due() {
+            match self.times.due() {
                 Some(due) => tokio::time::sleep_until(due).await,
                 None => std::future::pending().await,
             }
             self.waiting = claims_in_flight;
             if self.waiting {
-                self.schedule.put_off(Instant::now() + CLAIMS_INTERVAL);
+                self.times.put_off(Instant::now() + CLAIMS_INTERVAL);
             } else {
                 self.start();
             }
@@ -67,7 +67,7 @@ impl Reconciler {
     }
 
     fn start(&mut self) {
-        self.schedule.begun();
+        self.times.begun();
         let (db, known) = (self.db.clone(), self.slots.known_epochs());
         self.search.spawn(async move {
             let reason =
@@ -89,14 +89,14 @@ impl Reconciler {
 }
 
 /// When to search.
-struct Schedule {
+struct SearchTimes {
     /// How many searches are due.
     left: usize,
     /// When the next of them is.
     next: Instant,
 }
 
-impl Schedule {
+impl SearchTimes {
     fn request(&mut self, now: Instant) {
         let first = now + PAUSES[PAUSES.len() - 1];
         // One that is due is not put off.
@@ -132,30 +132,30 @@ mod tests {
     fn an_unclear_answer_is_followed_by_three_searches() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut schedule = Schedule { left: 0, next: start };
-        assert_eq!(schedule.due(), None);
-        schedule.request(start);
+        let mut times = SearchTimes { left: 0, next: start };
+        assert_eq!(times.due(), None);
+        times.request(start);
         for due in [2, 4, 34] {
-            assert_eq!(schedule.due(), Some(at(due)));
-            schedule.begun();
-            schedule.ended(true, at(due));
+            assert_eq!(times.due(), Some(at(due)));
+            times.begun();
+            times.ended(true, at(due));
         }
-        assert_eq!(schedule.due(), None);
+        assert_eq!(times.due(), None);
     }
 
     #[test]
     fn a_search_that_failed_begins_anew_and_another_request_does_not_put_it_off() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut schedule = Schedule { left: 0, next: start };
-        schedule.request(start);
-        schedule.begun();
-        schedule.ended(false, at(2));
-        assert_eq!((schedule.due(), schedule.left), (Some(at(4)), 3));
-        schedule.request(at(3));
-        assert_eq!(schedule.due(), Some(at(4)));
-        schedule.put_off(at(60));
-        schedule.request(at(5));
-        assert_eq!(schedule.due(), Some(at(7)), "the sooner of the two");
+        let mut times = SearchTimes { left: 0, next: start };
+        times.request(start);
+        times.begun();
+        times.ended(false, at(2));
+        assert_eq!((times.due(), times.left), (Some(at(4)), 3));
+        times.request(at(3));
+        assert_eq!(times.due(), Some(at(4)));
+        times.put_off(at(60));
+        times.request(at(5));
+        assert_eq!(times.due(), Some(at(7)), "the sooner of the two");
     }
 }

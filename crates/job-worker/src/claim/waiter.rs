@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_pg::{Listener, Waiting, WorkerDb};
+use job_pg::{Listener, WaiterState, WorkerDb};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -73,10 +73,10 @@ impl WaiterRegistration {
     pub(super) fn found_nothing(&mut self, on_demand: bool) {
         self.busy_since = None;
         // A worker that is not listening is never notified. It polls.
-        let polls = self.listener.is_deaf();
-        self.always_notified = !on_demand && !polls;
+        let listening = self.listener.is_listening();
+        self.always_notified = !on_demand && listening;
         while self.registering.try_join_next().is_some() {}
-        if !on_demand || polls || !self.registering.is_empty() {
+        if !on_demand || !listening || !self.registering.is_empty() {
             return;
         }
         self.registered = true;
@@ -107,9 +107,9 @@ impl WaiterRegistration {
 
 async fn register(db: WorkerDb, listener: Listener, again: Arc<Notify>) {
     let horizon = match listener.register_waiter().await {
-        Waiting::Sure => return,
-        Waiting::Until(horizon) => horizon,
-        Waiting::Unregistered => {
+        WaiterState::Registered => return,
+        WaiterState::Until(horizon) => horizon,
+        WaiterState::Unregistered => {
             // The claim that finds nothing begins anew.
             sleep(RETRY).await;
             again.notify_one();

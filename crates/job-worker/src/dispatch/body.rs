@@ -21,7 +21,7 @@ pub(crate) struct AnswerBody {
 
 /// What was read of a body.
 #[derive(Clone)]
-pub(crate) struct Beginning {
+pub(crate) struct BodyPrefix {
     /// All of it, or the beginning.
     pub(crate) bytes: Bytes,
     /// Whether there is more.
@@ -34,7 +34,7 @@ impl AnswerBody {
     }
 
     /// The body up to what is kept. One that came in one piece, as most do, is not copied.
-    pub(crate) async fn beginning(&mut self, progress: &mut Progress) -> Result<Beginning, Failure> {
+    pub(crate) async fn beginning(&mut self, progress: &mut Progress) -> Result<BodyPrefix, Failure> {
         let mut read = Bytes::new();
         let mut pieces = BytesMut::new();
         let mut cut = false;
@@ -52,7 +52,7 @@ impl AnswerBody {
                 pieces.extend_from_slice(&data);
             }
         }
-        Ok(Beginning { bytes: if pieces.is_empty() { read } else { pieces.freeze() }, cut })
+        Ok(BodyPrefix { bytes: if pieces.is_empty() { read } else { pieces.freeze() }, cut })
     }
 
     /// Reads what follows the beginning and throws it away.

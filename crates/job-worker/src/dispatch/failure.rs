@@ -1,4 +1,4 @@
-//! Failure: why a function's answer never came, told so that a person can act on it.
+//! Failure: why a function's answer never came, in words that a person can act on.
 
 use std::error::Error;
 use std::io;
@@ -86,12 +86,12 @@ impl Failure {
         Some(wait.mul_f64(1.0 + fastrand::f64()))
     }
 
-    /// The failure of a POST to `place`, as `last_error` tells it. With `http2` the function had to speak HTTP/2.
-    pub(crate) fn told(&self, place: &str, http2: bool) -> String {
+    /// The failure of a POST to `url`, as `last_error` has it. With `http2` the function had to speak HTTP/2.
+    pub(crate) fn message(&self, url: &str, http2: bool) -> String {
         match self {
-            Self::Connect(cause) | Self::NoDescriptor(cause) => format!("cannot connect to {place}: {cause}"),
-            Self::ConnectTimeout => format!("cannot connect to {place} within {}", in_words(CONNECT_TIMEOUT)),
-            Self::Tls(error) => format!("cannot connect to {place}: {}{}", chain(error), tls_hint(error)),
+            Self::Connect(cause) | Self::NoDescriptor(cause) => format!("cannot connect to {url}: {cause}"),
+            Self::ConnectTimeout => format!("cannot connect to {url} within {}", in_words(CONNECT_TIMEOUT)),
+            Self::Tls(error) => format!("cannot connect to {url}: {}{}", chain(error), tls_hint(error)),
             Self::Answer(error) => {
                 let hint = if http2 {
                     " (JOBS_HTTP2 is set: the function must speak HTTP/2)"
@@ -102,18 +102,18 @@ impl Failure {
                 } else {
                     ""
                 };
-                format!("no valid HTTP answer from {place}: {}{hint}", chain(error))
+                format!("no valid HTTP answer from {url}: {}{hint}", chain(error))
             }
-            Self::Refused(error) => format!("refused by {place}: {}", chain(error)),
-            Self::FirstByte(limit) => format!("no answer from {place} {limit}"),
+            Self::Refused(error) => format!("refused by {url}: {}", chain(error)),
+            Self::FirstByte(limit) => format!("no answer from {url} {limit}"),
             Self::Endless { status, limit } => {
-                format!("the answer of {place} has no end: HTTP {status} and more than {} MiB", limit >> 20)
+                format!("the answer of {url} has no end: HTTP {status} and more than {} MiB", limit >> 20)
             }
             Self::OutOfTime(limit, progress) => match progress {
-                Progress::Connecting => format!("cannot connect to {place} {limit}"),
-                Progress::Waiting => format!("no answer from {place} {limit}"),
+                Progress::Connecting => format!("cannot connect to {url} {limit}"),
+                Progress::Waiting => format!("no answer from {url} {limit}"),
                 Progress::Reading { status, length } => {
-                    format!("no end of the answer of {place} {limit}: HTTP {status} and {length} bytes so far")
+                    format!("no end of the answer of {url} {limit}: HTTP {status} and {length} bytes so far")
                 }
             },
         }
@@ -177,15 +177,18 @@ mod tests {
     #[test]
     fn when_time_runs_out_the_message_says_how_far_it_came() {
         let limit = Limit { time: Duration::from_secs(900), setting: "JOBS_DISPATCH_TIMEOUT" };
-        let told = |progress| Failure::OutOfTime(limit, progress).told("http://fn/task", false);
-        assert_eq!(told(Progress::Connecting), "cannot connect to http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT)");
-        assert_eq!(told(Progress::Waiting), "no answer from http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT)");
+        let message = |progress| Failure::OutOfTime(limit, progress).message("http://fn/task", false);
         assert_eq!(
-            told(Progress::Reading { status: 200, length: 3 }),
+            message(Progress::Connecting),
+            "cannot connect to http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT)"
+        );
+        assert_eq!(message(Progress::Waiting), "no answer from http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT)");
+        assert_eq!(
+            message(Progress::Reading { status: 200, length: 3 }),
             "no end of the answer of http://fn/task within 15m (JOBS_DISPATCH_TIMEOUT): HTTP 200 and 3 bytes so far"
         );
         assert_eq!(
-            Failure::Endless { status: 200, limit: 64 << 20 }.told("http://fn/task", false),
+            Failure::Endless { status: 200, limit: 64 << 20 }.message("http://fn/task", false),
             "the answer of http://fn/task has no end: HTTP 200 and more than 64 MiB"
         );
     }

@@ -39,7 +39,7 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// How often to look for idle connections, while there are any. With [`IDLE_TIMEOUT`] less than Node's 5 s.
+/// How often to check for idle connections, while there are any. With [`IDLE_TIMEOUT`] less than Node's 5 s.
 const REAP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The connections to one server.
@@ -47,7 +47,7 @@ pub(crate) struct Origin {
     address: ServerAddress,
     connector: Arc<Connector>,
     idle: Mutex<Idle>,
-    /// Held while the one HTTP/2 connection is made.
+    /// HeldPayload while the one HTTP/2 connection is made.
     connecting: tokio::sync::Mutex<()>,
 }
 
@@ -55,17 +55,17 @@ pub(crate) struct Origin {
 #[derive(Default)]
 struct Idle {
     /// HTTP/1.1: idle connections, the latest last.
-    http1: Vec<Kept>,
+    http1: Vec<IdleConnection>,
     /// HTTP/2: the connection, and when it was last used.
     http2: Option<(http2::SendRequest<Payload>, Instant)>,
-    /// Whether somebody looks for connections to close.
+    /// Whether a task checks for connections to close.
     reaping: bool,
     /// How long connections are used at most, as the server has closed some, and when it last did.
     learned: Option<(Duration, Instant)>,
 }
 
 /// An idle connection.
-struct Kept {
+struct IdleConnection {
     connection: Connection,
     since: Instant,
     /// How long it may be idle.
@@ -91,7 +91,7 @@ impl Idle {
     }
 
     /// Removes what cannot be used any more.
-    fn tidy(&mut self) {
+    fn remove_closed(&mut self) {
         let mut closed = Vec::new();
         let limit = self.limit();
         self.http1.retain(|kept| {
@@ -103,7 +103,7 @@ impl Idle {
 }
 
 /// A connection in use; it must be given back after the end of the answer, and is closed otherwise.
-pub(crate) struct Lease(Option<Connection>);
+pub(crate) struct BorrowedConnection(Option<Connection>);
 
 /// How long a connection may be idle after an answer with these headers; None: it is not kept.
 pub(crate) fn idle_limit(headers: &HeaderMap) -> Option<Duration> {
@@ -137,7 +137,7 @@ impl Origin {
         request: Request<Payload>,
         limit: Option<Limit>,
         progress: &mut Progress,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
+    ) -> Result<(Response<Incoming>, BorrowedConnection), Failure> {
         if self.connector.http2() {
             self.send_http2(request, limit, progress).await
         } else {
@@ -150,7 +150,7 @@ impl Origin {
         mut request: Request<Payload>,
         limit: Option<Limit>,
         progress: &mut Progress,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
+    ) -> Result<(Response<Incoming>, BorrowedConnection), Failure> {
         loop {
             *progress = Progress::Connecting;
             let (mut connection, idle) = match self.take() {
@@ -161,7 +161,7 @@ impl Origin {
             };
             *progress = Progress::Waiting;
             match in_time(limit, pin!(connection.sender.try_send_request(request))).await? {
-                Ok(response) => return Ok((response, Lease(Some(connection)))),
+                Ok(response) => return Ok((response, BorrowedConnection(Some(connection)))),
                 Err(mut error) => {
                     let unsent = error.take_message();
                     let error = error.into_error();
@@ -182,7 +182,7 @@ impl Origin {
         mut request: Request<Payload>,
         limit: Option<Limit>,
         progress: &mut Progress,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
+    ) -> Result<(Response<Incoming>, BorrowedConnection), Failure> {
         loop {
             *progress = Progress::Connecting;
             let (mut sender, used) = match self.shared() {
@@ -191,7 +191,7 @@ impl Origin {
             };
             *progress = Progress::Waiting;
             match in_time(limit, pin!(sender.try_send_request(request))).await? {
-                Ok(response) => return Ok((response, Lease(None))),
+                Ok(response) => return Ok((response, BorrowedConnection(None))),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if used => request = unsent,
                     _ => {
@@ -208,8 +208,8 @@ impl Origin {
     }
 
     /// Keeps a connection whose answer has been read to its end, for as long as it may be idle.
-    pub(crate) fn give_back(self: &Arc<Self>, lease: Lease, limit: Option<Duration>) {
-        let (Some(mut connection), Some(limit)) = (lease.0, limit) else { return };
+    pub(crate) fn give_back(self: &Arc<Self>, borrowed: BorrowedConnection, limit: Option<Duration>) {
+        let (Some(mut connection), Some(limit)) = (borrowed.0, limit) else { return };
         if connection.sender.is_ready() {
             self.keep(connection, limit);
         } else if !connection.sender.is_closed() {
@@ -226,7 +226,7 @@ impl Origin {
 
     fn keep(self: &Arc<Self>, connection: Connection, limit: Duration) {
         let mut idle = self.idle();
-        idle.http1.push(Kept { connection, since: Instant::now(), limit });
+        idle.http1.push(IdleConnection { connection, since: Instant::now(), limit });
         self.reap(&mut idle);
     }
 
@@ -234,7 +234,7 @@ impl Origin {
     fn take(&self) -> Option<(Connection, Duration)> {
         let mut idle = self.idle();
         let limit = idle.limit();
-        while let Some(Kept { connection, since, limit: own }) = idle.http1.pop() {
+        while let Some(IdleConnection { connection, since, limit: own }) = idle.http1.pop() {
             if let Some(closed) = connection.closed_at() {
                 idle.learn(closed.saturating_duration_since(since));
             }
@@ -299,7 +299,7 @@ async fn reap(origin: Weak<Origin>) {
         tick.tick().await;
         let Some(origin) = origin.upgrade() else { return };
         let mut idle = origin.idle();
-        idle.tidy();
+        idle.remove_closed();
         idle.http2.take_if(|(sender, used)| sender.is_closed() || used.elapsed() >= IDLE_TIMEOUT);
         if idle.http1.is_empty() && idle.http2.is_none() {
             idle.reaping = false;

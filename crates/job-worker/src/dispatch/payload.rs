@@ -21,41 +21,41 @@ const PIECE: usize = 64 << 10;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A request's body: in one piece, or a large one.
-pub(crate) type Payload = Either<Full<Bytes>, Large>;
+pub(crate) type Payload = Either<Full<Bytes>, LargePayload>;
 
 /// A payload and its share of the memory, until somebody takes them out.
-struct Held {
+struct HeldPayload {
     payload: Mutex<Option<(String, MemoryPermit)>>,
     /// All of it is on its way.
     sent: Notify,
 }
 
-impl Held {
+impl HeldPayload {
     fn payload(&self) -> MutexGuard<'_, Option<(String, MemoryPermit)>> {
         self.payload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A large payload on its way.
-pub(crate) struct Large {
-    held: Arc<Held>,
+pub(crate) struct LargePayload {
+    held: Arc<HeldPayload>,
     sent: usize,
     length: usize,
 }
 
 /// What has not been sent of a large payload is given up when this is dropped, and the connection closed.
-pub(crate) struct Unsent(Arc<Held>);
+pub(crate) struct Unsent(Arc<HeldPayload>);
 
 /// The job's payload, which is taken out of it, as a body; with a share of the memory it is a large one.
 pub(crate) fn payload(job: &mut Job, permit: Option<MemoryPermit>) -> (Payload, Option<Unsent>) {
     let payload = std::mem::take(&mut job.payload);
     let Some(permit) = permit else { return (Either::Left(Full::from(payload)), None) };
     let length = payload.len();
-    let held = Arc::new(Held { payload: Mutex::new(Some((payload, permit))), sent: Notify::new() });
-    (Either::Right(Large { held: held.clone(), sent: 0, length }), Some(Unsent(held)))
+    let held = Arc::new(HeldPayload { payload: Mutex::new(Some((payload, permit))), sent: Notify::new() });
+    (Either::Right(LargePayload { held: held.clone(), sent: 0, length }), Some(Unsent(held)))
 }
 
-impl Body for Large {
+impl Body for LargePayload {
     type Data = Bytes;
     type Error = io::Error;
 

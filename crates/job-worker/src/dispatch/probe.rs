@@ -35,7 +35,7 @@ pub struct CallbackProbe {
 
 /// Who has answered.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+enum Responder {
     /// This process.
     Here,
     /// Another callback server of the same database.
@@ -57,25 +57,25 @@ impl CallbackProbe {
     /// Posts to the URL until the server with this identity answers; warns once when it does not. The identity's last
     /// part is that of all servers of the same database.
     pub async fn run(self, identity: &str) {
-        let mut last = Found::Elsewhere(String::new());
+        let mut last = Responder::Elsewhere(String::new());
         for wait in WAITS {
             tokio::time::sleep(wait).await;
             last = match tokio::time::timeout(LIMIT, self.ask(identity)).await {
                 Ok(Ok(found)) => found,
-                Ok(Err(problem)) => Found::Elsewhere(problem),
-                Err(_) => Found::Elsewhere("no answer in time".to_owned()),
+                Ok(Err(problem)) => Responder::Elsewhere(problem),
+                Err(_) => Responder::Elsewhere("no answer in time".to_owned()),
             };
-            if last == Found::Here {
+            if last == Responder::Here {
                 break;
             }
         }
         let url = shown(&self.url);
         match last {
-            Found::Here => tracing::debug!(url, "the callback URL leads here"),
-            Found::Sibling => {
+            Responder::Here => tracing::debug!(url, "the callback URL leads here"),
+            Responder::Sibling => {
                 tracing::debug!(url, "the callback URL leads to another callback server of this database")
             }
-            Found::Elsewhere(problem) => tracing::warn!(
+            Responder::Elsewhere(problem) => tracing::warn!(
                 url,
                 "the callback URL does not lead to this callback server, as tried from here: {problem}. Functions that \
                  cannot call back have their jobs waiting until JOBS_CALLBACK_TIMEOUT: set \
@@ -84,11 +84,11 @@ impl CallbackProbe {
         }
     }
 
-    async fn ask(&self, identity: &str) -> Result<Found, String> {
+    async fn ask(&self, identity: &str) -> Result<Responder, String> {
         let address = ServerAddress::of(&self.url)?;
         let connector = Connector::new(self.url.scheme() == "https", false).map_err(|error| error.to_string())?;
         let shown = shown(&self.url);
-        let mut sender = connector.http1(&address).await.map_err(|failure| failure.told(&shown, false))?;
+        let mut sender = connector.http1(&address).await.map_err(|failure| failure.message(&shown, false))?;
         let mut request = Request::new(Payload::Left(Full::default()));
         *request.method_mut() = Method::POST;
         let path = &self.url[Position::BeforePath..Position::AfterQuery];
@@ -98,10 +98,10 @@ impl CallbackProbe {
         let answer = sender.sender.send_request(request).await.map_err(|error| error.to_string())?;
         let server = answer.headers().get(X_CALLBACK_SERVER).and_then(|server| server.to_str().ok());
         Ok(match server {
-            Some(server) if server == identity => Found::Here,
-            Some(server) if database(server) == database(identity) => Found::Sibling,
-            Some(_) => Found::Elsewhere("it leads to the callback server of another database".to_owned()),
-            None => Found::Elsewhere(format!("HTTP {} from something else", answer.status().as_u16())),
+            Some(server) if server == identity => Responder::Here,
+            Some(server) if database(server) == database(identity) => Responder::Sibling,
+            Some(_) => Responder::Elsewhere("it leads to the callback server of another database".to_owned()),
+            None => Responder::Elsewhere(format!("HTTP {} from something else", answer.status().as_u16())),
         })
     }
 }

@@ -9,14 +9,14 @@ use job_utils::wire::encoding::is_long_work;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use crate::dispatch::body::Beginning;
+use crate::dispatch::body::BodyPrefix;
 
 /// How many large or compressed answers are read at once: each may take a MiB for a moment, and a thread.
 const AT_ONCE: u32 = 4;
 
 /// What an answer says.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Said {
+pub(crate) struct ReadAnswer {
     pub(crate) answer: Answer,
     /// Whether only its beginning was read.
     pub(crate) is_cut: bool,
@@ -25,11 +25,11 @@ pub(crate) struct Said {
 }
 
 /// Reads answers.
-pub(crate) struct Reader {
+pub(crate) struct AnswerReader {
     at_once: Arc<Semaphore>,
 }
 
-impl Reader {
+impl AnswerReader {
     pub(crate) fn new() -> Self {
         Self { at_once: Arc::new(Semaphore::new(AT_ONCE as usize)) }
     }
@@ -39,10 +39,10 @@ impl Reader {
         &self,
         status: u16,
         headers: &HeaderMap,
-        body: &Beginning,
+        body: &BodyPrefix,
         url: &Url,
         complete_on_2xx: bool,
-    ) -> Said {
+    ) -> ReadAnswer {
         if !is_long_work(headers, &body.bytes) {
             return read(status, headers, body, url, complete_on_2xx);
         }
@@ -63,10 +63,10 @@ impl Reader {
     }
 }
 
-fn read(status: u16, headers: &HeaderMap, body: &Beginning, url: &Url, complete_on_2xx: bool) -> Said {
+fn read(status: u16, headers: &HeaderMap, body: &BodyPrefix, url: &Url, complete_on_2xx: bool) -> ReadAnswer {
     let received = Received::new(status, headers, &body.bytes, body.cut);
     let answer = read_answer(&received, url, complete_on_2xx, SystemTime::now());
-    Said { answer, is_cut: received.is_cut(), names_job: received.names_job() }
+    ReadAnswer { answer, is_cut: received.is_cut(), names_job: received.names_job() }
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
 
     /// Reads an answer while other threads read as many as they may; says whether it was read by the one that asked.
     async fn reading(headers: &HeaderMap, bytes: Vec<u8>) -> (bool, Answer) {
-        let (reader, body) = (Reader::new(), Beginning { bytes: bytes.into(), cut: false });
+        let (reader, body) = (AnswerReader::new(), BodyPrefix { bytes: bytes.into(), cut: false });
         let others = reader.at_once.clone().acquire_many_owned(AT_ONCE).await.unwrap();
         let url = "http://fn/task".parse().unwrap();
         let mut reading = pin!(reader.read(200, headers, &body, &url, false));

@@ -36,8 +36,8 @@ const X_CALLBACK_URL: HeaderName = HeaderName::from_static(headers::X_CALLBACK_U
 /// What a task identifier is not shown with in a header: what is no visible ASCII character, and the sign of the encoding.
 const HIDDEN: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-/// How many tasks' targets are kept. A task's name can be anything, so there may be many more of them.
-const KEPT: usize = 1000;
+/// How many tasks' targets are cached. A task's name can be anything, so there may be many more of them.
+const CACHE_SIZE: usize = 1000;
 
 /// Where functions report, and as whose jobs.
 pub(crate) struct Callback {
@@ -165,7 +165,7 @@ pub(crate) struct Targets {
     /// From the development map.
     mapped: HashMap<String, Result<Arc<Target>, String>>,
     /// Of all other tasks, as jobs asked for them.
-    kept: Mutex<HashMap<String, Arc<Target>>>,
+    cached: Mutex<HashMap<String, Arc<Target>>>,
     shared: Shared,
 }
 
@@ -210,7 +210,7 @@ impl Targets {
             });
             (task.clone(), target.map(Arc::new).map_err(bad))
         });
-        Ok(Self { mapped: mapped.collect(), base: Url::clone(base), origins, kept: Mutex::default(), shared })
+        Ok(Self { mapped: mapped.collect(), base: Url::clone(base), origins, cached: Mutex::default(), shared })
     }
 
     /// A task's target; the error says why there is none.
@@ -218,8 +218,8 @@ impl Targets {
         if let Some(target) = self.mapped.get(task) {
             return target.clone();
         }
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(target) = kept().get(task) {
+        let cached = || self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(target) = cached().get(task) {
             return Ok(target.clone());
         }
         let url = match self.shared.tasks.of(task).url_of(task) {
@@ -229,11 +229,11 @@ impl Targets {
         // There is one for each URL of the settings.
         let origin = self.origins.get(&url.origin()).cloned().unwrap_or_else(|| Err("it has no origin".to_owned()));
         let target = Arc::new(Target::new(task, url, origin?, &self.shared)?);
-        let mut kept = kept();
-        if kept.len() >= KEPT {
-            kept.clear();
+        let mut cached = cached();
+        if cached.len() >= CACHE_SIZE {
+            cached.clear();
         }
-        kept.insert(task.to_owned(), target.clone());
+        cached.insert(task.to_owned(), target.clone());
         Ok(target)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use job_pg::Work;
+use job_pg::TransactionOptions;
 use job_pg::config::PostgresConfig;
 use job_testkit::eventually;
 use job_utils::config::Reader;
@@ -286,7 +286,7 @@ async fn a_transaction_holds_its_job_and_not_for_longer_than_its_client_lives() 
 #[tokio::test]
 async fn a_transaction_without_a_statement_for_longer_than_its_task_may_take_is_ended_by_the_server() {
     async fn handler(job: Charge, context: Context<mpsc::UnboundedSender<String>>) -> HandlerResult {
-        let mut halted = Work::default();
+        let mut halted = TransactionOptions::default();
         halted.idle = Some(Duration::from_millis(100));
         let ended = context.db().complete_with(context.job(), halted, async |_| -> Result<(), CompleteError> {
             let other = context.db().connection().await?;

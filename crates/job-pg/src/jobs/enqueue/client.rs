@@ -89,19 +89,19 @@ impl sealed::Rows for &deadpool_postgres::Pool {
         sql: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, DbError> {
-        let mut lent = Lent(None);
-        let mut object: &Object = lent.0.insert(self.get().await.map_err(DbError::Connect)?);
+        let mut connection = CheckedOut(None);
+        let mut object: &Object = connection.0.insert(self.get().await.map_err(DbError::Connect)?);
         let rows = sealed::Rows::rows(&mut object, operation, sql, parameters).await;
         // Back into the pool.
-        lent.0 = None;
+        connection.0 = None;
         rows
     }
 }
 
 /// A pool's connection, whose statement is under way as long as it is here. Dropped then, it leaves the pool.
-struct Lent(Option<Object>);
+struct CheckedOut(Option<Object>);
 
-impl Drop for Lent {
+impl Drop for CheckedOut {
     fn drop(&mut self) {
         self.0.take().map(Object::take);
     }
@@ -122,15 +122,15 @@ impl sealed::Rows for &Db {
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, DbError> {
         // Dropped before the answer, it cancels the statement, and the connection leaves the pool.
-        let lent = self.operation().await?;
+        let connection = self.operation().await?;
         let asked = async {
             if self.is_pooled() {
-                return lent.query_typed(sql, parameters).await.map(of_client).map_err(DbError::query(operation));
+                return connection.query_typed(sql, parameters).await.map(of_client).map_err(DbError::query(operation));
             }
-            let mut object: &Object = &lent;
+            let mut object: &Object = &connection;
             sealed::Rows::rows(&mut object, operation, sql, parameters).await
         };
-        lent.run_without_limit(asked).await
+        connection.run_without_limit(asked).await
     }
 }
 impl EnqueueClient for &Db {}

@@ -2,7 +2,7 @@
 //! ones left, and drops databases.
 //!
 //! Databases are named `test_<token>_<n>` and `tpl_<token>_<name>`: the token of the process (a test's database) or of
-//! the program's build (a template). While a process lives, its keeper holds a shared advisory lock on both tokens; a
+//! the program's build (a template). While a process lives, its connection holds a shared advisory lock on both tokens; a
 //! database whose token nobody holds is left over.
 
 use std::sync::OnceLock;
@@ -23,20 +23,20 @@ struct Request {
     done: SyncSender<Result<(), String>>,
 }
 
-/// The process's keeper.
-pub(super) struct Keeper {
+/// The process's connection.
+pub(super) struct ProcessConnection {
     url: String,
     run_token: u32,
     build_token: u32,
     requests: UnboundedSender<Request>,
 }
 
-impl Keeper {
-    /// The keeper of this process; the first call starts it, and the shared server when there is no other.
+impl ProcessConnection {
+    /// The connection of this process; the first call starts it, and the shared server when there is no other.
     pub(super) fn get() -> &'static Self {
-        static KEEPER: OnceLock<Keeper> = OnceLock::new();
-        KEEPER.get_or_init(|| match Self::start() {
-            Ok(keeper) => keeper,
+        static CONNECTION: OnceLock<ProcessConnection> = OnceLock::new();
+        CONNECTION.get_or_init(|| match Self::start() {
+            Ok(connection) => connection,
             Err(message) => panic!("no PostgreSQL for this test: {message}"),
         })
     }
@@ -48,7 +48,7 @@ impl Keeper {
         let (ready, answer) = sync_channel(1);
         // A thread of its own: tests have a runtime each, and a connection dies with the runtime that drives it.
         thread::Builder::new()
-            .name("postgres-keeper".to_owned())
+            .name("postgres-connection".to_owned())
             .spawn(move || {
                 let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => runtime,
@@ -65,7 +65,7 @@ impl Keeper {
                 });
             })
             .map_err(|error| error.to_string())?;
-        let url = answer.recv().map_err(|_| "the keeper's thread ended".to_owned())??;
+        let url = answer.recv().map_err(|_| "the connection's thread ended".to_owned())??;
         Ok(Self { url, run_token, build_token, requests })
     }
 

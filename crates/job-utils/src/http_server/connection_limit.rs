@@ -1,4 +1,4 @@
-//! Room: how many connections there may be, and who gives way when others want to come.
+//! Connection limit: how many connections there may be, and who gives way when others want to come.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -10,44 +10,44 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::{FEWEST, Limits};
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimit;
 
 /// How long a newcomer waits until it is looked again for somebody who can give way.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The room of all servers of this process together: descriptors are the process's, and half of them are for its own
+/// The limit of all servers of this process together: descriptors are the process's, and half of them are for its own
 /// connections.
-static OF_THE_PROCESS: LazyLock<Arc<Room>> = LazyLock::new(|| {
+static OF_THE_PROCESS: LazyLock<Arc<ConnectionLimit>> = LazyLock::new(|| {
     let descriptors = getrlimit(Resource::Nofile).current;
     let half = descriptors.map_or(Semaphore::MAX_PERMITS, |all| usize::try_from(all / 2).unwrap_or(usize::MAX));
-    Arc::new(Room::new(half.clamp(FEWEST, Semaphore::MAX_PERMITS)))
+    Arc::new(ConnectionLimit::new(half.clamp(FEWEST, Semaphore::MAX_PERMITS)))
 });
 
-/// Room for connections, and those that are in it.
-pub(super) struct Room {
+/// How many connections there may be, and those that there are.
+pub(super) struct ConnectionLimit {
     limit: usize,
     free: Arc<Semaphore>,
     taken: Mutex<HashMap<u64, Arc<Connection>>>,
     /// How many newcomers wait for room.
     waiting: watch::Sender<usize>,
-    full: Sparingly,
+    full: LogLimit,
 }
 
-/// A connection's place in a room, until it is dropped.
-pub(super) struct Place {
-    room: Arc<Room>,
+/// A connection that is counted, until this is dropped.
+pub(super) struct ConnectionPermit {
+    room: Arc<ConnectionLimit>,
     number: u64,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Room {
+impl ConnectionLimit {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
             free: Arc::new(Semaphore::new(limit)),
             taken: Mutex::default(),
             waiting: watch::Sender::new(0),
-            full: Sparingly::once_a_second(),
+            full: LogLimit::once_a_second(),
         }
     }
 
@@ -73,7 +73,7 @@ impl Room {
             let connections = self.limit;
             tracing::warn!(connections, left_out, "no more connections are taken: those waited for longest give way");
         }
-        let _waits = Waits::begin(&self.waiting);
+        let _waits = WaitingNewcomer::begin(&self.waiting);
         loop {
             self.make(limits);
             tokio::select! {
@@ -105,10 +105,14 @@ impl Room {
     }
 
     /// Gives a connection the place that it has a permit for.
-    pub(super) fn enter(self: &Arc<Self>, connection: &Arc<Connection>, permit: Option<OwnedSemaphorePermit>) -> Place {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> ConnectionPermit {
         let number = connection.number();
         self.taken().insert(number, connection.clone());
-        Place { room: self.clone(), number, _permit: permit }
+        ConnectionPermit { room: self.clone(), number, _permit: permit }
     }
 
     pub(super) fn newcomers(&self) -> watch::Receiver<usize> {
@@ -116,23 +120,23 @@ impl Room {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.room.taken().remove(&self.number);
     }
 }
 
 /// A newcomer that waits, until it is dropped.
-struct Waits<'a>(&'a watch::Sender<usize>);
+struct WaitingNewcomer<'a>(&'a watch::Sender<usize>);
 
-impl<'a> Waits<'a> {
+impl<'a> WaitingNewcomer<'a> {
     fn begin(waiting: &'a watch::Sender<usize>) -> Self {
         waiting.send_modify(|newcomers| *newcomers += 1);
         Self(waiting)
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for WaitingNewcomer<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|newcomers| *newcomers -= 1);
     }
@@ -147,8 +151,8 @@ pub struct Newcomers {
 }
 
 impl Newcomers {
-    pub(super) fn of(room: &Room) -> Self {
-        Self { of_the_server: room.newcomers(), of_the_process: Room::of_the_process().newcomers() }
+    pub(super) fn of(room: &ConnectionLimit) -> Self {
+        Self { of_the_server: room.newcomers(), of_the_process: ConnectionLimit::of_the_process().newcomers() }
     }
 
     /// Whether newcomers wait now.
