@@ -25,9 +25,11 @@ pub enum NotReady {
     /// The database has another encoding than UTF8; says which, and what to do.
     #[error("{0}")]
     Encoding(String),
-    /// Row level security shows the user the jobs of one tenant at most: it would wait for the others for good.
+    /// Row level security shows the user the jobs of one tenant at most, and it would wait for the others for good; or it may
+    /// not call the functions of the services.
     #[error(
-        "{user} does not see all jobs of schema {schema} (row level security): GRANT jobs_runtime TO {user}, or see docs/roles.md"
+        "{user} does not see all jobs of schema {schema} (row level security), or may not call its functions: \
+         GRANT jobs_runtime TO {user}, or see docs/roles.md"
     )]
     Rights {
         /// The database user's quoted name.
@@ -39,14 +41,16 @@ pub enum NotReady {
 
 job_utils::debug_as_chain!(NotReady);
 
+/// Whether the schema is there in this version. What is in the internal schema, a role without rights to it cannot ask.
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
-                     AND to_regprocedure(\
+                     AND CASE WHEN has_schema_privilege(to_regnamespace('@internal@'), 'USAGE') THEN to_regprocedure(\
                      '@internal@.claim_instance_jobs(uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
                      AND to_regprocedure('@internal@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
                      AND to_regprocedure(\
                      '@internal@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
                      AND to_regprocedure(\
                      '@internal@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[], boolean[])') IS NOT NULL \
+                     ELSE to_regnamespace('@internal@') IS NOT NULL END \
                      AND to_regclass('@extschema@.settings') IS NOT NULL \
                      AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('@extschema@.jobs') \
                      AND a.attname = 'organization_id'), \
@@ -84,9 +88,10 @@ pub(crate) fn wrong_encoding(encoding: &str, place: &str) -> Option<String> {
     })
 }
 
-/// Whether no row of another tenant is hidden from us; who we are.
-const SEES_ALL: &str = "SELECT NOT row_security_active('@extschema@.jobs') OR EXISTS (\
+/// Whether we may use the internal schema, and no row of another tenant is hidden from us; who we are.
+const SEES_ALL: &str = "SELECT has_schema_privilege(to_regnamespace('@internal@'), 'USAGE') \
+                        AND (NOT row_security_active('@extschema@.jobs') OR EXISTS (\
                         SELECT FROM pg_policy p CROSS JOIN pg_catalog.unnest(p.polroles) AS r (role) \
                         WHERE p.polrelid = '@extschema@.jobs'::regclass AND p.polname = 'all_tenants' \
-                        AND CASE r.role WHEN 0::oid THEN true ELSE pg_has_role(r.role, 'USAGE') END), \
+                        AND CASE r.role WHEN 0::oid THEN true ELSE pg_has_role(r.role, 'USAGE') END)), \
                         quote_ident(current_user::text)";
