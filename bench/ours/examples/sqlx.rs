@@ -120,7 +120,7 @@ async fn main() -> Result<()> {
     let worker = worker.raw_task("in_the_way", options(), in_the_way).build()?;
     let ran = worker.run_due().await?;
     let ended: Vec<&Outcome> = ran.iter().map(|ran| &ran.outcome).collect();
-    ensure!(matches!(ended[..], [Outcome::Done, Outcome::Done, Outcome::GivenBack { .. }]), "{ran:?}");
+    ensure!(matches!(ended[..], [Outcome::Complete, Outcome::Complete, Outcome::Release { .. }]), "{ran:?}");
     let receipts: Vec<i64> = sqlx::query_scalar("SELECT order_id FROM receipts").fetch_all(&pool).await?;
     ensure!(receipts == [2], "{receipts:?}");
     let left: Vec<String> =

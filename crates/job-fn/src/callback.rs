@@ -7,8 +7,9 @@ use axum::http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use backon::{ExponentialBuilder, Retryable};
 use job_utils::config::HttpUrl;
 use job_utils::error::chain;
+use job_utils::outcome::Outcome;
 use job_utils::telemetry::milliseconds;
-use job_utils::wire::callback::{Outcome, Report, callback_url};
+use job_utils::wire::callback::{Report, callback_url};
 use job_utils::wire::headers::{X_CALLBACK_URL, X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use reqwest::{Client, StatusCode};
 use url::{Position, Url};
@@ -155,7 +156,7 @@ impl Caller {
     async fn post(&self, callback: &Callback, outcome: &Outcome) -> Result<(), Refused> {
         let mut request =
             self.client.post(Url::clone(&callback.url)).headers(callback.headers.clone()).json(&Report::from(outcome));
-        if outcome.message().is_some() {
+        if *outcome != Outcome::Complete {
             request = request.header(X_JOB_ERROR, HeaderValue::from_static("true"));
         }
         let response = request.send().await.map_err(|error| Refused::Unreachable(chain(&error.without_url())))?;

@@ -25,7 +25,8 @@ use job_utils::error::chain;
 pub struct FunctionError {
     pub(crate) status: Option<StatusCode>,
     pub(crate) message: String,
-    pub(crate) for_good: bool,
+    /// Whether the job has failed for good.
+    pub(crate) discard: bool,
     /// The payload was not looked at: in how many seconds to send it again, by `Retry-After`. No callback tells of it.
     pub(crate) retry_after: Option<u32>,
 }
@@ -37,14 +38,14 @@ impl FunctionError {
             .ok()
             .filter(|status| status.is_client_error() || status.is_server_error())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status: Some(status), message: message.into(), for_good: false, retry_after: None }
+        Self { status: Some(status), message: message.into(), discard: false, retry_after: None }
     }
 
     /// Answers 200 with `X-Job-Error: true` and `{"message": message}`, as an error by `?` does.
     pub fn thrown(message: impl Into<String>) -> Self {
         let message = message.into();
         let message = if message.is_empty() { "the function failed without a message".to_owned() } else { message };
-        Self { status: None, message, for_good: false, retry_after: None }
+        Self { status: None, message, discard: false, retry_after: None }
     }
 
     /// The job failed for good: trying again is useless. Else as a thrown one.
@@ -52,18 +53,24 @@ impl FunctionError {
     /// ```
     /// use job_fn::FunctionError;
     /// fn find(mailbox: &str) -> Result<(), FunctionError> {
-    ///     Err(FunctionError::fail(format!("there is no mailbox {mailbox}")))
+    ///     Err(FunctionError::discard(format!("there is no mailbox {mailbox}")))
     /// }
     /// # assert!(find("a").is_err());
     /// ```
-    pub fn fail(message: impl Into<String>) -> Self {
-        Self::thrown(message).for_good()
+    pub fn discard(message: impl Into<String>) -> Self {
+        Self::thrown(message).and_discard()
     }
 
-    /// The same error, and trying again is useless: `X-Job-Retry: false` goes with it.
+    /// The same error, and the job failed for good: `X-Job-Retry: false` goes with it.
+    ///
+    /// ```
+    /// use job_fn::FunctionError;
+    /// let gone = FunctionError::status(410, "there is no such mailbox").and_discard();
+    /// # assert_eq!(gone.to_string(), "there is no such mailbox");
+    /// ```
     #[must_use]
-    pub fn for_good(self) -> Self {
-        Self { for_good: true, ..self }
+    pub fn and_discard(self) -> Self {
+        Self { discard: true, ..self }
     }
 
     /// What the job service is told, and what it stores as `last_error` when only the callback reaches it.

@@ -16,9 +16,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use job_utils::http_server::{BodyBudget, BodyError, Received};
+use job_utils::outcome::Outcome;
 use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::{LogLimit, milliseconds};
-use job_utils::wire::callback::Outcome;
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_RETRY};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -190,8 +190,8 @@ async fn run(
     }
     let outcome = match &result {
         Ok(_) => Outcome::Complete,
-        Err(error) if error.for_good => Outcome::FailForGood(error.reported().into_owned()),
-        Err(error) => Outcome::Fail(error.reported().into_owned()),
+        Err(error) if error.discard => Outcome::Discard { error: error.reported().into_owned() },
+        Err(error) => Outcome::Retry { error: error.reported().into_owned(), after: None },
     };
     let (guard, on_the_wire) = oneshot::channel();
     // When nobody waits for the answer any more, it is dropped here, and the guard with it.
@@ -220,7 +220,7 @@ impl AsRef<[u8]> for Written {
 }
 
 fn response(result: Result<Vec<u8>, FunctionError>, request: &HeaderMap, guard: oneshot::Sender<()>) -> Response {
-    let for_good = result.as_ref().is_err_and(|error| error.for_good);
+    let discard = result.as_ref().is_err_and(|error| error.discard);
     let retry_after = result.as_ref().err().and_then(|error| error.retry_after);
     let (status, thrown, bytes) = match result {
         Ok(bytes) => (StatusCode::OK, false, bytes),
@@ -238,7 +238,7 @@ fn response(result: Result<Vec<u8>, FunctionError>, request: &HeaderMap, guard: 
     if thrown {
         headers.insert(X_JOB_ERROR, HeaderValue::from_static("true"));
     }
-    if for_good {
+    if discard {
         headers.insert(X_JOB_RETRY, HeaderValue::from_static("false"));
     }
     if let Some(seconds) = retry_after {

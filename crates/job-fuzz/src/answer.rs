@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_ENCODING, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
-use job_utils::wire::callback::{MESSAGE_LIMIT, storable};
+use job_utils::outcome::{MESSAGE_LIMIT, Outcome, storable};
 use job_utils::wire::dispatch::{Answer, Received, read_answer};
 use job_utils::wire::encoding::{Coding, Decoded, decode, text};
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_RETRY, flag};
@@ -85,22 +85,24 @@ impl<'a> Sent<'a> {
     /// What holds for every answer, also for one whose end is missing.
     fn check(&self, completes: bool, answer: &Answer) {
         match answer {
-            Answer::Complete => {
+            Answer::Ended(Outcome::Complete) => {
                 assert!(self.is_success(), "a failure is taken for a completion");
                 let done = completes && self.status != 202;
                 assert!(done || self.has("complete") || self.has("\\u"), "nothing says that the job is done");
             }
-            Answer::Accept => {
+            Answer::Accepted => {
                 assert!(self.is_success(), "a failure is taken for an acceptance");
                 assert!(!completes || self.status == 202, "an acceptance where the status completes");
             }
-            Answer::Postpone { after, counts, .. } => {
-                assert!(matches!(self.status, 429 | 503), "HTTP {} postpones a job", self.status);
+            Answer::Ended(Outcome::Snooze { after, .. } | Outcome::Retry { after: Some(after), .. }) => {
+                let snoozes = matches!(answer, Answer::Ended(Outcome::Snooze { .. }));
+                assert_eq!(self.status, if snoozes { 429 } else { 503 }, "whether the attempt is used up");
                 assert!(self.headers.contains_key(RETRY_AFTER), "nothing says when to ask again");
                 assert!((SHORTEST_WAIT..=LONGEST_WAIT).contains(after), "a wait of {after:?}");
-                assert_eq!(*counts, self.status == 503, "whether the attempt is used up");
             }
-            Answer::Fail(_) | Answer::FailForGood(_) => {}
+            Answer::Ended(Outcome::Retry { after: None, .. } | Outcome::Discard { .. } | Outcome::Release { .. }) => {
+                assert!(!matches!(answer, Answer::Ended(Outcome::Release { .. })), "only a worker releases a job");
+            }
         }
         if let Some(message) = failure_of(answer) {
             assert!(!message.is_empty(), "a failure without words");
@@ -115,7 +117,10 @@ impl<'a> Sent<'a> {
         let Some(decoded) = self.decoded() else {
             // The status says it all, or it is a failure.
             let known = self.is_success() && (completes || self.status == 202);
-            assert!(known || !matches!(answer, Answer::Complete | Answer::Accept), "taken without being understood");
+            assert!(
+                known || !matches!(answer, Answer::Ended(Outcome::Complete) | Answer::Accepted),
+                "taken without being understood"
+            );
             return;
         };
         // What is larger is read as far as it goes.
@@ -137,12 +142,12 @@ impl<'a> Sent<'a> {
             body.get("retry") == Some(&Value::Bool(false)) || flag(&self.headers, X_JOB_RETRY) == Some(false);
         if self.is_success() && !(no_retry && !complete && failure.is_some()) {
             let done = complete || completes && self.status != 202;
-            assert_eq!(*answer, if done { Answer::Complete } else { Answer::Accept });
+            assert_eq!(*answer, if done { Answer::Ended(Outcome::Complete) } else { Answer::Accepted });
             return;
         }
         let message = failure_of(answer);
         assert!(message.is_some(), "a failure is taken for {answer:?}");
-        let (message, last) = (message.unwrap_or_default(), matches!(answer, Answer::FailForGood(_)));
+        let (message, last) = (message.unwrap_or_default(), matches!(answer, Answer::Ended(Outcome::Discard { .. })));
         assert_eq!(last, no_retry, "whether another attempt follows");
         match failure {
             Some(Value::String(text)) => assert_eq!(message, storable(text)),
@@ -192,8 +197,8 @@ fn contains(bytes: &[u8]) -> bool {
 /// What goes into `last_error`.
 fn failure_of(answer: &Answer) -> Option<&str> {
     match answer {
-        Answer::Fail(message) | Answer::FailForGood(message) | Answer::Postpone { message, .. } => Some(message),
-        Answer::Complete | Answer::Accept => None,
+        Answer::Accepted => None,
+        Answer::Ended(outcome) => outcome.error(),
     }
 }
 
@@ -217,31 +222,31 @@ mod tests {
 
     #[test]
     fn what_is_read_as_sent_passes() {
-        told(b"200\n\n{\"complete\":true}", &Answer::Complete);
-        told(b"500\n\n{\"error\":\"a\"}", &Answer::Fail("a".to_owned()));
+        told(b"200\n\n{\"complete\":true}", &Answer::Ended(Outcome::Complete));
+        told(b"500\n\n{\"error\":\"a\"}", &Answer::Ended(Outcome::retry("a")));
     }
 
     #[test]
     #[should_panic(expected = "taken for an acceptance")]
     fn a_failure_that_is_read_as_an_acceptance_is_told() {
-        told(b"500\n\n", &Answer::Accept);
+        told(b"500\n\n", &Answer::Accepted);
     }
 
     #[test]
     #[should_panic(expected = "without being understood")]
     fn an_acceptance_that_was_not_understood_is_told() {
-        told(b"200\nContent-Encoding: br\n\nx", &Answer::Accept);
+        told(b"200\nContent-Encoding: br\n\nx", &Answer::Accepted);
     }
 
     #[test]
-    #[should_panic(expected = "left: Accept")]
+    #[should_panic(expected = "left: Accepted")]
     fn a_completion_that_is_read_as_an_acceptance_is_told() {
-        told(b"200\n\n{\"complete\":true}", &Answer::Accept);
+        told(b"200\n\n{\"complete\":true}", &Answer::Accepted);
     }
 
     #[test]
     #[should_panic(expected = "a secret is in")]
     fn a_secret_of_a_location_is_told() {
-        told(b"302\nLocation: http://x/?hunter2\n\n", &Answer::Fail("HTTP 302 http://x/?hunter2".to_owned()));
+        told(b"302\nLocation: http://x/?hunter2\n\n", &Answer::Ended(Outcome::retry("HTTP 302 http://x/?hunter2")));
     }
 }

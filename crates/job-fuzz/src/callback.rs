@@ -6,9 +6,9 @@
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
+use job_utils::outcome::Outcome;
 use job_utils::wire::callback::{
-    LONGEST_EXTENSION, Malformed, NamedAttempt, Outcome, UNKNOWN_ERROR, is_json, read_attempt, read_extension,
-    read_outcome,
+    LONGEST_EXTENSION, Malformed, NamedAttempt, UNKNOWN_ERROR, is_json, read_attempt, read_extension, read_outcome,
 };
 use job_utils::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_WORKER_ID};
 use serde_json::Value;
@@ -101,14 +101,14 @@ fn check(headers: &HeaderMap, body: &[u8], read: Read<'_>) -> bool {
     assert!(callback.worker_id.chars().count() >= 4, "no worker has so short an id");
     assert!(callback.claim.epoch.is_none_or(|epoch| epoch >= 0), "no claim has a negative epoch");
     // Who says that another attempt would fail has failed.
-    let last = matches!(outcome, Outcome::FailForGood(_));
+    let last = matches!(outcome, Outcome::Discard { .. });
     assert!(failed(headers) || last || outcome == Outcome::Complete, "X-Job-Error alone says that an attempt failed");
     assert!(!failed(headers) || outcome != Outcome::Complete, "X-Job-Error alone says that an attempt failed");
-    if let Outcome::Fail(message) | Outcome::FailForGood(message) = &outcome {
+    if let Some(message) = outcome.error() {
         assert!(!message.is_empty(), "a failure without words");
         assert!(!message.contains('\0'), "Postgres cannot store a NUL");
         if let Some(expected) = reported(headers, body) {
-            assert_eq!(*message, expected);
+            assert_eq!(message, expected);
         }
     }
     true
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn what_is_read_as_sent_passes() {
         // Without a content type the body says nothing.
-        assert!(asked(Outcome::Fail(UNKNOWN_ERROR.to_owned())));
+        assert!(asked(Outcome::retry(UNKNOWN_ERROR)));
     }
 
     #[test]
@@ -163,6 +163,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "left: \"a\"")]
     fn another_message_is_told() {
-        asked(Outcome::Fail("a".to_owned()));
+        asked(Outcome::retry("a"));
     }
 }

@@ -13,11 +13,12 @@ use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse, Response};
 use job_pg::{CallbackDb, SettleError, Settled};
 use job_utils::http_server::{BodyBudget, Newcomers, Received, discard};
+use job_utils::outcome::Outcome;
 use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::LogLimit;
 use job_utils::wire::callback::{
-    LARGEST_BODY, LARGEST_EXTENSION, Malformed, NamedAttempt, Outcome, Route, read_attempt, read_extension,
-    read_outcome, says_how_in_body,
+    LARGEST_BODY, LARGEST_EXTENSION, Malformed, NamedAttempt, Route, read_attempt, read_extension, read_outcome,
+    says_how_in_body,
 };
 use job_utils::wire::encoding::is_long_work;
 use job_utils::wire::headers::{X_CALLBACK_SERVER, X_JOB_ID};
@@ -179,13 +180,10 @@ async fn settle(
                 Ok(Received::default())
             }
         });
-        match read(&callbacks.reading, &head.headers, body.await?).await? {
-            // The policy is the worker's, which has put what it says into the URL.
-            Outcome::Fail(message) => attempt.claim.after_failure.failed(message),
-            outcome => outcome,
-        }
+        // The policy is the worker's, which has put what it says into the URL.
+        attempt.claim.after_failure.applied_to(read(&callbacks.reading, &head.headers, body.await?).await?)
     };
-    let failure = outcome.message().map(str::to_owned);
+    let failure = outcome.error().map(str::to_owned);
     if failure.as_deref().is_some_and(is_wordless) {
         tokio::select! {
             () = tokio::time::sleep(NO_MESSAGE_DELAY) => {}
@@ -194,7 +192,7 @@ async fn settle(
         }
     }
     let NamedAttempt { id, worker_id, .. } = *attempt;
-    let for_good = matches!(outcome, Outcome::FailForGood(_));
+    let for_good = matches!(outcome, Outcome::Discard { .. });
     let stored = callbacks.db.settle(worker_id, id, attempt.claim.epoch, outcome);
     match tokio::time::timeout(callbacks.store_timeout, stored).await {
         Ok(Ok(Settled::Done)) => match failure {

@@ -9,6 +9,7 @@ pub mod health;
 #[cfg(feature = "http-server")]
 pub mod http_server;
 pub mod http_url;
+pub mod outcome;
 pub mod probe;
 pub mod secret;
 #[cfg(feature = "service")]

@@ -9,15 +9,14 @@ use job_pg::{Db, DbError, Job, SettleError, SettleResults, Settled, Settlement, 
 use job_utils::backoff::Backoff;
 use job_utils::config::in_words;
 use job_utils::error::chain;
+use job_utils::outcome::{Outcome, storable};
 use job_utils::shutdown::Shutdown;
 use job_utils::telemetry::milliseconds;
-use job_utils::wire::callback::{Outcome, storable};
 
 use crate::context::{Context, WorkerContext};
 use crate::dispatch::Dispatcher;
 use crate::handler::{CANCEL_GRACE, Registered, Registry};
 use crate::monitor::SlotMonitor;
-use crate::outcome;
 use crate::payload_memory::{MemoryPermit, PayloadMemory};
 use crate::slots::Slots;
 
@@ -128,7 +127,7 @@ impl Runner {
                     let duration = started.elapsed();
                     let max_attempts = job.max_attempts;
                     let attempt = EndedAttempt { lane, job: Arc::new(job), max_attempts, duration };
-                    self.settle(Outcome::Fail(message), attempt).await;
+                    self.settle(Outcome::Retry { error: message, after: None }, attempt).await;
                     return duration;
                 }
             }
@@ -138,7 +137,7 @@ impl Runner {
             (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher, monitor, permit).await,
             // Not claimed as a rule.
             (None, None) => {
-                let outcome = Outcome::Fail("the worker has no handler for the task".to_owned());
+                let outcome = Outcome::retry("the worker has no handler for the task");
                 job.payload = String::new();
                 let max_attempts = job.max_attempts;
                 let attempt = EndedAttempt { lane, job: Arc::new(job), max_attempts, duration: Duration::ZERO };
@@ -203,7 +202,7 @@ impl Runner {
             outcome = self.registry.run(task, &context) => outcome,
             // The handler ends by itself then; what a hook does around it may not.
             () = async { monitor.taken().await; tokio::time::sleep(2 * CANCEL_GRACE).await } => {
-                outcome::Outcome::retry("its job was taken away")
+                Outcome::retry("its job was taken away")
             }
         };
         monitor.end();
@@ -233,11 +232,11 @@ impl Runner {
     }
 
     /// The handler's own transaction has completed the job.
-    fn completed(&self, outcome: outcome::Outcome, attempt: EndedAttempt) {
+    fn completed(&self, outcome: Outcome, attempt: EndedAttempt) {
         let EndedAttempt { lane, job, duration, .. } = attempt;
         let duration_ms = milliseconds(duration);
         tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");
-        if outcome != outcome::Outcome::Done {
+        if outcome != Outcome::Complete {
             let error = outcome.error();
             tracing::warn!(
                 job.id = job.id,
@@ -303,40 +302,14 @@ fn log_settled(settlement: &Settlement<EndedAttempt>, result: &Result<Settled, S
         (Ok(Settled::Done), Outcome::Complete) => {
             tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");
         }
-        (
-            Ok(Settled::Done),
-            Outcome::FailForGood(error)
-            | Outcome::Fail(error)
-            | Outcome::Retry { message: error, .. }
-            | Outcome::Postpone { message: error, counts: true, .. },
-        ) if job.attempts >= *max_attempts || matches!(settlement.outcome, Outcome::FailForGood(_)) => {
-            tracing::error!(
-                job.id = job.id,
-                job.task = job.task,
-                job.attempts = job.attempts,
-                duration_ms,
-                error,
-                "job failed for good"
-            )
+        (Ok(Settled::Done), Outcome::Snooze { after, error }) => {
+            let (after, error) = (in_words(*after), error.as_deref());
+            tracing::info!(job.id = job.id, job.task = job.task, duration_ms, after, error, "job snoozed");
         }
-        (Ok(Settled::Done), Outcome::Postpone { message: error, after, counts: false }) => tracing::info!(
-            job.id = job.id,
-            job.task = job.task,
-            duration_ms,
-            after = in_words(*after),
-            error,
-            "job postponed"
-        ),
-        (Ok(Settled::Done), Outcome::Snooze(after)) => {
-            tracing::info!(job.id = job.id, job.task = job.task, duration_ms, after = in_words(*after), "job snoozed")
+        (Ok(Settled::Done), Outcome::Release { error, .. }) => {
+            tracing::info!(job.id = job.id, job.task = job.task, duration_ms, error, "job released");
         }
-        (
-            Ok(Settled::Done),
-            Outcome::Fail(error)
-            | Outcome::FailForGood(error)
-            | Outcome::Retry { message: error, .. }
-            | Outcome::Postpone { message: error, .. },
-        ) => tracing::warn!(
+        (Ok(Settled::Done), Outcome::Retry { error, .. }) if job.attempts < *max_attempts => tracing::warn!(
             job.id = job.id,
             job.task = job.task,
             job.attempts = job.attempts,
@@ -344,6 +317,14 @@ fn log_settled(settlement: &Settlement<EndedAttempt>, result: &Result<Settled, S
             duration_ms,
             error,
             "job failed"
+        ),
+        (Ok(Settled::Done), Outcome::Retry { error, .. } | Outcome::Discard { error }) => tracing::error!(
+            job.id = job.id,
+            job.task = job.task,
+            job.attempts = job.attempts,
+            duration_ms,
+            error,
+            "job failed for good"
         ),
         // The function's callback was faster, or the job was taken away: an answer that comes too late is no error.
         (Ok(Settled::Stale), _) => {

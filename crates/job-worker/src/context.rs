@@ -287,7 +287,7 @@ impl<S> Context<S> {
     ///
     /// It waits for a connection until the task's time is up. The pool gives these transactions all of its connections but two (half of
     /// them, where it has less than four), which remain for the worker itself. Before the work has begun, an error or the end of the time is
-    /// no failed attempt: [`Outcome::GivenBack`](crate::Outcome::GivenBack). Nor is a deadlock.
+    /// no failed attempt: [`Outcome::Release`](crate::Outcome::Release). Nor is a deadlock.
     ///
     /// From beginning to end it holds the job's row: a job that was taken over is not begun, and a producer who enqueues with this job's key
     /// waits, as does an operator who wants to end the job. So it is no place for long work. PostgreSQL ends it, and its session, when

@@ -17,8 +17,8 @@ use std::time::Duration;
 use crate::config::WorkerConfig;
 use job_pg::Job;
 use job_utils::config::{in_words, shown};
+use job_utils::outcome::{Outcome, storable};
 use job_utils::telemetry::LogLimit;
-use job_utils::wire::callback::{Outcome, storable};
 use job_utils::wire::dispatch::Answer;
 
 pub use crate::dispatch::probe::CallbackProbe;
@@ -69,17 +69,18 @@ impl Dispatcher {
     pub(crate) async fn dispatch(&self, job: &mut Job, permit: Option<MemoryPermit>) -> Option<Outcome> {
         let target = match self.targets.of(&job.task) {
             Ok(target) => target,
-            Err(message) => return Some(Outcome::Fail(storable(&message))),
+            Err(message) => return Some(Outcome::Retry { error: storable(&message), after: None }),
         };
         let (retry, attempt) = (&target.policy.retry, job.attempts);
-        Some(match self.answer(&target, job, permit).await {
-            Answer::Accept => return None,
-            Answer::Complete => Outcome::Complete,
-            Answer::Fail(message) => retry.after_failure(attempt).failed(message),
-            Answer::FailForGood(message) => Outcome::FailForGood(message),
-            Answer::Postpone { message, counts: true, .. } if retry.is_last(attempt) => Outcome::FailForGood(message),
-            Answer::Postpone { message, after, counts } => Outcome::Postpone { message, after, counts },
-        })
+        match self.answer(&target, job, permit).await {
+            Answer::Accepted => None,
+            // The least that the function asks for.
+            Answer::Ended(Outcome::Retry { error, after: Some(asked) }) if !retry.is_last(attempt) => {
+                Some(Outcome::Retry { error, after: Some(retry.wait_of_at_least(asked, attempt)) })
+            }
+            Answer::Ended(Outcome::Complete) => Some(Outcome::Complete),
+            Answer::Ended(outcome) => Some(retry.after_failure(attempt).applied_to(outcome)),
+        }
     }
 
     async fn answer(&self, target: &Target, job: &mut Job, permit: Option<MemoryPermit>) -> Answer {
@@ -95,9 +96,9 @@ impl Dispatcher {
         match failure.not_started() {
             Some(after) => {
                 self.warn_of_descriptors(&failure, &message);
-                Answer::Postpone { message, after, counts: false }
+                Answer::Ended(Outcome::Snooze { after, error: Some(message) })
             }
-            None => Answer::Fail(message),
+            None => Answer::Ended(Outcome::Retry { error: message, after: None }),
         }
     }
 
@@ -117,7 +118,7 @@ impl Dispatcher {
         let beginning = body.beginning(progress).await?;
         let ReadAnswer { answer, is_cut, names_job } =
             self.reader.read(status, &head.headers, &beginning, &target.url, target.policy.complete_on_2xx).await;
-        if answer == Answer::Accept {
+        if answer == Answer::Accepted {
             if is_cut {
                 tracing::warn!(job.id = job.id, "the answer is large: only its first MiB was searched for complete");
             }
@@ -128,7 +129,7 @@ impl Dispatcher {
             }
         }
         if beginning.cut {
-            if answer != Answer::Accept {
+            if answer != Answer::Accepted {
                 // The connection is closed rather than read to its end.
                 return Ok(answer);
             }
@@ -172,11 +173,7 @@ impl Dispatcher {
 /// An answer whose message repeats nothing secret that the function was sent.
 fn without_secrets(answer: Answer, target: &Target) -> Answer {
     match answer {
-        Answer::Fail(message) => Answer::Fail(target.secrets.hidden(message)),
-        Answer::FailForGood(message) => Answer::FailForGood(target.secrets.hidden(message)),
-        Answer::Postpone { message, after, counts } => {
-            Answer::Postpone { message: target.secrets.hidden(message), after, counts }
-        }
-        Answer::Complete | Answer::Accept => answer,
+        Answer::Ended(outcome) => Answer::Ended(outcome.map_error(|error| target.secrets.hidden(error))),
+        Answer::Accepted => answer,
     }
 }

@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either, Map, Ready, ready};
 use job_pg::Job;
 use job_utils::config::in_words;
+use job_utils::outcome::storable;
 use job_utils::task::Task;
-use job_utils::wire::callback::{self, storable};
 use tracing::Instrument;
 
 use crate::context::Context;
@@ -103,7 +103,7 @@ where
             });
             match outcome {
                 // What kept it from its transaction is nothing that the job could be blamed for.
-                Outcome::Retry { error, after: None } if context.has_not_begun() => Outcome::GivenBack { error },
+                Outcome::Retry { error, after: None } if context.has_not_begun() => Outcome::release(error),
                 outcome => outcome,
             }
         })
@@ -194,48 +194,43 @@ impl Registry {
 }
 
 impl Registry {
-    /// How an attempt is stored.
-    pub(crate) fn stored(&self, task: &Registered, job: &Job, outcome: Outcome) -> callback::Outcome {
-        let Outcome::GivenBack { error } = &outcome else {
+    /// How an attempt is stored: what is released waits a moment, and of another failure the task's retry policy says what
+    /// follows.
+    pub(crate) fn stored(&self, task: &Registered, job: &Job, outcome: Outcome) -> Outcome {
+        let Outcome::Release { error, .. } = outcome else {
             self.uncounted_retries.reset(job.id);
             return task.stored(job, outcome);
         };
         // Who says that there is to be one attempt means it.
         let only_one = task.options.retry.is_last(1) || job.max_attempts <= 1;
         match if only_one { None } else { self.uncounted_retries.next_wait(job.id) } {
-            Some(after) => callback::Outcome::Postpone { message: storable(error), after, counts: false },
-            None => task.stored(job, outcome),
+            Some(after) => Outcome::Snooze { after, error: Some(storable(&error)) },
+            // What was released too often is any other failure.
+            None => task.stored(job, Outcome::Retry { error, after: None }),
         }
     }
 }
 
 impl Registered {
     /// How the attempt is stored, by the task's retry policy.
-    fn stored(&self, job: &Job, outcome: Outcome) -> callback::Outcome {
+    fn stored(&self, job: &Job, outcome: Outcome) -> Outcome {
         let retry = &self.options.retry;
-        match outcome {
-            Outcome::Done => callback::Outcome::Complete,
-            Outcome::Snooze { after } => callback::Outcome::Snooze(after),
-            Outcome::Fail { error } => callback::Outcome::FailForGood(storable(&error)),
-            Outcome::Retry { error, .. } | Outcome::GivenBack { error } if retry.is_last(job.attempts) => {
-                callback::Outcome::FailForGood(storable(&error))
-            }
-            Outcome::Retry { error, after: Some(after) } => {
-                callback::Outcome::Retry { message: storable(&error), after }
-            }
-            // A policy of the application's own may panic: then the wait is the usual one. What was given back too often is any other
-            // failure.
-            Outcome::Retry { error, after: None } | Outcome::GivenBack { error } => {
+        let stored = match outcome {
+            Outcome::Retry { error, .. } if retry.is_last(job.attempts) => Outcome::Discard { error },
+            // A policy of the application's own may panic: then the wait is the usual one.
+            Outcome::Retry { error, after: None } => {
                 match catch_unwind(AssertUnwindSafe(|| retry.wait(job.attempts))) {
-                    Ok(Some(after)) => callback::Outcome::Retry { message: storable(&error), after },
-                    Ok(None) => callback::Outcome::Fail(storable(&error)),
+                    Ok(after) => Outcome::Retry { error, after },
                     Err(panic) => {
                         let error = format!("{error} (the task's retry policy {})", panicked(&*panic));
-                        callback::Outcome::Fail(storable(&error))
+                        Outcome::Retry { error, after: None }
                     }
                 }
             }
-        }
+            outcome => outcome,
+        };
+        // An outcome that a handler has made itself can have any text.
+        stored.map_error(|error| storable(&error))
     }
 }
 

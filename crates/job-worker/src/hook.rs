@@ -1,9 +1,9 @@
 //! Hook: what is done around every handler, such as metrics or the context of an authenticated user.
 
 use futures_util::future::BoxFuture;
+use job_utils::outcome::Outcome;
 
 use crate::context::Context;
-use crate::outcome::Outcome;
 
 /// Something to do around every handler of a worker.
 ///

@@ -2,7 +2,7 @@
 
 use crate::config::WorkerConfig;
 use job_pg::Job;
-use job_utils::wire::callback::Outcome;
+use job_utils::outcome::Outcome;
 
 use crate::payload_memory::MemoryPermit;
 

@@ -1,67 +1,14 @@
-//! Outcome: how a handler ends an attempt, by what it returns.
+//! What handlers return: nothing, an [`Outcome`], or an error that may say how the attempt ends.
 
 use std::error::Error;
 use std::time::Duration;
 
 use job_pg::is_conflict;
-use job_utils::wire::callback::storable;
 
-/// Any error, as a handler may return it.
-pub type BoxError = Box<dyn Error + Send + Sync>;
+pub use job_utils::outcome::{BoxError, Outcome};
 
 /// What handlers return as a rule: `?` works on every error in them, and on texts.
 pub type HandlerResult<T = ()> = Result<T, BoxError>;
-
-/// How an attempt ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use]
-#[non_exhaustive]
-pub enum Outcome {
-    /// The job is done, and its row is removed.
-    Done,
-    /// The attempt failed. Another follows, unless it was the last one.
-    Retry {
-        /// For `last_error`.
-        error: String,
-        /// How long from now; None: as the task's [`Retry`](crate::Retry) says.
-        after: Option<Duration>,
-    },
-    /// The job failed for good: no attempt follows, however many are left.
-    Fail {
-        /// For `last_error`.
-        error: String,
-    },
-    /// The job is not to be done yet. It waits, and no attempt is used up.
-    Snooze {
-        /// How long from now.
-        after: Duration,
-    },
-    /// The attempt could not do its work, through no fault of the job's: no connection could be had for
-    /// [`Context::transaction`](crate::Context::transaction), or Postgres undid the transaction because another one was in its way (a
-    /// deadlock, or a serialization failure: SQLSTATE 40P01, 40001 among the causes of the error). It is made again in a moment, and none
-    /// is used up, unless ten in a row have ended so in this worker: what follows them is a failed attempt. The worker finds this out;
-    /// nothing else makes it.
-    #[non_exhaustive]
-    GivenBack {
-        /// For `last_error`.
-        error: String,
-    },
-}
-
-impl Outcome {
-    /// The attempt failed, with the error's message and those of its causes.
-    pub fn retry(error: impl Into<BoxError>) -> Self {
-        Self::Retry { error: told(&*error.into()), after: None }
-    }
-
-    /// What went wrong, when something did.
-    pub fn error(&self) -> Option<&str> {
-        match self {
-            Self::Retry { error, .. } | Self::Fail { error } | Self::GivenBack { error } => Some(error),
-            Self::Done | Self::Snooze { .. } => None,
-        }
-    }
-}
 
 /// An error that says how the attempt ends. It can be returned from deep inside: as a cause in other errors, `anyhow`'s included,
 /// it still counts.
@@ -73,7 +20,7 @@ impl Outcome {
 /// fn send(status: u16) -> HandlerResult {
 ///     match status {
 ///         200 => Ok(()),
-///         410 => Err(JobError::fail("there is no such mailbox"))?,
+///         410 => Err(JobError::discard("there is no such mailbox"))?,
 ///         429 => Err(JobError::snooze(Duration::from_secs(30)))?,
 ///         503 => Err(JobError::retry_after(Duration::from_secs(5), "down for maintenance"))?,
 ///         _ => Err(format!("status {status}"))?, // tried again, as the task's policy says
@@ -98,7 +45,7 @@ struct Ending {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     RetryAfter(Duration),
-    Fail,
+    Discard,
     Snooze(Duration),
 }
 
@@ -116,8 +63,8 @@ impl Error for Ending {
 
 impl JobError {
     /// The job failed for good: no attempt follows.
-    pub fn fail(error: impl Into<BoxError>) -> Self {
-        Self::new(Kind::Fail, error.into())
+    pub fn discard(error: impl Into<BoxError>) -> Self {
+        Self::new(Kind::Discard, error.into())
     }
 
     /// The attempt failed, and the next one follows after exactly this wait.
@@ -148,7 +95,7 @@ pub trait IntoOutcome {
 
 impl IntoOutcome for () {
     fn into_outcome(self) -> Outcome {
-        Outcome::Done
+        Outcome::Complete
     }
 }
 
@@ -166,13 +113,12 @@ impl<T: IntoOutcome, E: Into<BoxError>> IntoOutcome for Result<T, E> {
         };
         let ending = causes(&*error).find_map(|cause| cause.downcast_ref::<Ending>()).map(|ending| ending.kind);
         let conflict = causes(&*error).any(is_conflict);
-        let error = told(&*error);
         match ending {
-            None if conflict => Outcome::GivenBack { error },
-            None => Outcome::Retry { error, after: None },
-            Some(Kind::RetryAfter(after)) => Outcome::Retry { error, after: Some(after) },
-            Some(Kind::Fail) => Outcome::Fail { error },
-            Some(Kind::Snooze(after)) => Outcome::Snooze { after },
+            None if conflict => Outcome::release(error),
+            None => Outcome::retry(error),
+            Some(Kind::RetryAfter(after)) => Outcome::retry_after(after, error),
+            Some(Kind::Discard) => Outcome::discard(error),
+            Some(Kind::Snooze(after)) => Outcome::snooze(after),
         }
     }
 }
@@ -181,11 +127,6 @@ impl<T: IntoOutcome, E: Into<BoxError>> IntoOutcome for Result<T, E> {
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     // A method of the reference itself would return what lives no longer than that.
     std::iter::successors(Some(error), |error| <dyn Error>::source(*error))
-}
-
-/// The message and those of its causes in one line, for `last_error`.
-fn told(error: &(dyn Error + 'static)) -> String {
-    storable(&job_utils::error::chain(error))
 }
 
 #[cfg(test)]
@@ -197,7 +138,7 @@ mod tests {
     }
 
     fn retry(error: &str) -> Outcome {
-        Outcome::Retry { error: error.to_owned(), after: None }
+        Outcome::retry(error)
     }
 
     #[test]
@@ -206,7 +147,7 @@ mod tests {
         assert_eq!(of("no".to_owned()), retry("no"));
         assert_eq!(of(std::io::Error::other("no")), retry("no"));
         assert_eq!(of(anyhow::anyhow!("inner").context("outer")), retry("outer: inner"));
-        assert_eq!(Ok::<(), BoxError>(()).into_outcome(), Outcome::Done);
+        assert_eq!(Ok::<(), BoxError>(()).into_outcome(), Outcome::Complete);
         assert_eq!(of("a\0b"), retry("a\u{fffd}b"));
     }
 
@@ -216,16 +157,16 @@ mod tests {
         #[error("wrapped")]
         struct Wrapped(#[source] JobError);
         let second = Duration::from_secs(1);
-        let fail = |error: &str| Outcome::Fail { error: error.to_owned() };
-        assert_eq!(of(JobError::fail("no")), fail("no"));
-        assert_eq!(of(BoxError::from(JobError::fail("no"))), fail("no"));
-        assert_eq!(of(Wrapped(JobError::fail("no"))), fail("wrapped: no"));
-        assert_eq!(of(anyhow::Error::new(JobError::fail("no"))), fail("no"));
-        assert_eq!(of(anyhow::Error::new(JobError::fail("no")).context("outer")), fail("outer: no"));
-        let causes = JobError::fail(Wrapped(JobError::snooze(second)));
-        assert_eq!(of(causes), fail("wrapped: not to be done yet"), "the outermost counts");
-        let retry = Outcome::Retry { error: "soon".into(), after: Some(second) };
+        let discard = |error: &str| Outcome::discard(error);
+        assert_eq!(of(JobError::discard("no")), discard("no"));
+        assert_eq!(of(BoxError::from(JobError::discard("no"))), discard("no"));
+        assert_eq!(of(Wrapped(JobError::discard("no"))), discard("wrapped: no"));
+        assert_eq!(of(anyhow::Error::new(JobError::discard("no"))), discard("no"));
+        assert_eq!(of(anyhow::Error::new(JobError::discard("no")).context("outer")), discard("outer: no"));
+        let causes = JobError::discard(Wrapped(JobError::snooze(second)));
+        assert_eq!(of(causes), discard("wrapped: not to be done yet"), "the outermost counts");
+        let retry = Outcome::retry_after(second, "soon");
         assert_eq!(of(JobError::retry_after(second, "soon")), retry);
-        assert_eq!(of(JobError::snooze(second)), Outcome::Snooze { after: second });
+        assert_eq!(of(JobError::snooze(second)), Outcome::snooze(second));
     }
 }

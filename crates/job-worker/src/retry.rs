@@ -6,13 +6,10 @@ use std::time::Duration;
 #[cfg(feature = "dispatch")]
 use crate::config::RetrySettings;
 #[cfg(feature = "dispatch")]
-use job_utils::wire::callback::AfterFailure;
+use job_utils::outcome::AfterFailure;
 
-/// The longest of the usual waits, as in the database.
-const USUAL_CAP: Duration = Duration::from_secs(6 * 3600);
-
-/// How failed attempts of a task are tried again. By default as the database does it for all jobs: after e^attempts seconds (6
-/// hours at most), until the job's own attempts are used up.
+/// How failed attempts of a task are tried again. By default as the database does it for all jobs: after e^attempts seconds
+/// (6 hours at most), until the job's own attempts are used up.
 ///
 /// ```
 /// use std::time::Duration;
@@ -94,6 +91,12 @@ impl Retry {
         }
     }
 
+    /// How long to wait after this attempt, from 1, when the function asks for `asked` at least.
+    #[cfg(feature = "dispatch")]
+    pub(crate) fn wait_of_at_least(&self, asked: Duration, attempt: i32) -> Duration {
+        self.wait(attempt).unwrap_or_else(|| usual_wait(attempt)).max(asked)
+    }
+
     /// Whether no attempt follows this one, from 1.
     pub(crate) fn is_last(&self, attempt: i32) -> bool {
         self.max_attempts.is_some_and(|most| attempt >= most)
@@ -108,7 +111,7 @@ impl Retry {
     pub(crate) fn wait(&self, attempt: i32) -> Option<Duration> {
         let wait = match &self.curve {
             Curve::Usual if self.jitter == 0.0 => return None,
-            Curve::Usual => Duration::from_secs_f64(f64::from(attempt.clamp(0, 10)).exp()).min(USUAL_CAP),
+            Curve::Usual => usual_wait(attempt),
             Curve::Fixed(wait) => *wait,
             Curve::Exponential { first, cap } => {
                 // Doubled 63 times, a nanosecond is longer than any cap makes sense.
@@ -121,6 +124,11 @@ impl Retry {
         };
         Some(wait - wait.mul_f64(self.jitter * fastrand::f64()).min(wait))
     }
+}
+
+/// How long the database has a job wait after this attempt, from 1 (`retry_at` in SQL).
+fn usual_wait(attempt: i32) -> Duration {
+    Duration::from_secs_f64(f64::from(attempt.clamp(0, 10)).exp())
 }
 
 impl std::fmt::Debug for Retry {
@@ -156,6 +164,16 @@ mod tests {
         assert_eq!(seconds(&custom), [10, 20, 30, 90, 10000].map(Some));
     }
 
+    #[cfg(feature = "dispatch")]
+    #[test]
+    fn of_the_wait_that_a_function_asks_for_and_the_policys_the_longer_counts() {
+        let seconds = |retry: &Retry, asked| retry.wait_of_at_least(Duration::from_secs(asked), 3).as_secs();
+        let usual = Retry::default();
+        assert_eq!((seconds(&usual, 7), seconds(&usual, 120)), (20, 120), "the usual wait is e^3 s");
+        let fixed = Retry::fixed(Duration::from_secs(60));
+        assert_eq!((seconds(&fixed, 7), seconds(&fixed, 120)), (60, 120));
+    }
+
     #[test]
     fn jitter_takes_off_up_to_its_share() {
         let retry = Retry::fixed(Duration::from_secs(100)).jitter(0.25);
@@ -163,7 +181,7 @@ mod tests {
         assert!(waits.iter().all(|wait| (75.0..=100.0).contains(wait)));
         assert!(waits.iter().any(|wait| *wait < 80.0) && waits.iter().any(|wait| *wait > 95.0), "they spread");
         let usual = Retry::default().jitter(0.5).wait(20).unwrap().as_secs_f64();
-        assert!((10_800.0..=21_600.0).contains(&usual), "{usual}");
+        assert!((11_013.0..=22_027.0).contains(&usual), "{usual}");
         assert!(Retry::fixed(Duration::MAX).jitter(1.0).wait(1).is_some());
         assert_eq!(Retry::fixed(Duration::from_secs(1)).jitter(f64::NAN).wait(1), Some(Duration::from_secs(1)));
     }

@@ -10,7 +10,7 @@
 //! let worker = Worker::builder(db.clone()).task(greet).build()?;
 //! enqueue(&db, Greet { name: "Ada".into() }).await?;
 //! let ran = worker.run_due().await?;
-//! assert_eq!(ran[0].outcome, Outcome::Done);
+//! assert_eq!(ran[0].outcome, Outcome::Complete);
 //! # Ok(())
 //! # }
 //! ```
@@ -20,11 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use job_pg::{CallbackDb, ClaimRequest, Claimed, Cursor, DbError, Instance, Job, WorkerDb};
+use job_utils::outcome::Outcome;
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
 use crate::context::{Context, WorkerContext};
-use crate::outcome::Outcome;
 use crate::payload_memory::claimed_ahead;
 use crate::slots;
 use crate::worker::Worker;
@@ -136,7 +136,7 @@ impl Worker {
     ) -> Result<Outcome, RunDueError> {
         // Claimed by its task.
         let Some(task) = self.registry.by_task.get(&job.task) else {
-            return Ok(Outcome::Snooze { after: Duration::ZERO });
+            return Ok(Outcome::snooze(Duration::ZERO));
         };
         let context = Context::new(
             Arc::new(job.clone()),
@@ -148,7 +148,7 @@ impl Worker {
         if context.is_completed() {
             self.registry.uncounted_retries.reset(job.id);
             // Whatever it returned afterwards.
-            return Ok(Outcome::Done);
+            return Ok(Outcome::Complete);
         }
         let stored = self.registry.stored(task, job, outcome.clone());
         let _stale_too = settler.settle(&self.config.worker_id, job.id, Some(job.epoch), stored).await?;

@@ -24,9 +24,9 @@ mod it {
     mod payloads;
     mod places;
     mod pools;
-    mod postponed;
     mod queues;
     mod requests;
+    mod retry_after;
     mod start;
     mod stop;
     mod support;

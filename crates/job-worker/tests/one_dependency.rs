@@ -62,7 +62,7 @@ async fn a_connection_its_errors_and_its_rows_have_names() {
 
     job_worker::testing::advance(&db, Duration::from_secs(3600)).await.unwrap();
     let ran: Result<Vec<Ran>, RunDueError> = Worker::builder(db).task(receipt).build().unwrap().run_due().await;
-    assert_eq!(ran.map(|ran| ran[0].outcome.clone()).ok(), Some(Outcome::Done));
+    assert_eq!(ran.map(|ran| ran[0].outcome.clone()).ok(), Some(Outcome::Complete));
 }
 
 #[tokio::test]

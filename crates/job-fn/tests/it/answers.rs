@@ -65,8 +65,8 @@ async fn a_status_of_the_handlers_choice_is_called_back_as_http_and_the_number()
 #[tokio::test]
 async fn a_failure_for_good_says_so_in_the_answer_and_in_the_callback() {
     for (error, status, answered, reported) in [
-        (FunctionError::fail("gone"), 200, json!({ "message": "gone" }), "gone"),
-        (FunctionError::status(404, "gone").for_good(), 404, json!({ "error": "gone" }), "HTTP 404"),
+        (FunctionError::discard("gone"), 200, json!({ "message": "gone" }), "gone"),
+        (FunctionError::status(404, "gone").and_discard(), 404, json!({ "error": "gone" }), "HTTP 404"),
     ] {
         let receiver = Receiver::start([]).await;
         let function = Function::start(App::new(move |_: Context, _: Value| {

@@ -13,7 +13,7 @@ use crate::jobs::Settlement;
 use crate::jobs::Settler;
 use crate::schema::NotReady;
 use job_utils::backoff::Backoff;
-use job_utils::wire::callback::Outcome;
+use job_utils::outcome::Outcome;
 
 /// Who waits for an outcome to be stored.
 type Ticket = oneshot::Sender<Result<Settled, SettleError>>;

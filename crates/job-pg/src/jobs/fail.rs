@@ -5,7 +5,7 @@ use postgres_types::Type;
 use crate::connection::Db;
 use crate::connection::statement::Parameters;
 use crate::error::DbError;
-use job_utils::wire::callback::storable;
+use job_utils::outcome::storable;
 
 const SQL: &str = "SELECT @internal@.end_held_jobs($1, $2, $3, $4, $5, $6, $7, $8)";
 

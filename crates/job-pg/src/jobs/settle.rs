@@ -19,7 +19,7 @@ use crate::error::DbError;
 use crate::jobs::fail::Failures;
 use job_utils::backoff::Backoff;
 use job_utils::error::chain;
-use job_utils::wire::callback::Outcome;
+use job_utils::outcome::Outcome;
 
 /// Outcomes in one statement: past a few hundred a batch gains nothing and holds its rows longer.
 const BATCH: usize = 500;
@@ -210,18 +210,17 @@ async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError>
 fn failures<T>(items: &[Settlement<T>]) -> Failures<'_> {
     let mut failures = Failures::default();
     for item in items {
-        let (delay, counted, exact, last) = match &item.outcome {
+        let (delay, counted, last) = match &item.outcome {
             Outcome::Complete => continue,
-            Outcome::Fail(_) => (None, true, false, false),
-            Outcome::Postpone { after, counts, .. } => (Some(*after), *counts, false, false),
-            Outcome::Retry { after, .. } => (Some(*after), true, true, false),
-            Outcome::FailForGood(_) => (None, true, false, true),
-            Outcome::Snooze(after) => (Some(*after), false, true, false),
+            Outcome::Retry { after, .. } => (*after, true, false),
+            Outcome::Discard { .. } => (None, true, true),
+            Outcome::Snooze { after, .. } => (Some(*after), false, false),
+            Outcome::Release { .. } => (Some(Duration::ZERO), false, false),
         };
-        failures.messages.push(item.outcome.message());
+        failures.messages.push(item.outcome.error());
         failures.delays.push(delay.map(|delay| delay.min(LONGEST_WAIT).as_secs_f64()));
         failures.counted.push(counted);
-        failures.exact.push(exact);
+        failures.exact.push(delay.is_some());
         failures.last.push(last);
     }
     failures

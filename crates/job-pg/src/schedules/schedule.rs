@@ -19,7 +19,7 @@ use crate::connection::Db;
 use crate::connection::statement::Parameters;
 use crate::error::DbError;
 use crate::jobs::columns::Instant;
-use job_utils::wire::callback::storable;
+use job_utils::outcome::storable;
 
 /// A schedule_info of more bytes is not read: it cannot be used.
 pub const LARGEST_SCHEDULE_INFO: i32 = 65_536;

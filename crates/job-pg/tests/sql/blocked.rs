@@ -5,7 +5,7 @@ use std::time::Duration;
 use job_pg::{
     CallbackDb, Fire, Materialised, ScheduledJob, SchedulerDb, SchedulerHeartbeat, SchedulerInstance, Settled,
 };
-use job_utils::wire::callback::Outcome;
+use job_utils::outcome::Outcome;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -32,7 +32,7 @@ async fn an_outcome_that_must_wait_for_a_row_does_not_hold_up_the_others() {
     });
     let done = timeout(LIMIT, settler.settle("work1", free, None, Outcome::Complete)).await.unwrap();
     assert_eq!(done.unwrap(), Settled::Done);
-    let failed = timeout(LIMIT, settler.settle("work1", failing, None, Outcome::Fail("no".into()))).await.unwrap();
+    let failed = timeout(LIMIT, settler.settle("work1", failing, None, Outcome::retry("no"))).await.unwrap();
     assert_eq!(failed.unwrap(), Settled::Done);
     assert!(!held.is_finished(), "its queue's row is held");
     assert_eq!(s.show("SELECT task_identifier FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await, "a");

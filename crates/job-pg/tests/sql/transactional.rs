@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use job_pg::{CallbackDb, Settled};
-use job_utils::wire::callback::Outcome;
+use job_utils::outcome::Outcome;
 
 use crate::sql::support::{Session, database, handle};
 
@@ -92,15 +92,15 @@ async fn the_ends_of_an_attempt() {
     let callbacks = CallbackDb::new(handle(db.url(), "app_jobs"));
     s.add_job("'x', max_attempts := 5").await;
     let seconds = Duration::from_secs;
-    let snoozed = after(&s, &callbacks, Outcome::Snooze(seconds(90))).await;
+    let snoozed = after(&s, &callbacks, Outcome::snooze(seconds(90))).await;
     assert_eq!(snoozed, "0|~|90|t|t", "no attempt is used up, and nothing failed");
-    let retried = after(&s, &callbacks, Outcome::Retry { message: "soon".into(), after: seconds(0) }).await;
+    let retried = after(&s, &callbacks, Outcome::retry_after(seconds(0), "soon")).await;
     assert_eq!(retried, "1|soon|0|t|t", "exactly as asked for, although the usual wait is longer");
-    let failed = after(&s, &callbacks, Outcome::Fail("no".into())).await;
+    let failed = after(&s, &callbacks, Outcome::retry("no")).await;
     assert_eq!(failed, "2|no|7|t|t", "the usual wait");
-    let snoozed = after(&s, &callbacks, Outcome::Snooze(Duration::MAX)).await;
+    let snoozed = after(&s, &callbacks, Outcome::snooze(Duration::MAX)).await;
     assert!(snoozed.starts_with("2|no|31"), "what failed before stays to be read: {snoozed}");
-    let ended = after(&s, &callbacks, Outcome::FailForGood("never".into())).await;
+    let ended = after(&s, &callbacks, Outcome::discard("never")).await;
     assert!(ended.starts_with("5|never|"), "{ended}");
     assert_eq!(s.get_job("'work1'").await, None, "no attempt follows");
 }

@@ -2,7 +2,7 @@
 
 use job_testkit::Signal;
 use job_utils::config::Secret;
-use job_utils::wire::callback::AfterFailure;
+use job_utils::outcome::AfterFailure;
 use job_utils::wire::signature::{CallbackSecrets, CallbackUrls};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};

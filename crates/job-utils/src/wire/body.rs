@@ -10,7 +10,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::wire::callback::storable;
+use crate::outcome::storable;
 use crate::wire::encoding::text;
 
 /// The fields of a body that mean something.

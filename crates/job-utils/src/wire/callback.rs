@@ -26,6 +26,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::http_url::{HttpUrl, parse_http_url};
+use crate::outcome::Outcome;
 use crate::wire::body::Body;
 use crate::wire::encoding::{Coding, Undecodable, decode, text};
 use crate::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_JOB_RETRY, X_WORKER_ID, flag};
@@ -79,79 +80,6 @@ pub const LARGEST_EXTENSION: usize = 16 << 10;
 /// What is stored when a callback says "failed" and nothing else.
 pub const UNKNOWN_ERROR: &str = "UNKNOWN_ERROR";
 
-/// The longest message that is stored, in bytes: more than a person reads, and room for a stack trace.
-pub const MESSAGE_LIMIT: usize = 4096;
-
-/// How much of a longer message is kept, in bytes. What is missing to the limit is room for the mark of the cut.
-const KEPT: usize = 4000;
-
-/// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// The job is done and can be removed.
-    Complete,
-    /// The attempt failed, with this message for `last_error`.
-    Fail(String),
-    /// The attempt ended because the function was not ready for the job, and asked for a wait.
-    Postpone {
-        /// For `last_error`.
-        message: String,
-        /// How long from now until the next attempt.
-        after: Duration,
-        /// Whether the attempt is used up. It is given back otherwise.
-        counts: bool,
-    },
-    /// The attempt failed, and the next one follows after exactly this wait.
-    Retry {
-        /// For `last_error`.
-        message: String,
-        /// How long from now until the next attempt.
-        after: Duration,
-    },
-    /// The attempt failed, and no other follows.
-    FailForGood(String),
-    /// The job is not to be done yet: it waits, and no attempt is used up.
-    Snooze(Duration),
-}
-
-impl Outcome {
-    /// What `last_error` will be; None when the attempt did not fail.
-    pub fn message(&self) -> Option<&str> {
-        match self {
-            Self::Complete | Self::Snooze(_) => None,
-            Self::Fail(message)
-            | Self::FailForGood(message)
-            | Self::Postpone { message, .. }
-            | Self::Retry { message, .. } => Some(message),
-        }
-    }
-}
-
-/// What follows a failed attempt. The policy for a job's task is the worker's, and the callback server does not know it:
-/// the callback URL carries what the policy says of the attempt
-/// ([`CallbackUrls`](crate::wire::signature::CallbackUrls)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AfterFailure {
-    /// Another attempt after the usual wait, while the job has any left.
-    #[default]
-    Usual,
-    /// Another attempt after exactly this wait, while the job has any left.
-    Retry(Duration),
-    /// No other attempt.
-    Last,
-}
-
-impl AfterFailure {
-    /// The end of an attempt that has failed with this message.
-    pub fn failed(self, message: String) -> Outcome {
-        match self {
-            Self::Usual => Outcome::Fail(message),
-            Self::Retry(after) => Outcome::Retry { message, after },
-            Self::Last => Outcome::FailForGood(message),
-        }
-    }
-}
-
 /// The body of a callback, as a function writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -165,15 +93,15 @@ pub struct Report {
     pub retry: Option<bool>,
 }
 
+/// A callback knows success and failure: what is no completion is told as a failure.
 impl From<&Outcome> for Report {
     fn from(outcome: &Outcome) -> Self {
-        match outcome.message() {
-            None => Self { status: "success", error: None, retry: None },
-            Some(error) => {
-                let retry = matches!(outcome, Outcome::FailForGood(_)).then_some(false);
-                Self { status: "error", error: Some(error.to_owned()), retry }
-            }
+        if *outcome == Outcome::Complete {
+            return Self { status: "success", error: None, retry: None };
         }
+        let error = outcome.error().unwrap_or(UNKNOWN_ERROR).to_owned();
+        let retry = matches!(outcome, Outcome::Discard { .. }).then_some(false);
+        Self { status: "error", error: Some(error), retry }
     }
 }
 
@@ -255,7 +183,8 @@ pub fn says_how_in_body(headers: &HeaderMap) -> bool {
     has_json(headers)
 }
 
-/// Reads how the attempt ended from the headers and the body, or the beginning of it when it is `cut`.
+/// Reads how the attempt ended from the headers and the body, or the beginning of it when it is `cut`: as
+/// [`Outcome::Complete`], [`Outcome::Retry`] without a wait, or [`Outcome::Discard`].
 ///
 /// With `X-Job-Error` the header alone says that it has failed, whatever the body is: it may lack the reason. Without,
 /// a body that should be JSON and is none is refused, even if nothing in it is needed.
@@ -279,8 +208,8 @@ pub fn read_outcome(headers: &HeaderMap, body: &[u8], cut: bool) -> Result<Outco
     if !(failed || no_retry && body.has_failed()) {
         return Ok(Outcome::Complete);
     }
-    let fail = if no_retry { Outcome::FailForGood } else { Outcome::Fail };
-    Ok(fail(body.failure().unwrap_or_else(|| UNKNOWN_ERROR.to_owned())))
+    let error = body.failure().unwrap_or_else(|| UNKNOWN_ERROR.to_owned());
+    Ok(if no_retry { Outcome::Discard { error } } else { Outcome::Retry { error, after: None } })
 }
 
 /// A whole body without its encoding.
@@ -345,24 +274,6 @@ pub fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let suffix = essence.as_bytes().last_chunk::<5>();
     essence.eq_ignore_ascii_case("application/json") || suffix.is_some_and(|end| end.eq_ignore_ascii_case(b"+json"))
-}
-
-/// A message as it is stored: every message of a function or handler goes through here. Postgres text holds every
-/// character but NUL. What is longer than [`MESSAGE_LIMIT`] is cut between two characters and says how long it was.
-///
-/// ```
-/// use job_utils::wire::callback::{MESSAGE_LIMIT, storable};
-/// assert_eq!(storable("a\0b"), "a\u{fffd}b");
-/// let cut = storable(&"ü".repeat(5000));
-/// assert!(cut.len() <= MESSAGE_LIMIT && cut.ends_with("ü… (10000 bytes)"));
-/// assert_eq!(storable(&cut), cut);
-/// ```
-pub fn storable(text: &str) -> String {
-    let text = text.replace('\0', "\u{fffd}");
-    if text.len() <= MESSAGE_LIMIT {
-        return text;
-    }
-    format!("{}… ({} bytes)", &text[..text.floor_char_boundary(KEPT)], text.len())
 }
 
 #[cfg(test)]

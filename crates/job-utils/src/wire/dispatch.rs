@@ -2,12 +2,13 @@
 //!
 //! | answer | meaning |
 //! |---|---|
-//! | 2xx with `{"complete": true, …}` | [`Answer::Complete`] |
-//! | a failure, and `X-Job-Retry: false` or `{"error": …, "retry": false}` | [`Answer::FailForGood`] |
-//! | 429 or 503 with `Retry-After` | [`Answer::Postpone`] |
-//! | `X-Job-Error: true`, or any other status that is not 2xx | [`Answer::Fail`] |
-//! | 2xx but 202 with a body that cannot be decoded | [`Answer::Fail`] |
-//! | any other 2xx | [`Answer::Accept`]: a callback will say how the job ended |
+//! | 2xx with `{"complete": true, …}` | [`Outcome::Complete`] |
+//! | a failure, and `X-Job-Retry: false` or `{"error": …, "retry": false}` | [`Outcome::Discard`] |
+//! | 429 with `Retry-After` | [`Outcome::Snooze`] for so long |
+//! | 503 with `Retry-After` | [`Outcome::Retry`] after so long at least |
+//! | `X-Job-Error: true`, or any other status that is not 2xx | [`Outcome::Retry`] |
+//! | 2xx but 202 with a body that cannot be decoded | [`Outcome::Retry`] |
+//! | any other 2xx | [`Answer::Accepted`]: a callback will say how the job ended |
 
 use std::time::{Duration, SystemTime};
 
@@ -17,8 +18,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
 use crate::http_url::shown;
+use crate::outcome::{Outcome, storable};
 use crate::wire::body::Body;
-use crate::wire::callback::storable;
 use crate::wire::encoding::{Coding, Decoded, Undecodable, decode, text};
 use crate::wire::headers::{X_JOB_ERROR, X_JOB_ID, X_JOB_RETRY, flag};
 
@@ -91,23 +92,11 @@ pub fn function_url(gateway: &Url, task: &str) -> Result<Url, NoPath> {
 /// What a function's answer means for the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Done.
-    Complete,
-    /// The attempt failed, with this message for `last_error`.
-    Fail(String),
-    /// The attempt failed, and the function says that another would fail as well.
-    FailForGood(String),
-    /// The function is not ready for the job and says when to ask again.
-    Postpone {
-        /// For `last_error`.
-        message: String,
-        /// How long to wait.
-        after: Duration,
-        /// Whether the attempt is used up.
-        counts: bool,
-    },
-    /// The function will call back.
-    Accept,
+    /// The function has the job, and will call back.
+    Accepted,
+    /// The attempt has ended. The wait of an [`Outcome::Retry`] is the least that the function asks for: whoever knows
+    /// the task's retry policy makes it longer where that says so.
+    Ended(Outcome),
 }
 
 /// An answer as it was received, its body without its encoding.
@@ -181,24 +170,28 @@ pub fn read_answer(answer: &Received<'_>, url: &Url, complete_on_2xx: bool, now:
     // Who says that another attempt would fail means that this one did.
     if success && !(no_retry && !said.complete && said.has_failed()) {
         return match text {
-            _ if said.complete || (complete_on_2xx && *status != 202) => Answer::Complete,
-            Err(error) if *status != 202 => Answer::Fail(storable(&answer.described(url, &error.to_string()))),
-            _ => Answer::Accept,
+            _ if said.complete || (complete_on_2xx && *status != 202) => Answer::Ended(Outcome::Complete),
+            Err(error) if *status != 202 => {
+                let error = storable(&answer.described(url, &error.to_string()));
+                Answer::Ended(Outcome::Retry { error, after: None })
+            }
+            _ => Answer::Accepted,
         };
     }
     // A body that is cut is not known to be what it looks like.
-    let message = if answer.is_cut() { None } else { said.failure() }.unwrap_or_else(|| {
+    let error = if answer.is_cut() { None } else { said.failure() }.unwrap_or_else(|| {
         let problem = match text {
             Ok(text) => text.trim().chars().take(EXCERPT).collect(),
             Err(error) => error.to_string(),
         };
         storable(&answer.described(url, &problem))
     });
-    match (status, asked_wait(headers, now)) {
-        _ if no_retry => Answer::FailForGood(message),
-        (429 | 503, Some(after)) => Answer::Postpone { message, after, counts: *status != 429 },
-        _ => Answer::Fail(message),
-    }
+    Answer::Ended(match (status, asked_wait(headers, now)) {
+        _ if no_retry => Outcome::Discard { error },
+        (429, Some(after)) => Outcome::Snooze { after, error: Some(error) },
+        (503, after) => Outcome::Retry { error, after },
+        _ => Outcome::Retry { error, after: None },
+    })
 }
 
 /// How long an answer asks to wait.
@@ -286,22 +279,24 @@ mod tests {
         answer(status, &[], body.as_bytes(), false)
     }
 
-    fn fail(message: &str) -> Answer {
-        Answer::Fail(message.into())
+    const DONE: Answer = Answer::Ended(Outcome::Complete);
+
+    fn fail(error: &str) -> Answer {
+        Answer::Ended(Outcome::retry(error))
     }
 
     #[test]
     fn answers_mean_what_the_contract_says() {
         let thrown = |body: &str| answer(200, &[("x-job-error", "true")], body.as_bytes(), false);
-        assert_eq!(plain(200, r#"{"complete": true, "id": 1}"#), Answer::Complete);
-        assert_eq!(plain(200, r#"{"complete": "true"}"#), Answer::Accept);
-        assert_eq!(plain(204, ""), Answer::Accept);
+        assert_eq!(plain(200, r#"{"complete": true, "id": 1}"#), DONE);
+        assert_eq!(plain(200, r#"{"complete": "true"}"#), Answer::Accepted);
+        assert_eq!(plain(204, ""), Answer::Accepted);
         assert_eq!(thrown(r#"{"message": "boom"}"#), fail("boom"));
         assert_eq!(thrown(r#"{"complete": true}"#), fail(r#"HTTP 200: {"complete": true} (POST http://fn/task)"#));
         assert_eq!(plain(400, r#"{"error": "Missing"}"#), fail("Missing"));
         assert_eq!(plain(500, ""), fail("HTTP 500 (POST http://fn/task)"));
-        assert_eq!(answer(200, &[], b"ok", true), Answer::Complete);
-        assert_eq!(answer(202, &[], b"ok", true), Answer::Accept);
+        assert_eq!(answer(200, &[], b"ok", true), DONE);
+        assert_eq!(answer(202, &[], b"ok", true), Answer::Accepted);
     }
 
     #[test]
@@ -317,36 +312,38 @@ mod tests {
 
     #[test]
     fn an_answer_is_understood_however_it_is_encoded_and_is_no_acceptance_when_it_is_not() {
-        const DONE: &[u8] = br#"{"complete": true}"#;
+        const BODY: &[u8] = br#"{"complete": true}"#;
         let gzip = {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-            std::io::Write::write_all(&mut encoder, DONE).unwrap();
+            std::io::Write::write_all(&mut encoder, BODY).unwrap();
             encoder.finish().unwrap()
         };
         let encoded =
             |status, coding: &'static str, body: &[u8]| answer(status, &[("content-encoding", coding)], body, false);
-        assert_eq!(answer(200, &[], &[b"\xef\xbb\xbf", DONE].concat(), false), Answer::Complete);
-        assert_eq!(answer(200, &[], b"{\"complete\": true, \"name\": \"Jos\xe9\"}", false), Answer::Complete);
-        assert_eq!(encoded(200, "gzip", &gzip), Answer::Complete);
-        assert_eq!(encoded(200, "gzip", b""), Answer::Accept);
+        assert_eq!(answer(200, &[], &[b"\xef\xbb\xbf", BODY].concat(), false), DONE);
+        assert_eq!(answer(200, &[], b"{\"complete\": true, \"name\": \"Jos\xe9\"}", false), DONE);
+        assert_eq!(encoded(200, "gzip", &gzip), DONE);
+        assert_eq!(encoded(200, "gzip", b""), Answer::Accepted);
         assert_eq!(encoded(500, "gzip", &gzip), fail(r#"HTTP 500: {"complete": true} (POST http://fn/task)"#));
         let unread = |status, coding, body: &[u8], told: &str| match encoded(status, coding, body) {
-            Answer::Fail(message) => assert!(message.starts_with(told) && message.ends_with("fn/task)"), "{message}"),
+            Answer::Ended(Outcome::Retry { error, after: None }) => {
+                assert!(error.starts_with(told) && error.ends_with("fn/task)"), "{error}");
+            }
             other => panic!("{coding}: {other:?}"),
         };
-        unread(200, "br", DONE, "HTTP 200: its Content-Encoding is \"br\"; identity, gzip and deflate are understood");
+        unread(200, "br", BODY, "HTTP 200: its Content-Encoding is \"br\"; identity, gzip and deflate are understood");
         unread(200, "gzip", &gzip[..gzip.len() - 1], "HTTP 200: its Content-Encoding is gzip, and it is broken: ");
-        unread(200, "gzip", DONE, "HTTP 200: its Content-Encoding is gzip, and it is broken: ");
+        unread(200, "gzip", BODY, "HTTP 200: its Content-Encoding is gzip, and it is broken: ");
         unread(204, "zstd", b"x", "HTTP 204: its Content-Encoding is \"zstd\"");
-        unread(500, "br", DONE, "HTTP 500: its Content-Encoding is \"br\"");
+        unread(500, "br", BODY, "HTTP 500: its Content-Encoding is \"br\"");
         // The status says all that matters.
-        assert_eq!(encoded(202, "br", DONE), Answer::Accept);
-        assert_eq!(answer(200, &[("content-encoding", "br")], DONE, true), Answer::Complete);
+        assert_eq!(encoded(202, "br", BODY), Answer::Accepted);
+        assert_eq!(answer(200, &[("content-encoding", "br")], BODY, true), DONE);
     }
 
     #[test]
     fn a_function_can_say_that_trying_again_is_useless() {
-        let last = |message: &str| Answer::FailForGood(message.into());
+        let last = |error: &str| Answer::Ended(Outcome::discard(error));
         let header = |status, value: &'static str, body: &[u8]| answer(status, &[("x-job-retry", value)], body, false);
         assert_eq!(plain(400, r#"{"error": "no such user", "retry": false}"#), last("no such user"));
         assert_eq!(plain(200, r#"{"error": "no such user", "retry": false}"#), last("no such user"));
@@ -358,24 +355,25 @@ mod tests {
         // Everything else says nothing of the kind.
         for body in [r#"{"error": "a", "retry": true}"#, r#"{"error": "a", "retry": null}"#, r#"{"error": "a"}"#] {
             assert_eq!(plain(500, body), fail("a"), "{body}");
-            assert_eq!(plain(200, body), Answer::Accept, "{body}");
+            assert_eq!(plain(200, body), Answer::Accepted, "{body}");
         }
         assert_eq!(header(500, "", br#"{"error": "a"}"#), fail("a"));
-        assert_eq!(header(200, "false", b"{}"), Answer::Accept);
-        assert_eq!(plain(200, r#"{"retry": false}"#), Answer::Accept);
-        assert_eq!(plain(200, r#"{"complete": true, "error": "a", "retry": false}"#), Answer::Complete);
+        assert_eq!(header(200, "false", b"{}"), Answer::Accepted);
+        assert_eq!(plain(200, r#"{"retry": false}"#), Answer::Accepted);
+        assert_eq!(plain(200, r#"{"complete": true, "error": "a", "retry": false}"#), DONE);
     }
 
     #[test]
-    fn a_429_or_503_that_says_when_to_ask_again_postpones_the_job() {
+    fn a_429_that_says_when_to_ask_again_snoozes_the_job_and_a_503_retries_it_then() {
         let read = |status, body: &str| answer(status, &[("retry-after", "7")], body.as_bytes(), true);
-        let postpone =
-            |message: &str, counts| Answer::Postpone { message: message.into(), after: Duration::from_secs(7), counts };
-        assert_eq!(read(429, "slow down"), postpone("HTTP 429: slow down (POST http://fn/task)", false));
-        assert_eq!(read(503, r#"{"error": "restarting"}"#), postpone("restarting", true));
+        let seven = Duration::from_secs(7);
+        let busy = Some("HTTP 429: slow down (POST http://fn/task)".to_owned());
+        assert_eq!(read(429, "slow down"), Answer::Ended(Outcome::Snooze { after: seven, error: busy }));
+        let restarting = Outcome::retry_after(seven, "restarting");
+        assert_eq!(read(503, r#"{"error": "restarting"}"#), Answer::Ended(restarting));
         // Without a wait they are failures like any other; a wait alone means nothing.
         assert_eq!(plain(429, ""), fail("HTTP 429 (POST http://fn/task)"));
-        assert_eq!(read(202, ""), Answer::Accept);
+        assert_eq!(read(202, ""), Answer::Accepted);
     }
 
     #[test]
@@ -419,11 +417,11 @@ mod tests {
             read_answer(&Received::new(status, &none, body, true), &url, false, SystemTime::now())
         };
         let rows = r#"{"id": 1, "complete": true, "rows": [1, 2, "#;
-        assert_eq!(read(200, rows.as_bytes()), Answer::Complete);
-        assert_eq!(plain(200, rows), Answer::Accept, "all there is, and broken");
+        assert_eq!(read(200, rows.as_bytes()), DONE);
+        assert_eq!(plain(200, rows), Answer::Accepted, "all there is, and broken");
         // Half a surrogate pair in a name, and a cut in the middle of a character.
-        assert_eq!(read(200, br#"{"\ud83d": 1, "complete": true, "x"#), Answer::Complete);
-        assert_eq!(read(200, b"{\"complete\": true, \"\xc3"), Answer::Complete);
+        assert_eq!(read(200, br#"{"\ud83d": 1, "complete": true, "x"#), DONE);
+        assert_eq!(read(200, b"{\"complete\": true, \"\xc3"), DONE);
         for body in [
             r#"{"rows": [{"complete": true}, "#,
             r#"{"complete": true, "complete": false, "x"#,
@@ -433,7 +431,7 @@ mod tests {
             "xxx",
             "",
         ] {
-            assert_eq!(read(200, body.as_bytes()), Answer::Accept, "{body}");
+            assert_eq!(read(200, body.as_bytes()), Answer::Accepted, "{body}");
         }
         let cut = r#"{"error": "a", "#;
         assert_eq!(read(500, cut.as_bytes()), fail(r#"HTTP 500: {"error": "a", (POST http://fn/task)"#));
@@ -443,6 +441,6 @@ mod tests {
         let (bomb, gzip) = (encoder.finish().unwrap(), headers(&[("content-encoding", "gzip")]));
         let received = Received::new(200, &gzip, &bomb, false);
         assert!(received.is_cut());
-        assert_eq!(read_answer(&received, &url, false, SystemTime::now()), Answer::Accept);
+        assert_eq!(read_answer(&received, &url, false, SystemTime::now()), Answer::Accepted);
     }
 }

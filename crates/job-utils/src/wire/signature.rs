@@ -19,8 +19,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use url::form_urlencoded;
 
+use crate::outcome::AfterFailure;
 use crate::secret::Secret;
-use crate::wire::callback::{AfterFailure, PATH};
+use crate::wire::callback::PATH;
 
 const EPOCH: &str = "epoch";
 const LAST: &str = "last";
@@ -138,7 +139,7 @@ impl CallbackUrls {
     /// The URL for `X-Callback-Url` of one claim, and of what follows when the attempt fails.
     ///
     /// ```
-    /// use job_utils::wire::callback::AfterFailure;
+    /// use job_utils::outcome::AfterFailure;
     /// use job_utils::wire::signature::CallbackUrls;
     /// let urls = CallbackUrls::new(&"http://jobs:8080/callback".parse().unwrap(), None);
     /// assert_eq!(urls.of(42, "worker-0", 7, AfterFailure::Usual), "http://jobs:8080/callback?epoch=7");

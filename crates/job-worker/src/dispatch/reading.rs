@@ -80,6 +80,8 @@ mod tests {
     use http::HeaderValue;
     use http::header::CONTENT_ENCODING;
 
+    use job_utils::outcome::Outcome;
+
     use super::*;
 
     /// Reads an answer while other threads read as many as they may; says whether it was read by the one that asked.
@@ -99,15 +101,15 @@ mod tests {
     #[tokio::test]
     async fn a_large_or_compressed_answer_is_read_by_one_of_a_few_other_threads() {
         let (plain, body) = (HeaderMap::new(), br#"{"complete": true}"#.to_vec());
-        assert_eq!(reading(&plain, body.clone()).await, (true, Answer::Complete));
+        assert_eq!(reading(&plain, body.clone()).await, (true, Answer::Ended(Outcome::Complete)));
         let large = format!(r#"{{"rows": "{}", "complete": true}}"#, "x".repeat(100_000));
-        assert_eq!(reading(&plain, large.clone().into_bytes()).await, (false, Answer::Complete));
+        assert_eq!(reading(&plain, large.clone().into_bytes()).await, (false, Answer::Ended(Outcome::Complete)));
         let gzip = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(large.as_bytes()).unwrap();
         let compressed = encoder.finish().unwrap();
         assert!(compressed.len() < 1000);
-        assert_eq!(reading(&gzip, compressed).await, (false, Answer::Complete));
-        assert_eq!(reading(&gzip, Vec::new()).await, (true, Answer::Accept));
+        assert_eq!(reading(&gzip, compressed).await, (false, Answer::Ended(Outcome::Complete)));
+        assert_eq!(reading(&gzip, Vec::new()).await, (true, Answer::Accepted));
     }
 }

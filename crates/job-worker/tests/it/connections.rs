@@ -153,7 +153,7 @@ async fn a_request_that_the_server_refused_over_http_2_loses_no_attempt() {
     });
     let mut worker = bench.worker(&url).env("JOBS_HTTP2", "true").spawn();
     let id = bench.add_with("task", "{}", ", max_attempts := 1").await;
-    let line = worker.wait_for_line("job postponed", LIMIT).await;
+    let line = worker.wait_for_line("job snoozed", LIMIT).await;
     assert!(line.contains(&format!("job.id={id}")) && line.contains("refused by"), "{line}");
     bench.gone(id).await;
     server.abort();

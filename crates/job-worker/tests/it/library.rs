@@ -100,11 +100,11 @@ async fn each_way_to_end_an_attempt_is_stored_as_such() {
     async fn end(job: Greet, context: Context) -> HandlerResult<Outcome> {
         let hour = Duration::from_secs(3600);
         match job.name.as_str() {
-            "done" => Ok(Outcome::Done),
+            "done" => Ok(Outcome::Complete),
             "error" => Err("no")?,
             "retry" => Err(JobError::retry_after(hour, "later"))?,
-            "fail" => Err(JobError::fail("never"))?,
-            "snooze" => Ok(Outcome::Snooze { after: hour }),
+            "fail" => Err(JobError::discard("never"))?,
+            "snooze" => Ok(Outcome::snooze(hour)),
             "panic" => panic!("attempt {}", context.job().attempts),
             other => Err(format!("unexpected: {other}"))?,
         }
@@ -218,7 +218,7 @@ async fn a_stop_tells_handlers_and_waits_for_them() {
     async fn waits(_: Greet, context: Context<mpsc::UnboundedSender<()>>) -> HandlerResult<Outcome> {
         context.state().send(())?;
         match context.cancelled().await {
-            Cancelled::Stopping => Ok(Outcome::Snooze { after: Duration::ZERO }),
+            Cancelled::Stopping => Ok(Outcome::snooze(Duration::ZERO)),
             other => Err(format!("{other:?}"))?,
         }
     }
@@ -302,7 +302,7 @@ struct Authenticated;
 impl Hook for Authenticated {
     async fn around(&self, context: &Context, next: Next<'_>) -> Outcome {
         match context.job().actor {
-            None => Outcome::Fail { error: "nobody has asked for this".into() },
+            None => Outcome::discard("nobody has asked for this"),
             actor => USER.scope(actor, next.run()).await,
         }
     }
@@ -336,10 +336,10 @@ async fn hooks_go_around_every_handler_the_first_outermost() {
     let actor = uuid::Uuid::from_u128(7);
     let retry = |error: &str| Outcome::Retry { error: error.into(), after: None };
     for (name, actor, expected) in [
-        ("Ada", Some(actor), Outcome::Done),
+        ("Ada", Some(actor), Outcome::Complete),
         ("panic", Some(actor), retry("panicked: in the handler")),
         ("slow", Some(actor), retry("not done within 50ms")),
-        ("Ada", None, Outcome::Fail { error: "nobody has asked for this".into() }),
+        ("Ada", None, Outcome::discard("nobody has asked for this")),
     ] {
         let mut job = Greet { name: name.into() }.into_job();
         if let Some(actor) = actor {

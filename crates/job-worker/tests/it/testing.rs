@@ -54,9 +54,9 @@ async fn due_jobs_are_run_in_the_test_and_their_outcomes_returned() {
     }
     enqueue(&db, Count { to: 9 }.into_job().delay(Duration::from_secs(3600))).await.unwrap();
     enqueue(&db, job_worker::NewJob::raw("other", "")).await.unwrap();
-    let done = |to: u32| (format!(r#"{{"to":{to}}}"#), Outcome::Done);
+    let done = |to: u32| (format!(r#"{{"to":{to}}}"#), Outcome::Complete);
     let (seven, minute) = ((r#"{"to":7}"#.to_owned(), Outcome::retry("seven")), Duration::from_secs(60));
-    let eight = (r#"{"to":8}"#.to_owned(), Outcome::Snooze { after: minute });
+    let eight = (r#"{"to":8}"#.to_owned(), Outcome::snooze(minute));
     // Those that it enqueues are due as well; a job that is due again at once waits for the next call.
     assert_eq!(ran().await, [done(2), seven.clone(), eight.clone(), done(1), done(0)]);
     assert_eq!(ran().await, std::slice::from_ref(&seven));
@@ -88,7 +88,7 @@ async fn what_its_own_transaction_has_done_is_done_and_secrets_are_not_shown() {
     let worker = Worker::builder(db.clone()).task(count).build().unwrap();
     enqueue(&db, Count { to: 6 }).await.unwrap();
     let ran = worker.run_due().await.unwrap();
-    assert_eq!((ran.len(), &ran[0].outcome), (1, &Outcome::Done), "whatever it returned afterwards");
+    assert_eq!((ran.len(), &ran[0].outcome), (1, &Outcome::Complete), "whatever it returned afterwards");
     let (shown, epoch) = (format!("{ran:?}"), ran[0].job.epoch.to_string());
     assert!(shown.contains("task: \"count\"") && !shown.contains("to\"") && !shown.contains(&epoch), "{shown}");
 }

@@ -242,7 +242,7 @@ async fn a_savepoint_survives_what_is_refused() {
     bench.run("CREATE TABLE charges (job bigint UNIQUE)").await;
     let worker = Worker::builder(pool(&bench)).task(handler).build().unwrap();
     enqueue(&bench.sql, Charge::Commit).await.unwrap();
-    assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Done);
+    assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Complete);
     let charged: i64 = bench.sql.query_one("SELECT count(*) FROM charges", &[]).await.unwrap().get(0);
     assert_eq!((charged, bench.count("task_identifier = 'receipt'").await, bench.count("true").await), (1, 1, 1));
 }
@@ -274,7 +274,7 @@ async fn a_transaction_holds_its_job_and_not_for_longer_than_its_client_lives() 
     let db = Db::new(&direct).unwrap();
     let worker = Worker::builder(db.clone()).state(state).task(handler).build().unwrap();
     enqueue(&bench.sql, Charge::Commit).await.unwrap();
-    assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Done);
+    assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Complete);
     assert_eq!(heard.recv().await.unwrap(), ["0", "serializable", "10", "3"]);
     // For that transaction only.
     let client = db.connection().await.unwrap();
@@ -312,7 +312,7 @@ async fn a_transaction_without_a_statement_for_longer_than_its_task_may_take_is_
     let task = TaskOptions::new().timeout(LIMIT);
     let worker = Worker::builder(pool(&bench)).state(told.clone()).task_with(task.clone(), handler).build().unwrap();
     enqueue(&bench.sql, Charge::Commit).await.unwrap();
-    assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Done);
+    assert_eq!(worker.run_due().await.unwrap()[0].outcome, Outcome::Complete);
     assert_eq!(heard.recv().await.unwrap(), "complete failed");
     let limit = heard.recv().await.unwrap();
     let limit: u64 = limit.trim_end_matches("ms").parse().unwrap();
@@ -325,7 +325,7 @@ async fn a_transaction_without_a_statement_for_longer_than_its_task_may_take_is_
         let worker =
             Worker::builder(Db::from_url(bench.db.url()).unwrap()).state(told.clone()).task_with(task.clone(), limits);
         enqueue(&bench.sql, Charge::Commit).await.unwrap();
-        assert_eq!(worker.build().unwrap().run_due().await.unwrap()[0].outcome, Outcome::Done);
+        assert_eq!(worker.build().unwrap().run_due().await.unwrap()[0].outcome, Outcome::Complete);
         let limit = heard.recv().await.unwrap();
         assert!(if expected.is_empty() { limit.ends_with("ms") } else { limit == expected }, "{given}: {limit}");
     }
@@ -352,7 +352,7 @@ async fn an_attempt_has_one_transaction_at_a_time() {
     enqueue(&bench.sql, Charge::Commit).await.unwrap();
     assert_eq!(
         worker.run_due().await.unwrap()[0].outcome,
-        Outcome::Done,
+        Outcome::Complete,
         "after one that failed, and despite the second"
     );
 }

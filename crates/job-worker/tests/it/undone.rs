@@ -63,7 +63,7 @@ impl Running {
         let caller = std::panic::Location::caller();
         async move {
             match self.next().await {
-                (1, Outcome::GivenBack { error, .. }) => error,
+                (1, Outcome::Release { error, .. }) => error,
                 other => panic!("{caller}: {other:?}"),
             }
         }
@@ -75,7 +75,7 @@ impl Running {
     }
 }
 
-const DONE: (i32, Outcome) = (1, Outcome::Done);
+const DONE: (i32, Outcome) = (1, Outcome::Complete);
 
 /// Waits until a session waits for a lock of another one.
 async fn blocked(client: &Client) {
@@ -184,7 +184,7 @@ async fn an_attempt_whose_time_was_spent_waiting_for_a_connection_is_given_back(
     while done < 2 {
         match running.next().await {
             DONE => done += 1,
-            (1, Outcome::GivenBack { .. }) => {}
+            (1, Outcome::Release { .. }) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -323,7 +323,7 @@ async fn a_job_that_is_given_back_again_and_again_fails_at_last() {
     let id = enqueue(&bench.sql, Work {}).await.unwrap().id;
     let run = async || {
         let ran = worker.run_due().await.unwrap();
-        assert!(matches!(ran[0].outcome, Outcome::GivenBack { .. }), "{ran:?}");
+        assert!(matches!(ran[0].outcome, Outcome::Release { .. }), "{ran:?}");
         advance(&db, Duration::from_secs(3600)).await.unwrap();
         bench.job(id).await.unwrap()
     };

@@ -19,7 +19,7 @@ fn headers(failed: bool, json: bool) -> HeaderMap {
 #[test]
 fn a_failure_carries_error_then_message_then_a_default() {
     let fail = |body: &str| match read_outcome(&headers(true, true), body.as_bytes(), false) {
-        Ok(Outcome::Fail(message)) => message,
+        Ok(Outcome::Retry { error, after: None }) => error,
         other => panic!("{body}: {other:?}"),
     };
     assert_eq!(fail(r#"{"error":"a","message":"b"}"#), "a");
@@ -33,7 +33,7 @@ fn a_failure_carries_error_then_message_then_a_default() {
 
 #[test]
 fn a_failure_can_be_one_for_good() {
-    let last = |message: &str| Some(Outcome::FailForGood(message.into()));
+    let last = |message: &str| Some(Outcome::discard(message));
     let read = |failed, body: &[u8]| read_outcome(&headers(failed, true), body, false).ok();
     for job_error in [true, false] {
         let outcome = read(job_error, br#"{"status":"error","error":"gone","retry":false}"#);
@@ -41,7 +41,7 @@ fn a_failure_can_be_one_for_good() {
     }
     assert_eq!(read(true, br#"{"retry":false}"#), last(UNKNOWN_ERROR));
     assert_eq!(read(false, br#"{"retry":false}"#), Some(Outcome::Complete));
-    assert_eq!(read(true, br#"{"error":"a","retry":true}"#), Some(Outcome::Fail("a".into())));
+    assert_eq!(read(true, br#"{"error":"a","retry":true}"#), Some(Outcome::retry("a")));
     let ended = |error: &'static str, retry: &'static str| {
         let pairs = [(X_JOB_ERROR, error), (X_JOB_RETRY, retry)];
         let headers: Vec<_> =
@@ -49,12 +49,12 @@ fn a_failure_can_be_one_for_good() {
         read_outcome(&HeaderMap::from_iter(headers), b"", false).ok()
     };
     assert_eq!(ended("true", "false"), last(UNKNOWN_ERROR));
-    assert_eq!(ended("true", "true"), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
+    assert_eq!(ended("true", "true"), Some(Outcome::retry(UNKNOWN_ERROR)));
     assert_eq!(ended("false", "false"), Some(Outcome::Complete));
     let mut said = headers(false, true);
     said.insert(X_JOB_RETRY, HeaderValue::from_static("false"));
     assert_eq!(read_outcome(&said, br#"{"error":"gone"}"#, false).ok(), last("gone"));
-    let report = Report::from(&Outcome::FailForGood("gone".into()));
+    let report = Report::from(&Outcome::discard("gone"));
     assert_eq!(serde_json::to_string(&report).unwrap(), r#"{"status":"error","error":"gone","retry":false}"#);
 }
 
@@ -71,22 +71,10 @@ fn an_extension_is_a_time_that_can_be_waited_for() {
 }
 
 #[test]
-fn a_long_message_is_cut_between_characters() {
-    let whole = "x".repeat(MESSAGE_LIMIT);
-    assert_eq!(storable(&whole), whole);
-    // Each start shifts the characters of four bytes against the place of the cut.
-    for start in ["", "x", "xx", "xxx"] {
-        let long = format!("{start}{}", "😀".repeat(300_000));
-        let cut = storable(&long);
-        let (kept, mark) = cut.rsplit_once('…').unwrap();
-        assert!(long.starts_with(kept) && kept.len() > 3990 && cut.len() <= MESSAGE_LIMIT, "{} bytes", cut.len());
-        assert_eq!(mark, format!(" ({} bytes)", long.len()));
-    }
-    // A replaced NUL is longer than it was.
-    assert!(storable(&"\0".repeat(MESSAGE_LIMIT)).len() <= MESSAGE_LIMIT);
+fn a_long_message_of_a_body_is_cut() {
     let body = format!(r#"{{"error":"{}"}}"#, "x".repeat(500_000));
     let outcome = read_outcome(&headers(true, true), body.as_bytes(), false).unwrap();
-    assert_eq!(outcome.message(), Some(&*format!("{}… (500000 bytes)", "x".repeat(KEPT))));
+    assert_eq!(outcome.error(), Some(&*format!("{}… (500000 bytes)", "x".repeat(4000))));
 }
 
 #[test]
@@ -94,12 +82,12 @@ fn only_a_json_body_without_x_job_error_can_be_broken() {
     let read = |failed, json, body: &[u8]| read_outcome(&headers(failed, json), body, false).ok();
     for broken in [&b"{"[..], b"{} {}", b"[1,]", b"'x'", b"{\"status\":NaN}"] {
         assert_eq!(read(false, true, broken), None, "{broken:?}");
-        assert_eq!(read(true, true, broken), Some(Outcome::Fail(UNKNOWN_ERROR.into())), "{broken:?}");
+        assert_eq!(read(true, true, broken), Some(Outcome::retry(UNKNOWN_ERROR)), "{broken:?}");
     }
-    assert_eq!(read(true, true, b"{\"error\":\"boom\",\"at\":NaN"), Some(Outcome::Fail("boom".into())));
+    assert_eq!(read(true, true, b"{\"error\":\"boom\",\"at\":NaN"), Some(Outcome::retry("boom")));
     assert_eq!(read(false, true, br#" {"status":"success"} "#), Some(Outcome::Complete));
     assert_eq!(read(false, false, b"{"), Some(Outcome::Complete));
-    assert_eq!(read(true, false, b"boom"), Some(Outcome::Fail(UNKNOWN_ERROR.into())));
+    assert_eq!(read(true, false, b"boom"), Some(Outcome::retry(UNKNOWN_ERROR)));
 }
 
 #[test]
@@ -114,7 +102,7 @@ fn a_body_is_read_however_it_is_written_and_encoded() {
         encoder.write_all(body).unwrap();
         encoder.finish().unwrap()
     };
-    let failed = |message: &str| Some(Outcome::Fail(message.into()));
+    let failed = |message: &str| Some(Outcome::retry(message));
     assert_eq!(read(true, "identity", b"\xef\xbb\xbf{\"error\":\"boom\"}"), failed("boom"));
     assert_eq!(read(true, "", b"{\"error\":\"caf\xe9\"}"), failed("caf\u{fffd}"));
     assert_eq!(read(true, "gzip", &gzip(b"{\"error\":\"boom\"}")), failed("boom"));

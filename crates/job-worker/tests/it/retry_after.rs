@@ -7,14 +7,14 @@ use job_testkit::{Answer, FakeFunction};
 use super::support::{Bench, LIMIT};
 
 #[tokio::test]
-async fn a_429_with_retry_after_postpones_the_job_and_is_told_as_no_failure() {
+async fn a_429_with_retry_after_snoozes_the_job_and_is_told_as_no_failure() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::text(429, "slow down").header("Retry-After", "120")).await;
     let mut worker = bench.worker(&function.url()).spawn();
     let id = bench.add("busy").await;
-    let postponed = bench.failed(id).await;
-    assert_eq!(postponed.last_error, Some(format!("HTTP 429: slow down (POST {}/busy)", function.url())));
-    let line = worker.wait_for_line("job postponed", LIMIT).await;
+    let put_off = bench.failed(id).await;
+    assert_eq!(put_off.last_error, Some(format!("HTTP 429: slow down (POST {}/busy)", function.url())));
+    let line = worker.wait_for_line("job snoozed", LIMIT).await;
     assert!(line.contains(&format!("job.id={id}")) && line.contains("after=\"2m\""), "{line}");
     assert_eq!(function.requests().len(), 1);
 }
@@ -45,7 +45,7 @@ async fn without_a_usable_retry_after_429_and_503_are_failures_like_any_other() 
 }
 
 #[tokio::test]
-async fn a_postponed_job_is_due_when_the_function_said_and_a_429_uses_up_no_attempt() {
+async fn a_job_is_due_when_the_function_said_and_a_429_uses_up_no_attempt() {
     let bench = Bench::new().await;
     let function = FakeFunction::start(async |request| {
         let (status, wait) = match request.target.as_str() {
@@ -60,7 +60,7 @@ async fn a_postponed_job_is_due_when_the_function_said_and_a_429_uses_up_no_atte
     })
     .await;
     let _worker = bench.worker(&function.url()).spawn();
-    // With one attempt only, and in a queue: a postponed job is not exhausted, and holds nobody up.
+    // With one attempt only, and in a queue: one that waits is not exhausted, and holds nobody up.
     for (task, attempts, wait, last_error) in [
         ("busy", 0, 120.0, "HTTP 429: not now"),
         ("down", 1, 120.0, "HTTP 503: not now"),
@@ -68,15 +68,15 @@ async fn a_postponed_job_is_due_when_the_function_said_and_a_429_uses_up_no_atte
         ("date", 1, 120.0, "HTTP 503: not now"),
     ] {
         let id = bench.add_with(task, "{}", ", max_attempts := 1, queue_name := 'one'").await;
-        let postponed = bench.failed(id).await;
+        let put_off = bench.failed(id).await;
         let told = format!("{last_error} (POST {}/{task})", function.url());
-        assert_eq!((postponed.attempts, postponed.last_error.as_deref()), (attempts, Some(&*told)), "{task}");
-        assert!((postponed.wait - wait).abs() < 5.0 && postponed.locked_by.is_none(), "{task}: {postponed:?}");
+        assert_eq!((put_off.attempts, put_off.last_error.as_deref()), (attempts, Some(&*told)), "{task}");
+        assert!((put_off.wait - wait).abs() < 5.0 && put_off.locked_by.is_none(), "{task}: {put_off:?}");
     }
 }
 
 #[tokio::test]
-async fn a_job_that_was_postponed_by_a_429_runs_when_its_time_has_come() {
+async fn a_job_that_was_snoozed_by_a_429_runs_when_its_time_has_come() {
     let bench = Bench::new().await;
     // Busy three times, and the job has one attempt.
     let function = FakeFunction::start({
