@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use job_pg::{DbError, ScheduledJob, SchedulerDb, SchedulerHeartbeat, SchedulerHeartbeatReply};
 use job_utils::config::Tasks;
+use job_utils::events::{Event, Events};
 
 use crate::agenda::{Agenda, RowChange};
 
@@ -45,9 +46,10 @@ pub(crate) async fn apply(
     tasks: &Tasks,
     agenda: &mut Agenda,
     heartbeat: &SchedulerHeartbeatReply,
+    events: &Events,
 ) -> Result<Changes, DbError> {
     let mut changes = Changes::default();
-    changes.apply(db, agenda, &heartbeat.claimed).await?;
+    changes.apply(db, agenda, &heartbeat.claimed, events).await?;
     let differing = heartbeat.held.as_ref().map(|held| agenda.differing(held)).unwrap_or_default();
     if differing.is_empty() {
         return Ok(changes);
@@ -55,7 +57,7 @@ pub(crate) async fn apply(
     let blocks: Vec<_> = differing.iter().copied().collect();
     let (ours, others): (Vec<_>, Vec<_>) =
         db.held(&blocks).await?.into_iter().partition(|row| tasks.include(&row.task));
-    changes.apply(db, agenda, &ours).await?;
+    changes.apply(db, agenda, &ours, events).await?;
     let ids: HashSet<i64> = ours.iter().map(|row| row.id).collect();
     changes.gone += agenda.retain(&differing, &ids);
     if !others.is_empty() {
@@ -85,41 +87,52 @@ pub(crate) async fn warn_untaken(db: &SchedulerDb) -> Result<(), DbError> {
 }
 
 /// Writes a batch of what is to be marked. Marks of rows that another transaction holds are kept for the next time.
-pub(crate) async fn mark(db: &SchedulerDb, agenda: &mut Agenda) -> Result<(), DbError> {
+pub(crate) async fn mark(db: &SchedulerDb, agenda: &mut Agenda, events: &Events) -> Result<(), DbError> {
     let marks = agenda.marks(MARKS);
     let locked = db.mark(&marks).await?;
-    marks.iter().filter(|mark| !locked.contains(&mark.schedule)).for_each(|mark| agenda.marked(mark));
+    for mark in marks.iter().filter(|mark| !locked.contains(&mark.schedule)) {
+        let schedule_id = mark.schedule;
+        if let Some((last, _)) = mark.missed {
+            events.emit(&Event::FiresMissed { schedule_id, last });
+        }
+        if mark.ended {
+            events.emit(&Event::ScheduleEnded { schedule_id });
+        }
+        agenda.marked(mark);
+    }
     Ok(())
 }
 
 impl Changes {
     /// Updates the agenda by rows. The texts of those that are new, or other than before, are read first, a few bytes at a time.
-    async fn apply(&mut self, db: &SchedulerDb, agenda: &mut Agenda, rows: &[ScheduledJob]) -> Result<(), DbError> {
+    async fn apply(
+        &mut self,
+        db: &SchedulerDb,
+        agenda: &mut Agenda,
+        rows: &[ScheduledJob],
+        events: &Events,
+    ) -> Result<(), DbError> {
         let (unread, others): (Vec<_>, Vec<_>) = rows.iter().partition(|row| agenda.needs_text_of(row));
-        others.into_iter().for_each(|row| self.update(agenda, row));
+        others.into_iter().for_each(|row| self.update(agenda, row, events));
         let mut unread = &unread[..];
         let expected: HashMap<i64, i64> = unread.iter().map(|row| (row.id, row.digest)).collect();
         while !unread.is_empty() {
             let (rows, rest) = db.with_text(unread).await?;
             // What has changed since, its task perhaps, is left for the next comparison.
             for row in rows.iter().filter(|row| expected.get(&row.id) == Some(&row.digest)) {
-                self.update(agenda, row);
+                self.update(agenda, row, events);
             }
             unread = rest;
         }
         Ok(())
     }
 
-    fn update(&mut self, agenda: &mut Agenda, row: &ScheduledJob) {
+    fn update(&mut self, agenda: &mut Agenda, row: &ScheduledJob, events: &Events) {
         match agenda.update(row) {
             RowChange::None => {}
             RowChange::New => self.taken += 1,
             RowChange::Invalid(error) => {
-                tracing::warn!(
-                    schedule.id = row.id,
-                    job.task = row.task,
-                    "a schedule cannot be used until it is changed: {error}"
-                );
+                events.emit(&Event::ScheduleInvalid { schedule_id: row.id, task: &row.task, error: &error });
             }
         }
     }

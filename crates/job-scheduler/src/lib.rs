@@ -13,6 +13,7 @@ pub mod timetable;
 
 use job_pg::{Db, DbError, Identity, Listener, SchedulerDb, SchedulerInstance};
 use job_utils::config::ConfigError;
+use job_utils::events::Events;
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
 
@@ -59,15 +60,20 @@ pub async fn run(config: SchedulerConfig, shutdown: Shutdown) -> Result<Stopped,
         async move { db.ready().await }
     };
     // Health checks go on while the scheduler drains.
-    let result = job_utils::health::beside(port, ready, run_with(config, db, shutdown)).await;
+    let result = job_utils::health::beside(port, ready, run_with(config, db, Events::default(), shutdown)).await;
     result.map_err(|source| SchedulerError::Health { port: port.unwrap_or_default(), source })?
 }
 
-/// Runs a scheduler on a given pool until told to stop; then gives its schedules back.
+/// Runs a scheduler on a given pool until told to stop; then gives its schedules back. `events` is told of each fire.
 ///
 /// # Errors
 /// A setting cannot be used, or Postgres refuses what waiting cannot mend.
-pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Result<Stopped, SchedulerError> {
+pub async fn run_with(
+    config: SchedulerConfig,
+    db: Db,
+    events: Events,
+    shutdown: Shutdown,
+) -> Result<Stopped, SchedulerError> {
     ConfigError::none_of(config.problems())?;
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
@@ -89,6 +95,6 @@ pub async fn run_with(config: SchedulerConfig, db: Db, shutdown: Shutdown) -> Re
     let instance = SchedulerInstance { id: instance, lease: config.lease, listens: listener.is_listening() };
     let scheduler_db = SchedulerDb::new(db, &config.scheduler_id, instance);
     let grace = config.shutdown_grace / 2;
-    let held = Scheduler::new(config, scheduler_db.clone(), listener).run(&shutdown).await;
+    let held = Scheduler::new(config, scheduler_db.clone(), listener, events).run(&shutdown).await;
     Ok(drain::drain(&scheduler_db, held, grace).await)
 }

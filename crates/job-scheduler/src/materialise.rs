@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use job_pg::{DbError, Fire, Materialised, SchedulerDb};
+use job_utils::events::{Event, Events, Skipped};
 use tokio::time::Instant;
 
 use crate::agenda::Agenda;
@@ -38,7 +39,7 @@ impl Default for BlockedFires {
 /// not what they were. With an error, which is always one of reaching Postgres, fires stay due; those that were made all
 /// the same are known next time.
 pub(crate) async fn run_once(
-    db: &SchedulerDb,
+    (db, events): (&SchedulerDb, &Events),
     agenda: &mut Agenda,
     clock: &mut Clock,
     blocked: &mut BlockedFires,
@@ -58,7 +59,7 @@ pub(crate) async fn run_once(
                 for (fire, made) in fires.into_iter().zip(made) {
                     early |= made == Materialised::Early;
                     lost |= made == Materialised::Lost;
-                    apply(fire, made, agenda, blocked);
+                    apply(fire, made, agenda, blocked, events);
                 }
                 if early {
                     clock.follow(db).await?;
@@ -76,27 +77,27 @@ pub(crate) async fn run_once(
     Ok(lost)
 }
 
-fn apply(fire: Fire, made: Materialised, agenda: &mut Agenda, blocked: &mut BlockedFires) {
-    let Fire { schedule, at, .. } = fire;
+fn apply(fire: Fire, made: Materialised, agenda: &mut Agenda, blocked: &mut BlockedFires, events: &Events) {
+    let Fire { schedule: schedule_id, at, .. } = fire;
     match made {
         Materialised::Early => return,
         Materialised::Blocked(reason) => return blocked.block(fire, &reason),
         Materialised::Lost => {
-            tracing::debug!(schedule.id = schedule, "a schedule is held no longer, or has changed");
-            blocked.clear(schedule);
-            return agenda.forget(schedule);
+            events.emit(&Event::ScheduleTakenAway { schedule_id });
+            blocked.clear(schedule_id);
+            return agenda.forget(schedule_id);
         }
-        Materialised::Job(job) => tracing::debug!(schedule.id = schedule, job.id = job, %at, "a schedule fired"),
+        Materialised::Job(job_id) => events.emit(&Event::ScheduleFired { schedule_id, at, job_id }),
         Materialised::AlreadyScheduled => {
-            tracing::debug!(schedule.id = schedule, %at, "a fire is skipped: the previous job still waits or runs");
+            events.emit(&Event::FireSkipped { schedule_id, at, reason: Skipped::PreviousJob });
         }
-        Materialised::KeptOut(reason) => tracing::info!(schedule.id = schedule, %at, "a fire is skipped: {reason}"),
-        Materialised::Known => tracing::debug!(schedule.id = schedule, %at, "a fire had been dealt with"),
-        Materialised::Refused(message) => {
-            tracing::error!(schedule.id = schedule, %at, "a fire made no job: {message}");
+        Materialised::KeptOut(reason) => {
+            events.emit(&Event::FireSkipped { schedule_id, at, reason: Skipped::KeptOut(&reason) });
         }
+        Materialised::Known => tracing::debug!(schedule.id = schedule_id, %at, "a fire had been dealt with"),
+        Materialised::Refused(error) => events.emit(&Event::FireRefused { schedule_id, at, error: &error }),
     }
-    blocked.clear(schedule);
+    blocked.clear(schedule_id);
     agenda.settle(fire);
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::SchedulerConfig;
 use job_pg::{DbError, Identity, Listener, SchedulerDb};
 use job_utils::error::chain;
+use job_utils::events::Events;
 use job_utils::shutdown::Shutdown;
 use tokio::time::Instant;
 
@@ -48,6 +49,7 @@ const PRUNE_BATCH: i32 = 10_000;
 pub(crate) struct Scheduler {
     config: SchedulerConfig,
     db: SchedulerDb,
+    events: Events,
     listener: Listener,
     agenda: Agenda,
     clock: Clock,
@@ -81,12 +83,13 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(config: SchedulerConfig, db: SchedulerDb, listener: Listener) -> Self {
+    pub(crate) fn new(config: SchedulerConfig, db: SchedulerDb, listener: Listener, events: Events) -> Self {
         let now = Instant::now();
         Self {
             agenda: Agenda::new(config.time_zone.clone()),
             blocked: BlockedFires::default(),
             db,
+            events,
             alone: listener.identity == Identity::Sole,
             listener,
             clock: Clock::default(),
@@ -169,7 +172,7 @@ impl Scheduler {
         fired?;
         if self.agenda.has_marks() && Instant::now() >= self.mark_at {
             self.mark_at = Instant::now() + MARK_PAUSE;
-            claim::mark(&self.db, &mut self.agenda).await?;
+            claim::mark(&self.db, &mut self.agenda, &self.events).await?;
         }
         if self.untaken_at.is_some_and(|at| Instant::now() >= at) {
             self.untaken_at = Some(Instant::now() + UNTAKEN_INTERVAL);
@@ -185,7 +188,7 @@ impl Scheduler {
     async fn fire(&mut self) -> Result<(), DbError> {
         let until = Instant::now() + self.config.lease / PER_LEASE;
         let (agenda, blocked) = (&mut self.agenda, &mut self.blocked);
-        if materialise::run_once(&self.db, agenda, &mut self.clock, blocked, until).await? {
+        if materialise::run_once((&self.db, &self.events), agenda, &mut self.clock, blocked, until).await? {
             self.compare_soon();
         }
         Ok(())
@@ -227,7 +230,7 @@ impl Scheduler {
         self.last_heartbeat = Some(began);
         let interval = self.config.lease / PER_LEASE;
         self.heartbeat_at = began + heartbeat.expires_in.map_or(interval, |expiry| interval.min(expiry + AFTER_EXPIRY));
-        let changes = claim::apply(&self.db, tasks, &mut self.agenda, &heartbeat).await?;
+        let changes = claim::apply(&self.db, tasks, &mut self.agenda, &heartbeat, &self.events).await?;
         self.changes.taken += changes.taken;
         self.changes.gone += changes.gone;
         if !heartbeat.claimed.is_empty() {

@@ -12,6 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse, Response};
 use job_pg::{CallbackDb, SettleError, Settled};
+use job_utils::events::{Attempt, Event, Events, Source};
 use job_utils::http_server::{BodyBudget, Newcomers, Received, discard};
 use job_utils::outcome::Outcome;
 use job_utils::shutdown::Shutdown;
@@ -66,6 +67,8 @@ pub(crate) struct Callbacks {
     /// Callbacks that were refused.
     pub(crate) refused: AtomicU64,
     pub(crate) refusals: LogLimit,
+    /// Who is told.
+    pub(crate) events: Events,
     /// The server is told to stop.
     pub(crate) stopping: Shutdown,
     /// The server is about to end.
@@ -85,7 +88,7 @@ pub(crate) async fn receive(
         () = callbacks.ending.triggered() => Err(CallbackError::Unavailable),
     };
     if let Err(error) = &answer {
-        callbacks.log_refused(&head, error);
+        callbacks.refused(&head, error);
     }
     answer
 }
@@ -151,17 +154,21 @@ async fn drain_body(head: &Parts, body: Body) {
 
 impl Callbacks {
     /// A callback that is refused leaves a line: its job waits for hours, and its function may tell nobody.
-    fn log_refused(&self, head: &Parts, error: &CallbackError) {
+    fn refused(&self, head: &Parts, error: &CallbackError) {
         let Some(job_id) = head.headers.get(X_JOB_ID) else { return };
         if matches!(error, CallbackError::Unavailable) {
             return;
         }
         self.refused.fetch_add(1, Ordering::Relaxed);
-        let Some(left_out) = self.refusals.pass() else { return };
         let job_id = job_id.to_str().ok().and_then(|id| id.parse::<i64>().ok());
         let path = head.uri.path();
-        let path = &path[..path.floor_char_boundary(LOGGED_PATH)];
-        tracing::warn!(job.id = job_id, status = error.status().as_u16(), path, left_out, "callback refused: {error}");
+        self.events.emit(&Event::CallbackRefused {
+            job_id,
+            status: error.status().as_u16(),
+            path: &path[..path.floor_char_boundary(LOGGED_PATH)],
+            reason: error,
+            left_out: self.refusals.pass(),
+        });
     }
 }
 
@@ -183,8 +190,7 @@ async fn settle(
         // The policy is the worker's, which has put what it says into the URL.
         attempt.claim.after_failure.applied_to(read(&callbacks.reading, &head.headers, body.await?).await?)
     };
-    let failure = outcome.error().map(str::to_owned);
-    if failure.as_deref().is_some_and(is_wordless) {
+    if outcome.error().is_some_and(is_wordless) {
         tokio::select! {
             () = tokio::time::sleep(NO_MESSAGE_DELAY) => {}
             // There may be no time left later.
@@ -192,16 +198,14 @@ async fn settle(
         }
     }
     let NamedAttempt { id, worker_id, .. } = *attempt;
-    let for_good = matches!(outcome, Outcome::Discard { .. });
-    let stored = callbacks.db.settle(worker_id, id, attempt.claim.epoch, outcome);
+    // A copy for the events, of what is short as a rule and costs nothing when nothing failed.
+    let stored = callbacks.db.settle(worker_id, id, attempt.claim.epoch, outcome.clone());
     match tokio::time::timeout(callbacks.store_timeout, stored).await {
-        Ok(Ok(Settled::Done)) => match failure {
-            Some(error) if for_good => {
-                tracing::error!(job.id = id, worker.id = worker_id, error, "job failed for good by callback");
-            }
-            Some(error) => tracing::warn!(job.id = id, worker.id = worker_id, error, "job failed by callback"),
-            None => tracing::info!(job.id = id, worker.id = worker_id, "job completed by callback"),
-        },
+        Ok(Ok(Settled::Done)) => {
+            let attempt = Attempt::new(Source::Callback, id, worker_id);
+            callbacks.events.emit(&Event::settled(attempt, &outcome));
+            callbacks.events.emit(&Event::CallbackSettled(attempt));
+        }
         Ok(Ok(Settled::Stale)) => return Ok(stale(attempt, callbacks)),
         Ok(Err(SettleError::Refused(_))) => return Err(CallbackError::Refused),
         Ok(Err(_)) | Err(_) => return Err(CallbackError::Unavailable),
@@ -258,13 +262,8 @@ fn taken(attempt: &NamedAttempt<'_>) -> Response {
 /// The attempt has ended before, or the job was claimed anew: not an error, and nothing was changed.
 fn stale(attempt: &NamedAttempt<'_>, callbacks: &Callbacks) -> Response {
     let total = callbacks.stale.fetch_add(1, Ordering::Relaxed) + 1;
-    // Not worth a line as a rule: functions that say all in their answer call back as well.
-    tracing::debug!(
-        job.id = attempt.id,
-        worker.id = attempt.worker_id,
-        stale = total,
-        "stale callback changed nothing"
-    );
+    let named = Attempt::new(Source::Callback, attempt.id, attempt.worker_id);
+    callbacks.events.emit(&Event::CallbackStale { attempt: named, total });
     Json(Stored { job_id: attempt.job_id, worker_id: attempt.worker_id, stale: true }).into_response()
 }
 

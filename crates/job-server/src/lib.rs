@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use job_pg::{CallbackDb, Db, DbError, Uuid};
 use job_utils::config::ConfigError;
+use job_utils::events::Events;
 use job_utils::health;
 use job_utils::http_server::{BodyBudget, Limits, serve};
 use job_utils::shutdown::Shutdown;
@@ -62,7 +63,7 @@ job_utils::debug_as_chain!(ServerError);
 pub async fn run(config: ServerConfig, shutdown: Shutdown) -> Result<(), ServerError> {
     let db = Db::new(&config.postgres)?;
     let listener = bind(config.port).await?;
-    run_with(config, db, listener, shutdown).await
+    run_with(config, db, listener, Events::default(), shutdown).await
 }
 
 /// Binds the callback port on all interfaces.
@@ -79,6 +80,8 @@ pub fn identity(db: &Db) -> String {
 /// Runs a callback server on a given pool and socket until told to stop; then answers the requests in flight: as their
 /// outcomes are stored, and at the end of the grace with 503.
 ///
+/// `events` is told of each callback, and of what has become of its job.
+///
 /// It serves from the start: /healthz answers while the database is still awaited, and /readyz says what is missing.
 ///
 /// # Errors
@@ -87,10 +90,11 @@ pub async fn run_with(
     config: ServerConfig,
     db: Db,
     listener: TcpListener,
+    events: Events,
     shutdown: Shutdown,
 ) -> Result<(), ServerError> {
     let identity = identity(&db);
-    run_as(identity, config, db, listener, shutdown).await
+    run_as(identity, config, db, listener, events, shutdown).await
 }
 
 /// [`run_with`] under a given identity, by which one can tell whether a URL leads to this server.
@@ -100,6 +104,7 @@ pub async fn run_as(
     config: ServerConfig,
     db: Db,
     listener: TcpListener,
+    events: Events,
     shutdown: Shutdown,
 ) -> Result<(), ServerError> {
     ConfigError::none_of(config.problems())?;
@@ -129,6 +134,7 @@ pub async fn run_as(
         stale: AtomicU64::new(0),
         refused: AtomicU64::new(0),
         refusals: LogLimit::once_a_second(),
+        events,
         stopping: stopping.clone(),
         ending: ending.clone(),
     });

@@ -18,11 +18,11 @@ pub use job_server::ServerConfig;
 pub use job_server::ServerError;
 pub use job_worker::{
     BoxError, BuildError, CallbackSecrets, Cancelled, CompleteError, ConfigError, Context, Db, DbBuilder, DbError,
-    EnqueueClient, EnqueueError, Enqueued, Fault, Field, HandlerResult, Hook, IntoJob, IntoOutcome, IntoTimestamp,
-    IsolationLevel, Job, JobError, KeyMode, MigrateError, Migrated, NewJob, Next, NotReady, Outcome, PostgresConfig,
-    ProcessEnv, Retry, SchemaName, Shutdown, SqlState, Stopped as WorkerStopped, Task, TaskOptions, Tasks, Timestamp,
-    Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, config, deadpool_postgres, enqueue,
-    enqueue_in, enqueue_many, enqueue_many_in, jiff, migrate, rustls, testing, tokio_postgres,
+    EnqueueClient, EnqueueError, Enqueued, Event, Fault, Field, HandlerResult, Hook, IntoJob, IntoOutcome,
+    IntoTimestamp, IsolationLevel, Job, JobError, KeyMode, MigrateError, Migrated, NewJob, Next, NotReady, Outcome,
+    PostgresConfig, ProcessEnv, Retry, SchemaName, Shutdown, SqlState, Stopped as WorkerStopped, Task, TaskOptions,
+    Tasks, Timestamp, Transaction, Uuid, Worker, WorkerBuilder, WorkerConfig, WorkerError, config, deadpool_postgres,
+    enqueue, enqueue_in, enqueue_many, enqueue_many_in, events, jiff, migrate, rustls, testing, tokio_postgres,
 };
 
 /// The variables that the service reads: those of its three parts.

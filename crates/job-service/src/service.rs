@@ -5,6 +5,7 @@ use job_pg::migrate::migrate;
 use job_scheduler::SchedulerConfig;
 use job_server::ServerConfig;
 use job_utils::config::ConfigError;
+use job_utils::events::{Event, Events};
 use job_utils::shutdown::Shutdown;
 use job_worker::Worker;
 use tokio::net::TcpListener;
@@ -41,6 +42,7 @@ use crate::supervise::{Parts, Stopped, supervise};
 #[must_use = "it does nothing until it runs"]
 pub struct Service {
     db: Db,
+    events: Events,
     migrates: bool,
     worker: Option<Worker>,
     server: Option<Server>,
@@ -63,7 +65,8 @@ pub struct ServiceBuilder {
 impl Service {
     /// Begins a service on a pool. The worker has its own, which may be the same.
     pub fn builder(db: Db) -> ServiceBuilder {
-        ServiceBuilder { service: Self { db, migrates: false, worker: None, server: None, scheduler: None } }
+        let events = Events::default();
+        ServiceBuilder { service: Self { db, events, migrates: false, worker: None, server: None, scheduler: None } }
     }
 
     /// Runs the parts until told to stop, or until one of them fails. Without any part it waits to be told.
@@ -74,7 +77,8 @@ impl Service {
     /// # Errors
     /// A setting cannot be used, the migration fails, the port is taken, or a part fails; the others have been stopped in order.
     pub async fn run(self, shutdown: Shutdown) -> Result<Stopped, ServiceError> {
-        let Self { db, migrates, worker, server, scheduler } = self;
+        let Self { db, events, migrates, worker, server, scheduler } = self;
+        let worker = worker.map(|worker| worker.also_telling(&events));
         let scheduling = scheduler.iter().flat_map(SchedulerConfig::problems);
         let serving = server.iter().flat_map(|server| server.config.problems());
         ConfigError::none_of(scheduling.chain(serving))?;
@@ -92,7 +96,7 @@ impl Service {
                 Some((config, listener))
             }
         };
-        supervise(Parts { db, worker, server, scheduler }, shutdown).await
+        supervise(Parts { db, events, worker, server, scheduler }, shutdown).await
     }
 }
 
@@ -124,6 +128,23 @@ impl ServiceBuilder {
     /// With a scheduler.
     pub fn scheduler(mut self, config: SchedulerConfig) -> Self {
         self.service.scheduler = Some(config);
+        self
+    }
+
+    /// Tells a listener what happens to jobs, attempts, callbacks and schedules in all parts: see [`Event`]. It is called where it
+    /// happens, and must be quick. The log has its lines all the same.
+    ///
+    /// ```
+    /// # use job_service::{Db, Event, Service};
+    /// # fn example(db: Db) {
+    /// let service = Service::builder(db).on_event(|event| match event {
+    ///     Event::JobFailed { attempt, error } => eprintln!("job {} has failed for good: {error}", attempt.job_id),
+    ///     _ => {}
+    /// });
+    /// # }
+    /// ```
+    pub fn on_event(mut self, listener: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.service.events = self.service.events.with(listener);
         self
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use job_pg::Db;
 use job_scheduler::SchedulerConfig;
 use job_server::ServerConfig;
+use job_utils::events::Events;
 use job_utils::shutdown::Shutdown;
 use job_worker::{Worker, WorkerError};
 use tokio::net::TcpListener;
@@ -28,13 +29,15 @@ pub struct Stopped {
 /// The parts of a service.
 pub(crate) struct Parts {
     pub(crate) db: Db,
+    /// For server and scheduler; the worker has its own.
+    pub(crate) events: Events,
     pub(crate) worker: Option<Worker>,
     pub(crate) server: Option<(ServerConfig, TcpListener)>,
     pub(crate) scheduler: Option<SchedulerConfig>,
 }
 
 pub(crate) async fn supervise(parts: Parts, shutdown: Shutdown) -> Result<Stopped, ServiceError> {
-    let Parts { db, worker, server, scheduler } = parts;
+    let Parts { db, events, worker, server, scheduler } = parts;
     // Triggered by the caller, or when a part fails: the others must not go on half.
     let stop_working = shutdown.child();
     let stop_serving = Shutdown::new();
@@ -54,11 +57,12 @@ pub(crate) async fn supervise(parts: Parts, shutdown: Shutdown) -> Result<Stoppe
         }
     };
     let server = {
-        let (db, stop, failed) = (db.clone(), stop_serving.clone(), stop_working.clone());
+        let (db, events) = (db.clone(), events.clone());
+        let (stop, failed) = (stop_serving.clone(), stop_working.clone());
         async move {
             let Some((mut config, listener)) = server else { return Ok(()) };
             config.shutdown_grace = config.shutdown_grace.min(SERVER_GRACE);
-            let result = job_server::run_as(identity, config, db, listener, stop).await;
+            let result = job_server::run_as(identity, config, db, listener, events, stop).await;
             failed.trigger();
             result
         }
@@ -76,7 +80,7 @@ pub(crate) async fn supervise(parts: Parts, shutdown: Shutdown) -> Result<Stoppe
         let stop = stop_working.clone();
         async move {
             let Some(config) = scheduler else { return Ok(job_scheduler::Stopped::default()) };
-            let result = job_scheduler::run_with(config, db, stop.clone()).await;
+            let result = job_scheduler::run_with(config, db, events, stop.clone()).await;
             stop.trigger();
             result
         }

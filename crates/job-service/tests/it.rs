@@ -6,6 +6,7 @@ mod it {
     mod callback_url;
     mod configuration;
     mod embedded;
+    mod events;
     mod failover;
     mod logs;
     mod memory;

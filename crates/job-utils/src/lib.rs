@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod config;
 pub mod error;
+pub mod events;
 #[cfg(feature = "health")]
 pub mod health;
 #[cfg(feature = "http-server")]

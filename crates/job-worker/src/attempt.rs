@@ -1,17 +1,16 @@
 //! Attempt: run one job to its end, in a slot, and hand its outcome to the settler.
 
+use std::borrow::Borrow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use job_pg::{Db, DbError, Job, SettleError, SettleResults, Settled, Settlement, Settler, WorkerDb};
+use job_pg::{DbError, Job, SettleError, SettleResults, Settled, Settlement, Settler, WorkerDb};
 use job_utils::backoff::Backoff;
-use job_utils::config::in_words;
 use job_utils::error::chain;
+use job_utils::events::{self, Event, Source};
 use job_utils::outcome::{Outcome, storable};
-use job_utils::shutdown::Shutdown;
-use job_utils::telemetry::milliseconds;
 
 use crate::context::{Context, WorkerContext};
 use crate::dispatch::Dispatcher;
@@ -53,22 +52,35 @@ struct EndedAttempt {
     /// Those of the job, or fewer by its task's policy.
     max_attempts: i32,
     duration: Duration,
+    /// The job waits because the attempt could not do its work.
+    released: bool,
+}
+
+/// How an attempt has ended in this process.
+enum End {
+    /// With an outcome that is to be stored. It is `released` when the attempt could not do its work.
+    Outcome { outcome: Outcome, released: bool },
+    /// The handler's own transaction has completed the job; and what the handler has returned.
+    Completed(Outcome),
+    /// A function has the job and will call back.
+    Accepted,
+    /// Its job was taken away.
+    TakenAway,
 }
 
 impl Runner {
     pub(crate) fn new(
-        db: Db,
-        worker_db: WorkerDb,
+        context: Arc<WorkerContext>,
+        db: WorkerDb,
         memory: PayloadMemory,
         registry: Arc<Registry>,
         dispatcher: Option<Dispatcher>,
         slots: Arc<Slots>,
-        stopping: Shutdown,
     ) -> Self {
-        let of_settler = slots.clone();
-        let settler = Settler::spawn(db.clone(), move |results: SettleResults<EndedAttempt>| {
+        let (of_settler, events) = (slots.clone(), context.events.clone());
+        let settler = Settler::spawn(context.db.clone(), move |results: SettleResults<EndedAttempt>| {
             for (settlement, result) in &results {
-                log_settled(settlement, result);
+                emit_settled(&events, settlement, result);
                 if result.is_err() {
                     of_settler.request_reconcile();
                 }
@@ -78,8 +90,7 @@ impl Runner {
                 (attempt.lane, attempt.job.claim_id(), attempt.job.queue.clone())
             }));
         });
-        let context = WorkerContext::new(db, stopping);
-        Self { registry, dispatcher, context, settler, slots, db: worker_db, memory }
+        Self { registry, dispatcher, context, settler, slots, db, memory }
     }
 
     /// The longest that a handler may take; None: there is none.
@@ -123,28 +134,42 @@ impl Runner {
                     self.slots.forget(&[job.claim_id()]);
                     return started.elapsed();
                 }
-                Err(NoPayload::Refused(message)) => {
+                Err(NoPayload::Refused(error)) => {
                     let duration = started.elapsed();
-                    let max_attempts = job.max_attempts;
-                    let attempt = EndedAttempt { lane, job: Arc::new(job), max_attempts, duration };
-                    self.settle(Outcome::Retry { error: message, after: None }, attempt).await;
+                    self.settle_unstarted(lane, job, duration, Outcome::Retry { error, after: None }).await;
                     return duration;
                 }
             }
         }
-        match (self.registry.by_task.get(&job.task), &self.dispatcher) {
-            (Some(task), _) => self.run_here(lane, job, task, monitor, permit).await,
-            (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher, monitor, permit).await,
+        let task = self.registry.by_task.get(&job.task);
+        if task.is_none() && self.dispatcher.is_none() {
             // Not claimed as a rule.
-            (None, None) => {
-                let outcome = Outcome::retry("the worker has no handler for the task");
-                job.payload = String::new();
-                let max_attempts = job.max_attempts;
-                let attempt = EndedAttempt { lane, job: Arc::new(job), max_attempts, duration: Duration::ZERO };
-                self.settle(outcome, attempt).await;
-                Duration::ZERO
-            }
+            let outcome = Outcome::retry("the worker has no handler for the task");
+            self.settle_unstarted(lane, job, Duration::ZERO, outcome).await;
+            return Duration::ZERO;
         }
+        let max_attempts = task.map_or(job.max_attempts, |task| task.options.retry.most(job.max_attempts));
+        let attempt = attempt_of(self.db.worker_id(), &job, max_attempts, None);
+        self.context.events.emit(&Event::AttemptStarted(attempt));
+        let started = Instant::now();
+        match (task, &self.dispatcher) {
+            (Some(task), _) => {
+                let (job, end) = self.run_here(job, max_attempts, task, monitor, permit).await;
+                self.end(lane, job, max_attempts, started.elapsed(), end).await
+            }
+            (None, Some(dispatcher)) => {
+                let end = self.dispatch(&mut job, dispatcher, monitor, permit).await;
+                self.end(lane, job, max_attempts, started.elapsed(), end).await
+            }
+            (None, None) => Duration::ZERO,
+        }
+    }
+
+    /// Ends a job's attempt without having started it.
+    async fn settle_unstarted(&self, lane: usize, mut job: Job, duration: Duration, outcome: Outcome) {
+        job.payload = String::new();
+        let max_attempts = job.max_attempts;
+        self.settle(outcome, EndedAttempt { lane, job: Arc::new(job), max_attempts, duration, released: false }).await;
     }
 
     /// Brings the payload of a job that was claimed without it, once there is room for it. As long as the database is away, it is tried
@@ -185,17 +210,16 @@ impl Runner {
         }
     }
 
+    /// Runs a job's handler. The job comes back without its payload.
     async fn run_here(
         &self,
-        lane: usize,
         job: Job,
+        max_attempts: i32,
         task: &Registered,
         monitor: &Arc<SlotMonitor>,
         permit: Option<MemoryPermit>,
-    ) -> Duration {
-        let started = Instant::now();
+    ) -> (Arc<Job>, End) {
         let mut job = Arc::new(job);
-        let max_attempts = task.options.retry.most(job.max_attempts);
         let context = Context::new(job.clone(), max_attempts, self.context.clone(), Some(monitor.clone()));
         let outcome = tokio::select! {
             biased;
@@ -210,8 +234,7 @@ impl Runner {
         drop(context);
         if taken && !completed {
             self.registry.uncounted_retries.reset(job.id);
-            self.slots.forget(&[job.claim_id()]);
-            return started.elapsed();
+            return (job, End::TakenAway);
         }
         match Arc::get_mut(&mut job) {
             Some(job) => job.payload = String::new(),
@@ -219,68 +242,74 @@ impl Runner {
             None => job = Arc::new(job.clone_without_payload()),
         }
         drop(permit);
-        let duration = started.elapsed();
-        let attempt = EndedAttempt { lane, job, max_attempts, duration };
         if completed {
-            self.registry.uncounted_retries.reset(attempt.job.id);
-            self.completed(outcome, attempt);
-        } else {
-            let outcome = self.registry.stored(task, &attempt.job, outcome);
-            self.settle(outcome, attempt).await;
+            self.registry.uncounted_retries.reset(job.id);
+            return (job, End::Completed(outcome));
         }
-        duration
+        let released = matches!(outcome, Outcome::Release { .. });
+        let outcome = self.registry.stored(task, &job, outcome);
+        (job, End::Outcome { outcome, released })
     }
 
-    /// The handler's own transaction has completed the job.
-    fn completed(&self, outcome: Outcome, attempt: EndedAttempt) {
-        let EndedAttempt { lane, job, duration, .. } = attempt;
-        let duration_ms = milliseconds(duration);
-        tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");
-        if outcome != Outcome::Complete {
-            let error = outcome.error();
-            tracing::warn!(
-                job.id = job.id,
-                job.task = job.task,
-                error,
-                "the handler's transaction has completed the job: what it returned afterwards does nothing"
-            );
-        }
-        self.slots.settled([(lane, job.claim_id(), job.queue.clone())]);
-    }
-
+    /// Sends a job to its function.
     async fn dispatch(
         &self,
-        lane: usize,
-        mut job: Job,
+        job: &mut Job,
         dispatcher: &Dispatcher,
         monitor: &SlotMonitor,
         permit: Option<MemoryPermit>,
-    ) -> Duration {
-        let started = Instant::now();
+    ) -> End {
         let ended = tokio::select! {
             biased;
-            ended = dispatcher.dispatch(&mut job, permit) => ended,
-            () = monitor.taken() => {
-                // With the request its connection is closed.
-                self.slots.forget(&[job.claim_id()]);
-                return started.elapsed();
-            }
+            ended = dispatcher.dispatch(job, permit) => ended,
+            // With the request its connection is closed.
+            () = monitor.taken() => return End::TakenAway,
         };
         monitor.end();
-        let outcome = match ended {
-            Some(outcome) => outcome,
-            // A callback will tell.
-            None => {
-                let duration = started.elapsed();
-                let duration_ms = milliseconds(duration);
-                tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job accepted");
-                self.slots.accepted(job.claim_id());
-                return duration;
+        match ended {
+            Some(outcome) => End::Outcome { outcome, released: false },
+            None => End::Accepted,
+        }
+    }
+
+    /// What follows the end of an attempt, of a handler and of a function alike. Returns how long the attempt took.
+    async fn end(
+        &self,
+        lane: usize,
+        job: impl Borrow<Job> + Into<Arc<Job>> + Send,
+        max_attempts: i32,
+        duration: Duration,
+        end: End,
+    ) -> Duration {
+        let events = &self.context.events;
+        let attempt = attempt_of(self.db.worker_id(), job.borrow(), max_attempts, Some(duration));
+        events.emit(&Event::AttemptEnded(attempt));
+        let claim = job.borrow().claim_id();
+        match end {
+            End::TakenAway => self.slots.forget(&[claim]),
+            End::Accepted => {
+                events.emit(&Event::JobAccepted(attempt));
+                self.slots.accepted(claim);
             }
-        };
-        let duration = started.elapsed();
-        let max_attempts = job.max_attempts;
-        self.settle(outcome, EndedAttempt { lane, job: Arc::new(job), max_attempts, duration }).await;
+            End::Completed(returned) => {
+                events.emit(&Event::JobCompleted(attempt));
+                let job: &Job = job.borrow();
+                if returned != Outcome::Complete {
+                    let error = returned.error();
+                    tracing::warn!(
+                        job.id = job.id,
+                        job.task = job.task,
+                        error,
+                        "the handler's transaction has completed the job: what it returned afterwards does nothing"
+                    );
+                }
+                self.slots.settled([(lane, claim, job.queue.clone())]);
+            }
+            End::Outcome { outcome, released } => {
+                let job = job.into();
+                self.settle(outcome, EndedAttempt { lane, job, max_attempts, duration, released }).await;
+            }
+        }
         duration
     }
 
@@ -295,41 +324,32 @@ impl Runner {
     }
 }
 
-fn log_settled(settlement: &Settlement<EndedAttempt>, result: &Result<Settled, SettleError>) {
-    let EndedAttempt { job, duration, max_attempts, .. } = &settlement.ticket;
-    let duration_ms = milliseconds(*duration);
+/// An attempt as events tell of it.
+fn attempt_of<'a>(
+    worker_id: &'a str,
+    job: &'a Job,
+    max_attempts: i32,
+    duration: Option<Duration>,
+) -> events::Attempt<'a> {
+    let mut attempt = events::Attempt::new(Source::Worker, job.id, worker_id);
+    attempt.task = Some(&job.task);
+    attempt.queue = job.queue.as_deref();
+    attempt.number = Some(job.attempts);
+    attempt.max_attempts = Some(max_attempts);
+    attempt.duration = duration;
+    attempt
+}
+
+fn emit_settled(events: &events::Events, settlement: &Settlement<EndedAttempt>, result: &Result<Settled, SettleError>) {
+    let EndedAttempt { job, duration, max_attempts, released, .. } = &settlement.ticket;
+    let attempt = attempt_of(&settlement.worker_id, job, *max_attempts, Some(*duration));
     match (result, &settlement.outcome) {
-        (Ok(Settled::Done), Outcome::Complete) => {
-            tracing::info!(job.id = job.id, job.task = job.task, duration_ms, "job completed");
+        (Ok(Settled::Done), Outcome::Snooze { after, error: Some(error) }) if *released => {
+            events.emit(&Event::JobReleased { attempt, after: *after, error });
         }
-        (Ok(Settled::Done), Outcome::Snooze { after, error }) => {
-            let (after, error) = (in_words(*after), error.as_deref());
-            tracing::info!(job.id = job.id, job.task = job.task, duration_ms, after, error, "job snoozed");
-        }
-        (Ok(Settled::Done), Outcome::Release { error, .. }) => {
-            tracing::info!(job.id = job.id, job.task = job.task, duration_ms, error, "job released");
-        }
-        (Ok(Settled::Done), Outcome::Retry { error, .. }) if job.attempts < *max_attempts => tracing::warn!(
-            job.id = job.id,
-            job.task = job.task,
-            job.attempts = job.attempts,
-            job.max_attempts = max_attempts,
-            duration_ms,
-            error,
-            "job failed"
-        ),
-        (Ok(Settled::Done), Outcome::Retry { error, .. } | Outcome::Discard { error }) => tracing::error!(
-            job.id = job.id,
-            job.task = job.task,
-            job.attempts = job.attempts,
-            duration_ms,
-            error,
-            "job failed for good"
-        ),
+        (Ok(Settled::Done), outcome) => events.emit(&Event::settled(attempt, outcome)),
         // The function's callback was faster, or the job was taken away: an answer that comes too late is no error.
-        (Ok(Settled::Stale), _) => {
-            tracing::debug!(job.id = job.id, job.task = job.task, "job already settled");
-        }
+        (Ok(Settled::Stale), _) => events.emit(&Event::OutcomeStale(attempt)),
         (Err(SettleError::Refused(_)), _) => {} // logged by the settler
         (Err(error), _) => tracing::warn!(job.id = job.id, "{error}"),
     }

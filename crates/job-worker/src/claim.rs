@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use crate::config::WorkerConfig;
 use job_pg::{ClaimReply, Claimed, DbError, Job, Listener, WorkerDb};
+use job_utils::events::Events;
 use job_utils::shutdown::Shutdown;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -71,12 +72,13 @@ impl Claimer {
         runner: Arc<Runner>,
         slots: Arc<Slots>,
         listener: Listener,
+        events: &Events,
     ) -> Self {
         let (now, poll_interval) = (Instant::now(), config.poll_interval);
-        let heartbeat = HeartbeatTimer::new(config, db.clone(), listener.clone(), slots.clone());
+        let heartbeat = HeartbeatTimer::new(config, db.clone(), listener.clone(), slots.clone(), events.clone());
         let thread = runner.longest_handler().and_then(|longest| {
             let (last, interval) = heartbeat.last();
-            HeartbeatThread::start(db.clone(), last, interval, longest)
+            HeartbeatThread::start(db.clone(), last, interval, longest, events.clone())
         });
         let pollers = lanes(config).into_iter().map(|lane| Poller::new(lane.tasks, poll_interval, now));
         Self {

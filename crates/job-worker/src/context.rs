@@ -8,6 +8,7 @@ use job_pg::{
     CompleteError, Db, EnqueueClient, IsolationLevel, Job, PoolWaits, Transaction, TransactionOptions, attempt_token,
     complete_in_transaction,
 };
+use job_utils::events::Events;
 use job_utils::shutdown::Shutdown;
 use tracing::Span;
 
@@ -38,16 +39,17 @@ pub struct Context<S = ()> {
 
 /// What is the same for all attempts of a worker.
 pub(crate) struct WorkerContext {
-    db: Db,
+    pub(crate) db: Db,
     /// Tells handlers of a stop.
     stopping: Shutdown,
+    pub(crate) events: Events,
     /// The state of a context that has none.
     none: Arc<()>,
 }
 
 impl WorkerContext {
-    pub(crate) fn new(db: Db, stopping: Shutdown) -> Arc<Self> {
-        Arc::new(Self { db, stopping, none: Arc::new(()) })
+    pub(crate) fn new(db: Db, stopping: Shutdown, events: Events) -> Arc<Self> {
+        Arc::new(Self { db, stopping, events, none: Arc::new(()) })
     }
 }
 

@@ -11,6 +11,7 @@ use crate::config::WorkerConfig;
 use job_pg::{ClaimId, DbError, Heartbeat, Listener, WorkerDb};
 use job_utils::backoff::Backoff;
 use job_utils::error::chain;
+use job_utils::events::{Event, Events};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
@@ -27,9 +28,6 @@ const RECONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How long an attempt whose job is gone may still take to end by itself.
 const TAKEN_AWAY_GRACE: Duration = Duration::from_millis(1500);
-
-/// How many ids a line of the log names.
-const SHOWN_IDS: usize = 20;
 
 /// How many heartbeats may be lost before the lease ends.
 const PER_LEASE: u32 = 6;
@@ -76,6 +74,7 @@ pub(crate) struct HeartbeatTimer {
     claim_wait: Duration,
     sending: JoinSet<Result<Heartbeat, DbError>>,
     failing: bool,
+    events: Events,
 }
 
 /// How often a worker sends a heartbeat.
@@ -85,11 +84,17 @@ fn interval(config: &WorkerConfig) -> Duration {
 
 impl HeartbeatTimer {
     /// The worker has just registered by its first heartbeat.
-    pub(crate) fn new(config: &WorkerConfig, db: WorkerDb, listener: Listener, slots: Arc<Slots>) -> Self {
+    pub(crate) fn new(
+        config: &WorkerConfig,
+        db: WorkerDb,
+        listener: Listener,
+        slots: Arc<Slots>,
+        events: Events,
+    ) -> Self {
         let interval = interval(config);
         let (sending, ending, failing) = Default::default();
         let (last, next, claim_wait) = (LastHeartbeat::new(), Instant::now() + interval, CLAIM_WAIT.min(interval / 5));
-        Self { db, slots, last, ending, listener, interval, next, claim_wait, sending, failing }
+        Self { db, slots, last, ending, listener, interval, next, claim_wait, sending, failing, events }
     }
 
     /// When the last one got through, and how often they are sent.
@@ -151,7 +156,7 @@ impl HeartbeatTimer {
         self.next = Instant::now() + self.interval;
         self.failing = false;
         self.last.set_now();
-        log_found(&found);
+        emit_found(&self.events, &found);
         self.end_taken(found.taken);
     }
 
@@ -162,15 +167,12 @@ impl HeartbeatTimer {
         if claims.is_empty() {
             return;
         }
-        let slots = self.slots.clone();
+        let (slots, events) = (self.slots.clone(), self.events.clone());
         self.ending.spawn(async move {
             tokio::time::sleep(TAKEN_AWAY_GRACE).await;
-            let ids = slots.monitors.take_away(&claims);
-            if !ids.is_empty() {
-                tracing::warn!(
-                    jobs = ?ids,
-                    "ended attempts whose jobs were taken away: deleted, unlocked, claimed anew, or ended by somebody else"
-                );
+            let jobs = slots.monitors.take_away(&claims);
+            if !jobs.is_empty() {
+                events.emit(&Event::JobsTakenAway { jobs: &jobs });
             }
         });
     }
@@ -188,11 +190,11 @@ impl HeartbeatTimer {
 /// database only delays that.
 ///
 /// A worker that is not listening cannot tell a session that has ended from one that cannot be had. It waits for the leases.
-pub(crate) async fn register(db: &WorkerDb, listener: &Listener) {
+pub(crate) async fn register(db: &WorkerDb, listener: &Listener, events: &Events) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         let registered = async {
-            log_found(&db.heartbeat().await?);
+            emit_found(events, &db.heartbeat().await?);
             let ended = if listener.is_listening() { db.ended().await? } else { Vec::new() };
             if ended.is_empty() {
                 return Ok(Vec::new());
@@ -203,8 +205,7 @@ pub(crate) async fn register(db: &WorkerDb, listener: &Listener) {
         match registered.await {
             Ok(taken) => {
                 if !taken.is_empty() {
-                    let (jobs, ids) = (taken.len(), some_of(&taken));
-                    tracing::info!(jobs, ids, worker.id = &**db.worker_id(), "took back jobs of an earlier process");
+                    events.emit(&Event::JobsTakenBack { jobs: &taken, worker_id: db.worker_id() });
                 }
                 return;
             }
@@ -214,34 +215,12 @@ pub(crate) async fn register(db: &WorkerDb, listener: &Listener) {
     }
 }
 
-/// Logs what a heartbeat has found.
-pub(crate) fn log_found(found: &Heartbeat) {
+/// Tells what a heartbeat has found.
+pub(crate) fn emit_found(events: &Events, found: &Heartbeat) {
     if !found.rescued.is_empty() {
-        let (workers, ids) = (found.silent.join(", "), some_of(&found.rescued));
-        tracing::warn!(jobs = found.rescued.len(), ids, workers, "rescued jobs of workers that went silent");
+        events.emit(&Event::JobsRescued { jobs: &found.rescued, workers: &found.silent });
     }
-    for id in &found.overdue {
-        tracing::warn!(job.id = id, "job failed: its callback did not come in time");
-    }
-}
-
-/// The first of some ids, for a line of the log.
-fn some_of(ids: &[i64]) -> String {
-    let mut shown: Vec<String> = ids.iter().take(SHOWN_IDS).map(ToString::to_string).collect();
-    if ids.len() > SHOWN_IDS {
-        shown.push("…".to_owned());
-    }
-    shown.join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_names_some_ids_and_says_that_there_are_more() {
-        assert_eq!(some_of(&[7, 8]), "7, 8");
-        let many: Vec<i64> = (1..=1000).collect();
-        assert!(some_of(&many).starts_with("1, 2, 3, ") && some_of(&many).ends_with(", 20, …"), "{}", some_of(&many));
+    for job_id in &found.overdue {
+        events.emit(&Event::CallbackOverdue { job_id: *job_id });
     }
 }

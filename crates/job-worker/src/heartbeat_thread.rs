@@ -9,9 +9,10 @@ use std::time::Duration;
 use job_pg::WorkerDb;
 use job_utils::config::in_words;
 use job_utils::error::chain;
+use job_utils::events::Events;
 use tokio::sync::oneshot;
 
-use crate::heartbeat::{LastHeartbeat, log_found};
+use crate::heartbeat::{LastHeartbeat, emit_found};
 
 /// What a handler that runs may take longer than its task has time.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -29,13 +30,22 @@ pub(crate) struct HeartbeatThread {
 impl HeartbeatThread {
     /// Starts it. It sends heartbeats, each `interval`, for as long as the worker has sent none. Handlers may take `longest`: a worker
     /// that stands still for longer than that is as good as dead.
-    pub(crate) fn start(db: WorkerDb, last: LastHeartbeat, interval: Duration, longest: Duration) -> Option<Self> {
+    pub(crate) fn start(
+        db: WorkerDb,
+        last: LastHeartbeat,
+        interval: Duration,
+        longest: Duration,
+        events: Events,
+    ) -> Option<Self> {
         let (stop, stopped) = oneshot::channel();
         let (ending, ended) = oneshot::channel();
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
-                Ok(runtime) => runtime.block_on(send_while_silent(&db, &last, interval, longest + MARGIN, stopped)),
+                Ok(runtime) => {
+                    let sending = send_while_silent(&db, &last, interval, longest + MARGIN, &events, stopped);
+                    runtime.block_on(sending);
+                }
                 Err(error) => tracing::warn!("no heartbeats on a thread of their own: {error}"),
             }
             drop(ending);
@@ -61,6 +71,7 @@ async fn send_while_silent(
     last: &LastHeartbeat,
     interval: Duration,
     longest: Duration,
+    events: &Events,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let mut logged = false;
@@ -91,7 +102,7 @@ async fn send_while_silent(
             }
         }
         if let Ok(Some(found)) = sent {
-            log_found(&found);
+            emit_found(events, &found);
         }
     }
 }

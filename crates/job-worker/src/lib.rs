@@ -50,6 +50,7 @@ pub use job_pg::{
     IsolationLevel, Job, KeyMode, NewJob, NotReady, SqlState, Timestamp, Transaction, Uuid, deadpool_postgres, enqueue,
     enqueue_in, enqueue_many, enqueue_many_in, jiff, schedule, tokio_postgres,
 };
+pub use job_utils::events::{self, Event};
 pub use job_utils::shutdown::Shutdown;
 pub use job_utils::task::Task;
 pub use job_utils::wire::signature::CallbackSecrets;

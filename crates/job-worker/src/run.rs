@@ -13,6 +13,7 @@ use crate::attempt::Runner;
 use crate::claim::Claimer;
 #[cfg(feature = "cli")]
 use crate::config::WorkerConfig;
+use crate::context::WorkerContext;
 use crate::dispatch::Dispatcher;
 use crate::drain::Stopped;
 use crate::heartbeat::register;
@@ -82,7 +83,7 @@ impl Worker {
 }
 
 async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
-    let Worker { config, db, registry, dispatches } = worker;
+    let Worker { config, db, registry, dispatches, events } = worker;
     let dispatcher = if dispatches { Some(Dispatcher::new(&config).map_err(WorkerError::Http)?) } else { None };
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
@@ -110,7 +111,7 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
     }
     tokio::select! {
         () = shutdown.triggered() => {}
-        () = register(&worker_db, &listener) => {}
+        () = register(&worker_db, &listener, &events) => {}
     }
     tracing::info!(
         worker.id = config.worker_id,
@@ -126,8 +127,9 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
     // Handlers are cancelled, and what they have spawned, also when this future is dropped.
     let stopping = shutdown.child();
     let _triggered = stopping.trigger_on_drop();
-    let runner =
-        Runner::new(db, worker_db.clone(), PayloadMemory::new(&config), registry, dispatcher, slots.clone(), stopping);
-    let claimer = Claimer::new(&config, worker_db, Arc::new(runner), slots, listener);
+    let context = WorkerContext::new(db, stopping, events.clone());
+    let memory = PayloadMemory::new(&config);
+    let runner = Runner::new(context, worker_db.clone(), memory, registry, dispatcher, slots.clone());
+    let claimer = Claimer::new(&config, worker_db, Arc::new(runner), slots, listener, &events);
     Ok(claimer.run(&shutdown).await)
 }

@@ -92,7 +92,7 @@ impl Worker {
         // Also when this is dropped in the middle.
         let stopping = Shutdown::new();
         let _triggered = stopping.trigger_on_drop();
-        let worker_context = WorkerContext::new(self.db.clone(), stopping);
+        let worker_context = WorkerContext::new(self.db.clone(), stopping, self.events.clone());
         let (mut ran, mut known) = (Vec::new(), HashSet::new());
         loop {
             let claim = ClaimRequest {

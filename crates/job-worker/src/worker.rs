@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::config::WorkerConfig;
 use job_pg::Db;
 use job_utils::config::{Tasks, Var, in_words};
+use job_utils::events::{Event, Events};
 use job_utils::task::Task;
 
 use crate::context::Context;
@@ -49,6 +50,7 @@ pub struct Worker {
     pub(crate) registry: Arc<Registry>,
     /// Whether tasks without a handler are dispatched over HTTP.
     pub(crate) dispatches: bool,
+    pub(crate) events: Events,
 }
 
 impl Worker {
@@ -60,11 +62,19 @@ impl Worker {
             db,
             state: Arc::new(()),
             registry: Registry::default(),
+            events: Events::default(),
             tasks: Vec::new(),
             dispatches: false,
             said: Vec::new(),
             faults: Vec::new(),
         }
+    }
+
+    /// Tells those listeners as well.
+    #[doc(hidden)]
+    pub fn also_telling(mut self, events: &Events) -> Self {
+        self.events = self.events.and(events);
+        self
     }
 
     /// The worker's id.
@@ -88,6 +98,7 @@ pub struct WorkerBuilder<S = ()> {
     db: Db,
     state: Arc<S>,
     registry: Registry,
+    events: Events,
     /// Limits and timeouts are known when all is said.
     tasks: Vec<Pending>,
     dispatches: bool,
@@ -174,8 +185,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     /// # }
     /// ```
     pub fn state<T: Send + Sync + 'static>(self, state: T) -> WorkerBuilder<T> {
-        let Self { config, db, registry, tasks, dispatches, said, faults, .. } = self;
-        WorkerBuilder { config, db, state: Arc::new(state), registry, tasks, dispatches, said, faults }
+        let Self { config, db, registry, events, tasks, dispatches, said, faults, .. } = self;
+        WorkerBuilder { config, db, state: Arc::new(state), registry, events, tasks, dispatches, said, faults }
     }
 
     /// Runs jobs of type `T` here. The type says the task's identifier. The handler's context has the state that was given before this
@@ -255,6 +266,23 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         self
     }
 
+    /// Tells a listener what happens to jobs and attempts, of handlers and of functions alike: see [`Event`]. It is called where it
+    /// happens, and must be quick. The log has its lines all the same. `run_due` tells nothing.
+    ///
+    /// ```
+    /// # use job_worker::{Db, Event, Worker};
+    /// # fn example(db: Db) {
+    /// let worker = Worker::builder(db).on_event(|event| match event {
+    ///     Event::JobFailed { attempt, error } => eprintln!("job {} has failed for good: {error}", attempt.job_id),
+    ///     _ => {}
+    /// });
+    /// # }
+    /// ```
+    pub fn on_event(mut self, listener: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.events = self.events.with(listener);
+        self
+    }
+
     /// The worker's id, at least 4 visible ASCII characters, for `locked_by`. Two live workers need two; the next worker with the
     /// same id takes back at once what a killed one ran. A random one unless given.
     pub fn id(mut self, id: impl Into<String>) -> Self {
@@ -330,7 +358,7 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn build(self) -> Result<Worker, BuildError> {
-        let Self { mut config, db, mut registry, tasks, dispatches, mut faults, .. } = self;
+        let Self { mut config, db, mut registry, events, tasks, dispatches, mut faults, .. } = self;
         let count = tasks.len();
         faults.extend(tasks.into_iter().filter_map(|task| task(&mut registry, &config)));
         faults.extend(config.problems().into_iter().map(|(var, message)| fault(setting(var), message)));
@@ -352,7 +380,7 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         if !dispatches {
             config.tasks = Tasks::Only(registry.by_task.keys().cloned().collect());
         }
-        Ok(Worker { config, db, registry: Arc::new(registry), dispatches })
+        Ok(Worker { config, db, registry: Arc::new(registry), dispatches, events })
     }
 }
 

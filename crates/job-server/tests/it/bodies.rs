@@ -136,7 +136,8 @@ async fn health_checks_are_answered_while_16_mib_are_decoded() {
     let listener = job_server::bind(0).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let stop = Shutdown::new();
-    let server = tokio::spawn(job_server::run_with(ServerConfig::default(), pool, listener, stop.clone()));
+    let server =
+        tokio::spawn(job_server::run_with(ServerConfig::default(), pool, listener, Default::default(), stop.clone()));
     let body = format!(r#"{{"rows":[{}1]}}"#, "1,".repeat(LARGEST_BODY / 2 - 100));
     let body = gzip(body.as_bytes());
     let headers = HeaderMap::from_iter([

@@ -179,10 +179,14 @@ async fn settings_that_no_part_could_work_with_are_refused() {
     let (scheduling, serving) =
         ("JOBS_SCHEDULER_LEASE: must be at least 1s", "JOBS_CALLBACK_TIMEOUT: is longer than 87600h");
     assert!(error.contains(&format!("{scheduling}\n  {serving}")), "{error}");
-    let error = job_scheduler::run_with(scheduler, db.clone(), Shutdown::new()).await.unwrap_err().to_string();
+    let error = job_scheduler::run_with(scheduler, db.clone(), Default::default(), Shutdown::new())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(scheduling), "{error}");
     let listener = job_server::bind(0).await.unwrap();
-    let error = job_server::run_with(server, db, listener, Shutdown::new()).await.unwrap_err().to_string();
+    let error =
+        job_server::run_with(server, db, listener, Default::default(), Shutdown::new()).await.unwrap_err().to_string();
     assert!(error.contains(serving), "{error}");
 }
 
