@@ -16,11 +16,18 @@ DECLARE
     marker CONSTANT regprocedure := '@extschema@.schema_marker()';
     signatures text[] := '{}';
     routine record;
+    -- Functions of the interface run as the tables' owner and call internal ones. So those are the owner's, too, where
+    -- a superuser or a member of the owner migrates.
+    owner regrole := (SELECT c.relowner FROM pg_class c WHERE c.oid = '@extschema@.jobs'::regclass);
+    me oid := (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user);
 BEGIN
+    IF owner <> me AND me = (SELECT n.nspowner FROM pg_namespace n WHERE n.oid = '@internal@'::regnamespace) THEN
+        EXECUTE format('ALTER SCHEMA @internal@ OWNER TO %s', owner);
+    END IF;
     -- Whatever was written together with the marker is what the files hold.
     FOR routine IN
-        SELECT p.oid, p.oid::regprocedure::text AS signature, p.proname, obj_description(p.oid, 'pg_proc') AS told,
-               p.pronamespace = '@internal@'::regnamespace AS internal
+        SELECT p.oid, p.oid::regprocedure::text AS signature, p.proname, p.proowner,
+               obj_description(p.oid, 'pg_proc') AS told, p.pronamespace = '@internal@'::regnamespace AS internal
           FROM pg_proc p
          WHERE p.pronamespace IN ('@extschema@'::regnamespace, '@internal@'::regnamespace) AND p.oid <> marker
            AND p.xmin = (SELECT m.xmin FROM pg_proc m WHERE m.oid = marker)
@@ -31,6 +38,9 @@ BEGIN
         END IF;
         signatures := signatures || routine.signature;
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', routine.signature);
+        IF routine.proowner = me AND owner <> me THEN
+            EXECUTE format('ALTER FUNCTION %s OWNER TO %s', routine.signature, owner);
+        END IF;
         IF NOT routine.internal AND routine.proname <> ALL (shown) AND coalesce(routine.told, '') !~ '^@behavior' THEN
             EXECUTE format('COMMENT ON FUNCTION %s IS %L', routine.signature,
                            concat_ws(E'\n', '@behavior -*', routine.told));

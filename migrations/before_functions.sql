@@ -30,7 +30,18 @@ BEGIN
                   HINT = format('ALTER SCHEMA @internal@ OWNER TO %I, or install into another schema (JOBS_SCHEMA).',
                                 current_user);
     END IF;
-    IF comment = mark THEN
+    IF comment IS DISTINCT FROM mark THEN
+        -- administrator and jobs_runtime may use what is ours: an application's own schema must not become that.
+        IF EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = '@internal@'::regnamespace)
+           OR EXISTS (SELECT FROM pg_proc p
+                       WHERE p.pronamespace = '@internal@'::regnamespace
+                         AND p.oid::regprocedure::text NOT IN (SELECT f.signature FROM @extschema@.schema_functions f))
+        THEN
+            RAISE EXCEPTION 'the schema @internal@ is in the way: it holds something, and internal functions go there'
+                USING ERRCODE = 'duplicate_schema', HINT = 'Rename it, or install into another schema (JOBS_SCHEMA).';
+        END IF;
+        EXECUTE format('COMMENT ON SCHEMA @internal@ IS %L', mark);
+    ELSE
         FOR routine IN
             SELECT p.oid FROM pg_proc p
              WHERE p.pronamespace = '@internal@'::regnamespace

@@ -27,7 +27,7 @@ enum Command {
     /// Run the whole system on a private PostgreSQL and show three jobs and a schedule from enqueue to done
     #[command(disable_help_flag = true)]
     Demo(Rest),
-    /// Run every check and every test on a private PostgreSQL
+    /// Run every test on a private PostgreSQL, and check formats, lints and the rules of the workspace
     Test,
     /// Run the slower checks: each crate built alone, what functions link, the documentation
     Ci(ci::Options),

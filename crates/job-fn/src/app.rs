@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use job_utils::config::shared::INTERNAL_JOBS_CALLBACK_URL;
 use job_utils::config::{ConfigError, Env, Reader, Var};
 use job_utils::http_server::{BodyBudget, Limits, serve};
 use job_utils::probe::Target;
@@ -28,7 +29,7 @@ variables! {
 }
 
 /// Every variable that this crate reads.
-pub const VARS: &[&Var] = &[&PORT, &JOBS_CALLBACK_ORIGINS];
+pub const VARS: &[&Var] = &[&PORT, &JOBS_CALLBACK_ORIGINS, &INTERNAL_JOBS_CALLBACK_URL];
 
 /// How many connections a function has at most, which is how many jobs it has at once; fewer where the process may have
 /// few descriptors.

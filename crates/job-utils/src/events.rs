@@ -1,7 +1,7 @@
 //! Events: what happens to jobs, attempts, callbacks and schedules, told in one place to whoever listens.
 //!
 //! Worker, callback server and scheduler have an [`Events`] and [emit](Events::emit) an [`Event`] where something has
-//! happened; each variant is emitted in one place, for handlers and HTTP functions alike. The log is the first listener
+//! happened; each variant is emitted by those alone who know of it, in one way for handlers and HTTP functions. The log is the first listener
 //! and is always there ([`log`]); an application adds its own when it builds a worker or a service (`on_event`).
 //! Metrics, history and traces are listeners as well.
 //!

@@ -69,7 +69,12 @@ fn vars() -> Vec<Var> {
     let programs: [&[&Var]; 5] =
         [job_fn::VARS, send_verification_link::VARS, send_email::VARS, mailer::VARS, admin_server::VARS];
     let mut vars: Vec<Var> = job_service::known().read().iter().map(|var| **var).collect();
-    vars.extend(programs.concat().into_iter().copied());
+    for var in programs.concat() {
+        // Services and functions read some both.
+        if !vars.contains(var) {
+            vars.push(*var);
+        }
+    }
     vars.extend(OURS);
     vars
 }

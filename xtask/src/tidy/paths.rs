@@ -1,8 +1,8 @@
-//! Every path that ARCHITECTURE.md and docs/decisions.md name exists.
+//! Every path that ARCHITECTURE.md, docs/decisions.md and docs/development.md name exists.
 
 use super::workspace::Workspace;
 
-const DOCUMENTS: [&str; 2] = ["ARCHITECTURE.md", "docs/decisions.md"];
+const DOCUMENTS: [&str; 3] = ["ARCHITECTURE.md", "docs/decisions.md", "docs/development.md"];
 const ENDINGS: &[&str] = &[".rs", ".md", ".toml", ".sql", ".yml", ".yaml", ".sh"];
 
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
