@@ -51,8 +51,12 @@ mod tests {
     #[test]
     fn a_path_that_is_not_there_is_told_with_its_line() {
         let text = "See `crates/a/src/lib.rs`, `crates/a/`,\n`crates/a/src/{lib,gone}.rs`, `/healthz`, `SELECT 1`, `x.y`, `gone.md`.";
-        let workspace =
-            Workspace::of(&[(DOCUMENTS[0], text), ("crates/a/src/lib.rs", ""), (DOCUMENTS[1], "`crates/b/`")]);
+        let workspace = Workspace::of(&[
+            (DOCUMENTS[0], text),
+            ("crates/a/src/lib.rs", ""),
+            (DOCUMENTS[1], "`crates/b/`"),
+            (DOCUMENTS[2], ""),
+        ]);
         let gone = [
             "ARCHITECTURE.md:2: there is no `crates/a/src/gone.rs`",
             "ARCHITECTURE.md:2: there is no `gone.md`",
