@@ -2,7 +2,7 @@
 //!
 //! Worker, callback server and scheduler have an [`Events`] and [emit](Events::emit) an [`Event`] where something has
 //! happened; each variant is emitted by those alone who know of it, in one way for handlers and HTTP functions. The log is the first listener
-//! and is always there ([`log`]); an application adds its own when it builds a worker or a service (`on_event`).
+//! and is always there (`events/log.rs`); an application adds its own when it builds a worker or a service (`on_event`).
 //! Metrics, history and traces are listeners as well.
 //!
 //! A listener is called synchronously, in the task that emits, and borrows everything: emitting allocates nothing, clones
@@ -10,7 +10,7 @@
 //! panics, that is caught and logged once, and the others are called all the same.
 //!
 //! - **To add an event**: a variant of [`Event`] with a doc comment in the words of ARCHITECTURE.md's glossary, what it
-//!   says as borrowed fields, a line (or none) in [`log`], and one `emit` where it is certain that it has happened: what
+//!   says as borrowed fields, a line (or none) in `events/log.rs`, and one `emit` where it is certain that it has happened: what
 //!   is stored is told after it is stored.
 //! - **To add a listener**: a closure or function that takes `&Event<'_>` and matches what it is about; the enum and its
 //!   structs are `non_exhaustive`, so new events and fields break none.
