@@ -108,8 +108,8 @@ COMMENT ON FUNCTION @extschema@.set_max_payload(int) IS
 CREATE OR REPLACE FUNCTION @internal@.enqueue_job(
     tenant uuid, actor uuid, identifier text, payload json, job_key text, queue_name text, run_at timestamptz,
     max_attempts int, priority int, key_mode text DEFAULT 'replace',
-    entity uuid DEFAULT @claim('jwt.claims.entity_id')@,
-    organization uuid DEFAULT @claim('jwt.claims.organization_id')@,
+    entity uuid DEFAULT @claim_setting('jwt.claims.entity_id')@,
+    organization uuid DEFAULT @claim_setting('jwt.claims.organization_id')@,
     OUT job @extschema@.jobs, OUT kept boolean
 )
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -181,10 +181,10 @@ CREATE OR REPLACE FUNCTION @extschema@.add_job(
 ) RETURNS @extschema@.jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    tenant uuid := @claim('jwt.claims.database_id')@;
-    actor uuid := @claim('jwt.claims.user_id')@;
-    entity uuid := @claim('jwt.claims.entity_id')@;
-    organization uuid := @claim('jwt.claims.organization_id')@;
+    tenant uuid := @claim_setting('jwt.claims.database_id')@;
+    actor uuid := @claim_setting('jwt.claims.user_id')@;
+    entity uuid := @claim_setting('jwt.claims.entity_id')@;
+    organization uuid := @claim_setting('jwt.claims.organization_id')@;
     job @extschema@.jobs;
 BEGIN
     -- What is wrong is told by enqueue_job.
@@ -281,9 +281,9 @@ CREATE OR REPLACE FUNCTION @extschema@.add_job_for_any_tenant(
 ) RETURNS @extschema@.jobs
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    actor uuid := @claim('jwt.claims.user_id')@;
-    entity uuid := @claim('jwt.claims.entity_id')@;
-    organization uuid := @claim('jwt.claims.organization_id')@;
+    actor uuid := @claim_setting('jwt.claims.user_id')@;
+    entity uuid := @claim_setting('jwt.claims.entity_id')@;
+    organization uuid := @claim_setting('jwt.claims.organization_id')@;
     job @extschema@.jobs;
 BEGIN
     -- As in add_job.

@@ -50,8 +50,8 @@ DECLARE
     -- Of the jobs without a key.
     unkeyed bigint[];
     unkeyed_whole boolean;
-    entity uuid := @claim('jwt.claims.entity_id')@;
-    organization uuid := @claim('jwt.claims.organization_id')@;
+    entity uuid := @claim_setting('jwt.claims.entity_id')@;
+    organization uuid := @claim_setting('jwt.claims.organization_id')@;
 BEGIN
     IF array_position(identifiers, '') IS NOT NULL OR array_position(identifiers, NULL) IS NOT NULL THEN
         RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value';

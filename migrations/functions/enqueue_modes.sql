@@ -32,7 +32,7 @@ CREATE OR REPLACE FUNCTION @extschema@.enqueue_for_own_tenant(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     SELECT (e.job).id, e.kept INTO id, kept FROM @internal@.enqueue_job(
-        @claim('jwt.claims.database_id')@, @claim('jwt.claims.user_id')@,
+        @claim_setting('jwt.claims.database_id')@, @claim_setting('jwt.claims.user_id')@,
         identifier, payload, job_key, queue_name, run_at, max_attempts, priority, key_mode) AS e;
 END
 $$;
@@ -49,7 +49,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- What is given wins over the claim, even over a broken one.
     SELECT (e.job).id, e.kept INTO id, kept FROM @internal@.enqueue_job(
-        coalesce(tenant, @claim('jwt.claims.database_id')@), coalesce(actor, @claim('jwt.claims.user_id')@),
+        coalesce(tenant, @claim_setting('jwt.claims.database_id')@),
+        coalesce(actor, @claim_setting('jwt.claims.user_id')@),
         identifier, payload, job_key, queue_name, run_at, max_attempts, priority, key_mode) AS e;
 END
 $$;

@@ -191,8 +191,8 @@ DECLARE
     schedule @extschema@.scheduled_jobs;
     holder @extschema@.scheduled_jobs;
     removed @extschema@.scheduled_jobs;
-    entity uuid := @claim('jwt.claims.entity_id')@;
-    organization uuid := @claim('jwt.claims.organization_id')@;
+    entity uuid := @claim_setting('jwt.claims.entity_id')@;
+    organization uuid := @claim_setting('jwt.claims.organization_id')@;
 BEGIN
     IF coalesce(identifier, '') = '' THEN
         RAISE EXCEPTION 'the task identifier is empty' USING ERRCODE = 'invalid_parameter_value',
@@ -261,7 +261,7 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN @internal@.enqueue_scheduled_job(
-        @claim('jwt.claims.database_id')@, @claim('jwt.claims.user_id')@,
+        @claim_setting('jwt.claims.database_id')@, @claim_setting('jwt.claims.user_id')@,
         identifier, payload, schedule_info, job_key, queue_name, max_attempts, priority);
 END
 $$;
@@ -311,7 +311,7 @@ CREATE OR REPLACE FUNCTION @extschema@.add_scheduled_job_for_any_tenant(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN @internal@.enqueue_scheduled_job(
-        tenant, @claim('jwt.claims.user_id')@,
+        tenant, @claim_setting('jwt.claims.user_id')@,
         identifier, payload, schedule_info, job_key, queue_name, max_attempts, priority);
 END
 $$;

@@ -86,7 +86,7 @@ pub struct AdminJob {
     pub actor: Option<Uuid>,
     pub queue: Option<String>,
     pub task: String,
-    /// JSON exactly as it was written; empty when it was not filter.
+    /// JSON exactly as it was written; empty when the filter leaves it out.
     pub payload: String,
     pub priority: i32,
     pub run_at: Timestamp,
@@ -110,14 +110,14 @@ pub struct AdminSchedule {
     pub actor: Option<Uuid>,
     pub queue: Option<String>,
     pub task: String,
-    /// JSON exactly as it was written; empty when it was not filter.
+    /// JSON exactly as it was written; empty when the filter leaves it out.
     pub payload: String,
     pub priority: i32,
     pub max_attempts: i32,
     pub key: Option<String>,
     pub locked_at: Option<Timestamp>,
     pub locked_by: Option<String>,
-    /// JSON exactly as it was written; empty when it was not filter.
+    /// JSON exactly as it was written; empty when the filter leaves it out.
     pub schedule_info: String,
     pub last_scheduled: Option<Timestamp>,
     pub last_scheduled_id: Option<i64>,

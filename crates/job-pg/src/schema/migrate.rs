@@ -53,7 +53,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
 /// who calls them. `@name(argument)@` in a function, or in a fragment that comes before it here, stands for the one of
 /// that name.
 pub const FRAGMENTS: &[(&str, &str)] = &[
-    ("claim", include_str!("../../migrations/fragments/claim.sql")),
+    ("claim_setting", include_str!("../../migrations/fragments/claim_setting.sql")),
     ("due_jobs", include_str!("../../migrations/fragments/due_jobs.sql")),
     ("element_per_job", include_str!("../../migrations/fragments/element_per_job.sql")),
     ("lock_free_queue", include_str!("../../migrations/fragments/lock_free_queue.sql")),
