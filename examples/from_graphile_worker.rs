@@ -9,7 +9,8 @@
 //! | `JobKeyMode::{Replace, PreserveRunAt, UnsafeDedupe}` | `KeyMode::{Replace, PreserveRunAt, Ignore}` |
 //! | crontab text, known to the worker | `schedule(&db, "30 3 * * *", job)`, a row |
 //!
-//! The jobs that wait there are moved in one transaction. Stop its workers first: a job that one of them runs is left there.
+//! The jobs that wait there are moved in one transaction. Stop its workers first: a job that one of them runs is left
+//! there.
 
 use job_worker::{Context, Db, HandlerResult, NewJob, Shutdown, Task, Timestamp, Worker, enqueue, migrate};
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,8 @@ async fn send_email(job: SendEmail, _context: Context) -> HandlerResult {
     Ok(())
 }
 
-/// Takes what waits out of graphile_worker's tables, in the order in which it would run there: jobs of one named queue keep theirs.
-/// Attempts that have failed there count here.
+/// Takes what waits out of graphile_worker's tables, in the order in which it would run there: jobs of one named queue
+/// keep theirs. Attempts that have failed there count here.
 const TAKE: &str = "WITH taken AS (
         DELETE FROM graphile_worker._private_jobs j USING graphile_worker._private_tasks t
          WHERE t.id = j.task_id AND j.locked_at IS NULL AND j.attempts < j.max_attempts

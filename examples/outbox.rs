@@ -1,5 +1,6 @@
-//! A transactional outbox with axum: an order and its receipt's job are written in one transaction, so there is never one without
-//! the other; and the handler writes the receipt in the transaction that completes the job, so there is exactly one.
+//! A transactional outbox with axum: an order and its receipt's job are written in one transaction, so there is never
+//! one without the other; and the handler writes the receipt in the transaction that completes the job, so there is
+//! exactly one.
 //!
 //! ```text
 //! DATABASE_URL=postgres://postgres@localhost/shop outbox

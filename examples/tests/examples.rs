@@ -186,7 +186,8 @@ async fn cron() {
 async fn from_graphile_worker() {
     let db = TestDb::empty().await;
     let client = db.connect().await;
-    // Its tables, as far as the example reads them. `cargo xtask ci` runs it on those that graphile_worker itself makes.
+    // Its tables, as far as the example reads them. `cargo xtask ci` runs it on those that graphile_worker itself
+    // makes.
     let theirs = "CREATE SCHEMA graphile_worker;
         CREATE TABLE graphile_worker._private_tasks (id int PRIMARY KEY, identifier text);
         CREATE TABLE graphile_worker._private_job_queues (id int PRIMARY KEY, queue_name text);

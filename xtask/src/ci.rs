@@ -9,8 +9,8 @@ use toolkit::steps::{Steps, cargo, cargo_output};
 use crate::tidy::workspace::Workspace;
 use crate::tools::{CHAOS, DEPLOY_CHECK, RULES, USAGE};
 
-/// What a crate must not link, with these arguments for its features: a function no database client, an application neither what
-/// only a program needs nor what it has no use for.
+/// What a crate must not link, with these arguments for its features: a function no database client, an application
+/// neither what only a program needs nor what it has no use for.
 const NOT_LINKED: &[(&str, &str, &[&str])] = &[
     ("mailer", "", &["tokio-postgres", "clap", "tracing-subscriber"]),
     ("send-email", "", &["tokio-postgres"]),

@@ -46,7 +46,8 @@ enum Command {
     /// Measure against the limits of this machine and other job libraries, and write docs/benchmarks.md
     #[command(disable_help_flag = true)]
     Bench(Rest),
-    /// Run the real services under a seeded plan of faults, and prove from what happened that every job is accounted for
+    /// Run the real services under a seeded plan of faults, and prove from what happened that every job is accounted
+    /// for
     #[command(disable_help_flag = true)]
     Chaos(Rest),
     /// Compare when schedules fire with other evaluators of cron rules, and explain every difference

@@ -1,5 +1,5 @@
-//! The rules of this workspace that neither rustc, clippy nor rustfmt checks. A rule without a check will be broken. Those of
-//! what is generated from the programs are checked by `tools/generated`.
+//! The rules of this workspace that neither rustc, clippy nor rustfmt checks. A rule without a check will be broken.
+//! Those of what is generated from the programs are checked by `tools/generated`.
 
 mod arrows;
 mod documents;

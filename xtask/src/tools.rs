@@ -26,8 +26,8 @@ pub(crate) const GENERATED: Tool = Tool { name: "generated", starts: &[] };
 pub(crate) const RUN_TESTS: Tool = Tool { name: "run-tests", starts: &[] };
 
 impl Tool {
-    /// Builds it and what it starts, of all the workspace: cargo then unifies features as it does for the tests, and nothing is
-    /// compiled once more with others.
+    /// Builds it and what it starts, of all the workspace: cargo then unifies features as it does for the tests, and
+    /// nothing is compiled once more with others.
     pub(crate) async fn build(&self) -> Result<()> {
         let mut arguments = vec!["build", "--workspace", "--bin", self.name];
         arguments.extend(self.starts.iter().flat_map(|name| ["--bin", name]));

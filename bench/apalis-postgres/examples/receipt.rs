@@ -1,5 +1,5 @@
-//! The program of docs/library.md with apalis. The payload is encoded by hand where a job is enqueued in a transaction; attempts are
-//! repeated at once, in the process.
+//! The program of docs/library.md with apalis. The payload is encoded by hand where a job is enqueued in a transaction;
+//! attempts are repeated at once, in the process.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The program of docs/library.md with awa. Limits and the deadline are those of a queue; state is looked up by its type.
+//! The program of docs/library.md with awa. Limits and the deadline are those of a queue; state is looked up by its
+//! type.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! A minimal function over HTTP/1.1 and HTTP/2 by prior knowledge, in one thread.
 //!
-//! `function answer` answers `{"complete":true}`: the answer ends the job. `function callback` answers 200 `{}` and then
-//! posts to the request's `X-Callback-Url`, over kept-alive connections. The first line of stdout is the base URL.
+//! `function answer` answers `{"complete":true}`: the answer ends the job. `function callback` answers 200 `{}` and
+//! then posts to the request's `X-Callback-Url`, over kept-alive connections. The first line of stdout is the base URL.
 
 use std::convert::Infallible;
 use std::io::Write;

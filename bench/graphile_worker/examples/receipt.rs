@@ -1,5 +1,5 @@
-//! The program of docs/library.md with graphile_worker. Its attempts and their number are set where a job is enqueued; there is no
-//! time limit, and no limit for a single task.
+//! The program of docs/library.md with graphile_worker. Its attempts and their number are set where a job is enqueued;
+//! there is no time limit, and no limit for a single task.
 
 use std::sync::Arc;
 use std::time::Duration;

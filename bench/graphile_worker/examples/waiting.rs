@@ -1,5 +1,5 @@
-//! Jobs that wait in graphile_worker's own tables, as it makes and fills them: what examples/from_graphile_worker.rs takes over.
-//! `cargo xtask ci` runs the one and then the other.
+//! Jobs that wait in graphile_worker's own tables, as it makes and fills them: what examples/from_graphile_worker.rs
+//! takes over. `cargo xtask ci` runs the one and then the other.
 
 use anyhow::Result;
 use chrono::{TimeDelta, Utc};

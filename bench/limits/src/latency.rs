@@ -1,5 +1,5 @@
-//! The least that the way of a single job can take: an INSERT with pg_notify, a connection that listens, and one claim on
-//! another connection.
+//! The least that the way of a single job can take: an INSERT with pg_notify, a connection that listens, and one claim
+//! on another connection.
 
 use std::future::poll_fn;
 use std::time::Duration;

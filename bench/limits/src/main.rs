@@ -3,8 +3,8 @@
 //! - `setup`: the lean table: the columns of a job, a primary key and one partial index, no trigger
 //! - `enqueue --jobs N --mode bulk|single --clients C [--notify always]`: plain INSERTs; bulk: 500 rows a statement;
 //!   `--notify always`: with pg_notify in the transaction
-//! - `drain --jobs N --workers W [--durable-claim off]`: W connections, each claims 500 rows with RETURNING and deletes them;
-//!   `--durable-claim off`: claims with synchronous_commit off, deletes with it on
+//! - `drain --jobs N --workers W [--durable-claim off]`: W connections, each claims 500 rows with RETURNING and deletes
+//!   them; `--durable-claim off`: claims with synchronous_commit off, deletes with it on
 //! - `latency --jobs N`: one row after the other, from its INSERT with pg_notify until a listener has claimed it
 //! - `http --function-url URL --jobs N --clients C`: POSTs over C connections
 

@@ -1,5 +1,5 @@
-//! The program of docs/library.md: an order and its receipt's job in one transaction; the handler gets the application's state,
-//! writes the receipt, has 30 s and 5 attempts, 10 at once; the worker stops in order.
+//! The program of docs/library.md: an order and its receipt's job in one transaction; the handler gets the
+//! application's state, writes the receipt, has 30 s and 5 attempts, 10 at once; the worker stops in order.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Enqueueing and completing with sqlx, as docs/library.md shows it: on its transactions, connections and pools, by the feature `sqlx`.
-//! It checks that what is rolled back is not there, that errors name the field, and prints `ok`.
+//! Enqueueing and completing with sqlx, as docs/library.md shows it: on its transactions, connections and pools, by the
+//! feature `sqlx`. It checks that what is rolled back is not there, that errors name the field, and prints `ok`.
 
 use std::time::Duration;
 

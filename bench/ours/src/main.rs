@@ -1,8 +1,8 @@
 //! This project: a `job_worker::Worker` with a typed handler that counts, and `enqueue` and `enqueue_many`.
 //!
 //! Beside the common commands (bench/README.md) there are
-//! - `busy`: a worker whose only slot is held by a job for good; prints `busy` when it is. A producer's NOTIFY on demand
-//!   then finds nobody waiting.
+//! - `busy`: a worker whose only slot is held by a job for good; prints `busy` when it is. A producer's NOTIFY on
+//!   demand then finds nobody waiting.
 //! - `http-latency --jobs N`: enqueues one job after the other and times each until its row is gone. The worker is a
 //!   job-service that somebody else started.
 //!

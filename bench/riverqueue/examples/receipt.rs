@@ -1,5 +1,5 @@
-//! The program of docs/library.md with River. A worker is a type, so that it can have a timeout and retries of its own; a limit for
-//! a single kind is that of a queue.
+//! The program of docs/library.md with River. A worker is a type, so that it can have a timeout and retries of its own;
+//! a limit for a single kind is that of a queue.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
 //! Budget: what one request may cost, in bytes read from the database and in bytes answered.
 //!
-//! Neither the limit of rows nor that of fields bounds memory: a payload can have any size, and one field can be asked for
-//! under any number of names. So every row that is read and every value that is answered is counted, for all lists of a
-//! request together. When a request has used up its bytes, nothing more is read or kept, and one error is its answer.
+//! Neither the limit of rows nor that of fields bounds memory: a payload can have any size, and one field can be asked
+//! for under any number of names. So every row that is read and every value that is answered is counted, for all lists
+//! of a request together. When a request has used up its bytes, nothing more is read or kept, and one error is its
+//! answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,8 +61,8 @@ impl Budget {
         })
     }
 
-    /// The answer to a request, if it stayed within its budget; else one error. A list of nulls and of errors would be large
-    /// itself, and tell no more.
+    /// The answer to a request, if it stayed within its budget; else one error. A list of nulls and of errors would be
+    /// large itself, and tell no more.
     pub(crate) fn answer(&self, response: Response) -> Response {
         if !self.exceeded.load(Ordering::Relaxed) {
             return response;

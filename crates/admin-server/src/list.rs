@@ -40,8 +40,8 @@ pub(crate) fn complexity(first: Option<i32>, row: usize) -> usize {
     rows.saturating_mul(row).saturating_add(1)
 }
 
-/// The same for a list below a row. Without `first` it counts for one row, as sites have one domain, theme and module; more
-/// are for the budget in bytes to stop.
+/// The same for a list below a row. Without `first` it counts for one row, as sites have one domain, theme and module;
+/// more are for the budget in bytes to stop.
 pub(crate) fn inner_complexity(first: Option<i32>, row: usize) -> usize {
     complexity(Some(first.unwrap_or(1)), row)
 }

@@ -161,8 +161,9 @@ fn is_private_host(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case(PRIVATE_HOST)
 }
 
-/// Whether the request selects the API by a header, as clients do that cannot set the host: Node's fetch drops it. A browser can:
-/// so what a browser sends for a page has to name the host, which a page of another site cannot, wherever its name leads.
+/// Whether the request selects the API by a header, as clients do that cannot set the host: Node's fetch drops it. A
+/// browser can: so what a browser sends for a page has to name the host, which a page of another site cannot, wherever
+/// its name leads.
 fn selects_by_header(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let meta = text(META_SCHEMA).is_some_and(|value| value.eq_ignore_ascii_case("true"));

@@ -14,8 +14,8 @@ use crate::lookup::{Database, Lookup, User};
 
 /// The deepest query: introspection, as graphql-js asks it, has 15 levels; our own data has 7.
 const MAX_DEPTH: usize = 16;
-/// The most fields of an answer, those of every row: two whole lists of jobs have 34,000. Introspection, as graphql-js asks
-/// it, counts about 230.
+/// The most fields of an answer, those of every row: two whole lists of jobs have 34,000. Introspection, as graphql-js
+/// asks it, counts about 230.
 const MAX_COMPLEXITY: usize = 50_000;
 
 /// The schema of the API.

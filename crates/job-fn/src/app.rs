@@ -38,9 +38,9 @@ const CONNECTIONS: usize = 4096;
 /// What the payloads beyond the usual size take together while they arrive, in bytes, beside the largest of them.
 const BODIES: usize = 32 << 20;
 
-/// How long a payload waits for others to make room. Its caller has sent a head and waits for an answer: a worker does for
-/// JOBS_DISPATCH_FIRST_BYTE_TIMEOUT or JOBS_DISPATCH_TIMEOUT, minutes as a rule. It is part of the time that a payload
-/// has to arrive.
+/// How long a payload waits for others to make room. Its caller has sent a head and waits for an answer: a worker does
+/// for JOBS_DISPATCH_FIRST_BYTE_TIMEOUT or JOBS_DISPATCH_TIMEOUT, minutes as a rule. It is part of the time that a
+/// payload has to arrive.
 const BODY_WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Below the 30 s after which Kubernetes kills a process it has asked to stop.

@@ -43,8 +43,8 @@ pub enum ExtendError {
 }
 
 impl Context {
-    /// Asks the job service to wait for this attempt's end until `time` from now at least, also when the worker that sent
-    /// it ends meanwhile. Whole or broken seconds up to a week.
+    /// Asks the job service to wait for this attempt's end until `time` from now at least, also when the worker that
+    /// sent it ends meanwhile. Whole or broken seconds up to a week.
     ///
     /// # Errors
     /// It was not asked, or has not answered; the attempt's deadline is what it was.
@@ -63,8 +63,8 @@ impl Context {
         Ok(if stale { Extended::Stale } else { Extended::Granted })
     }
 
-    /// Extends the attempt by `time` (at least 3 s) again and again, at every third of it, until the guard is dropped. As long
-    /// as it does, the end of the worker that sent the job does not have it started again elsewhere.
+    /// Extends the attempt by `time` (at least 3 s) again and again, at every third of it, until the guard is dropped.
+    /// As long as it does, the end of the worker that sent the job does not have it started again elsewhere.
     #[must_use = "the heartbeat ends with the guard"]
     pub fn heartbeat(&self, time: Duration) -> HeartbeatGuard {
         let (context, time) = (self.clone(), time.max(SHORTEST));

@@ -1,8 +1,8 @@
 //! Target `callback`: a request to the callback server, as far as it goes without the database.
 //!
-//! The input is a request without its first line: headers, an empty line, the body. The query is in a header of its own, `Query`.
-//! What a fuzzer could not make of it is made here: the same body compressed, with a byte order mark, with many
-//! headers.
+//! The input is a request without its first line: headers, an empty line, the body. The query is in a header of its
+//! own, `Query`. What a fuzzer could not make of it is made here: the same body compressed, with a byte order mark,
+//! with many headers.
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};

@@ -142,7 +142,8 @@ fn shows_no_secret(env: &Environment, text: &str) {
 /// Whether a variable holds the marker where everybody may see it.
 fn may_show(name: &str, value: &str) -> bool {
     match name {
-        // Files of certificates and keys are no secrets, and neither is the name of a parameter where no password can reach that far.
+        // Files of certificates and keys are no secrets, and neither is the name of a parameter where no password can
+        // reach that far.
         "DATABASE_URL" | "JOBS_LISTEN_URL" | "JOBS_MIGRATE_URL" => {
             let parameters = match value.split_once("://") {
                 Some((_, rest)) => rest.split_once('?').is_some_and(|(_, query)| !query.contains('@')),
@@ -169,8 +170,8 @@ fn is_secret(name: &str) -> bool {
     ["PASSWORD", "_PASS", "_KEY", "_TOKEN", "_SECRET"].iter().any(|end| name.ends_with(end))
 }
 
-/// Whether the marker is in a part of a URL that is no secret: scheme, host, path. A text that is no http URL is secret,
-/// after the scheme if it has one, up to its last `@`, and from a `?` or `#` on.
+/// Whether the marker is in a part of a URL that is no secret: scheme, host, path. A text that is no http URL is
+/// secret, after the scheme if it has one, up to its last `@`, and from a `?` or `#` on.
 fn url_shows(text: &str) -> bool {
     match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") => {

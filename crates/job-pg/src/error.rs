@@ -8,8 +8,8 @@ use tokio_postgres::error::SqlState;
 use job_utils::config::{ConfigError, Fault, Var, in_words};
 use job_utils::error::chain;
 
-/// An operation that Postgres did not carry out. Of a connection that could not be had the message itself says why; of a
-/// statement its causes do, which `Debug` shows.
+/// An operation that Postgres did not carry out. Of a connection that could not be had the message itself says why; of
+/// a statement its causes do, which `Debug` shows.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum DbError {
@@ -127,8 +127,8 @@ impl DbError {
         }
     }
 
-    /// Whether the connection is of no use after this: it is broken, its server stops, or its server is a standby, which the
-    /// primary may have become.
+    /// Whether the connection is of no use after this: it is broken, its server stops, or its server is a standby,
+    /// which the primary may have become.
     pub(crate) fn is_of_the_connection(&self) -> bool {
         match self {
             Self::Query { source, .. } => source.code().map_or_else(
@@ -206,8 +206,9 @@ fn is_broken(error: &tokio_postgres::Error) -> bool {
     error.is_closed() || std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>())
 }
 
-/// Whether an error is Postgres's answer that two transactions stood in each other's way and this one was undone: a deadlock, or a
-/// serialization failure. The other one got on; the same again will do as a rule. Its causes are not looked at.
+/// Whether an error is Postgres's answer that two transactions stood in each other's way and this one was undone: a
+/// deadlock, or a serialization failure. The other one got on; the same again will do as a rule. Its causes are not
+/// looked at.
 pub fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
     let conflicts = [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
     #[cfg(feature = "sqlx")]
@@ -221,9 +222,9 @@ pub fn is_conflict(error: &(dyn std::error::Error + 'static)) -> bool {
     answer.is_some_and(|answer| conflicts.contains(answer.code()))
 }
 
-/// Classes 08 (connection), 53 (resources), 57P (shutdown, crash), 40 (serialization, deadlock); a standby that does not
-/// take writes (25006); a statement or a wait for a lock that took too long (57014, 55P03); objects in use or not there at
-/// this moment, as during a restore (55006, 42P01, 3F000, 42883).
+/// Classes 08 (connection), 53 (resources), 57P (shutdown, crash), 40 (serialization, deadlock); a standby that does
+/// not take writes (25006); a statement or a wait for a lock that took too long (57014, 55P03); objects in use or not
+/// there at this moment, as during a restore (55006, 42P01, 3F000, 42883).
 pub(crate) fn is_transient_state(code: &SqlState) -> bool {
     let code = code.code();
     ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class))

@@ -1,5 +1,5 @@
-//! What is done to jobs, one operation a file: enqueue, claim, load a payload, accept, settle, release, and the heartbeat of
-//! those who run them.
+//! What is done to jobs, one operation a file: enqueue, claim, load a payload, accept, settle, release, and the
+//! heartbeat of those who run them.
 
 mod accept;
 pub(crate) mod claim;

@@ -1,4 +1,5 @@
-//! Everything that touches Postgres, and every SQL text there is: one operation a file, narrow handles for the services.
+//! Everything that touches Postgres, and every SQL text there is: one operation a file, narrow handles for the
+//! services.
 //!
 //! ```text
 //!            add_job                claim (attempts + 1, a new epoch)         complete
@@ -42,8 +43,8 @@ pub use schedules::{
     SchedulerHeartbeatReply, SchedulerInstance, schedule,
 };
 pub use schema::{NotReady, extension, migrate};
-// What an application that only makes jobs needs beside this crate: the type of its jobs, and the clients and the library of
-// times whose types are in the API, in the versions that fit.
+// What an application that only makes jobs needs beside this crate: the type of its jobs, and the clients and the
+// library of times whose types are in the API, in the versions that fit.
 pub use deadpool_postgres;
 pub use jiff::{self, Timestamp};
 pub use job_utils::task::Task;

@@ -54,8 +54,8 @@ pub struct InQueue<T> {
     pub actor: Option<Uuid>,
 }
 
-/// The jobs of a type that are in the queue, oldest first; in a transaction also those that it has not committed yet. A job that
-/// is done is in it no more.
+/// The jobs of a type that are in the queue, oldest first; in a transaction also those that it has not committed yet. A
+/// job that is done is in it no more.
 ///
 /// # Errors
 /// The database does not answer, or a payload is not of the type: the message says so.
@@ -116,11 +116,11 @@ pub async fn assert_enqueued<T: Task + std::fmt::Debug>(
     }
 }
 
-/// Lets time pass for every job that waits, as far as the queue can tell: what was to run within this time is due. Returns how many
-/// jobs wait.
+/// Lets time pass for every job that waits, as far as the queue can tell: what was to run within this time is due.
+/// Returns how many jobs wait.
 ///
-/// Nothing else gets older: the database's clock and the application's go on as they do, timestamps in payloads and in other tables
-/// stay, and schedules fire when they would.
+/// Nothing else gets older: the database's clock and the application's go on as they do, timestamps in payloads and in
+/// other tables stay, and schedules fire when they would.
 ///
 /// # Errors
 /// The database does not answer.

@@ -158,8 +158,8 @@ impl Agenda {
         Timetable::from_json_with_warnings(text, &self.default_zone).map_err(|error| error.to_string())
     }
 
-    /// Since when heartbeats have come without a gap. What was due during a gap is missed, except that a schedule's latest fire
-    /// is still made when it is not a minute late.
+    /// Since when heartbeats have come without a gap. What was due during a gap is missed, except that a schedule's
+    /// latest fire is still made when it is not a minute late.
     pub(crate) fn steady_since(&mut self, steady_since: Timestamp) {
         if steady_since <= self.steady_since {
             return;
@@ -233,8 +233,8 @@ impl Agenda {
         self.schedules.get(&id).and_then(|schedule| schedule.next).is_some_and(|next| next <= now)
     }
 
-    /// Up to `limit` fires due at `now`, soonest first, but none of the schedules in `without`. Each stays due until it is
-    /// settled.
+    /// Up to `limit` fires due at `now`, soonest first, but none of the schedules in `without`. Each stays due until it
+    /// is settled.
     pub(crate) fn due(&self, now: Timestamp, limit: usize, without: &HashSet<i64>) -> Vec<Fire> {
         let due = self.queue.range(..=(now, i64::MAX)).filter(|(_, id)| !without.contains(id));
         let mut due: BTreeSet<(Timestamp, i64)> = due.take(limit).copied().collect();
@@ -309,9 +309,9 @@ impl Agenda {
     }
 }
 
-/// From where a schedule goes on. Its fires up to `fired_until` are dealt with, and its fires from `owed_since` on are to be made,
-/// whatever it says. Of those in between, which were missed, its own setting decides. But the `late` latest that are not a
-/// minute late are made in any case.
+/// From where a schedule goes on. Its fires up to `fired_until` are dealt with, and its fires from `owed_since` on are
+/// to be made, whatever it says. Of those in between, which were missed, its own setting decides. But the `late` latest
+/// that are not a minute late are made in any case.
 fn resume(timetable: &Timetable, fired_until: Timestamp, owed_since: Timestamp, late: usize) -> Resumed {
     let first = timetable.next_after(fired_until).filter(|first| *first < owed_since);
     let Some(first) = first else { return Resumed { fired_until, missed: None } };

@@ -8,8 +8,8 @@ use job_utils::events::{Event, Events};
 
 use crate::agenda::{Agenda, RowChange};
 
-/// How many schedules one statement claims: enough for a start with many of them to be quick, few enough for fires to be
-/// made in between and for memory to stay small.
+/// How many schedules one statement claims: enough for a start with many of them to be quick, few enough for fires to
+/// be made in between and for memory to stay small.
 pub(crate) const BATCH: i32 = 2000;
 
 /// How many marks one statement writes: their rows stay locked meanwhile.
@@ -28,8 +28,8 @@ pub(crate) struct Changes {
     pub(crate) gone: usize,
 }
 
-/// A heartbeat that claims up to `limit` of what is free, or says in digests what is held, when there is nothing and `compare` is
-/// set. `alone`: as in [`SchedulerHeartbeat`].
+/// A heartbeat that claims up to `limit` of what is free, or says in digests what is held, when there is nothing and
+/// `compare` is set. `alone`: as in [`SchedulerHeartbeat`].
 pub(crate) async fn heartbeat(
     db: &SchedulerDb,
     tasks: &Tasks,
@@ -104,7 +104,8 @@ pub(crate) async fn mark(db: &SchedulerDb, agenda: &mut Agenda, events: &Events)
 }
 
 impl Changes {
-    /// Updates the agenda by rows. The texts of those that are new, or other than before, are read first, a few bytes at a time.
+    /// Updates the agenda by rows. The texts of those that are new, or other than before, are read first, a few bytes
+    /// at a time.
     async fn apply(
         &mut self,
         db: &SchedulerDb,

@@ -1,7 +1,7 @@
 //! The database's time, without asking for it at each fire.
 //!
-//! Hosts disagree about the time and correct it in steps; the database is the one that all schedulers share. Between two
-//! measurements this host's monotonic clock counts, which no correction moves.
+//! Hosts disagree about the time and correct it in steps; the database is the one that all schedulers share. Between
+//! two measurements this host's monotonic clock counts, which no correction moves.
 
 use std::time::{Duration, Instant};
 
@@ -30,14 +30,15 @@ impl Clock {
     /// Measures.
     pub(crate) async fn follow(&mut self, db: &SchedulerDb) -> Result<(), DbError> {
         let measured = db.now().await?;
-        // Taken after the answer came, so that this clock is never ahead: a fire may be late by a round trip, not early.
+        // Taken after the answer came, so that this clock is never ahead: a fire may be late by a round trip, not
+        // early.
         *self = Self { measured, at: Instant::now() };
         Ok(())
     }
 
-    /// Takes over a measurement that came with something else, where it says more than the last one: that is ahead of this
-    /// clock (no measurement is ahead of the database's), a good deal behind it, or the last one is old. One at each occasion
-    /// would move the clock by what the answers' ways differ in.
+    /// Takes over a measurement that came with something else, where it says more than the last one: that is ahead of
+    /// this clock (no measurement is ahead of the database's), a good deal behind it, or the last one is old. One at
+    /// each occasion would move the clock by what the answers' ways differ in.
     pub(crate) fn learn(&mut self, measured: Timestamp) {
         let now = self.now();
         if measured > now || now.duration_since(measured) > STEP || self.at.elapsed() >= FRESH {

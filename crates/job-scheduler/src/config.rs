@@ -48,8 +48,8 @@ pub const VARS: &[&Var] = &[
 pub struct SchedulerConfig {
     /// How to reach Postgres.
     pub postgres: PostgresConfig,
-    /// Scheduler id: exactly HOSTNAME, else `scheduler-0`; by default a random one. Two live schedulers need two; the next with
-    /// the same id takes over at once what a killed one held, any other when its lease has passed.
+    /// Scheduler id: exactly HOSTNAME, else `scheduler-0`; by default a random one. Two live schedulers need two; the
+    /// next with the same id takes over at once what a killed one held, any other when its lease has passed.
     pub scheduler_id: String,
     /// Which tasks to schedule.
     pub tasks: Tasks,
@@ -84,8 +84,8 @@ impl SchedulerConfig {
         reader.finish(config)
     }
 
-    /// Reads with a given reader, so that several parts report their faults together. JOBS_HEALTH_PORT is not read: only
-    /// a scheduler alone has one.
+    /// Reads with a given reader, so that several parts report their faults together. JOBS_HEALTH_PORT is not read:
+    /// only a scheduler alone has one.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let config = Self {
             postgres: PostgresConfig::read(reader),
@@ -104,7 +104,8 @@ impl SchedulerConfig {
         config
     }
 
-    /// Everything that a scheduler could not work with, wherever the settings are from: the variable, and what is wrong with the value.
+    /// Everything that a scheduler could not work with, wherever the settings are from: the variable, and what is wrong
+    /// with the value.
     pub fn problems(&self) -> Vec<(&'static Var, String)> {
         let id = id_problem(&self.scheduler_id).map(|message| (&HOSTNAME, message));
         let durations = [

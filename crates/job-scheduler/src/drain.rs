@@ -11,8 +11,8 @@ use job_utils::error::chain;
 pub struct Stopped {
     /// Schedules given back for another scheduler.
     pub released: usize,
-    /// Schedules that could not be given back, because Postgres was away: others take them when the lease has passed, and the
-    /// next process with the same id at once.
+    /// Schedules that could not be given back, because Postgres was away: others take them when the lease has passed,
+    /// and the next process with the same id at once.
     pub orphaned: usize,
 }
 

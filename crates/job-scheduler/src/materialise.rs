@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::agenda::Agenda;
 use crate::clock::Clock;
 
-/// Fires in one transaction: enough to share a round trip and a commit, few enough for the rows it locks to be free again
-/// soon.
+/// Fires in one transaction: enough to share a round trip and a commit, few enough for the rows it locks to be free
+/// again soon.
 const BATCH: usize = 200;
 
 /// When a blocked fire is tried again; the pause doubles from time to time.
@@ -35,9 +35,9 @@ impl Default for BlockedFires {
     }
 }
 
-/// Makes a job for each fire that is due, until `until`: then others get a turn. Returns whether schedules are held no longer or are
-/// not what they were. With an error, which is always one of reaching Postgres, fires stay due; those that were made all
-/// the same are known next time.
+/// Makes a job for each fire that is due, until `until`: then others get a turn. Returns whether schedules are held no
+/// longer or are not what they were. With an error, which is always one of reaching Postgres, fires stay due; those
+/// that were made all the same are known next time.
 pub(crate) async fn run_once(
     (db, events): (&SchedulerDb, &Events),
     agenda: &mut Agenda,
@@ -66,7 +66,8 @@ pub(crate) async fn run_once(
                     break;
                 }
             }
-            // Jobs that are slow to make: by fewer at once it gets through, and a single one that does not is left for later.
+            // Jobs that are slow to make: by fewer at once it gets through, and a single one that does not is left for
+            // later.
             Err(error) if error.took_too_long() => match fires[..] {
                 [fire] => blocked.block(fire, "it takes too long"),
                 _ => blocked.batch = (fires.len() / 2).max(1),
@@ -102,8 +103,8 @@ fn apply(fire: Fire, made: Materialised, agenda: &mut Agenda, blocked: &mut Bloc
 }
 
 impl BlockedFires {
-    /// Forgets the schedules that have no fire due any more: deleted, paused or changed while they were blocked. Nothing would be
-    /// tried for them, and so nothing would end the wait for it.
+    /// Forgets the schedules that have no fire due any more: deleted, paused or changed while they were blocked.
+    /// Nothing would be tried for them, and so nothing would end the wait for it.
     fn forget_obsolete(&mut self, agenda: &Agenda, now: Timestamp) {
         self.retries.retain(|schedule, _| agenda.is_due(*schedule, now));
         self.logged &= !self.retries.is_empty();

@@ -20,8 +20,8 @@ pub struct Preview {
     /// A full schedule_info as JSON.
     #[arg(long, value_name = "SCHEDULE_INFO", conflicts_with_all = ["tz", "start", "end"])]
     json: Option<String>,
-    /// Read JSON lines {"rule" | "schedule_info", "tz", "from", "count"} from standard input, and answer each with a line
-    /// {"next": […]} or {"error": …}, and "warnings" when there are any.
+    /// Read JSON lines {"rule" | "schedule_info", "tz", "from", "count"} from standard input, and answer each with a
+    /// line {"next": […]} or {"error": …}, and "warnings" when there are any.
     #[arg(long, conflicts_with_all = ["tz", "start", "end"])]
     batch: bool,
     /// The rule's IANA zone [default: TZ, else UTC].
@@ -42,8 +42,8 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// Answers on `output`; what has no effect in the schedule is told on standard error. `zone` is for rules that name none;
-    /// `now` is the default of `--from`.
+    /// Answers on `output`; what has no effect in the schedule is told on standard error. `zone` is for rules that name
+    /// none; `now` is the default of `--from`.
     ///
     /// # Errors
     /// A schedule or date that cannot be used, with its bad part marked.

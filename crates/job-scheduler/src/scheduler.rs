@@ -1,5 +1,5 @@
-//! The loop: send heartbeats, which claim schedules; compare what is held with the table when woken, or at each poll interval;
-//! and make the fires that are due in between.
+//! The loop: send heartbeats, which claim schedules; compare what is held with the table when woken, or at each poll
+//! interval; and make the fires that are due in between.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ const PER_LEASE: u32 = 3;
 /// After the lease of another scheduler has ended: a heartbeat of this one finds it ended, and not just about to.
 const AFTER_EXPIRY: Duration = Duration::from_millis(20);
 
-/// Without notifications: the time to the next comparison after one that has found a change, and it doubles from one to the
-/// next.
+/// Without notifications: the time to the next comparison after one that has found a change, and it doubles from one to
+/// the next.
 const SHORTEST_POLL: Duration = Duration::from_millis(100);
 
 /// A pause is at least so many times as long as the comparison before it took: 0.1 s with 100,000 schedules.
@@ -112,8 +112,8 @@ impl Scheduler {
     /// Runs until told to stop; returns how many schedules are held then.
     pub(crate) async fn run(mut self, shutdown: &Shutdown) -> usize {
         while !shutdown.is_triggered() {
-            // A stop lets the statement under way end, so that nothing is claimed after the schedules are given back; but one
-            // that hangs cannot hold up the stop.
+            // A stop lets the statement under way end, so that nothing is claimed after the schedules are given back;
+            // but one that hangs cannot hold up the stop.
             let grace = self.config.shutdown_grace / 2;
             let hanging = async {
                 shutdown.triggered().await;
@@ -157,8 +157,8 @@ impl Scheduler {
     }
 
     async fn fire_and_claim(&mut self) -> Result<(), DbError> {
-        // Fires first: a fire is due at a time, a claim is not. But a scheduler that has been silent for long asks first which
-        // schedules it still holds.
+        // Fires first: a fire is due at a time, a claim is not. But a scheduler that has been silent for long asks
+        // first which schedules it still holds.
         if self.last_heartbeat.is_none_or(|sent| sent.elapsed() >= self.config.lease) {
             self.heartbeat(false).await?;
         }

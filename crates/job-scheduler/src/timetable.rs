@@ -54,14 +54,14 @@ impl Timetable {
     /// Parses a schedule_info.
     ///
     /// `default_zone` is the zone of a rule without `tz`, and of dates that have a time but no offset (whatever the
-    /// rule's own `tz`, as in JavaScript). A rule that can never fire is an error. Keys that mean nothing, and values of
-    /// `missed` and `overlap` that do not, are none: [`Self::parse_with_warnings`] tells of them.
+    /// rule's own `tz`, as in JavaScript). A rule that can never fire is an error. Keys that mean nothing, and values
+    /// of `missed` and `overlap` that do not, are none: [`Self::parse_with_warnings`] tells of them.
     pub fn parse(schedule_info: &Value, default_zone: &TimeZone) -> Result<Self, RuleError> {
         Self::parse_with_warnings(schedule_info, default_zone).map(|(timetable, _)| timetable)
     }
 
-    /// Parses a schedule_info, and says what in it has no effect: a sentence each, with the key in front. They are not kept
-    /// in the timetable, so that the many without any need no room for them.
+    /// Parses a schedule_info, and says what in it has no effect: a sentence each, with the key in front. They are not
+    /// kept in the timetable, so that the many without any need no room for them.
     ///
     /// ```
     /// use job_scheduler::timetable::{Missed, TimeZone, Timetable};
@@ -106,7 +106,8 @@ impl Timetable {
         Ok((timetable, warnings))
     }
 
-    /// Parses a schedule_info from its JSON text: what Postgres stores as `json` need not be JSON that can be read here.
+    /// Parses a schedule_info from its JSON text: what Postgres stores as `json` need not be JSON that can be read
+    /// here.
     pub fn from_json(text: &str, default_zone: &TimeZone) -> Result<Self, RuleError> {
         Self::from_json_with_warnings(text, default_zone).map(|(timetable, _)| timetable)
     }

@@ -42,9 +42,9 @@ const REFUSED_TIMEOUT: Duration = Duration::from_secs(5);
 const LOGGED_PATH: usize = 100;
 
 /// How long a failure without words waits for one with words. A function that answers 400 with `{"error": "…"}` calls
-/// back at the same moment with no more than `HTTP 400` (knative-job-fn does, and so does job-fn); its answer, which the
-/// worker settles, is what a person wants to read. The job is tried again after seconds at the earliest, so nobody waits
-/// for this; a function under a worker that does not read answers still has its failure stored.
+/// back at the same moment with no more than `HTTP 400` (knative-job-fn does, and so does job-fn); its answer, which
+/// the worker settles, is what a person wants to read. The job is tried again after seconds at the earliest, so nobody
+/// waits for this; a function under a worker that does not read answers still has its failure stored.
 const NO_MESSAGE_DELAY: Duration = Duration::from_secs(1);
 
 /// What the routes need.
@@ -213,8 +213,8 @@ async fn settle(
     Ok(taken(attempt))
 }
 
-/// Reads how the attempt ended. What takes its time is read on a thread that nothing else waits for, a few at once: decoded,
-/// each may take 16 MiB for a moment.
+/// Reads how the attempt ended. What takes its time is read on a thread that nothing else waits for, a few at once:
+/// decoded, each may take 16 MiB for a moment.
 async fn read(at_once: &Arc<Semaphore>, headers: &HeaderMap, body: Received) -> Result<Outcome, CallbackError> {
     if !is_long_work(headers, &body.bytes) {
         return Ok(read_outcome(headers, &body.bytes, body.cut)?);

@@ -69,7 +69,8 @@ impl ServerConfig {
         }
     }
 
-    /// Everything that a server could not work with, wherever the settings are from: the variable, and what is wrong with the value.
+    /// Everything that a server could not work with, wherever the settings are from: the variable, and what is wrong
+    /// with the value.
     pub fn problems(&self) -> Vec<(&'static Var, String)> {
         let durations = [
             (&JOBS_SHUTDOWN_GRACE, self.shutdown_grace, Duration::ZERO),

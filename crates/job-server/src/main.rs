@@ -9,7 +9,8 @@ use job_utils::config::ProcessEnv;
 use job_utils::probe::Target;
 use job_utils::service::{self, Command, ExitError};
 
-/// The callback server: functions report here how a job ended. Settings come from the environment (docs/configuration.md).
+/// The callback server: functions report here how a job ended. Settings come from the environment
+/// (docs/configuration.md).
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

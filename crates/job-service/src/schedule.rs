@@ -7,17 +7,17 @@ use serde_json::Value;
 #[cfg(feature = "cron")]
 mod cron;
 
-/// Adds a schedule and returns its id, as that of job-worker does, and refuses a rule that the scheduler could not use: there the
-/// scheduler alone would tell of a typo, in its log and in the row's `last_error`.
+/// Adds a schedule and returns its id, as that of job-worker does, and refuses a rule that the scheduler could not use:
+/// there the scheduler alone would tell of a typo, in its log and in the row's `last_error`.
 ///
-/// `rule` is a cron rule, or whatever `schedule_info` may be: `"*/5 * * * *"`, `json!({"rule": "0 9 * * MON", "tz": "Europe/Berlin"})`.
-/// With the feature `cron` it may be a `cron::Schedule` ([`IntoRule`]).
+/// `rule` is a cron rule, or whatever `schedule_info` may be: `"*/5 * * * *"`, `json!({"rule": "0 9 * * MON", "tz":
+/// "Europe/Berlin"})`. With the feature `cron` it may be a `cron::Schedule` ([`IntoRule`]).
 ///
-/// An application says its schedules at every start: one with the same key is replaced. Without a key the task's identifier is
-/// the key (with a tenant, `<task>:<tenant>`), so give keys to two schedules of one task.
+/// An application says its schedules at every start: one with the same key is replaced. Without a key the task's
+/// identifier is the key (with a tenant, `<task>:<tenant>`), so give keys to two schedules of one task.
 ///
-/// The jobs that a schedule makes have its key as well. A fire while one waits or runs is skipped; a job that is enqueued under
-/// that key by hand takes the place of one that waits, as anywhere.
+/// The jobs that a schedule makes have its key as well. A fire while one waits or runs is skipped; a job that is
+/// enqueued under that key by hand takes the place of one that waits, as anywhere.
 ///
 /// ```no_run
 /// # use job_service::{Db, EnqueueError, Field, NewJob, schedule};
@@ -41,13 +41,13 @@ mod cron;
 /// # }
 /// ```
 ///
-/// Here a date without an offset is read as UTC, and by the scheduler in its own zone (TZ): where `start` and `end` are within a
-/// day of each other, give both an offset, or the one may find a fire between them that the other does not. Of what merely has
-/// no effect the scheduler tells.
+/// Here a date without an offset is read as UTC, and by the scheduler in its own zone (TZ): where `start` and `end` are
+/// within a day of each other, give both an offset, or the one may find a fire between them that the other does not. Of
+/// what merely has no effect the scheduler tells.
 ///
 /// # Errors
-/// As those of [`enqueue`](crate::enqueue); [`Field::Rule`] when the rule cannot be used. A time, a key mode or an actor are refused: a
-/// schedule has none.
+/// As those of [`enqueue`](crate::enqueue); [`Field::Rule`] when the rule cannot be used. A time, a key mode or an
+/// actor are refused: a schedule has none.
 pub async fn schedule<C: EnqueueClient>(
     client: C,
     rule: impl IntoRule + Send,
@@ -65,9 +65,10 @@ fn refused(message: String) -> EnqueueError {
 
 /// What the rule of a schedule may be given as: a text (a cron rule or a date), JSON, an instant for a single fire.
 ///
-/// With the feature `cron` also a `cron::Schedule`, with the meaning that the crate cron gives it: Sunday is 1, seconds come
-/// first, a day matches when day of month and day of week both do. Its years end with 2100; a rule for every year goes on. Like
-/// other rules it follows the zone of the schedule, and what job-scheduler's README says of days when clocks change.
+/// With the feature `cron` also a `cron::Schedule`, with the meaning that the crate cron gives it: Sunday is 1, seconds
+/// come first, a day matches when day of month and day of week both do. Its years end with 2100; a rule for every year
+/// goes on. Like other rules it follows the zone of the schedule, and what job-scheduler's README says of days when
+/// clocks change.
 ///
 ///
 /// ```

@@ -37,8 +37,8 @@ use crate::supervise::{Parts, Stopped, supervise};
 /// # }
 /// ```
 ///
-/// It installs neither signal handlers nor a subscriber of logs, and two of them can run in one process. All that they share is the
-/// limit of connections to their servers, as descriptors are the process's.
+/// It installs neither signal handlers nor a subscriber of logs, and two of them can run in one process. All that they
+/// share is the limit of connections to their servers, as descriptors are the process's.
 #[must_use = "it does nothing until it runs"]
 pub struct Service {
     db: Db,
@@ -71,11 +71,12 @@ impl Service {
 
     /// Runs the parts until told to stop, or until one of them fails. Without any part it waits to be told.
     ///
-    /// A stop ends the scheduler and the worker first and the callback server last, so that functions can still report the jobs they
-    /// have accepted. Dropping the future is the hard way, as safe as a crash.
+    /// A stop ends the scheduler and the worker first and the callback server last, so that functions can still report
+    /// the jobs they have accepted. Dropping the future is the hard way, as safe as a crash.
     ///
     /// # Errors
-    /// A setting cannot be used, the migration fails, the port is taken, or a part fails; the others have been stopped in order.
+    /// A setting cannot be used, the migration fails, the port is taken, or a part fails; the others have been stopped
+    /// in order.
     pub async fn run(self, shutdown: Shutdown) -> Result<Stopped, ServiceError> {
         let Self { db, events, migrates, worker, server, scheduler } = self;
         let worker = worker.map(|worker| worker.also_telling(&events));
@@ -131,8 +132,8 @@ impl ServiceBuilder {
         self
     }
 
-    /// Tells a listener what happens to jobs, attempts, callbacks and schedules in all parts: see [`Event`]. It is called where it
-    /// happens, and must be quick. The log has its lines all the same.
+    /// Tells a listener what happens to jobs, attempts, callbacks and schedules in all parts: see [`Event`]. It is
+    /// called where it happens, and must be quick. The log has its lines all the same.
     ///
     /// ```
     /// # use job_service::{Db, Event, Service};

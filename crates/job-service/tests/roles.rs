@@ -1,5 +1,5 @@
-//! docs/roles.md, run as written on a server of its own: the owner migrates, the service works under the runtime role, the
-//! application enqueues as a producer.
+//! docs/roles.md, run as written on a server of its own: the owner migrates, the service works under the runtime role,
+//! the application enqueues as a producer.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
 

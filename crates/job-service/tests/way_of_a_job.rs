@@ -93,7 +93,8 @@ async fn a_job_that_its_function_completes_in_the_answer_is_gone_at_once() {
 #[tokio::test]
 async fn a_job_that_fails_shows_why_and_is_tried_again_until_it_works() {
     let (db, sql) = migrated().await;
-    // The first attempt throws, as knative-job-fn tells it: an answer with X-Job-Error, and a callback with the message.
+    // The first attempt throws, as knative-job-fn tells it: an answer with X-Job-Error, and a callback with the
+    // message.
     let function = FakeFunction::start(async |request| {
         if request.json()["broken"] == json!(true) {
             assert_eq!(request.call_back_error("the printer is on fire").await.0, 200);

@@ -1,5 +1,5 @@
-//! The way of a schedule, walked with real processes: added by SQL, watched by the scheduler, made into a job whenever it
-//! is due; the job goes its way to the function and is gone.
+//! The way of a schedule, walked with real processes: added by SQL, watched by the scheduler, made into a job whenever
+//! it is due; the job goes its way to the function and is gone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of a test fails its test")]
 

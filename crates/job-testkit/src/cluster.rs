@@ -47,9 +47,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a server in `wanted`, making the cluster first when there is none of this PostgreSQL version. A server left
-    /// behind there by a killed run is stopped first. Where the server's account cannot reach `wanted`, the cluster is
-    /// in /tmp instead: see [`Cluster::directory`].
+    /// Starts a server in `wanted`, making the cluster first when there is none of this PostgreSQL version. A server
+    /// left behind there by a killed run is stopped first. Where the server's account cannot reach `wanted`, the
+    /// cluster is in /tmp instead: see [`Cluster::directory`].
     pub async fn start(wanted: &Path, options: ClusterOptions) -> Result<Self> {
         let wanted = wanted.to_owned();
         tokio::task::spawn_blocking(move || Self::start_blocking(&wanted, options)).await?
@@ -80,7 +80,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The server already running in the directory of `wanted`, if there is one. The handle does not stop it when dropped.
+    /// The server already running in the directory of `wanted`, if there is one. The handle does not stop it when
+    /// dropped.
     pub(crate) fn running(wanted: &Path) -> Result<Option<Self>> {
         let bin = locate::bin_dir()?;
         let account = Account::for_server()?;

@@ -131,8 +131,8 @@ type Reply = dyn Fn(Recorded) -> Pin<Box<dyn Future<Output = Answer> + Send>> + 
 pub struct FakeFunction {
     address: SocketAddr,
     requests: Requests,
-    /// A runtime of its own: it ends with everything on it, connections that are kept alive too, and a test's thread that
-    /// is busy doesn't keep the function from answering.
+    /// A runtime of its own: it ends with everything on it, connections that are kept alive too, and a test's thread
+    /// that is busy doesn't keep the function from answering.
     runtime: Option<Runtime>,
     listening: Option<JoinHandle<()>>,
 }
@@ -172,7 +172,8 @@ impl FakeFunction {
         Self::start(move |_| std::future::ready(answer.clone())).await
     }
 
-    /// One that gives the same answer to every request; for the targets that `waits` says not before the gate is passed.
+    /// One that gives the same answer to every request; for the targets that `waits` says not before the gate is
+    /// passed.
     pub async fn waiting(gate: &Gate, waits: impl Fn(&str) -> bool + Send + Sync + 'static, answer: Answer) -> Self {
         let gate = gate.clone();
         Self::start(move |request| {

@@ -52,8 +52,8 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one in front of the server of `url`. Every client is let in without a password, as that URL's user, to any of
-    /// the server's databases; `sessions` of the server are shared by all clients of one database, in turns.
+    /// Starts one in front of the server of `url`. Every client is let in without a password, as that URL's user, to
+    /// any of the server's databases; `sessions` of the server are shared by all clients of one database, in turns.
     pub async fn start(url: &str, sessions: usize) -> Result<Self> {
         Self::start_with(url, sessions, &[]).await
     }
@@ -145,8 +145,8 @@ fn launch(program: &Path, account: Option<Account>, file: &Path) -> Result<Child
     command.process_group(0).spawn().with_context(|| format!("cannot run {}", program.display()))
 }
 
-/// Its settings are those of its package as far as clients can tell, but that sessions are handed out in turns rather than
-/// the last one first: then nobody keeps the same one by chance.
+/// Its settings are those of its package as far as clients can tell, but that sessions are handed out in turns rather
+/// than the last one first: then nobody keeps the same one by chance.
 fn configuration(url: &str, port: u16, sessions: usize, log: &Path) -> Result<String> {
     let server: Config = url.parse().context("the server's URL cannot be read")?;
     let host = match server.get_hosts().first() {

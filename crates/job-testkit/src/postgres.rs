@@ -34,8 +34,8 @@ impl TestDb {
     }
 
     /// A copy of the template `name`. The first caller makes the template: `migrate` gets the URL of an empty database
-    /// and leaves it as every copy shall be. A template belongs to one build of one test program, so a changed migration
-    /// makes a new one; two templates of one program need two names (lower-case letters, digits, `_`).
+    /// and leaves it as every copy shall be. A template belongs to one build of one test program, so a changed
+    /// migration makes a new one; two templates of one program need two names (lower-case letters, digits, `_`).
     ///
     /// ```no_run
     /// # async fn migrate(url: String) -> Result<(), std::io::Error> { Ok(()) }
@@ -86,8 +86,8 @@ impl TestDb {
         format!("postgres://{user}:{password}@{host}:{port}/{}", self.name)
     }
 
-    /// The PG* variables that lead here, for a program that is started: through the pooler of JOBS_TEST_POOLER, where there
-    /// is one.
+    /// The PG* variables that lead here, for a program that is started: through the pooler of JOBS_TEST_POOLER, where
+    /// there is one.
     pub fn env(&self) -> Vec<(String, String)> {
         let pooler = env::var(env::JOBS_TEST_POOLER);
         let pooler =

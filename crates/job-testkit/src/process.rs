@@ -40,8 +40,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// The binary `name` of the crate of the same name. It is taken from the target directory and built there when it is
-    /// missing (not when it is older than its sources: `cargo build` does that, and `cargo xtask test` calls it).
+    /// The binary `name` of the crate of the same name. It is taken from the target directory and built there when it
+    /// is missing (not when it is older than its sources: `cargo build` does that, and `cargo xtask test` calls it).
     pub fn named(name: &str) -> Self {
         Self::at(binary(name))
     }

@@ -57,7 +57,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it on a free port. Nobody needs to listen on `target` yet: a connection that cannot be passed on is closed.
+    /// Starts it on a free port. Nobody needs to listen on `target` yet: a connection that cannot be passed on is
+    /// closed.
     pub async fn start(target: u16) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
@@ -77,7 +78,8 @@ impl Proxy {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Resets every open connection on both sides, as a firewall that forgets them does. New ones are as good as before.
+    /// Resets every open connection on both sides, as a firewall that forgets them does. New ones are as good as
+    /// before.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }

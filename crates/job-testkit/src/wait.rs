@@ -29,8 +29,8 @@ pub fn eventually(limit: Duration, mut condition: impl AsyncFnMut() -> bool) -> 
     }
 }
 
-/// Lets `duration` pass, during which `condition` must be true; panics with the caller's place when it is not. For what must
-/// hold throughout an outage; never for waiting until something has happened.
+/// Lets `duration` pass, during which `condition` must be true; panics with the caller's place when it is not. For what
+/// must hold throughout an outage; never for waiting until something has happened.
 #[track_caller]
 pub fn throughout(duration: Duration, mut condition: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
     let caller = Location::caller();

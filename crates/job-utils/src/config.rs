@@ -1,8 +1,8 @@
 //! The only place that reads the environment.
 //!
 //! Each variable is a [`Var`]: name, default, unit and reason side by side. A service's configuration is read with a
-//! [`Reader`], which goes on after a fault so that one start reports every fault at once. The table in docs/configuration.md is
-//! made from them.
+//! [`Reader`], which goes on after a fault so that one start reports every fault at once. The table in
+//! docs/configuration.md is made from them.
 
 pub mod id;
 mod misspelt;
@@ -201,8 +201,8 @@ impl<'a> Reader<'a> {
         Self { env, faults: Vec::new(), notices: Vec::new() }
     }
 
-    /// Notes that a variable's value cannot be used. One fault a variable: the first says what is wrong, and a service of
-    /// several parts reads some variables more than once.
+    /// Notes that a variable's value cannot be used. One fault a variable: the first says what is wrong, and a service
+    /// of several parts reads some variables more than once.
     pub fn fault(&mut self, var: &Var, message: impl Into<String>) {
         if self.faults.iter().all(|fault| fault.name != var.name) {
             self.faults.push(Fault { name: var.name, message: message.into() });

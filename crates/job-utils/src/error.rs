@@ -1,5 +1,5 @@
-//! How errors are told: the message and its causes, in one line. The `Debug` of our errors is the same, since it is what
-//! `main() -> Result<(), Box<dyn Error>>`, `unwrap` and `?error` in a log show.
+//! How errors are told: the message and its causes, in one line. The `Debug` of our errors is the same, since it is
+//! what `main() -> Result<(), Box<dyn Error>>`, `unwrap` and `?error` in a log show.
 
 use std::error::Error;
 

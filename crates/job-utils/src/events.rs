@@ -1,19 +1,19 @@
 //! Events: what happens to jobs, attempts, callbacks and schedules, told in one place to whoever listens.
 //!
 //! Worker, callback server and scheduler have an [`Events`] and [emit](Events::emit) an [`Event`] where something has
-//! happened; each variant is emitted by those alone who know of it, in one way for handlers and HTTP functions. The log is the first listener
-//! and is always there (`events/log.rs`); an application adds its own when it builds a worker or a service (`on_event`).
-//! Metrics, history and traces are listeners as well.
+//! happened; each variant is emitted by those alone who know of it, in one way for handlers and HTTP functions. The log
+//! is the first listener and is always there (`events/log.rs`); an application adds its own when it builds a worker or
+//! a service (`on_event`). Metrics, history and traces are listeners as well.
 //!
-//! A listener is called synchronously, in the task that emits, and borrows everything: emitting allocates nothing, clones
-//! nothing and locks nothing. So it must be quick and must not block: what takes time goes into a channel. When it
-//! panics, that is caught and logged once, and the others are called all the same.
+//! A listener is called synchronously, in the task that emits, and borrows everything: emitting allocates nothing,
+//! clones nothing and locks nothing. So it must be quick and must not block: what takes time goes into a channel. When
+//! it panics, that is caught and logged once, and the others are called all the same.
 //!
 //! - **To add an event**: a variant of [`Event`] with a doc comment in the words of ARCHITECTURE.md's glossary, what it
-//!   says as borrowed fields, a line (or none) in `events/log.rs`, and one `emit` where it is certain that it has happened: what
-//!   is stored is told after it is stored.
-//! - **To add a listener**: a closure or function that takes `&Event<'_>` and matches what it is about; the enum and its
-//!   structs are `non_exhaustive`, so new events and fields break none.
+//!   says as borrowed fields, a line (or none) in `events/log.rs`, and one `emit` where it is certain that it has
+//!   happened: what is stored is told after it is stored.
+//! - **To add a listener**: a closure or function that takes `&Event<'_>` and matches what it is about; the enum and
+//!   its structs are `non_exhaustive`, so new events and fields break none.
 
 mod log;
 
@@ -36,7 +36,8 @@ pub enum Source {
     Callback,
 }
 
-/// The attempt that an event is about. What the emitter does not know is None: a callback names a job and a worker alone.
+/// The attempt that an event is about. What the emitter does not know is None: a callback names a job and a worker
+/// alone.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Attempt<'a> {

@@ -3,10 +3,10 @@
 //! A stranger who only reaches the port can send half a request, or nothing, and hold a connection for it; a thousand
 //! such connections would use up the descriptors of the process, and its own connections to functions and to Postgres
 //! would fail. So each server has a limit of connections, all servers of a process together have half of its
-//! descriptors, and each connection has a limit of time for every step in which it is the client's turn. At the limit of
-//! connections the one gives way whose client has been waited for longest, however often it sends a byte; and whoever
-//! asks again and again gives way with the next answer. So a request that is sent at once, such as a health check, is
-//! always served. [`BodyBudget`] bounds what bodies take.
+//! descriptors, and each connection has a limit of time for every step in which it is the client's turn. At the limit
+//! of connections the one gives way whose client has been waited for longest, however often it sends a byte; and
+//! whoever asks again and again gives way with the next answer. So a request that is sent at once, such as a health
+//! check, is always served. [`BodyBudget`] bounds what bodies take.
 
 mod body;
 mod connection;

@@ -44,7 +44,8 @@ pub fn shown(url: &Url) -> String {
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
-/// Parses an absolute http or https URL with a host; the error says what to write, and shows neither password nor query.
+/// Parses an absolute http or https URL with a host; the error says what to write, and shows neither password nor
+/// query.
 pub fn parse_http_url(value: &str) -> Result<HttpUrl, String> {
     let shown = without_secrets(value);
     let url = Url::parse(value)

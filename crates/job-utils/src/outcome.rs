@@ -42,11 +42,11 @@ pub enum Outcome {
         /// For `last_error`; None leaves what is there.
         error: Option<String>,
     },
-    /// The attempt could not do its work, through no fault of the job's: no connection could be had for its transaction,
-    /// or Postgres undid the transaction because another one was in its way (a deadlock, or a serialization failure:
-    /// SQLSTATE 40P01, 40001 among the causes of the error). It is made again in a moment, and none is used up, unless
-    /// ten in a row have ended so in this worker: what follows them is a failed attempt. The worker finds this out, and
-    /// stores it as a `Snooze` or a `Retry`.
+    /// The attempt could not do its work, through no fault of the job's: no connection could be had for its
+    /// transaction, or Postgres undid the transaction because another one was in its way (a deadlock, or a
+    /// serialization failure: SQLSTATE 40P01, 40001 among the causes of the error). It is made again in a moment, and
+    /// none is used up, unless ten in a row have ended so in this worker: what follows them is a failed attempt. The
+    /// worker finds this out, and stores it as a `Snooze` or a `Retry`.
     #[non_exhaustive]
     Release {
         /// For `last_error`.
@@ -102,8 +102,8 @@ impl Outcome {
     }
 }
 
-/// What the retry policy of a job's task says of an attempt, should it fail. The policy is the worker's, and the callback
-/// server does not know it: the callback URL carries this
+/// What the retry policy of a job's task says of an attempt, should it fail. The policy is the worker's, and the
+/// callback server does not know it: the callback URL carries this
 /// ([`CallbackUrls`](crate::wire::signature::CallbackUrls)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AfterFailure {

@@ -1,5 +1,5 @@
-//! The other side of a health check: a program asks the running service of its own kind whether it works, so that an image
-//! needs no HTTP client beside it.
+//! The other side of a health check: a program asks the running service of its own kind whether it works, so that an
+//! image needs no HTTP client beside it.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};

@@ -47,8 +47,8 @@ impl Shutdown {
         TriggerOnDrop(self.0.clone().drop_guard())
     }
 
-    /// A token triggered by the first SIGTERM or SIGINT. A later signal ends the process at once with 130, but for those
-    /// within a second of the first: launchers signal both a process and its group, and mean one stop.
+    /// A token triggered by the first SIGTERM or SIGINT. A later signal ends the process at once with 130, but for
+    /// those within a second of the first: launchers signal both a process and its group, and mean one stop.
     ///
     /// For binaries only: a library leaves signals to its host.
     pub fn on_signals() -> std::io::Result<Self> {

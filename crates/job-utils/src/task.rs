@@ -19,11 +19,12 @@ use serde::de::DeserializeOwned;
 /// }
 /// ```
 ///
-/// An impl and not a derive macro: it is one line more than an attribute would be, the name is a constant that can be found
-/// and used (`SendReceipt::IDENTIFIER`), an error in it is the compiler's own, and no macro crate has to be built.
+/// An impl and not a derive macro: it is one line more than an attribute would be, the name is a constant that can be
+/// found and used (`SendReceipt::IDENTIFIER`), an error in it is the compiler's own, and no macro crate has to be
+/// built.
 ///
-/// The payload is written and read with serde, so it changes like any stored format: a new field needs `#[serde(default)]` while
-/// jobs without it wait, or an old worker runs.
+/// The payload is written and read with serde, so it changes like any stored format: a new field needs
+/// `#[serde(default)]` while jobs without it wait, or an old worker runs.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no type of job",
     note = "with serde's derives on it: `impl Task for {Self} {{ const IDENTIFIER: &'static str = \"…\"; }}`"

@@ -1,8 +1,8 @@
 //! Accept: store until when the callbacks of accepted jobs may come.
 //!
-//! A function that has accepted a job holds it, whatever becomes of this worker. The row has to say so, or others would start
-//! the job again when this worker ends. Most functions call back within a moment, and then there is nothing to store. So
-//! that is not done job by job, but a moment later for all that are left.
+//! A function that has accepted a job holds it, whatever becomes of this worker. The row has to say so, or others would
+//! start the job again when this worker ends. Most functions call back within a moment, and then there is nothing to
+//! store. So that is not done job by job, but a moment later for all that are left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use tokio::time::sleep_until;
 
 use crate::slots::Slots;
 
-/// How long a function may take to call back without costing anything. A worker that is killed within this time loses the
-/// acceptance: its job is started again, and the callback of the first attempt is stale.
+/// How long a function may take to call back without costing anything. A worker that is killed within this time loses
+/// the acceptance: its job is started again, and the callback of the first attempt is stale.
 const STORE_DELAY: Duration = Duration::from_millis(200);
 
 /// So many accepted jobs are worth a statement before that, and one stores no more.

@@ -31,9 +31,9 @@ pub(crate) struct Runner {
     memory: PayloadMemory,
 }
 
-/// So often Postgres may take too long to give a payload. Then the attempt has failed: given back without being counted,
-/// the job would be claimed and fetched in vain for ever, and as a failed attempt it says why, waits longer each time, and
-/// ends.
+/// So often Postgres may take too long to give a payload. Then the attempt has failed: given back without being
+/// counted, the job would be claimed and fetched in vain for ever, and as a failed attempt it says why, waits longer
+/// each time, and ends.
 const SLOW_FETCHES: u32 = 5;
 
 /// Why a job that was claimed without its payload does not run.
@@ -172,8 +172,9 @@ impl Runner {
         self.settle(outcome, EndedAttempt { lane, job: Arc::new(job), max_attempts, duration, released: false }).await;
     }
 
-    /// Brings the payload of a job that was claimed without it, once there is room for it. As long as the database is away, it is tried
-    /// again; where it answers others and takes too long for the payload, only [`SLOW_FETCHES`] times.
+    /// Brings the payload of a job that was claimed without it, once there is room for it. As long as the database is
+    /// away, it is tried again; where it answers others and takes too long for the payload, only [`SLOW_FETCHES`]
+    /// times.
     async fn fetch_payload(&self, job: &mut Job) -> Result<MemoryPermit, NoPayload> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let (mut logged, mut slow) = (false, 0);

@@ -1,8 +1,8 @@
 //! Claim: keep the worker's slots full with due jobs.
 //!
-//! The worker claims when it is woken (by a notification, or a reconnection), when the next waiting job is due, when there is
-//! room and may be more, and at every poll interval. A claim that finds nothing lets it sleep. A wake-up that comes during
-//! the claim is kept, so it is not lost.
+//! The worker claims when it is woken (by a notification, or a reconnection), when the next waiting job is due, when
+//! there is room and may be more, and at every poll interval. A claim that finds nothing lets it sleep. A wake-up that
+//! comes during the claim is kept, so it is not lost.
 //!
 //! ```text
 //!   Poller (one a lane)   when to claim, and from where         ClaimsInFlight   statements sent and not answered

@@ -167,8 +167,8 @@ impl WorkerConfig {
         reader.finish(config)
     }
 
-    /// Reads with a given reader, so that several parts report their faults together. JOBS_HEALTH_PORT is not read: only
-    /// a worker alone has one.
+    /// Reads with a given reader, so that several parts report their faults together. JOBS_HEALTH_PORT is not read:
+    /// only a worker alone has one.
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let concurrency = reader.number_within(&JOBS_CONCURRENCY, 1..=MOST_JOBS);
         let port = reader.number(&INTERNAL_JOBS_CALLBACK_PORT);
@@ -208,7 +208,8 @@ impl WorkerConfig {
         config
     }
 
-    /// Everything that a worker could not work with, wherever the settings are from: the variable, and what is wrong with the value.
+    /// Everything that a worker could not work with, wherever the settings are from: the variable, and what is wrong
+    /// with the value.
     pub fn problems(&self) -> Vec<(&'static Var, String)> {
         let mut problems = Vec::new();
         let mut problem = |var: &'static Var, message: String| problems.push((var, message));

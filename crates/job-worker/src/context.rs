@@ -14,7 +14,8 @@ use tracing::Span;
 
 use crate::monitor::SlotMonitor;
 
-/// A transaction that is without a statement for as long as the handler had left, and this, is taken for that of a halted process.
+/// A transaction that is without a statement for as long as the handler had left, and this, is taken for that of a
+/// halted process.
 const IDLE_MARGIN: Duration = Duration::from_secs(5);
 
 /// Why a handler is to end.
@@ -25,13 +26,13 @@ pub enum Cancelled {
     Stopping,
     /// The task's time is up. A handler that has looked has a second more to say how the attempt ends.
     TimedOut,
-    /// The job is no longer this attempt's: it was deleted or unlocked, or somebody else has it. What the handler returns does
-    /// nothing; one that has looked has a second more to clean up.
+    /// The job is no longer this attempt's: it was deleted or unlocked, or somebody else has it. What the handler
+    /// returns does nothing; one that has looked has a second more to clean up.
     TakenAway,
 }
 
-/// What a handler is told and given besides the payload: its job, the worker's state `S`, the pool, and when to end. Cheap to
-/// clone.
+/// What a handler is told and given besides the payload: its job, the worker's state `S`, the pool, and when to end.
+/// Cheap to clone.
 pub struct Context<S = ()> {
     attempt: Arc<AttemptContext>,
     state: Arc<S>,
@@ -135,14 +136,14 @@ impl<S> Context<S> {
         Context { attempt: self.attempt, state }
     }
 
-    /// The job: id, attempt, tenant, actor, and the payload as it was written. Its `max_attempts` are its own; the task's policy may
-    /// allow fewer: [`Context::max_attempts`].
+    /// The job: id, attempt, tenant, actor, and the payload as it was written. Its `max_attempts` are its own; the
+    /// task's policy may allow fewer: [`Context::max_attempts`].
     pub fn job(&self) -> &Job {
         &self.attempt.job
     }
 
-    /// How many attempts the job has, by what it was enqueued with and by its task's [`Retry`](crate::Retry). This one is the last
-    /// when `context.job().attempts` is as many.
+    /// How many attempts the job has, by what it was enqueued with and by its task's [`Retry`](crate::Retry). This one
+    /// is the last when `context.job().attempts` is as many.
     pub fn max_attempts(&self) -> i32 {
         self.attempt.max_attempts
     }
@@ -157,8 +158,9 @@ impl<S> Context<S> {
         &self.state
     }
 
-    /// The worker's pool. The worker itself needs some of its connections, and nothing keeps handlers from taking the last of them here:
-    /// those that hold one for long want a larger pool ([`Db::builder`], JOBS_POOL_SIZE), or one of their own.
+    /// The worker's pool. The worker itself needs some of its connections, and nothing keeps handlers from taking the
+    /// last of them here: those that hold one for long want a larger pool ([`Db::builder`], JOBS_POOL_SIZE), or one of
+    /// their own.
     pub fn db(&self) -> &Db {
         &self.attempt.worker.db
     }
@@ -168,15 +170,15 @@ impl<S> Context<S> {
         &self.attempt.span
     }
 
-    /// Names this attempt for the SQL function `complete_in_transaction`, where [`Context::complete_in`] is of no use: in another
-    /// client's transaction, such as sqlx's. Whoever has it can end the attempt.
+    /// Names this attempt for the SQL function `complete_in_transaction`, where [`Context::complete_in`] is of no use:
+    /// in another client's transaction, such as sqlx's. Whoever has it can end the attempt.
     pub fn token(&self) -> String {
         self.ends_itself();
         attempt_token(self.attempt.job.id, self.attempt.job.epoch)
     }
 
-    /// Waits until the handler is to end, because the worker stops, its time is up, or its job was taken away. Nobody ends it before the
-    /// grace of the stop is over, or a second after the others.
+    /// Waits until the handler is to end, because the worker stops, its time is up, or its job was taken away. Nobody
+    /// ends it before the grace of the stop is over, or a second after the others.
     pub async fn cancelled(&self) -> Cancelled {
         let AttemptContext { worker, ending, cancellation_observed, .. } = &*self.attempt;
         cancellation_observed.store(true, Ordering::Relaxed);
@@ -201,11 +203,13 @@ impl<S> Context<S> {
         worker.stopping.is_triggered().then_some(Cancelled::Stopping)
     }
 
-    /// Does the job's work in a transaction that completes the job as well: both are committed or neither is. When the job has been
-    /// taken over by another worker meanwhile, or started again, nothing is committed, and this is an error.
+    /// Does the job's work in a transaction that completes the job as well: both are committed or neither is. When the
+    /// job has been taken over by another worker meanwhile, or started again, nothing is committed, and this is an
+    /// error.
     ///
-    /// The transaction acts for whom the job is: `jwt.claims.database_id`, `user_id`, `entity_id` and `organization_id` are set where
-    /// the job has them, so row level security by them holds, and jobs that are enqueued in it inherit them.
+    /// The transaction acts for whom the job is: `jwt.claims.database_id`, `user_id`, `entity_id` and `organization_id`
+    /// are set where the job has them, so row level security by them holds, and jobs that are enqueued in it inherit
+    /// them.
     ///
     /// ```no_run
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { order: i64, cents: i64 }
@@ -223,8 +227,9 @@ impl<S> Context<S> {
     /// }
     /// ```
     ///
-    /// The closure's error is any type that a [`CompleteError`] becomes by `From`: that of [`HandlerResult`](crate::HandlerResult), as above,
-    /// `anyhow::Error`, or one of the application's own, which then needs a variant for it:
+    /// The closure's error is any type that a [`CompleteError`] becomes by `From`: that of
+    /// [`HandlerResult`](crate::HandlerResult), as above, `anyhow::Error`, or one of the application's own, which then
+    /// needs a variant for it:
     ///
     /// ```no_run
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { order: i64, cents: i64 }
@@ -253,8 +258,8 @@ impl<S> Context<S> {
     /// }
     /// ```
     ///
-    /// What the handler returns afterwards no longer matters to the job. Where more follows, the closure says what it returns, since `?`
-    /// takes any error. A savepoint keeps an error within the transaction from being its end:
+    /// What the handler returns afterwards no longer matters to the job. Where more follows, the closure says what it
+    /// returns, since `?` takes any error. A savepoint keeps an error within the transaction from being its end:
     ///
     /// ```no_run
     /// # #[derive(serde::Serialize, serde::Deserialize)] struct Charge { order: i64 }
@@ -280,25 +285,27 @@ impl<S> Context<S> {
     /// }
     /// ```
     ///
-    /// In the closure, all that belongs to the work is done on its transaction, `enqueue` as well. Another connection, such as one of
-    /// [`Context::db`], sees nothing of it and is not undone with it, it waits for good for what this one has locked, and handlers that each
-    /// hold one connection and want a second can wait for each other.
+    /// In the closure, all that belongs to the work is done on its transaction, `enqueue` as well. Another connection,
+    /// such as one of [`Context::db`], sees nothing of it and is not undone with it, it waits for good for what this
+    /// one has locked, and handlers that each hold one connection and want a second can wait for each other.
     ///
-    /// The transaction does not know the schema of the [`Db`]: `enqueue(&*transaction, …)` goes into `app_jobs`. For another it is
-    /// `enqueue_in(&*transaction, context.db().schema(), …)`.
+    /// The transaction does not know the schema of the [`Db`]: `enqueue(&*transaction, …)` goes into `app_jobs`. For
+    /// another it is `enqueue_in(&*transaction, context.db().schema(), …)`.
     ///
-    /// It waits for a connection until the task's time is up. The pool gives these transactions all of its connections but two (half of
-    /// them, where it has less than four), which remain for the worker itself. Before the work has begun, an error or the end of the time is
-    /// no failed attempt: [`Outcome::Release`](crate::Outcome::Release). Nor is a deadlock.
+    /// It waits for a connection until the task's time is up. The pool gives these transactions all of its connections
+    /// but two (half of them, where it has less than four), which remain for the worker itself. Before the work has
+    /// begun, an error or the end of the time is no failed attempt: [`Outcome::Release`](crate::Outcome::Release). Nor
+    /// is a deadlock.
     ///
-    /// From beginning to end it holds the job's row: a job that was taken over is not begun, and a producer who enqueues with this job's key
-    /// waits, as does an operator who wants to end the job. So it is no place for long work. PostgreSQL ends it, and its session, when
-    /// it is without a statement for as long as the task had left at its beginning and 5 s more: its process is halted then.
+    /// From beginning to end it holds the job's row: a job that was taken over is not begun, and a producer who
+    /// enqueues with this job's key waits, as does an operator who wants to end the job. So it is no place for long
+    /// work. PostgreSQL ends it, and its session, when it is without a statement for as long as the task had left at
+    /// its beginning and 5 s more: its process is halted then.
     ///
     /// # Errors
-    /// What `work` returns, and everything is rolled back; [`CompleteError`] when the job could not be completed. When the
-    /// connection is lost during the commit it is not known whether it was committed; then the outcome that the handler returns
-    /// counts if it was not, and does nothing if it was.
+    /// What `work` returns, and everything is rolled back; [`CompleteError`] when the job could not be completed. When
+    /// the connection is lost during the commit it is not known whether it was committed; then the outcome that the
+    /// handler returns counts if it was not, and does nothing if it was.
     pub async fn transaction<T, E>(&self, work: impl AsyncFnOnce(&mut Transaction<'_>) -> Result<T, E>) -> Result<T, E>
     where
         E: From<CompleteError>,
@@ -306,8 +313,8 @@ impl<S> Context<S> {
         self.complete_with(None, work).await
     }
 
-    /// [`Context::transaction`] at another isolation level than the session's. A serialization failure gives the attempt back, so that
-    /// it is made again without being counted.
+    /// [`Context::transaction`] at another isolation level than the session's. A serialization failure gives the
+    /// attempt back, so that it is made again without being counted.
     ///
     /// # Errors
     /// As there.
@@ -346,8 +353,8 @@ impl<S> Context<S> {
         Ok(value)
     }
 
-    /// Completes the job in a transaction that the handler has begun itself, on any connection to the database of the jobs: it is the
-    /// last statement before the commit. The handler returns that it is done.
+    /// Completes the job in a transaction that the handler has begun itself, on any connection to the database of the
+    /// jobs: it is the last statement before the commit. The handler returns that it is done.
     ///
     /// # Errors
     /// The attempt is no longer live, or the database did not do it: roll back.

@@ -64,8 +64,8 @@ impl Dispatcher {
         })
     }
 
-    /// Sends a job to its function, and says how the attempt ended; None when the function has accepted the job. Takes the
-    /// payload out of the job; its share of the memory ends when it is sent.
+    /// Sends a job to its function, and says how the attempt ended; None when the function has accepted the job. Takes
+    /// the payload out of the job; its share of the memory ends when it is sent.
     pub(crate) async fn dispatch(&self, job: &mut Job, permit: Option<MemoryPermit>) -> Option<Outcome> {
         let target = match self.targets.of(&job.task) {
             Ok(target) => target,

@@ -1,8 +1,8 @@
 //! Drain: end a worker in order.
 //!
-//! It claims no more. As long as the grace lasts, it waits for what is in flight, and for the callbacks of accepted jobs. Then
-//! it gives back what has not ended. Accepted jobs are left to their functions, which call back to whatever callback server
-//! there is.
+//! It claims no more. As long as the grace lasts, it waits for what is in flight, and for the callbacks of accepted
+//! jobs. Then it gives back what has not ended. Accepted jobs are left to their functions, which call back to whatever
+//! callback server there is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,8 +40,8 @@ pub struct Stopped {
     pub finished: usize,
     /// Jobs given back to be claimed anew.
     pub released: usize,
-    /// Jobs that functions have accepted and not called back for, as last seen: a callback server takes their callbacks, and any
-    /// worker sees to their deadlines.
+    /// Jobs that functions have accepted and not called back for, as last seen: a callback server takes their
+    /// callbacks, and any worker sees to their deadlines.
     pub accepted: usize,
     /// Jobs that could not be given back, because Postgres was away: others take them over when the lease has passed.
     pub orphaned: usize,
@@ -74,8 +74,8 @@ impl Drain {
         Self { db, slots, grace: config.shutdown_grace, callback_timeout, deadlines, heartbeat_thread }
     }
 
-    /// Drains a worker that has stopped claiming. The stop began at `stopped`; `running` are its slots in use; `heartbeat` shows
-    /// that it lives, until it has given back what it holds.
+    /// Drains a worker that has stopped claiming. The stop began at `stopped`; `running` are its slots in use;
+    /// `heartbeat` shows that it lives, until it has given back what it holds.
     pub(crate) async fn run(
         mut self,
         stopped: Instant,
@@ -164,8 +164,8 @@ impl Drain {
         }
     }
 
-    /// Waits until the functions that accepted a job have called back, so that a callback server beside this worker stays for
-    /// them. The callback may reach another process, so the database is asked. Returns how many have not.
+    /// Waits until the functions that accepted a job have called back, so that a callback server beside this worker
+    /// stays for them. The callback may reach another process, so the database is asked. Returns how many have not.
     async fn wait_for_callbacks(&self, deadline: Instant) -> usize {
         let mut logged = false;
         let mut accepted = self.slots.unstored_since().0;
@@ -192,9 +192,9 @@ impl Drain {
         }
     }
 
-    /// Gives back what this process still holds and ends its registration, once the deadlines of what functions have accepted are
-    /// stored. Returns how many it gave back, and how many functions have accepted. None when that did not work: then others take
-    /// over when the lease has passed.
+    /// Gives back what this process still holds and ends its registration, once the deadlines of what functions have
+    /// accepted are stored. Returns how many it gave back, and how many functions have accepted. None when that did not
+    /// work: then others take over when the lease has passed.
     async fn leave(&self) -> Option<(usize, usize)> {
         let leaving = async {
             store(&self.db, &self.slots, self.callback_timeout).await?;

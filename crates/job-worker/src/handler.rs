@@ -194,8 +194,8 @@ impl Registry {
 }
 
 impl Registry {
-    /// How an attempt is stored: what is released waits a moment, and of another failure the task's retry policy says what
-    /// follows.
+    /// How an attempt is stored: what is released waits a moment, and of another failure the task's retry policy says
+    /// what follows.
     pub(crate) fn stored(&self, task: &Registered, job: &Job, outcome: Outcome) -> Outcome {
         let Outcome::Release { error, .. } = outcome else {
             self.uncounted_retries.reset(job.id);

@@ -1,7 +1,7 @@
 //! Heartbeat: show that this worker lives, and log what was found out about others on the way.
 //!
-//! A claim from the start carries the heartbeat along when it is due, so that an idle worker sends one statement per poll
-//! interval. When no such claim comes, the heartbeat goes alone.
+//! A claim from the start carries the heartbeat along when it is due, so that an idle worker sends one statement per
+//! poll interval. When no such claim comes, the heartbeat goes alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,8 +107,8 @@ impl HeartbeatTimer {
         self.sending.is_empty() && now + self.interval / 10 >= self.next
     }
 
-    /// Sends heartbeats that no claim has carried in time, and returns when one of those has ended: whether there are jobs whose
-    /// lock has expired.
+    /// Sends heartbeats that no claim has carried in time, and returns when one of those has ended: whether there are
+    /// jobs whose lock has expired.
     pub(crate) async fn sent(&mut self) -> bool {
         loop {
             let alone_at = self.next + self.claim_wait;
@@ -160,8 +160,8 @@ impl HeartbeatTimer {
         self.end_taken(found.taken);
     }
 
-    /// Ends attempts whose claims no longer hold their jobs. Most of those have just ended by themselves: a function has called back
-    /// and is about to answer.
+    /// Ends attempts whose claims no longer hold their jobs. Most of those have just ended by themselves: a function
+    /// has called back and is about to answer.
     fn end_taken(&mut self, claims: Vec<ClaimId>) {
         while self.ending.try_join_next().is_some() {}
         if claims.is_empty() {
@@ -186,10 +186,11 @@ impl HeartbeatTimer {
     }
 }
 
-/// Registers the worker by its first heartbeat, and takes back what earlier processes with its id have left. An outage of the
-/// database only delays that.
+/// Registers the worker by its first heartbeat, and takes back what earlier processes with its id have left. An outage
+/// of the database only delays that.
 ///
-/// A worker that is not listening cannot tell a session that has ended from one that cannot be had. It waits for the leases.
+/// A worker that is not listening cannot tell a session that has ended from one that cannot be had. It waits for the
+/// leases.
 pub(crate) async fn register(db: &WorkerDb, listener: &Listener, events: &Events) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {

@@ -1,8 +1,8 @@
 //! Heartbeat thread: heartbeats on a thread of their own, for as long as the worker's runtime sends none.
 //!
-//! A handler that blocks its thread holds up whatever shares it. On a runtime of one thread, or with as many such handlers as
-//! threads, that is all of the worker. Its jobs run all the same, and must not be taken for those of a dead process. While
-//! the worker's own heartbeats come, this thread sends nothing and has no connection.
+//! A handler that blocks its thread holds up whatever shares it. On a runtime of one thread, or with as many such
+//! handlers as threads, that is all of the worker. Its jobs run all the same, and must not be taken for those of a dead
+//! process. While the worker's own heartbeats come, this thread sends nothing and has no connection.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ pub(crate) struct HeartbeatThread {
 }
 
 impl HeartbeatThread {
-    /// Starts it. It sends heartbeats, each `interval`, for as long as the worker has sent none. Handlers may take `longest`: a worker
-    /// that stands still for longer than that is as good as dead.
+    /// Starts it. It sends heartbeats, each `interval`, for as long as the worker has sent none. Handlers may take
+    /// `longest`: a worker that stands still for longer than that is as good as dead.
     pub(crate) fn start(
         db: WorkerDb,
         last: LastHeartbeat,

@@ -28,9 +28,9 @@ use crate::context::Context;
 /// }
 /// ```
 ///
-/// One trait of ours rather than tower's layers: a hook is one function, where a layer is two types and two impls; the outcome is
-/// there to be looked at, and panics and timeouts are in it; and what most layers are for (timeouts, limits, retries) a task has by
-/// itself.
+/// One trait of ours rather than tower's layers: a hook is one function, where a layer is two types and two impls; the
+/// outcome is there to be looked at, and panics and timeouts are in it; and what most layers are for (timeouts, limits,
+/// retries) a task has by itself.
 pub trait Hook: Send + Sync + 'static {
     /// Runs `next`, or does not, and says how the attempt ends. Time that it takes itself is not limited.
     fn around(&self, context: &Context, next: Next<'_>) -> impl Future<Output = Outcome> + Send;

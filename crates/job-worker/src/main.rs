@@ -9,7 +9,8 @@ use job_utils::probe::Target;
 use job_utils::service::{self, Command, ExitError};
 use job_worker::WorkerConfig;
 
-/// Claims due jobs and dispatches them to functions over HTTP. Settings come from the environment (docs/configuration.md).
+/// Claims due jobs and dispatches them to functions over HTTP. Settings come from the environment
+/// (docs/configuration.md).
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

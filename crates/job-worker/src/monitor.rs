@@ -1,7 +1,7 @@
 //! Slot monitor: what a slot runs at this moment.
 //!
-//! An attempt is found by its claim while it runs, to be ended when its job has been taken away. And the monitor knows how
-//! long the attempt's handler has held its thread.
+//! An attempt is found by its claim while it runs, to be ended when its job has been taken away. And the monitor knows
+//! how long the attempt's handler has held its thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

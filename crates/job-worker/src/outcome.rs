@@ -10,8 +10,8 @@ pub use job_utils::outcome::{BoxError, Outcome};
 /// What handlers return as a rule: `?` works on every error in them, and on texts.
 pub type HandlerResult<T = ()> = Result<T, BoxError>;
 
-/// An error that says how the attempt ends. It can be returned from deep inside: as a cause in other errors, `anyhow`'s included,
-/// it still counts.
+/// An error that says how the attempt ends. It can be returned from deep inside: as a cause in other errors, `anyhow`'s
+/// included, it still counts.
 ///
 /// ```
 /// use std::time::Duration;
@@ -82,8 +82,8 @@ impl JobError {
     }
 }
 
-/// What a handler may return: nothing, an [`Outcome`], or a `Result` of either. Any error will do, a text included; it is a
-/// failed attempt, unless there is a [`JobError`] in it.
+/// What a handler may return: nothing, an [`Outcome`], or a `Result` of either. Any error will do, a text included; it
+/// is a failed attempt, unless there is a [`JobError`] in it.
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     note = "it returns nothing, an `Outcome`, or a `Result` of either, such as `HandlerResult`, with any error that is `Send + Sync`"

@@ -1,9 +1,8 @@
 //! Payload memory: how much memory payloads may take.
 //!
-//! ```text
-//!   claimed ahead  ─ a quarter of JOBS_PAYLOAD_MEMORY; what is larger than its share of that, or than 64 kB, stays in the database
-//!   larger payloads ─ the rest: fetched when their job starts, and counted until they are sent, or their handler has ended
-//! ```
+//! A quarter of `JOBS_PAYLOAD_MEMORY` is for payloads that are claimed ahead. One that is larger than its share of that,
+//! or than 64 kB, stays in the database. The rest is for those larger ones: they are fetched when their job starts, and
+//! counted until they are sent, or their handler has ended.
 
 use std::sync::Arc;
 
@@ -43,8 +42,8 @@ impl PayloadMemory {
         self.fetches.acquire().await.ok()
     }
 
-    /// Waits until there is room for so many bytes. A payload that is larger than all there is waits until it is alone. None never
-    /// comes: nobody closes the semaphore.
+    /// Waits until there is room for so many bytes. A payload that is larger than all there is waits until it is alone.
+    /// None never comes: nobody closes the semaphore.
     pub(crate) async fn reserve(&self, bytes: usize) -> Option<MemoryPermit> {
         let units = bytes.div_ceil(UNIT).clamp(1, self.units);
         self.free.clone().acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await.ok()

@@ -8,8 +8,8 @@ use crate::config::RetrySettings;
 #[cfg(feature = "dispatch")]
 use job_utils::outcome::AfterFailure;
 
-/// How failed attempts of a task are tried again. By default as the database does it for all jobs: after e^attempts seconds
-/// (6 hours at most), until the job's own attempts are used up.
+/// How failed attempts of a task are tried again. By default as the database does it for all jobs: after e^attempts
+/// seconds (6 hours at most), until the job's own attempts are used up.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,19 +52,21 @@ impl Retry {
         Self { curve: Curve::Exponential { first, cap }, ..Self::default() }
     }
 
-    /// Whatever the function says; it gets the number of the attempt that failed, from 1. When it panics, the wait is the usual one.
+    /// Whatever the function says; it gets the number of the attempt that failed, from 1. When it panics, the wait is
+    /// the usual one.
     pub fn custom(wait: impl Fn(i32) -> Duration + Send + Sync + 'static) -> Self {
         Self { curve: Curve::Custom(Arc::new(wait)), ..Self::default() }
     }
 
-    /// No more attempts than these, although the job may have more. Not more than the job has: those are 25 unless it was enqueued
-    /// with others ([`NewJob::max_attempts`](crate::NewJob::max_attempts)).
+    /// No more attempts than these, although the job may have more. Not more than the job has: those are 25 unless it
+    /// was enqueued with others ([`NewJob::max_attempts`](crate::NewJob::max_attempts)).
     pub fn max_attempts(mut self, attempts: u16) -> Self {
         self.max_attempts = Some(i32::from(attempts.max(1)));
         self
     }
 
-    /// Takes up to this share off each wait, at random, so that jobs that failed together are not tried together. From 0 to 1.
+    /// Takes up to this share off each wait, at random, so that jobs that failed together are not tried together. From
+    /// 0 to 1.
     pub fn jitter(mut self, share: f64) -> Self {
         self.jitter = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
         self

@@ -51,8 +51,8 @@ pub enum WorkerError {
 
 job_utils::debug_as_chain!(WorkerError);
 
-/// Runs a worker alone, all of whose tasks are dispatched, with health checks when a port is configured, until told to stop. With the
-/// feature `cli`.
+/// Runs a worker alone, all of whose tasks are dispatched, with health checks when a port is configured, until told to
+/// stop. With the feature `cli`.
 #[cfg(feature = "cli")]
 pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, WorkerError> {
     config.tasks.warn_when_empty();
@@ -69,11 +69,11 @@ pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, Wo
 }
 
 impl Worker {
-    /// Runs until told to stop; then takes no more jobs, waits for those in flight as long as its grace lasts, gives back the rest,
-    /// and says what it left behind. It waits for a database that is not there yet, and for the schema.
+    /// Runs until told to stop; then takes no more jobs, waits for those in flight as long as its grace lasts, gives
+    /// back the rest, and says what it left behind. It waits for a database that is not there yet, and for the schema.
     ///
-    /// Dropping the future is the hard way to stop, as safe as a crash: running handlers are dropped, and others take over their
-    /// jobs when the lease is over, or the next worker with the same id at once.
+    /// Dropping the future is the hard way to stop, as safe as a crash: running handlers are dropped, and others take
+    /// over their jobs when the lease is over, or the next worker with the same id at once.
     ///
     /// # Errors
     /// What waiting cannot mend, such as a wrong password.

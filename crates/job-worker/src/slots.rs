@@ -6,8 +6,8 @@
 //!             └─▶ given back when it waits too long, or when the worker stops
 //! ```
 //!
-//! Each lane ([`lanes`](crate::lane::lanes)) has a share of the slots and a buffer. The buffer holds what is likely to start
-//! within a moment at the rate of the last jobs. It holds nothing when jobs are slow.
+//! Each lane ([`lanes`](crate::lane::lanes)) has a share of the slots and a buffer. The buffer holds what is likely to
+//! start within a moment at the rate of the last jobs. It holds nothing when jobs are slow.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,8 +19,9 @@ use tokio::time::Instant;
 
 use crate::monitor::SlotMonitors;
 
-/// The rate is that of this window and of the one before it. The window is longer than a claim takes, since nothing ends while one
-/// is waited for. A job that takes longer is not quick: of those nothing is held ahead, although many may end at once.
+/// The rate is that of this window and of the one before it. The window is longer than a claim takes, since nothing
+/// ends while one is waited for. A job that takes longer is not quick: of those nothing is held ahead, although many
+/// may end at once.
 const RATE_WINDOW: Duration = Duration::from_millis(100);
 
 /// The largest claim: past a few hundred a batch gains nothing, and holds its rows longer.
@@ -45,8 +46,8 @@ pub(crate) struct Slots {
 struct State {
     lanes: Vec<LaneSlots>,
     running: usize,
-    /// Claims whose job is buffered, running or unsettled. One job can be here twice, when it was rescued and claimed again while
-    /// its first attempt goes on.
+    /// Claims whose job is buffered, running or unsettled. One job can be here twice, when it was rescued and claimed
+    /// again while its first attempt goes on.
     held: HashSet<ClaimId>,
     /// Claims whose job a function has accepted, and since when, until their deadline is stored.
     accepted: VecDeque<(ClaimId, Instant)>,
@@ -137,8 +138,8 @@ impl State {
 }
 
 impl Slots {
-    /// `limits`: how many jobs each lane may run; all of them together no more than `concurrency`. `prefetch`: how many a
-    /// lane may hold ahead, with `payload_bytes` in all.
+    /// `limits`: how many jobs each lane may run; all of them together no more than `concurrency`. `prefetch`: how many
+    /// a lane may hold ahead, with `payload_bytes` in all.
     pub(crate) fn new(
         concurrency: usize,
         prefetch: usize,
@@ -164,8 +165,8 @@ impl Slots {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many jobs to claim for a lane now, when `claiming` are on their way; with 0, `room` tells when it is worth asking
-    /// again. A full buffer is filled up once half of it is used, so that claims stay large.
+    /// How many jobs to claim for a lane now, when `claiming` are on their way; with 0, `room` tells when it is worth
+    /// asking again. A full buffer is filled up once half of it is used, so that claims stay large.
     pub(crate) fn wanted(&self, lane: usize, claiming: usize) -> usize {
         let mut state = self.state();
         state.lanes[lane].ahead = self.prefetch.min(state.lanes[lane].rate.recent());
@@ -200,7 +201,8 @@ impl Slots {
         state.lanes[lane].filled = Instant::now();
     }
 
-    /// The slot's job has ended, and took so long: the next one for it, of any lane, its own last, so that the lanes take turns.
+    /// The slot's job has ended, and took so long: the next one for it, of any lane, its own last, so that the lanes
+    /// take turns.
     pub(crate) fn next(&self, lane: usize, took: Duration) -> Option<(usize, Job)> {
         let mut state = self.state();
         state.running -= 1;
@@ -220,8 +222,8 @@ impl Slots {
         next
     }
 
-    /// A claim may have been carried out without its answer, or an outcome cannot be stored: jobs may be locked for this process
-    /// that it does not know of.
+    /// A claim may have been carried out without its answer, or an outcome cannot be stored: jobs may be locked for
+    /// this process that it does not know of.
     pub(crate) fn request_reconcile(&self) {
         self.state().reconcile = true;
     }

@@ -57,12 +57,13 @@ pub enum RunDueError {
 job_utils::debug_as_chain!(RunDueError);
 
 impl Worker {
-    /// For tests: runs all jobs that are due now and have a handler here, those that they enqueue as well, one after the other in
-    /// order, with hooks, timeouts and retry policies; stores how they end; and returns that. A job runs once: one that is due
-    /// again at once, after a retry without a wait, is left for the next call. Nothing is dispatched over HTTP.
+    /// For tests: runs all jobs that are due now and have a handler here, those that they enqueue as well, one after
+    /// the other in order, with hooks, timeouts and retry policies; stores how they end; and returns that. A job runs
+    /// once: one that is due again at once, after a retry without a wait, is left for the next call. Nothing is
+    /// dispatched over HTTP.
     ///
-    /// One after the other, whatever the worker's `concurrency`: jobs that wait for each other would wait for their timeouts. What is to
-    /// run at once is run by the worker itself:
+    /// One after the other, whatever the worker's `concurrency`: jobs that wait for each other would wait for their
+    /// timeouts. What is to run at once is run by the worker itself:
     ///
     /// ```no_run
     /// # use job_worker::{Shutdown, Worker};

@@ -1,9 +1,10 @@
-//! Uncounted retries: attempts that could not do their work through no fault of the job's are made again without being counted.
+//! Uncounted retries: attempts that could not do their work through no fault of the job's are made again without being
+//! counted.
 //!
-//! Whatever is in the way goes away as a rule. Of two transactions in each other's way one gets on, and connections come back.
-//! A handler that is always in its own way (with two transactions of its own, say) must not go round for good. So after some
-//! such attempts in a row one counts as a failure. How many there were is known to this worker alone: the table has no column
-//! for it.
+//! Whatever is in the way goes away as a rule. Of two transactions in each other's way one gets on, and connections
+//! come back. A handler that is always in its own way (with two transactions of its own, say) must not go round for
+//! good. So after some such attempts in a row one counts as a failure. How many there were is known to this worker
+//! alone: the table has no column for it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -151,8 +151,8 @@ fn setting(var: &Var) -> &'static str {
 }
 
 impl<S: Send + Sync + 'static> WorkerBuilder<S> {
-    /// The application's own state, for the handlers of tasks that are added after this: those take a `Context<T>`. What all workers
-    /// share goes into an `Arc`.
+    /// The application's own state, for the handlers of tasks that are added after this: those take a `Context<T>`.
+    /// What all workers share goes into an `Arc`.
     ///
     /// ```
     /// # use job_worker::{BuildError, Context, Db, Task, Worker};
@@ -189,8 +189,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         WorkerBuilder { config, db, state: Arc::new(state), registry, events, tasks, dispatches, said, faults }
     }
 
-    /// Runs jobs of type `T` here. The type says the task's identifier. The handler's context has the state that was given before this
-    /// ([`WorkerBuilder::state`]).
+    /// Runs jobs of type `T` here. The type says the task's identifier. The handler's context has the state that was
+    /// given before this ([`WorkerBuilder::state`]).
     ///
     /// A handler shares its threads with the worker: work that blocks belongs into `tokio::task::spawn_blocking`.
     pub fn task<T, F, Fut, R>(self, handler: F) -> Self
@@ -214,8 +214,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         self.add(T::IDENTIFIER.to_owned(), options, typed(handler))
     }
 
-    /// Runs a task here that has no type: its name is known only when the program runs, or its payload is not to be read. The
-    /// handler finds the payload in [`Context::job`].
+    /// Runs a task here that has no type: its name is known only when the program runs, or its payload is not to be
+    /// read. The handler finds the payload in [`Context::job`].
     pub fn raw_task<F, Fut, R>(self, identifier: impl Into<String>, options: TaskOptions, handler: F) -> Self
     where
         F: Fn(Context<S>) -> Fut + Send + Sync + 'static,
@@ -266,8 +266,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         self
     }
 
-    /// Tells a listener what happens to jobs and attempts, of handlers and of functions alike: see [`Event`]. It is called where it
-    /// happens, and must be quick. The log has its lines all the same. `run_due` tells nothing.
+    /// Tells a listener what happens to jobs and attempts, of handlers and of functions alike: see [`Event`]. It is
+    /// called where it happens, and must be quick. The log has its lines all the same. `run_due` tells nothing.
     ///
     /// ```
     /// # use job_worker::{Db, Event, Worker};
@@ -283,8 +283,8 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         self
     }
 
-    /// The worker's id, at least 4 visible ASCII characters, for `locked_by`. Two live workers need two; the next worker with the
-    /// same id takes back at once what a killed one ran. A random one unless given.
+    /// The worker's id, at least 4 visible ASCII characters, for `locked_by`. Two live workers need two; the next
+    /// worker with the same id takes back at once what a killed one ran. A random one unless given.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.said.push("id");
         self.config.worker_id = id.into();
@@ -333,17 +333,18 @@ impl<S: Send + Sync + 'static> WorkerBuilder<S> {
         self
     }
 
-    /// How old a job's lock may get before it no longer counts, whoever holds it; 4 hours unless given. All workers of a database
-    /// have the same. No attempt may last longer.
+    /// How old a job's lock may get before it no longer counts, whoever holds it; 4 hours unless given. All workers of
+    /// a database have the same. No attempt may last longer.
     pub fn job_expiry(mut self, expiry: Duration) -> Self {
         self.said.push("job_expiry");
         self.config.job_expiry = expiry;
         self
     }
 
-    /// All settings at once, as those of the environment: `WorkerConfig::from_env(&ProcessEnv)?`. The pool is that of the builder.
-    /// It comes before single settings, which it would undo. Of the tasks that have handlers it runs those that `tasks` includes: one
-    /// program can be started several times, each with tasks of its own (JOBS_SUPPORT_ANY=false, JOBS_SUPPORTED).
+    /// All settings at once, as those of the environment: `WorkerConfig::from_env(&ProcessEnv)?`. The pool is that of
+    /// the builder. It comes before single settings, which it would undo. Of the tasks that have handlers it runs those
+    /// that `tasks` includes: one program can be started several times, each with tasks of its own
+    /// (JOBS_SUPPORT_ANY=false, JOBS_SUPPORTED).
     pub fn config(mut self, config: WorkerConfig) -> Self {
         if !self.said.is_empty() {
             let message = format!("comes after {}, and would undo it: give it first", self.said.join(", "));

@@ -8,16 +8,16 @@ use crate::error::MailError;
 /// The longest local part that SMTP has to take.
 const LONGEST_LOCAL_PART: usize = 64;
 
-/// What separates addresses, opens a group or a comment, or takes a separator's meaning away; with line breaks that are no
-/// control characters, and with what Unicode's compatibility forms make such a character of.
+/// What separates addresses, opens a group or a comment, or takes a separator's meaning away; with line breaks that are
+/// no control characters, and with what Unicode's compatibility forms make such a character of.
 const SEPARATORS: &str = ",，﹐︐;；﹔︔\u{37e}:：﹕︓()（）﹙﹚\\＼﹨＜＞﹤﹥\u{2028}\u{2029}";
 
 /// Whether a text names one mailbox at most, by any reading of it.
 ///
-/// For addresses that somebody else chose and that a secret goes to. Programs disagree on what separates addresses and on
-/// what quotes protect. So everything that some program could take for a second mailbox is refused wherever it stands:
-/// separators and groups, comments, line breaks, encoded words, another `@`, and brackets that are not one pair at the end.
-/// A placeholder without an `@` passes: it names no mailbox.
+/// For addresses that somebody else chose and that a secret goes to. Programs disagree on what separates addresses and
+/// on what quotes protect. So everything that some program could take for a second mailbox is refused wherever it
+/// stands: separators and groups, comments, line breaks, encoded words, another `@`, and brackets that are not one pair
+/// at the end. A placeholder without an `@` passes: it names no mailbox.
 ///
 /// ```
 /// assert!(mailer::names_one_mailbox_at_most("Ada <ada@example.com>"));
@@ -69,8 +69,8 @@ pub(crate) fn list(text: &str, field: &'static str) -> Result<Mailboxes, MailErr
     mailboxes.into_iter().map(|mailbox| with_ascii_domain(mailbox).ok_or_else(invalid)).collect()
 }
 
-/// The mailbox with its domain as DNS knows it (`xn--…`), which every server takes. A local part beyond ASCII stays, for
-/// there is no other way to write it: only then a server must know SMTPUTF8.
+/// The mailbox with its domain as DNS knows it (`xn--…`), which every server takes. A local part beyond ASCII stays,
+/// for there is no other way to write it: only then a server must know SMTPUTF8.
 fn with_ascii_domain(mailbox: Mailbox) -> Option<Mailbox> {
     if mailbox.email.domain().is_ascii() {
         return Some(mailbox);

@@ -72,8 +72,8 @@ impl Mailer {
         matches!(self.way, Way::DryRun)
     }
 
-    /// Checks an address that somebody else chose and that a secret goes to: it must name one mailbox, by any reading of it.
-    /// In a dry run a placeholder will do, which names none.
+    /// Checks an address that somebody else chose and that a secret goes to: it must name one mailbox, by any reading
+    /// of it. In a dry run a placeholder will do, which names none.
     ///
     /// # Errors
     /// [`MailError::Mailboxes`] with the field's name.

@@ -44,9 +44,9 @@ const TOGETHER: Duration = Duration::from_secs(2);
 /// Rows that are added in a second, or fewer.
 const ADDED_PER_S: u64 = 10_000;
 
-/// $1 schedules with the rule of one instant, each day, in the order in which they are due. From $2 on so many as $3 are
-/// due in each minute; or, with $4, they are all due at $2, and the others at least an hour later. Both systems have these
-/// columns; the original's scheduler takes no notice of `overlap`.
+/// $1 schedules with the rule of one instant, each day, in the order in which they are due. From $2 on so many as $3
+/// are due in each minute; or, with $4, they are all due at $2, and the others at least an hour later. Both systems
+/// have these columns; the original's scheduler takes no notice of `overlap`.
 const ADD: &str = "
 INSERT INTO app_jobs.scheduled_jobs (database_id, task_identifier, payload, schedule_info)
 SELECT '00000000-0000-0000-0000-000000000000', 'noop', json_build_object('due', extract(epoch FROM due)),

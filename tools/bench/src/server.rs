@@ -83,7 +83,8 @@ impl Server {
         self.cluster.env(database)
     }
 
-    /// From now on each statement of new connections to this database is once in the log, whatever protocol it comes by.
+    /// From now on each statement of new connections to this database is once in the log, whatever protocol it comes
+    /// by.
     pub(super) async fn log_statements(&self, database: &str) -> Result<()> {
         Ok(self.admin.batch_execute(&format!("ALTER DATABASE {database} SET log_statement = 'all'")).await?)
     }
@@ -108,8 +109,8 @@ impl Server {
         let recorded = std::fs::read_to_string(self.cluster.pid_file()).ok()?;
         let postmaster: u32 = recorded.lines().next()?.trim().parse().ok()?;
         loop {
-            // A process that ends is in the postmaster's sum of its children; one that ended while we read is in neither
-            // place or in both.
+            // A process that ends is in the postmaster's sum of its children; one that ended while we read is in
+            // neither place or in both.
             let own = Stat::of(postmaster)?;
             let living = children(postmaster)?;
             if Stat::of(postmaster)?.childrens_ticks == own.childrens_ticks {

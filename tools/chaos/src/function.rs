@@ -27,7 +27,8 @@ use super::workload::{Behaviour, Failure, Mode};
 /// How long a callback is tried again.
 const INSIST: Duration = Duration::from_secs(30);
 const BETWEEN: Duration = Duration::from_millis(200);
-/// Long enough for a server that holds a callback while its database is away, short enough for a network that is silent.
+/// Long enough for a server that holds a callback while its database is away, short enough for a network that is
+/// silent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Which instance this is.

@@ -1,7 +1,7 @@
 //! The history: what happened outside of the tables, in the order of the one clock that everybody here shares.
 //!
-//! Times are microseconds since 1970 by this machine's clock, which is Postgres's as well: so an event and a change of a
-//! row can be compared.
+//! Times are microseconds since 1970 by this machine's clock, which is Postgres's as well: so an event and a change of
+//! a row can be compared.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -169,8 +169,8 @@ async fn live(world: &mut World, seed: u64, options: &Options, faults: &[Fault],
     world.stop_services().await
 }
 
-/// Lets every fault begin and end in its time. When one takes longer than planned, such as a stop that waits for callbacks,
-/// all that follow are as much later: in a burst they would not be the plan any more.
+/// Lets every fault begin and end in its time. When one takes longer than planned, such as a stop that waits for
+/// callbacks, all that follow are as much later: in a burst they would not be the plan any more.
 async fn strike(world: &mut World, faults: &[Fault], length: Duration) -> Result<()> {
     let start = Instant::now();
     let mut acts: Vec<(Duration, usize, bool)> = Vec::new();

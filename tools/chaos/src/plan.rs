@@ -18,8 +18,8 @@ pub(crate) const LEASE: Duration = Duration::from_secs(5);
 const CALM_START: Duration = Duration::from_millis(1500);
 const CALM_END: Duration = Duration::from_millis(1500);
 
-/// How long nothing else happens after a graceful stop has begun, so that what follows follows from the stop. Longer than
-/// the slowest function works.
+/// How long nothing else happens after a graceful stop has begun, so that what follows follows from the stop. Longer
+/// than the slowest function works.
 pub(crate) const QUIET: Duration = Duration::from_secs(4);
 
 /// How long nothing has happened before a graceful stop.
@@ -219,7 +219,8 @@ pub(crate) fn plan(seed: u64, length: Duration) -> Vec<Fault> {
     let end = length.saturating_sub(CALM_END);
     let mut at = CALM_START;
     while at < end {
-        // A stop whose turn has come waits until it is alone; everything else that is not possible now lets others pass.
+        // A stop whose turn has come waits until it is alone; everything else that is not possible now lets others
+        // pass.
         let waits = hand.first() == Some(&Card::StopWorker) && at + QUIET <= end;
         let turns = if waits { 1 } else { hand.len() };
         let dealt = (0..turns).find_map(|index| Some((index, dealer.deal(hand[index], at, end, &mut rng)?)));

@@ -1,4 +1,5 @@
-//! Programs that the stack has no service of: each runs on its network, is healthy, and ends in order when it is told to.
+//! Programs that the stack has no service of: each runs on its network, is healthy, and ends in order when it is told
+//! to.
 
 use anyhow::{Context, Result, bail};
 

@@ -1,5 +1,5 @@
-//! Nobody is root, no root file system can be written, and no variable is anywhere but where compose puts it. MinIO is the
-//! exception, and is shown as one: its image runs as root.
+//! Nobody is root, no root file system can be written, and no variable is anywhere but where compose puts it. MinIO is
+//! the exception, and is shown as one: its image runs as root.
 
 use std::collections::BTreeSet;
 

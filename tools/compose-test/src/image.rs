@@ -1,4 +1,5 @@
-//! The images themselves: what they weigh, who they run as, what is in their layers, and whether every program of ours answers.
+//! The images themselves: what they weigh, who they run as, what is in their layers, and whether every program of ours
+//! answers.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -26,8 +27,8 @@ const UNHEALTHY: i32 = 70;
 /// What a secret looks like: the values that the compose files pass, and the names of what holds one.
 const SECRETS: &[&str] = &["PASSWORD=", "=password", "SECRET=", "API_KEY=", "TOKEN="];
 
-/// Everything that an image from scratch has beside its program. A part of a path's last name that differs from machine to
-/// machine (the loader's architecture) is left out.
+/// Everything that an image from scratch has beside its program. A part of a path's last name that differs from machine
+/// to machine (the loader's architecture) is left out.
 const FILES_OF_EVERY_IMAGE: &[&str] = &[
     "etc/group",
     "etc/nsswitch.conf",
@@ -38,7 +39,8 @@ const FILES_OF_EVERY_IMAGE: &[&str] = &[
     "usr/share/doc/libgcc-s1/copyright",
 ];
 
-/// The libraries that programs are linked with, by the beginning of their file's name; the directory is the architecture's.
+/// The libraries that programs are linked with, by the beginning of their file's name; the directory is the
+/// architecture's.
 const LIBRARIES: &[&str] = &["ld-linux", "libc.so.", "libgcc_s.so.", "libm.so."];
 
 /// The programs that deploy/Dockerfile makes an image of.

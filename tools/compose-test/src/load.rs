@@ -37,7 +37,8 @@ async fn sent(name: &str) -> Result<BTreeMap<String, usize>> {
     Ok(sent)
 }
 
-/// Waits until every job of a name was sent (a row is gone a moment before its line is in the log); how many more than once.
+/// Waits until every job of a name was sent (a row is gone a moment before its line is in the log); how many more than
+/// once.
 async fn all_sent(name: &str, count: usize) -> Result<usize> {
     let all = async || {
         let sent = sent(name).await.ok()?;
@@ -179,7 +180,8 @@ pub(super) async fn scaled(engine: &Engine, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// How many jobs of a worker have ended: by the answer, which it tells itself, or by a callback, which the service tells.
+/// How many jobs of a worker have ended: by the answer, which it tells itself, or by a callback, which the service
+/// tells.
 async fn completions(worker: &str) -> Result<usize> {
     let id = match worker {
         "knative-job-service" => "knative-job-service-1".to_owned(),

@@ -1,4 +1,5 @@
-//! `cargo xtask compose-test`: the images, and the compose stack with the specification's examples run against it as written.
+//! `cargo xtask compose-test`: the images, and the compose stack with the specification's examples run against it as
+//! written.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 mod apart;

@@ -139,8 +139,8 @@ async fn run(block: &str, terminal: Terminal) -> Result<String> {
     std::fs::create_dir_all(env::target_dir().join("compose-test"))?;
     std::fs::write(&script, block)?;
     let mut command = if terminal == Terminal::Yes {
-        // A pseudo-terminal of util-linux; --return for the block's own exit code. Of a size: without one psql takes every output
-        // for too long, and waits at a pager for somebody to read it.
+        // A pseudo-terminal of util-linux; --return for the block's own exit code. Of a size: without one psql takes
+        // every output for too long, and waits at a pager for somebody to read it.
         let block = format!("stty rows 60 columns 250; bash '{}'", script.display());
         let mut command = Command::new("script");
         command.args(["--quiet", "--return", "--command", &block, "/dev/null"]);

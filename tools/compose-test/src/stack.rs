@@ -151,8 +151,8 @@ pub(super) async fn held() -> Result<BTreeMap<String, f64>> {
         .collect()
 }
 
-/// The most that each container has held since it was started, in MiB: the kernel's own record for its cgroup, so no look comes
-/// too late. It counts cached files as well, which `docker stats` does not.
+/// The most that each container has held since it was started, in MiB: the kernel's own record for its cgroup, so no
+/// look comes too late. It counts cached files as well, which `docker stats` does not.
 pub(super) async fn peaks() -> Result<BTreeMap<String, f64>> {
     let mut peaks = BTreeMap::new();
     for container in CONTAINERS {

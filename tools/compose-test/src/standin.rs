@@ -1,6 +1,6 @@
-//! Base images: pulled, or where no registry can be reached made with debootstrap and `docker import` under the same names.
-//! What is made says so in its label and here. The rust stand-in holds this machine's compiler and the crates of the lock files,
-//! fetched by this machine's own cargo, so that the build inside needs no network.
+//! Base images: pulled, or where no registry can be reached made with debootstrap and `docker import` under the same
+//! names. What is made says so in its label and here. The rust stand-in holds this machine's compiler and the crates of
+//! the lock files, fetched by this machine's own cargo, so that the build inside needs no network.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -183,8 +183,8 @@ async fn fetch(root: &Path, work: &Path, chef: &str) -> Result<()> {
     Ok(())
 }
 
-/// Of a cargo configuration what a build without a network needs: where crates come from, by which their directory is named.
-/// Tokens, proxies and everything else are left out.
+/// Of a cargo configuration what a build without a network needs: where crates come from, by which their directory is
+/// named. Tokens, proxies and everything else are left out.
 fn sources_of(config: &str) -> Result<String> {
     let mut kept = String::new();
     let mut section = String::new();
@@ -253,8 +253,8 @@ impl Import {
         Self { tar: vec!["-C".to_owned(), root.to_string(), ".".to_owned()], changes: Vec::new() }
     }
 
-    /// Adds what is below `directory`, with the first part of its names replaced. Docker takes no path twice, so a directory must not
-    /// be there already.
+    /// Adds what is below `directory`, with the first part of its names replaced. Docker takes no path twice, so a
+    /// directory must not be there already.
     fn add(&mut self, directory: &Path, names: &[&str], from: &str, to: &str) {
         self.tar.insert(0, format!("--transform=s,^{from}/,{to}/,"));
         self.tar.extend(["-C".to_owned(), directory.display().to_string()]);

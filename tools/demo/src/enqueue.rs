@@ -1,5 +1,5 @@
-//! The documentation's own shell blocks, run through the real psql. The files in `blocks/` are those of the seed document
-//! but for `docker exec … postgres` in front; host and port come from PG* variables.
+//! The documentation's own shell blocks, run through the real psql. The files in `blocks/` are those of the seed
+//! document but for `docker exec … postgres` in front; host and port come from PG* variables.
 
 use std::process::Stdio;
 

@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: the whole system as real processes on a real PostgreSQL, three jobs and a schedule from enqueue to
-//! done.
+//! `cargo xtask demo`: the whole system as real processes on a real PostgreSQL, three jobs and a schedule from enqueue
+//! to done.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 mod database;

@@ -13,8 +13,8 @@ pub const FILES: [&str; 2] = ["docker-compose.yml", "docker-compose.jobs.yml"];
 /// The network that both files share.
 pub const NETWORK: &str = "constructive-net";
 
-/// Who stays up, under a container name that is its service's, with what it publishes: of docker-compose.yml, and of the
-/// specification's section 4.
+/// Who stays up, under a container name that is its service's, with what it publishes: of docker-compose.yml, and of
+/// the specification's section 4.
 const PUBLISHED: [&[(&str, &[&str])]; 2] = [
     &[("postgres", &["5432:5432"]), ("minio", &["9000:9000", "9001:9001"])],
     &[
@@ -34,7 +34,8 @@ const WAITS: [(&str, &str, &str); 6] = [
     ("job-worker", "knative-job-service", "service_healthy"),
 ];
 
-/// The variables of the specification's sections 2 and 3 that have one value. Those of Mailgun differ from user to user.
+/// The variables of the specification's sections 2 and 3 that have one value. Those of Mailgun differ from user to
+/// user.
 const VARIABLES: [(&str, &str, &str); 12] = [
     ("send-verification-link", "JOBS_CALLBACK_ORIGINS", "http://knative-job-service:8080"),
     ("send-verification-link", "GRAPHQL_URL", "http://constructive-admin-server:3000/graphql"),

@@ -1,4 +1,5 @@
-//! The Dockerfiles: what two files have to say alike, which targets there are, and whether what they copy is a workspace.
+//! The Dockerfiles: what two files have to say alike, which targets there are, and whether what they copy is a
+//! workspace.
 
 use std::path::Path;
 

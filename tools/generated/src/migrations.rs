@@ -1,4 +1,5 @@
-//! migrations/ beside what is compiled in: every file is in a list, and version.txt is that of the functions and triggers.
+//! migrations/ beside what is compiled in: every file is in a list, and version.txt is that of the functions and
+//! triggers.
 
 use std::path::PathBuf;
 

@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-/// A command's `main`: its work until the end, or until SIGINT or SIGTERM. A signal drops the work, which kills its processes
-/// and stops its servers.
+/// A command's `main`: its work until the end, or until SIGINT or SIGTERM. A signal drops the work, which kills its
+/// processes and stops its servers.
 pub async fn main(work: impl Future<Output = Result<()>>) -> ExitCode {
     let result = tokio::select! {
         result = work => result,

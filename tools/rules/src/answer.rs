@@ -36,8 +36,8 @@ impl Answer {
         }
     }
 
-    /// Whether a rival says the same as this answer of ours: the same fires, or that there are none. That a schedule never
-    /// fires is an error with us, which a rival may find or not.
+    /// Whether a rival says the same as this answer of ours: the same fires, or that there are none. That a schedule
+    /// never fires is an error with us, which a rival may find or not.
     pub(super) fn is_same_as(&self, theirs: &Self) -> bool {
         let same_kind = match &self.error {
             Some(error) if error.contains("never fire") => true,
@@ -62,7 +62,8 @@ impl fmt::Display for Answer {
 /// A rival's answer with a fire that it did not give in place of one that it did, which is ours as well.
 pub(super) fn made_wrong(theirs: &Answer, ours: &Answer) -> Option<Answer> {
     let pair = theirs.next.windows(2).position(|pair| ours.next.contains(&pair[0]) && pair[1] - pair[0] > 3000)?;
-    // A whole second, as all fires are, but not a whole minute: in a minute to which a quirk may move a fire it could pass.
+    // A whole second, as all fires are, but not a whole minute: in a minute to which a quirk may move a fire it could
+    // pass.
     let between = (theirs.next[pair] + theirs.next[pair + 1]) / 2000 * 1000;
     let between = if between % 60_000 == 0 { between + 1000 } else { between };
     let mut wrong = theirs.clone();

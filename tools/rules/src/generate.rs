@@ -1,5 +1,5 @@
-//! Schedules of a seed: every form there is, in zones that change their clocks in every way there is, looked at from shortly
-//! before they do.
+//! Schedules of a seed: every form there is, in zones that change their clocks in every way there is, looked at from
+//! shortly before they do.
 
 use anyhow::{Context, Result, bail};
 use fastrand::Rng;
@@ -87,8 +87,8 @@ impl Zones {
         zones.collect::<Result<_>>().map(Self)
     }
 
-    /// An error unless the clocks change when `table` says they do: else every difference of the zones would look like one of
-    /// ours.
+    /// An error unless the clocks change when `table` says they do: else every difference of the zones would look like
+    /// one of ours.
     pub(super) fn must_be(&self, table: &Value) -> Result<()> {
         for (name, zone, _) in &self.0 {
             let ours = rows(zone, second(Self::FIRST), second(Self::LAST));
@@ -105,7 +105,8 @@ impl Zones {
         Ok(())
     }
 
-    /// When the clocks of each change, and the offset in seconds from then on, for the script that has no zones of its own.
+    /// When the clocks of each change, and the offset in seconds from then on, for the script that has no zones of its
+    /// own.
     pub(super) fn table(&self) -> Result<Value> {
         // The rarest rules have their fifth fire two centuries after the last reference.
         let (first, last): (Timestamp, Timestamp) = ("2009-01-01T00:00:00Z".parse()?, "2300-01-01T00:00:00Z".parse()?);

@@ -1,8 +1,8 @@
 //! `cargo xtask rules`: our timetable beside croniter and cron-parser, with an arbiter over all three.
 //!
-//! Schedules of a seed are evaluated by `job-scheduler next --batch`, by the arbiter (`rules/arbiter.py`), which takes the
-//! documented rules literally, and by both rivals. Ours must equal the arbiter. Where a rival differs, one of its known quirks
-//! (`rules/quirks.py`) must give exactly its answer.
+//! Schedules of a seed are evaluated by `job-scheduler next --batch`, by the arbiter (`rules/arbiter.py`), which takes
+//! the documented rules literally, and by both rivals. Ours must equal the arbiter. Where a rival differs, one of its
+//! known quirks (`rules/quirks.py`) must give exactly its answer.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 mod answer;

@@ -30,8 +30,8 @@ CRON_PARSER_NAMES = ["@yearly", "@monthly", "@weekly", "@daily", "@hourly"]
 # The days of a month as it counts them.
 LENGTHS = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
 
-# The quirks of the reading, each with what a rule must have in it for that to matter: in the whole text, in the hours, in
-# day-of-month, in day-of-week.
+# The quirks of the reading, each with what a rule must have in it for that to matter: in the whole text, in the hours,
+# in day-of-month, in day-of-week.
 READING = {
     "croniter": {
         "equal range": lambda text, hours, dates, weekdays: "-" in text,
@@ -299,7 +299,8 @@ class Clock:
             return
         for time in jumped:
             self.moved.update(dict.fromkeys(self.seconds(minute + time - skipped[0]), "skipped time moved"))
-        # It goes from hour to hour, and so passes over what is left of one before a gap, and moves what is of one after it.
+        # It goes from hour to hour, and so passes over what is left of one before a gap, and moves what is of one after
+        # it.
         for time in range(skipped[0] - skipped[0] % 60, skipped[0]):
             if self.matches(time):
                 self.optional.update(dict.fromkeys(self.seconds(minute - skipped[0] + time), "hour cut by a gap"))

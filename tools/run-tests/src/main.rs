@@ -14,8 +14,8 @@ const POOLED_SESSIONS: usize = 4;
 /// Tests that run at once, for each core. They wait most of the time: for leases, polls and processes that start.
 const TESTS_A_CORE: usize = 3;
 
-/// Once more behind PgBouncer: the way of a job and of a schedule, and what is tested of a worker's jobs. What is tested of its
-/// identity, its wake-ups and its network needs a session of its own.
+/// Once more behind PgBouncer: the way of a job and of a schedule, and what is tested of a worker's jobs. What is
+/// tested of its identity, its wake-ups and its network needs a session of its own.
 const BEHIND_PGBOUNCER: &[(&str, &[&str])] = &[
     (
         "the way of a job and of a schedule behind PgBouncer",

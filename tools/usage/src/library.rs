@@ -14,15 +14,16 @@ use toolkit::steps::{self, Steps, cargo_output, command};
 /// How long a newcomer waits for the first line. The program is built by then.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Every crate that is published can be packaged and built from its package, alone, and cargo has nothing to say about it.
+/// Every crate that is published can be packaged and built from its package, alone, and cargo has nothing to say about
+/// it.
 pub(crate) async fn packages() -> Result<()> {
     // Dirty, because it is checked before a commit as well.
     let mut arguments = vec!["package", "--workspace", "--allow-dirty", "--quiet"];
     let not_published = not_published().await?;
     arguments.extend(not_published.iter().flat_map(|name| ["--exclude", name]));
-    // cargo takes what it has packaged for what it downloads: by the place of its directory and the version, it neither unpacks nor builds
-    // it again when it is another. So the directory is always in another place, by name; what packages depend on is built once for all of
-    // them, and as it is for the workspace.
+    // cargo takes what it has packaged for what it downloads: by the place of its directory and the version, it neither
+    // unpacks nor builds it again when it is another. So the directory is always in another place, by name; what
+    // packages depend on is built once for all of them, and as it is for the workspace.
     let place = tempfile::tempdir()?;
     let target = place.path().join("target");
     std::fs::create_dir_all(env::target_dir())?;
@@ -81,15 +82,15 @@ pub(crate) async fn newcomer() -> Result<()> {
     Ok(())
 }
 
-/// Enqueueing and completing in sqlx's transactions, as docs/library.md shows it. In the workspace of the benchmarks, to keep sqlx out
-/// of ours.
+/// Enqueueing and completing in sqlx's transactions, as docs/library.md shows it. In the workspace of the benchmarks,
+/// to keep sqlx out of ours.
 pub(crate) async fn with_sqlx() -> Result<()> {
     let database = TestDb::empty().await;
     rival("ours", "sqlx", database.url()).await
 }
 
-/// examples/from_graphile_worker.rs on tables that graphile_worker has made, and filled by its own functions. Those of examples/tests are
-/// made by hand.
+/// examples/from_graphile_worker.rs on tables that graphile_worker has made, and filled by its own functions. Those of
+/// examples/tests are made by hand.
 pub(crate) async fn from_graphile_worker() -> Result<()> {
     let database = TestDb::empty().await;
     let url = database.url();

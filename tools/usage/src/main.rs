@@ -1,5 +1,5 @@
-//! What users do with this project, done by a program: they build its packages, follow the README to a program that runs,
-//! start the functions of the documentation, and look at the schema with PostGraphile.
+//! What users do with this project, done by a program: they build its packages, follow the README to a program that
+//! runs, start the functions of the documentation, and look at the schema with PostGraphile.
 //!
 //! `cargo xtask ci` runs all of it; `peers`, `readme-functions` and `postgraphile` are commands of xtask.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]

@@ -1,5 +1,5 @@
-//! The functions that the README shows in Python and docs/functions.md in JavaScript: installed as the page says, started,
-//! and sent jobs.
+//! The functions that the README shows in Python and docs/functions.md in JavaScript: installed as the page says,
+//! started, and sent jobs.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -5,7 +5,7 @@ use super::workspace::Workspace;
 /// Where a file of one duty ends. Generated and written-down things (lock files, documents) may be longer.
 const MOST_LINES: usize = 450;
 
-/// The most characters of a line of SQL or prose. rustfmt has the same for Rust.
+/// The most characters of a line of SQL, of prose and of a comment in Rust. rustfmt has the same for code.
 const MOST_CHARACTERS: usize = 120;
 
 /// Written by `cargo xtask bench` and `cargo xtask rules`.
@@ -28,13 +28,13 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
         }
     }
     let prose = workspace.ending(".md").filter(|(path, _)| !GENERATED.contains(path));
-    for (path, line, text) in
-        prose.flat_map(|(path, content)| wrappable(content).map(move |(line, text)| (path, line, text))).chain(
-            workspace
-                .ending(".sql")
-                .flat_map(|(path, content)| numbered(content).map(move |(n, text)| (path, n, text))),
-        )
-    {
+    let prose = prose.flat_map(|(path, content)| wrappable(numbered(content)).map(move |line| (path, line)));
+    let sql = workspace.ending(".sql").flat_map(|(path, content)| numbered(content).map(move |line| (path, line)));
+    let comments = workspace.ending(".rs").flat_map(|(path, content)| {
+        let comments = numbered(content).filter(|(_, text)| text.trim_start().starts_with("//"));
+        wrappable(comments).map(move |line| (path, line))
+    });
+    for (path, (line, text)) in prose.chain(sql).chain(comments) {
         let characters = text.chars().count();
         if characters > MOST_CHARACTERS {
             problems.push(format!("{path}:{line}: {characters} characters, {MOST_CHARACTERS} at most: wrap the line"));
@@ -47,54 +47,14 @@ fn numbered(content: &str) -> impl Iterator<Item = (usize, &str)> {
     content.lines().enumerate().map(|(index, line)| (index + 1, line))
 }
 
-/// The lines of a document that can be wrapped: not those of tables and blocks of code, nor a word alone, such as a URL.
-fn wrappable(document: &str) -> impl Iterator<Item = (usize, &str)> {
+/// The lines of a document or of Rust's comments that can be wrapped: not those of tables and blocks of code, nor a
+/// word alone, such as a URL.
+fn wrappable<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> impl Iterator<Item = (usize, &'a str)> {
     let mut in_code = false;
-    numbered(document).filter(move |(_, line)| {
-        let line = line.trim();
+    lines.filter(move |(_, line)| {
+        let line = line.trim_start().trim_start_matches("//").trim_start_matches(['/', '!']).trim();
         let fence = line.starts_with("```");
         in_code ^= fence;
         !in_code && !fence && !line.starts_with('|') && line.contains(' ')
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_says_what_it_is_for_and_ends_in_time() {
-        let long = "//! Long.\n".repeat(MOST_LINES + 1);
-        let workspace = Workspace::of(&[
-            ("a/ok.rs", "//! Fine."),
-            ("a/readme.rs", "#![doc = include_str!(\"../README.md\")]"),
-            ("a/mute.rs", "use std::fmt;"),
-            ("a/mod.rs", "//! Fine."),
-            ("a/long.rs", &long),
-        ]);
-        let problems = check(&workspace);
-        let places: Vec<&str> = problems.iter().filter_map(|problem| problem.split(':').next()).collect();
-        assert_eq!(places, ["a/mod.rs", "a/mute.rs", "a/long.rs"]);
-    }
-
-    #[test]
-    fn a_line_of_sql_or_prose_ends_in_time_where_it_can_be_wrapped() {
-        let (fits, long) = ("é ".repeat(MOST_CHARACTERS / 2), "é ".repeat(MOST_CHARACTERS / 2) + "é");
-        let url = format!("https://{}", "x".repeat(MOST_CHARACTERS));
-        let document = format!("{fits}\n{url}\n| {long} |\n```sql\n{long}\n```\n\n{long}\n");
-        let workspace = Workspace::of(&[
-            ("a/README.md", &document),
-            ("docs/benchmarks.md", &long),
-            ("migrations/V1__a.sql", &format!("{fits}\n{long}\n-- {url}")),
-        ]);
-        let told = |place: &str, characters: usize| {
-            format!("{place}: {characters} characters, {MOST_CHARACTERS} at most: wrap the line")
-        };
-        let expected = [
-            told("a/README.md:8", MOST_CHARACTERS + 1),
-            told("migrations/V1__a.sql:2", MOST_CHARACTERS + 1),
-            told("migrations/V1__a.sql:3", MOST_CHARACTERS + 11),
-        ];
-        assert_eq!(check(&workspace), expected);
-    }
 }

@@ -1,5 +1,5 @@
-//! Migrations: numbered without gaps; functions in files of their own, each once. `tools/generated` compares them with the lists
-//! that are compiled in.
+//! Migrations: numbered without gaps; functions in files of their own, each once. `tools/generated` compares them with
+//! the lists that are compiled in.
 
 use std::collections::BTreeMap;
 
@@ -82,8 +82,8 @@ const INTERFACE: &[&str] = &[
     "trigger_job_with_fields",
 ];
 
-/// Functions in the wrong schema, and internal ones that neither another function, a trigger, a migration nor a statement of the
-/// product calls.
+/// Functions in the wrong schema, and internal ones that neither another function, a trigger, a migration nor a
+/// statement of the product calls.
 fn misplaced(workspace: &Workspace, defined: &BTreeMap<String, &str>) -> Vec<String> {
     let product = |path: &str| path.starts_with("crates/") && path.contains("/src/") && path.ends_with(".rs");
     let texts: Vec<&str> = workspace

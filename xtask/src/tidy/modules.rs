@@ -1,5 +1,6 @@
-//! Which module of a crate uses which: arrows point one way, so a module can be read without those that use it. `lib.rs`
-//! is above all others: what it re-exports counts as its module's, and what it defines itself no module may use.
+//! Which module of a crate uses which: arrows point one way, so a module can be read without those that use it.
+//! `lib.rs` is above all others: what it re-exports counts as its module's, and what it defines itself no module may
+//! use.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +61,8 @@ fn re_exports<'a>(root: &str, modules: &BTreeSet<&'a str>) -> BTreeMap<String, &
     exported
 }
 
-/// What code uses of its own crate: the names that follow `crate::`. Macros are exported at the root, wherever they are.
+/// What code uses of its own crate: the names that follow `crate::`. Macros are exported at the root, wherever they
+/// are.
 fn used(content: &str) -> BTreeSet<String> {
     let code: String = source::code(content).map(|(_, line)| line).collect::<Vec<_>>().join(" ");
     let mut used = BTreeSet::new();

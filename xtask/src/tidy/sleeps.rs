@@ -1,5 +1,5 @@
-//! Sleeping. A test waits for a condition (`job_testkit::eventually`), never for time to pass. A service may wait for time
-//! as one arm of a select, where something else can end the wait; other sleeps are named here with their reason.
+//! Sleeping. A test waits for a condition (`job_testkit::eventually`), never for time to pass. A service may wait for
+//! time as one arm of a select, where something else can end the wait; other sleeps are named here with their reason.
 
 use super::source;
 use super::workspace::Workspace;

@@ -77,7 +77,8 @@ async fn an_id_is_asked_for_as_a_string_or_as_a_number() {
     }
 }
 
-/// What `addJob` answers for a payload, and what is stored, both as text: a parser in between could change them as well.
+/// What `addJob` answers for a payload, and what is stored, both as text: a parser in between could change them as
+/// well.
 async fn payload_texts(server: &Server, payload: &str) -> (String, String) {
     let query = "mutation($p: JSON) { addJob(input: {identifier: \\\"t\\\", payload: $p}) { result { payload } } }";
     let response = server.post().body(format!(r#"{{"query": "{query}", "variables": {{"p": {payload}}}}}"#)).send();

@@ -38,8 +38,8 @@ enum Form {
 }
 
 impl UrlParts {
-    /// Reads a variable, and the PG variables of the parameters that it leaves out. What is wrong with its parameters is noted as its
-    /// fault.
+    /// Reads a variable, and the PG variables of the parameters that it leaves out. What is wrong with its parameters
+    /// is noted as its fault.
     pub(super) fn read(reader: &mut Reader<'_>, var: &Var) -> Option<Self> {
         let mut parts = Self::split(&reader.optional(var)?);
         if !parts.faults.is_empty() {
@@ -73,8 +73,8 @@ impl UrlParts {
         }
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
         parts.form = Form::Url(base.to_owned());
-        // A password with a question mark in it begins before it and ends at the @. And nobody is to read of one what stands
-        // there as well.
+        // A password with a question mark in it begins before it and ends at the @. And nobody is to read of one what
+        // stands there as well.
         let shown = |name: &str| !query.contains('@') && !base.contains(name);
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             match (&*name, &*value) {
@@ -206,13 +206,14 @@ mod client {
 /// Why a server that takes no writes will not do.
 pub(super) const READ_ONLY: &str = "claiming and completing jobs are writes";
 
-/// Whether a server has to take writes, by libpq's name for the servers that will do; None when that name is not one of ours.
+/// Whether a server has to take writes, by libpq's name for the servers that will do; None when that name is not one of
+/// ours.
 pub(super) fn takes_writes(session: &str) -> Option<bool> {
     SESSIONS.iter().find(|(known, _)| *known == session).map(|(_, client)| *client != "any")
 }
 
-/// `name=value` pairs between spaces, as libpq reads them: a value may stand in single quotes, and a backslash takes the next
-/// character as it is. None when it is something else.
+/// `name=value` pairs between spaces, as libpq reads them: a value may stand in single quotes, and a backslash takes
+/// the next character as it is. None when it is something else.
 fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     let mut pairs = Vec::new();
     let mut rest = text.trim_start();

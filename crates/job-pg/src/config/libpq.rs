@@ -1,7 +1,7 @@
 //! libpq's connection parameters and their environment variables: what becomes of each here.
 //!
-//! The one list of them. What a connection string may say, what a variable may say, the messages about both and the table in
-//! docs/connections.md follow from it.
+//! The one list of them. What a connection string may say, what a variable may say, the messages about both and the
+//! table in docs/connections.md follow from it.
 
 use job_utils::variables;
 
@@ -75,8 +75,8 @@ pub(crate) enum Here {
     Idle(&'static str),
     /// The same, but whoever sets it has reason to expect something: it is told.
     Told(&'static str),
-    /// It can only have one of these values. Anything else asks for what would not be done, and whoever asks for it, often for
-    /// the sake of security, must not believe that it is; why.
+    /// It can only have one of these values. Anything else asks for what would not be done, and whoever asks for it,
+    /// often for the sake of security, must not believe that it is; why.
     Only(&'static [&'static str], &'static str),
 }
 

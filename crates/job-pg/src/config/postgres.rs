@@ -110,7 +110,8 @@ pub struct PostgresConfig {
 }
 
 impl PostgresConfig {
-    /// The settings of a connection URL, `postgres://user:password@host:port/database`; nothing is read from the environment.
+    /// The settings of a connection URL, `postgres://user:password@host:port/database`; nothing is read from the
+    /// environment.
     ///
     /// ```
     /// let mut config = job_pg::config::PostgresConfig::from_url("postgres://app@localhost/shop").unwrap();

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The end of the name of the schema beside the jobs schema: internal functions are there, and the interface alone is in
-/// the jobs schema.
+/// The end of the name of the schema beside the jobs schema: internal functions are there, and the interface alone is
+/// in the jobs schema.
 const INTERNAL: &str = "_internal";
 
 /// What PostgreSQL keeps of a name.

@@ -71,7 +71,8 @@ impl AnyPool {
         match self {
             Self::Own(pool) if limited => pool.get().await,
             Self::Own(pool) => pool.timeout_get(&Timeouts { wait: None, ..pool.timeouts() }).await,
-            // In a box: whatever awaits a connection would be as deep as this otherwise, and the compiler has a limit to that.
+            // In a box: whatever awaits a connection would be as deep as this otherwise, and the compiler has a limit
+            // to that.
             Self::Application(pool) => Box::pin(pool.get(limited)).await,
         }
     }
@@ -90,8 +91,8 @@ impl ApplicationPool {
         })
     }
 
-    /// Finds out if a pooler is in between, before anything is prepared: a connection of theirs does not tell, so it takes one of
-    /// our own, once.
+    /// Finds out if a pooler is in between, before anything is prepared: a connection of theirs does not tell, so it
+    /// takes one of our own, once.
     async fn check_pooler(&self) -> Result<(), PoolError> {
         if self.connector.knows() {
             return Ok(());

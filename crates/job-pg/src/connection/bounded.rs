@@ -1,7 +1,7 @@
 //! Bounded reading: rows up to a number of bytes, which several look-ups may share.
 //!
-//! A limit of rows does not bound memory, for a payload can have any size. So rows are taken one by one as they arrive, and
-//! when the bytes are used up the statement is cancelled: what it would still have sent is not waited for.
+//! A limit of rows does not bound memory, for a payload can have any size. So rows are taken one by one as they arrive,
+//! and when the bytes are used up the statement is cancelled: what it would still have sent is not waited for.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -45,8 +45,9 @@ impl Db {
         DbBuilder::new(PostgresConfig::from_url(url), None)
     }
 
-    /// Begins with settings of the client, as an application may have them for its own pool. What they leave out is as it is by
-    /// default, keepalives among it. TLS, where they ask for it, is not verified, unless [`DbBuilder::tls`] says how.
+    /// Begins with settings of the client, as an application may have them for its own pool. What they leave out is as
+    /// it is by default, keepalives among it. TLS, where they ask for it, is not verified, unless [`DbBuilder::tls`]
+    /// says how.
     ///
     /// With [`DbBuilder::pool`] it takes the application's pool.
     pub fn builder_from(client: Config) -> DbBuilder {
@@ -61,23 +62,24 @@ impl DbBuilder {
         Self { config, client, tls, schema, pool_size, statement_timeout, listen, pool: None }
     }
 
-    /// The jobs schema; `app_jobs` unless given. Only this [`Db`] knows it: what enqueues on a transaction, or on a connection or a pool of
-    /// one's own, goes into `app_jobs` unless it is named ([`enqueue_in`](crate::enqueue_in)).
+    /// The jobs schema; `app_jobs` unless given. Only this [`Db`] knows it: what enqueues on a transaction, or on a
+    /// connection or a pool of one's own, goes into `app_jobs` unless it is named ([`enqueue_in`](crate::enqueue_in)).
     pub fn schema(mut self, schema: SchemaName) -> Self {
         self.schema = Some(schema);
         self
     }
 
-    /// Connections, beside one that listens; 5 unless given. A worker's own statements do with 2. What its handlers need comes on top: one
-    /// for each job at once that works in a transaction.
+    /// Connections, beside one that listens; 5 unless given. A worker's own statements do with 2. What its handlers
+    /// need comes on top: one for each job at once that works in a transaction.
     pub fn pool_size(mut self, connections: usize) -> Self {
         self.pool_size = Some(connections);
         self
     }
 
-    /// Takes connections of a pool that the application has, rather than make some of its own. The settings with which the builder has
-    /// begun lead to the same database: with them it opens what a pool cannot give, which is the connection that listens and holds the
-    /// worker's id, that of a migration, and those that cancel a statement which nobody waits for any more.
+    /// Takes connections of a pool that the application has, rather than make some of its own. The settings with which
+    /// the builder has begun lead to the same database: with them it opens what a pool cannot give, which is the
+    /// connection that listens and holds the worker's id, that of a migration, and those that cancel a statement which
+    /// nobody waits for any more.
     ///
     /// ```
     /// use job_pg::{Db, DbError};
@@ -92,9 +94,10 @@ impl DbBuilder {
     /// # assert_eq!(jobs(&config, &pool).unwrap().place(), "localhost:5432/shop");
     /// ```
     ///
-    /// What is set for the pool stays: its size, how it recycles, what it does after connecting. How long one waits for a connection
-    /// of it, and for an answer, is as for a pool of its own. A connection without an answer leaves the pool, and with it all that are
-    /// idle, since they may lead to the same place. A worker takes two connections; what else uses the pool must leave them.
+    /// What is set for the pool stays: its size, how it recycles, what it does after connecting. How long one waits for
+    /// a connection of it, and for an answer, is as for a pool of its own. A connection without an answer leaves the
+    /// pool, and with it all that are idle, since they may lead to the same place. A worker takes two connections; what
+    /// else uses the pool must leave them.
     pub fn pool(mut self, pool: Pool) -> Self {
         self.pool = Some(pool);
         self
@@ -112,8 +115,8 @@ impl DbBuilder {
         self
     }
 
-    /// How to set up TLS: with roots, a verifier or client certificates of the application's own. It is required then, also when
-    /// `sslmode` does not say so.
+    /// How to set up TLS: with roots, a verifier or client certificates of the application's own. It is required then,
+    /// also when `sslmode` does not say so.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, config: rustls::ClientConfig) -> Self {
         self.tls = Some(config);
@@ -162,7 +165,8 @@ impl DbBuilder {
         }
         let mut client = match self.client {
             Some(client) => {
-                // An idle time of two hours, and any kind of server, are the client's own defaults, which cannot be told from a choice.
+                // An idle time of two hours, and any kind of server, are the client's own defaults, which cannot be
+                // told from a choice.
                 let idle = client.get_keepalives_idle() != Duration::from_secs(2 * 3600);
                 let server = client.get_target_session_attrs() != TargetSessionAttrs::Any;
                 completed(client, &config, |name| match name {

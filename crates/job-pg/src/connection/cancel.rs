@@ -1,8 +1,8 @@
 //! Cancel: tell the server that nobody waits for a statement any more.
 //!
-//! A cancel request has a connection of its own, which the server closes when it has done what it was asked for. PgBouncer of
-//! Debian 12 (1.18) ends as a whole ("bad client state") when the client closes first, as the client library does: so behind a
-//! pooler the request's connection is left open until the other side closes it.
+//! A cancel request has a connection of its own, which the server closes when it has done what it was asked for.
+//! PgBouncer of Debian 12 (1.18) ends as a whole ("bad client state") when the client closes first, as the client
+//! library does: so behind a pooler the request's connection is left open until the other side closes it.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -57,9 +57,9 @@ impl AsyncWrite for ClosedByPeer {
 }
 
 impl Connector {
-    /// Ends the statement that `client` runs. One request is not enough: one that arrives before the statement does, on another
-    /// connection and perhaps past a statement that a pooler still keeps, ends nothing. So it is repeated until the connection
-    /// answers what is asked after the statement. How long that may take is the caller's business.
+    /// Ends the statement that `client` runs. One request is not enough: one that arrives before the statement does, on
+    /// another connection and perhaps past a statement that a pooler still keeps, ends nothing. So it is repeated until
+    /// the connection answers what is asked after the statement. How long that may take is the caller's business.
     pub(crate) async fn end_statement(&self, client: &Client) {
         let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut answer = pin!(client.simple_query(""));

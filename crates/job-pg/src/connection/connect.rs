@@ -90,8 +90,8 @@ impl Connector {
         self.limit * u32::try_from(self.hosts.len()).unwrap_or(u32::MAX) + Duration::from_secs(1)
     }
 
-    /// Where to begin. Where only a primary will do, with the last that was one: a host that is gone would cost its limit at
-    /// each new connection. Else the order is the user's.
+    /// Where to begin. Where only a primary will do, with the last that was one: a host that is gone would cost its
+    /// limit at each new connection. Else the order is the user's.
     fn first(&self) -> usize {
         let Some(host) = self.hosts.first() else { return 0 };
         if host.get_load_balance_hosts() == LoadBalanceHosts::Random {
@@ -216,8 +216,8 @@ async fn is_marked((client, connection): &mut Session) -> Result<bool, Error> {
     Ok(answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("on"))))
 }
 
-/// Whether the refusal may be due to the options: not when it is one of the credentials (28), of the database (3D), or of
-/// the moment (53, 55, 57, 58, XX).
+/// Whether the refusal may be due to the options: not when it is one of the credentials (28), of the database (3D), or
+/// of the moment (53, 55, 57, 58, XX).
 fn may_be_of_a_pooler(error: &Error) -> bool {
     let other = ["28", "3D", "53", "55", "57", "58", "XX"];
     error.code().is_some_and(|code| other.iter().all(|class| !code.code().starts_with(class)))

@@ -35,8 +35,8 @@ pub enum CreateDatabaseError {
 
 job_utils::debug_as_chain!(CreateDatabaseError);
 
-/// Creates the database that the settings name, once Postgres answers. True when it was made, false when it was there. Safe to
-/// run twice and by several processes at once.
+/// Creates the database that the settings name, once Postgres answers. True when it was made, false when it was there.
+/// Safe to run twice and by several processes at once.
 ///
 /// # Errors
 /// Settings that cannot work, a user who may not create databases, or a stop while waiting.

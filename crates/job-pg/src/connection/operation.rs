@@ -1,13 +1,16 @@
-//! Operation: a statement on a pooled connection gets its answer within a bound, and does not outlive whoever waits for it.
+//! Operation: a statement on a pooled connection gets its answer within a bound, and does not outlive whoever waits for
+//! it.
 //!
-//! A network that drops packets says nothing, and neither does Postgres while a statement waits for a lock. So whatever the
-//! pool's connections are used for in this crate goes through here. Without an answer in time the connection is given up and
-//! the statement cancelled, as far as a cancellation gets through; the same happens to a statement that nobody waits for any
-//! more. Postgres does not notice a client that has gone while a statement waits for a lock: a claim that is carried out
-//! after its worker has ended locks jobs for nobody; a release that is takes jobs from a successor with the same id.
+//! A network that drops packets says nothing, and neither does Postgres while a statement waits for a lock. So whatever
+//! the pool's connections are used for in this crate goes through here. Without an answer in time the connection is
+//! given up and the statement cancelled, as far as a cancellation gets through; the same happens to a statement that
+//! nobody waits for any more. Postgres does not notice a client that has gone while a statement waits for a lock: a
+//! claim that is carried out after its worker has ended locks jobs for nobody; a release that is takes jobs from a
+//! successor with the same id.
 //!
-//! When a connection gets no answer, is lost, or leads to a standby, others may be broken as well. Idle ones leave the pool
-//! then, and the listener asks whether the server answers ([`ConnectionAlarm`]). While all is well that costs nothing.
+//! When a connection gets no answer, is lost, or leads to a standby, others may be broken as well. Idle ones leave the
+//! pool then, and the listener asks whether the server answers ([`ConnectionAlarm`]). While all is well that costs
+//! nothing.
 
 use std::ops::Deref;
 use std::pin::pin;
@@ -23,8 +26,8 @@ use crate::connection::Db;
 use crate::connection::pool_wait;
 use crate::error::DbError;
 
-/// How long cancelling a statement may take. On a busy machine that is more than a moment, and a statement that is left waits for
-/// its lock, and holds its locks, for nobody.
+/// How long cancelling a statement may take. On a busy machine that is more than a moment, and a statement that is left
+/// waits for its lock, and holds its locks, for nobody.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the end of a process waits for cancellations.
@@ -73,8 +76,8 @@ impl Db {
         }
     }
 
-    /// [`Db::operation`] for a transaction that may take long. It waits for a connection without a limit, and never takes the last
-    /// ones of the pool.
+    /// [`Db::operation`] for a transaction that may take long. It waits for a connection without a limit, and never
+    /// takes the last ones of the pool.
     pub(crate) async fn long_operation(&self) -> Result<LongOperation<'_>, DbError> {
         let _wait = pool_wait::begin();
         // It is never closed.
@@ -125,8 +128,8 @@ impl Operation {
         self.answered(result.map_err(DbError::query(operation)))
     }
 
-    /// [`Operation::run`] for work that may end in the middle of an answer, with None: then the rest of it is not waited for.
-    /// The statement is cancelled when this is dropped.
+    /// [`Operation::run`] for work that may end in the middle of an answer, with None: then the rest of it is not
+    /// waited for. The statement is cancelled when this is dropped.
     pub(crate) async fn run_or_leave<T>(
         &self,
         operation: &'static str,

@@ -19,12 +19,13 @@ use crate::connection::url;
 use crate::error::DbError;
 use job_utils::config::{ProcessEnv, Reader};
 
-/// Connections of the pool that handlers' transactions leave to statements that are soon over, those of the worker itself above all;
-/// half of a small pool.
+/// Connections of the pool that handlers' transactions leave to statements that are soon over, those of the worker
+/// itself above all; half of a small pool.
 const KEPT: usize = 2;
 
-/// When the kernel begins to ask whether the peer of a silent connection is there, how often, and after how many questions
-/// without an answer the connection ends. Soon enough, too, for the address translation in between not to forget it.
+/// When the kernel begins to ask whether the peer of a silent connection is there, how often, and after how many
+/// questions without an answer the connection ends. Soon enough, too, for the address translation in between not to
+/// forget it.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
@@ -73,7 +74,8 @@ impl Db {
         Ok((Self::connecting(config, connector_of(config, client, config.listen)?, None)?, meant))
     }
 
-    /// [`Db::new`] with a client's settings and a way to set up TLS, and with the application's pool where it gives one.
+    /// [`Db::new`] with a client's settings and a way to set up TLS, and with the application's pool where it gives
+    /// one.
     pub(crate) fn connecting_by(
         config: &PostgresConfig,
         client: Config,
@@ -117,7 +119,8 @@ impl Db {
         })
     }
 
-    /// [`Db::new`] with a connection URL and all else as it is by default: schema `app_jobs`, 5 connections. [`Db::builder`] takes more.
+    /// [`Db::new`] with a connection URL and all else as it is by default: schema `app_jobs`, 5 connections.
+    /// [`Db::builder`] takes more.
     ///
     /// # Errors
     /// As there.
@@ -125,7 +128,8 @@ impl Db {
         Self::new(&PostgresConfig::from_url(url)?)
     }
 
-    /// [`Db::new`] with the settings of the environment: DATABASE_URL or the PG variables, and those beside them in docs/configuration.md.
+    /// [`Db::new`] with the settings of the environment: DATABASE_URL or the PG variables, and those beside them in
+    /// docs/configuration.md.
     ///
     /// # Errors
     /// As there.
@@ -183,7 +187,8 @@ impl Db {
         self.inner.statement_timeout
     }
 
-    /// A connection has turned out to lead nowhere, or to the wrong server. So may all that are idle: they are given up.
+    /// A connection has turned out to lead nowhere, or to the wrong server. So may all that are idle: they are given
+    /// up.
     pub(crate) fn report_broken_connection(&self) {
         self.drop_idle();
         self.inner.connection_alarm.raise();
@@ -262,8 +267,8 @@ pub(crate) fn client_config(config: &PostgresConfig) -> Result<Config, DbError> 
     }))
 }
 
-/// A client's settings with what they leave out. Some of them have a default that cannot be told from a choice: of those, `chosen`
-/// says whether it was one.
+/// A client's settings with what they leave out. Some of them have a default that cannot be told from a choice: of
+/// those, `chosen` says whether it was one.
 pub(crate) fn completed(mut client: Config, config: &PostgresConfig, chosen: impl Fn(&str) -> bool) -> Config {
     if client.get_hosts().is_empty() && client.get_hostaddrs().is_empty() {
         for host in &config.hosts {

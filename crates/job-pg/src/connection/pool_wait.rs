@@ -1,4 +1,5 @@
-//! Pool wait: whether a piece of work waits for a connection of the pool. Who ends it for taking too long can say so then.
+//! Pool wait: whether a piece of work waits for a connection of the pool. Who ends it for taking too long can say so
+//! then.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +8,8 @@ tokio::task_local! {
     static WAITS: PoolWaits;
 }
 
-/// What a piece of work waits for, as far as it is a connection of a [`Db`](crate::Db). What it has spawned is not seen.
+/// What a piece of work waits for, as far as it is a connection of a [`Db`](crate::Db). What it has spawned is not
+/// seen.
 #[derive(Debug, Clone, Default)]
 pub struct PoolWaits(Arc<Mutex<OpenWaits>>);
 

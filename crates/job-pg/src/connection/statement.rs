@@ -1,8 +1,8 @@
 //! Statement: one parameterised statement on a pooled connection.
 //!
-//! Prepared once per connection where connections are sessions of our own. Behind a pooler in transaction mode a prepared
-//! statement stays in a session that the next transaction may not get, and its name may be another process's there: so
-//! the statement goes out unnamed, parsed, bound and executed in one flush, with its parameters' types given.
+//! Prepared once per connection where connections are sessions of our own. Behind a pooler in transaction mode a
+//! prepared statement stays in a session that the next transaction may not get, and its name may be another process's
+//! there: so the statement goes out unnamed, parsed, bound and executed in one flush, with its parameters' types given.
 
 use deadpool_postgres::ClientWrapper;
 use postgres_types::{ToSql, Type};
@@ -14,8 +14,8 @@ use crate::connection::Db;
 pub(crate) type Parameters<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 impl Db {
-    /// Runs a statement whose text has the schema's placeholder, and returns its rows. What runs seldom is better run by the
-    /// client's own `query_typed`, which is safe everywhere.
+    /// Runs a statement whose text has the schema's placeholder, and returns its rows. What runs seldom is better run
+    /// by the client's own `query_typed`, which is safe everywhere.
     pub(crate) async fn rows(
         &self,
         client: &ClientWrapper,

@@ -85,8 +85,8 @@ fn own_certificate(
 #[derive(Debug)]
 struct Trust {
     store: RootCertStore,
-    /// The roots as they were configured: a server whose own certificate is one of them is trusted, as in libpq. That is
-    /// what `openssl req -x509` makes, and a chain of one is no chain to the usual verification.
+    /// The roots as they were configured: a server whose own certificate is one of them is trusted, as in libpq. That
+    /// is what `openssl req -x509` makes, and a chain of one is no chain to the usual verification.
     configured: Vec<CertificateDer<'static>>,
 }
 

@@ -188,7 +188,8 @@ impl AdminDb {
     /// Enqueues a job and returns its row.
     ///
     /// # Errors
-    /// [`AddJobError::Refused`] when a rule of the schema is broken: an empty or too long name, a key of another tenant.
+    /// [`AddJobError::Refused`] when a rule of the schema is broken: an empty or too long name, a key of another
+    /// tenant.
     pub async fn add_job(&self, new: &NewJob) -> Result<AdminJob, AddJobError> {
         if new.delay.is_some() || new.has_options_of_enqueue() {
             return Err(AddJobError::Refused(

@@ -37,8 +37,8 @@ impl CallbackDb {
         Self { db, settler }
     }
 
-    /// Stores how an attempt ended and waits until it is stored. Without an epoch it is that of whatever claim of the job the
-    /// worker holds. Dropping the future does not take it back.
+    /// Stores how an attempt ended and waits until it is stored. Without an epoch it is that of whatever claim of the
+    /// job the worker holds. Dropping the future does not take it back.
     pub async fn settle(
         &self,
         worker_id: &str,

@@ -1,4 +1,5 @@
-//! The worker's handle: claim, settle by a [`Settler`](crate::Settler), accept, release, and the heartbeat. Nothing else.
+//! The worker's handle: claim, settle by a [`Settler`](crate::Settler), accept, release, and the heartbeat. Nothing
+//! else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,8 @@ impl WorkerDb {
         self.db.payload_size(job).await
     }
 
-    /// Brings a claimed job's payload, of about `size` bytes; false when the claim no longer stands. Dropped, it cancels the statement.
+    /// Brings a claimed job's payload, of about `size` bytes; false when the claim no longer stands. Dropped, it
+    /// cancels the statement.
     ///
     /// # Errors
     /// The database did not bring it.
@@ -66,9 +68,9 @@ impl WorkerDb {
         self.db.heartbeat(&self.worker_id, &self.instance, &Running::default(), Duration::MAX).await
     }
 
-    /// [`WorkerDb::heartbeat`] for an instance that is registered, and asks whether the claims of what is `running` still stand; by
-    /// the listening connection when the pool's do not get through: all in use by something slow, say, or none to be had because
-    /// the server has no more.
+    /// [`WorkerDb::heartbeat`] for an instance that is registered, and asks whether the claims of what is `running`
+    /// still stand; by the listening connection when the pool's do not get through: all in use by something slow, say,
+    /// or none to be had because the server has no more.
     pub async fn heartbeat_by(&self, listener: &Listener, running: Running) -> Result<Heartbeat, DbError> {
         match self.db.heartbeat(&self.worker_id, &self.instance, &running, self.instance.heartbeat_timeout()).await {
             Err(error) if error.is_transient() => {
@@ -78,8 +80,8 @@ impl WorkerDb {
         }
     }
 
-    /// [`WorkerDb::heartbeat`] for an instance that is registered, on a connection of its own: for a runtime beside the one that drives
-    /// all others. Of an instance that is not registered, or no longer, nothing is written: None.
+    /// [`WorkerDb::heartbeat`] for an instance that is registered, on a connection of its own: for a runtime beside the
+    /// one that drives all others. Of an instance that is not registered, or no longer, nothing is written: None.
     ///
     /// # Errors
     /// It did not get through.
@@ -102,8 +104,8 @@ impl WorkerDb {
         self.db.take_back(&self.worker_id, self.instance.id, ended).await
     }
 
-    /// Interrupts what is locked for this instance although it does not know of it; it knows of the claims with the epochs
-    /// `kept`. Returns the jobs' ids.
+    /// Interrupts what is locked for this instance although it does not know of it; it knows of the claims with the
+    /// epochs `kept`. Returns the jobs' ids.
     pub async fn interrupt_unknown(&self, reason: &str, kept: &[i64]) -> Result<Vec<i64>, DbError> {
         self.db.interrupt(self.instance.id, reason, kept).await
     }
@@ -114,8 +116,8 @@ impl WorkerDb {
         self.db.horizon_passed(horizon).await
     }
 
-    /// Functions have accepted these claims, as job id and epoch: their callbacks may come within `callback_timeout`. Returns
-    /// the ids of claims that stand and could not be changed at this moment.
+    /// Functions have accepted these claims, as job id and epoch: their callbacks may come within `callback_timeout`.
+    /// Returns the ids of claims that stand and could not be changed at this moment.
     pub async fn accept(&self, claims: &[(i64, i64)], callback_timeout: Duration) -> Result<Vec<i64>, DbError> {
         self.db.accept(claims, callback_timeout).await
     }
@@ -135,8 +137,8 @@ impl WorkerDb {
         self.db.release(self.instance.id, claims).await
     }
 
-    /// Gives back all this instance holds but what functions have, and ends its registration. Returns how many, and whether
-    /// that was all.
+    /// Gives back all this instance holds but what functions have, and ends its registration. Returns how many, and
+    /// whether that was all.
     pub async fn leave(&self) -> Result<(usize, bool), DbError> {
         self.db.leave(self.instance.id).await
     }

@@ -17,8 +17,8 @@ const ACCEPTED: &str = "SELECT count(*) FROM @extschema@.jobs \
                         WHERE locked_at IS NOT NULL AND instance = $1 AND deadline IS NOT NULL";
 
 impl Db {
-    /// Sets until when callbacks may come for these claims, as job id and epoch. Returns the ids of claims that stand and
-    /// could not be changed at this moment.
+    /// Sets until when callbacks may come for these claims, as job id and epoch. Returns the ids of claims that stand
+    /// and could not be changed at this moment.
     pub(crate) async fn accept(&self, claims: &[(i64, i64)], callback_timeout: Duration) -> Result<Vec<i64>, DbError> {
         let client = self.operation().await?;
         let (ids, epochs): (Vec<i64>, Vec<i64>) = claims.iter().copied().unzip();
@@ -32,8 +32,9 @@ impl Db {
         client.run("accept", result).await
     }
 
-    /// Lets the callback of a claim come until `extension` from now at least; false, and nothing changed, when that claim does
-    /// not stand. Without an epoch: whatever claim of the job the worker holds. Dropped, it cancels the statement.
+    /// Lets the callback of a claim come until `extension` from now at least; false, and nothing changed, when that
+    /// claim does not stand. Without an epoch: whatever claim of the job the worker holds. Dropped, it cancels the
+    /// statement.
     pub(crate) async fn extend(
         &self,
         worker_id: &str,

@@ -13,10 +13,11 @@ use crate::error::DbError;
 use crate::jobs::columns::{Instant, RawJson};
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running, taken};
 
-/// The columns of a claimed job, without a payload that has more than $14 bytes, and those of the last row: when the next job is due, and whether writes notify on demand.
+/// The columns of a claimed job, without a payload that has more than $14 bytes, and those of the last row: when the
+/// next job is due, and whether writes notify on demand.
 ///
-/// What a payload takes is known without reading it, unless it is compressed: then it is read as long as that is cheap, and
-/// counts as large if not.
+/// What a payload takes is known without reading it, unless it is compressed: then it is read as long as that is cheap,
+/// and counts as large if not.
 macro_rules! claimed {
     ($first:literal) => {
         concat!(
@@ -44,9 +45,9 @@ macro_rules! nothing {
     };
 }
 
-/// One statement for the claim and, when it finds nothing, the question when the next job is due: both by one now(), so that a
-/// job that comes due in between is in one of the two. A claim need not be durable before it is used: lost in a crash of
-/// the database, it is claimed again.
+/// One statement for the claim and, when it finds nothing, the question when the next job is due: both by one now(), so
+/// that a job that comes due in between is in one of the two. A claim need not be durable before it is used: lost in a
+/// crash of the database, it is claimed again.
 const SQL: &str = concat!(
     "WITH ",
     claimed!("(SELECT 0 AS none, set_config('synchronous_commit', 'off', true)) AS first"),
@@ -55,8 +56,8 @@ const SQL: &str = concat!(
     " WHERE NOT EXISTS (SELECT FROM claimed)"
 );
 
-/// The same with a heartbeat before it, whose findings are in the last row: an idle worker sends one statement at a time. What
-/// is rescued can be claimed at once.
+/// The same with a heartbeat before it, whose findings are in the last row: an idle worker sends one statement at a
+/// time. What is rescued can be claimed at once.
 const WITH_HEARTBEAT: &str = concat!(
     "WITH beat AS MATERIALIZED (\
      SELECT b.rescued, b.silent, b.overdue, b.expired, ",
@@ -88,8 +89,8 @@ pub struct ClaimRequest<'a> {
     pub horizon: Duration,
     /// Send a heartbeat along, and ask whether the claims of these running attempts still stand.
     pub heartbeat: Option<&'a Running>,
-    /// How many bytes the payloads may have together. Each may have an equal share of them; a larger one is left where it is, for
-    /// [`WorkerDb::load_payload`](crate::WorkerDb::load_payload).
+    /// How many bytes the payloads may have together. Each may have an equal share of them; a larger one is left where
+    /// it is, for [`WorkerDb::load_payload`](crate::WorkerDb::load_payload).
     pub payload_bytes: usize,
 }
 
@@ -109,7 +110,8 @@ pub enum Claimed {
     Jobs(Vec<Job>),
     /// Nothing is due.
     Nothing {
-        /// The next waiting job is due in this time; None when none is within the horizon, or when the claim was not from the start.
+        /// The next waiting job is due in this time; None when none is within the horizon, or when the claim was not
+        /// from the start.
         due: Option<Duration>,
         /// Whether writes notify on demand: only while somebody is registered as a waiter.
         on_demand: bool,
@@ -128,7 +130,8 @@ const LARGEST_SHARE: usize = 64 << 10;
 /// How many priorities a cursor remembers. With more of them, claims are from the start.
 const PRIORITIES: usize = 100;
 
-/// Where the last claim ended, for every priority seen: what a worker has claimed lies behind, dead index entries and all.
+/// Where the last claim ended, for every priority seen: what a worker has claimed lies behind, dead index entries and
+/// all.
 #[derive(Debug, Clone, Default)]
 pub struct Cursor {
     after: BTreeMap<i32, (Timestamp, i64)>,
@@ -158,7 +161,8 @@ impl Cursor {
 /// What names a claim: the job's id, and the epoch.
 pub type ClaimId = (i64, i64);
 
-/// A claimed job. Its `Debug` shows neither the payload nor the epoch, with which whoever reads a log could end the attempt.
+/// A claimed job. Its `Debug` shows neither the payload nor the epoch, with which whoever reads a log could end the
+/// attempt.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Job {
@@ -223,8 +227,8 @@ impl Job {
         Self { queue: self.queue.clone(), task: self.task.clone(), payload: String::new(), ..*self }
     }
 
-    /// Whether the payload is still in the database, because it was too large to come with the claim. Whoever runs the job fetches it
-    /// first: handlers and functions never meet this.
+    /// Whether the payload is still in the database, because it was too large to come with the claim. Whoever runs the
+    /// job fetches it first: handlers and functions never meet this.
     pub fn is_deferred(&self) -> bool {
         self.deferred
     }
@@ -300,8 +304,8 @@ impl Db {
     }
 }
 
-/// A random number for each job that may be claimed, so that no claim's epoch can be told from another's. The database draws what
-/// is missing: beyond the largest batch, or when the system has no randomness to give.
+/// A random number for each job that may be claimed, so that no claim's epoch can be told from another's. The database
+/// draws what is missing: beyond the largest batch, or when the system has no randomness to give.
 fn epochs(limit: usize) -> Vec<i64> {
     let mut bytes = vec![0; limit.min(LARGEST) * size_of::<i64>()];
     match getrandom::fill(&mut bytes) {

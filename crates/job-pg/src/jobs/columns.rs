@@ -22,8 +22,8 @@ const EPOCH: i64 = 946_684_800_000_000;
 /// What `-infinity` is read as: Postgres's first instant (4714-11-24 BC), so that it can be written back.
 const FIRST: i64 = -210_866_803_200_000_000;
 
-/// A timestamptz as the nearest instant there is. Postgres has years up to 294276 and both infinities, an instant ends with the year
-/// 9999: one row beyond must not keep the others from being read. Every timestamptz is read as this.
+/// A timestamptz as the nearest instant there is. Postgres has years up to 294276 and both infinities, an instant ends
+/// with the year 9999: one row beyond must not keep the others from being read. Every timestamptz is read as this.
 pub(crate) struct Instant(pub(crate) Timestamp);
 
 impl<'a> FromSql<'a> for Instant {

@@ -9,8 +9,8 @@ use crate::error::DbError;
 const SQL: &str = "SELECT @internal@.complete_held_jobs($1, $2, $3)";
 
 impl Db {
-    /// Removes the jobs that these workers hold, by the claims with these epochs; returns the positions, from 1, of those it
-    /// did not: they are gone or claimed anew.
+    /// Removes the jobs that these workers hold, by the claims with these epochs; returns the positions, from 1, of
+    /// those it did not: they are gone or claimed anew.
     pub(crate) async fn complete(
         &self,
         ids: &[i64],

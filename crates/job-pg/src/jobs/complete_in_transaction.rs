@@ -17,12 +17,12 @@ use tokio_postgres::Transaction;
 
 const SQL: &str = "SELECT @extschema@.complete_in_transaction($1)";
 
-/// Locks the attempt's row, before any work: whoever else needs rows of the work and this one (a producer with the job's key) then
-/// waits here rather than in the middle, where the two would wait for each other. No row: the attempt is no longer live. And the
-/// settings for the rest of the transaction; what is NULL is not set. A row that is locked is not taken over, so a client that has gone
-/// without a word must be noticed before its lease ends, as the pool notices a server; one that is halted, or whose runtime is
-/// blocked, says nothing and keeps its connection, so the server ends it when there has been no statement for longer than the work
-/// may take; sooner where that is set.
+/// Locks the attempt's row, before any work: whoever else needs rows of the work and this one (a producer with the
+/// job's key) then waits here rather than in the middle, where the two would wait for each other. No row: the attempt
+/// is no longer live. And the settings for the rest of the transaction; what is NULL is not set. A row that is locked
+/// is not taken over, so a client that has gone without a word must be noticed before its lease ends, as the pool
+/// notices a server; one that is halted, or whose runtime is blocked, says nothing and keeps its connection, so the
+/// server ends it when there has been no statement for longer than the work may take; sooner where that is set.
 const BEGIN: &str = "WITH own AS MATERIALIZED (\
                      SELECT j.id FROM @extschema@.jobs j WHERE j.id = $1 AND j.epoch = $2 AND j.locked_at IS NOT NULL FOR UPDATE), \
                      setting AS MATERIALIZED (\
@@ -43,8 +43,8 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum CompleteError {
-    /// The attempt is no longer live: the job has been completed, taken over or started again. The transaction has to be rolled
-    /// back, and PostgreSQL does so.
+    /// The attempt is no longer live: the job has been completed, taken over or started again. The transaction has to
+    /// be rolled back, and PostgreSQL does so.
     #[error("the attempt of job {0} is no longer live: its work is rolled back")]
     Stale(i64),
     /// A transaction of this attempt is open, which has to end before another begins: two would wait for each other.
@@ -66,8 +66,8 @@ pub fn attempt_token(job_id: i64, epoch: i64) -> String {
     format!("{job_id}.{epoch}")
 }
 
-/// Completes a claimed job in the caller's transaction: what the transaction writes and the end of the job are committed together
-/// or not at all. Whoever has taken the job over meanwhile makes this an error.
+/// Completes a claimed job in the caller's transaction: what the transaction writes and the end of the job are
+/// committed together or not at all. Whoever has taken the job over meanwhile makes this an error.
 ///
 /// # Errors
 /// The attempt is no longer live; the database did not do it.
@@ -93,8 +93,8 @@ pub async fn complete_in_transaction<C: EnqueueClient>(
 pub struct TransactionOptions<'a> {
     /// None: that of the session.
     pub isolation: Option<IsolationLevel>,
-    /// After so long without a statement the server ends the transaction and its session, or sooner where the session's settings say
-    /// so; None: as those say. From 1 ms to 24 days.
+    /// After so long without a statement the server ends the transaction and its session, or sooner where the session's
+    /// settings say so; None: as those say. From 1 ms to 24 days.
     pub idle: Option<Duration>,
     /// Is set when the work begins, or never can; an error before that says nothing of the work.
     pub begun: Option<&'a AtomicBool>,
@@ -109,16 +109,16 @@ impl TransactionOptions<'_> {
 }
 
 impl Db {
-    /// Does a claimed job's work in a transaction that completes the job as well. It acts for whom the job is: the settings
-    /// `jwt.claims.database_id`, `user_id`, `entity_id` and `organization_id` are those of the job, where it has them. It holds the
-    /// job's row from the beginning.
+    /// Does a claimed job's work in a transaction that completes the job as well. It acts for whom the job is: the
+    /// settings `jwt.claims.database_id`, `user_id`, `entity_id` and `organization_id` are those of the job, where it
+    /// has them. It holds the job's row from the beginning.
     ///
-    /// It waits for a connection as long as it takes: drop it to give up. Of a pool's connections it leaves two to everybody else, as
-    /// far as there are more than two.
+    /// It waits for a connection as long as it takes: drop it to give up. Of a pool's connections it leaves two to
+    /// everybody else, as far as there are more than two.
     ///
     /// # Errors
-    /// What `work` returns, and everything is rolled back; [`CompleteError`] when the job could not be completed. When the
-    /// connection is lost during the commit it is not known whether it was committed.
+    /// What `work` returns, and everything is rolled back; [`CompleteError`] when the job could not be completed. When
+    /// the connection is lost during the commit it is not known whether it was committed.
     pub async fn complete_with<T, E>(
         &self,
         job: &Job,
@@ -128,13 +128,13 @@ impl Db {
     where
         E: From<CompleteError>,
     {
-        // Dropped before its end, by a handler's timeout say, it cancels the statement under way, so that the pool does not get back a
-        // connection that is busy.
+        // Dropped before its end, by a handler's timeout say, it cancels the statement under way, so that the pool does
+        // not get back a connection that is busy.
         let mut long = self.long_operation().await.map_err(CompleteError::from)?;
         let operation = &mut long.operation;
         let result = self.complete_on(operation.object(), job, options, work).await;
-        // A commit has waited for all before it. What fails may have left a statement behind, by a timeout within `work` say; the
-        // rollback is sent already, and what is answered after it says that both have ended.
+        // A commit has waited for all before it. What fails may have left a statement behind, by a timeout within
+        // `work` say; the rollback is sent already, and what is answered after it says that both have ended.
         if result.is_ok() || is_idle(operation).await {
             operation.ended();
         }
@@ -169,7 +169,8 @@ impl Db {
         Ok(value)
     }
 
-    /// Locks the job's row and takes on whom it is for, for the rest of the transaction; false when the attempt is no longer live.
+    /// Locks the job's row and takes on whom it is for, for the rest of the transaction; false when the attempt is no
+    /// longer live.
     async fn begin_work(
         &self,
         mut transaction: &Transaction<'_>,

@@ -32,8 +32,8 @@ macro_rules! run_at {
 }
 pub(crate) use run_at;
 
-/// add_job for a job without a tenant of its own: one function call, one INSERT. The call in the select list: PostgreSQL stores
-/// the rows of a function in FROM before it reads them.
+/// add_job for a job without a tenant of its own: one function call, one INSERT. The call in the select list:
+/// PostgreSQL stores the rows of a function in FROM before it reads them.
 macro_rules! plain {
     ($run_at:ident) => {
         concat!(
@@ -44,7 +44,8 @@ macro_rules! plain {
     };
 }
 
-/// The call of the form with a tenant, which is the last parameter. Without one it falls back to the transaction's setting.
+/// The call of the form with a tenant, which is the last parameter. Without one it falls back to the transaction's
+/// setting.
 macro_rules! add_job_call {
     ($run_at:ident) => {
         concat!(
@@ -159,8 +160,8 @@ impl Enqueued {
     }
 }
 
-/// Enqueues a job: one of a type as it is, or a [`NewJob`] with options. `client` is a pool, a connection, or a transaction: then
-/// the job exists when, and only when, the transaction commits.
+/// Enqueues a job: one of a type as it is, or a [`NewJob`] with options. `client` is a pool, a connection, or a
+/// transaction: then the job exists when, and only when, the transaction commits.
 ///
 /// ```no_run
 /// # use serde::{Deserialize, Serialize};
@@ -187,11 +188,12 @@ impl Enqueued {
 /// ```
 ///
 /// The schema is that of the [`Db`](crate::Db), else `app_jobs`; [`enqueue_in`] takes another. Where `transaction` is a
-/// `&mut Transaction` already, as in a handler's own, it is `&*transaction`: the reference itself would be used up by the call.
+/// `&mut Transaction` already, as in a handler's own, it is `&*transaction`: the reference itself would be used up by
+/// the call.
 ///
 /// # Errors
-/// The rules of the schema refuse a field, which the error names; a trigger on the table kept the job out; there is no jobs schema; or
-/// the database did not do it.
+/// The rules of the schema refuse a field, which the error names; a trigger on the table kept the job out; there is no
+/// jobs schema; or the database did not do it.
 pub async fn enqueue<C: EnqueueClient>(client: C, job: impl IntoJob + Send) -> Result<Enqueued, EnqueueError> {
     let schema = client.schema();
     enqueue_in(client, &schema, job).await
@@ -218,12 +220,14 @@ pub async fn enqueue_in<C: EnqueueClient>(
 
 /// Enqueues many jobs and returns what became of them in the same order; many times faster than one by one.
 ///
-/// Up to 2000 jobs, or 4 MiB of payloads, are one statement, which enqueues all of its jobs or none. On a connection each
-/// statement commits by itself, so that an error of the database can leave the jobs of the statements before it; in a transaction
-/// it is all of them or none. Two jobs with one key: the last one's values stay, as if enqueued one after the other.
+/// Up to 2000 jobs, or 4 MiB of payloads, are one statement, which enqueues all of its jobs or none. On a connection
+/// each statement commits by itself, so that an error of the database can leave the jobs of the statements before it;
+/// in a transaction it is all of them or none. Two jobs with one key: the last one's values stay, as if enqueued one
+/// after the other.
 ///
-/// A statement takes its keys, and then its queues, in one order, so that two of them do not deadlock, whatever the orders of their
-/// jobs. Several statements in one transaction can: where others enqueue the same keys, pass the jobs in the order of their keys.
+/// A statement takes its keys, and then its queues, in one order, so that two of them do not deadlock, whatever the
+/// orders of their jobs. Several statements in one transaction can: where others enqueue the same keys, pass the jobs
+/// in the order of their keys.
 ///
 /// ```no_run
 /// # use job_pg::{NewJob, enqueue_many};
@@ -237,8 +241,8 @@ pub async fn enqueue_in<C: EnqueueClient>(
 /// ```
 ///
 /// # Errors
-/// As those of [`enqueue`], with the job's place among the given ones; what can be refused without asking the database is
-/// refused before anything is enqueued.
+/// As those of [`enqueue`], with the job's place among the given ones; what can be refused without asking the database
+/// is refused before anything is enqueued.
 pub fn enqueue_many<C: EnqueueClient, J: IntoJob>(
     client: C,
     jobs: impl IntoIterator<Item = J>,

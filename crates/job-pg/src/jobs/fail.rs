@@ -25,8 +25,8 @@ pub(crate) struct Failures<'a> {
 }
 
 impl Db {
-    /// Fails the attempts that these workers hold, by the claims with these epochs; returns the positions, from 1, of those
-    /// it did not: they are gone or claimed anew.
+    /// Fails the attempts that these workers hold, by the claims with these epochs; returns the positions, from 1, of
+    /// those it did not: they are gone or claimed anew.
     pub(crate) async fn fail(
         &self,
         ids: &[i64],

@@ -16,8 +16,8 @@ use crate::connection::Db;
 use crate::connection::statement::Parameters;
 use crate::error::DbError;
 
-/// Which of these claims, by their jobs' ids and their epochs, no longer hold their job: by the same condition that an outcome is
-/// stored by. A look-up by id for each of them, whatever the statistics say.
+/// Which of these claims, by their jobs' ids and their epochs, no longer hold their job: by the same condition that an
+/// outcome is stored by. A look-up by id for each of them, whatever the statistics say.
 macro_rules! taken {
     ($ids:literal, $epochs:literal) => {
         concat!(
@@ -51,8 +51,8 @@ macro_rules! beat {
 /// Registers the instance where it is not.
 const SQL: &str = beat!("", "", "$2");
 
-/// Does nothing where it is not: one that is carried out after the end of the registration must not begin another. The row is
-/// locked against its end meanwhile.
+/// Does nothing where it is not: one that is carried out after the end of the registration must not begin another. The
+/// row is locked against its end meanwhile.
 const REGISTERED: &str = beat!(
     "WITH here AS (SELECT w.instance FROM @extschema@.workers w WHERE w.instance = $2 FOR KEY SHARE) ",
     "here, ",
@@ -104,8 +104,8 @@ impl Instance {
         ]
     }
 
-    /// How long a heartbeat may take on one connection: with the other that is tried then, about as long as it is to the
-    /// next, which has the lease to get through.
+    /// How long a heartbeat may take on one connection: with the other that is tried then, about as long as it is to
+    /// the next, which has the lease to get through.
     pub(crate) fn heartbeat_timeout(&self) -> Duration {
         SHORTEST_TIMEOUT.max(self.lease / 12)
     }
@@ -150,8 +150,8 @@ pub struct Heartbeat {
     pub overdue: Vec<i64>,
     /// Locks have expired: a claim from the start finds their jobs.
     pub expired: bool,
-    /// Those of the claims that were asked about, as job id and epoch, that no longer hold their job: it is gone, or it was unlocked,
-    /// or another claim has it.
+    /// Those of the claims that were asked about, as job id and epoch, that no longer hold their job: it is gone, or it
+    /// was unlocked, or another claim has it.
     pub taken: Vec<(i64, i64)>,
 }
 
@@ -199,8 +199,9 @@ impl Db {
         Heartbeat::from_row(&client.query_typed_one(&self.sql(SQL), &parameters).await?, 0, running)
     }
 
-    /// [`Db::heartbeat_by`] on a connection that is made for it and closed after it, with nothing of what other runtimes drive.
-    /// None where the instance is not registered. Who drops this does not keep a statement under way from being carried out.
+    /// [`Db::heartbeat_by`] on a connection that is made for it and closed after it, with nothing of what other
+    /// runtimes drive. None where the instance is not registered. Who drops this does not keep a statement under way
+    /// from being carried out.
     pub(crate) async fn heartbeat_apart(
         &self,
         worker_id: &str,
@@ -242,8 +243,8 @@ impl Db {
         client.run("take back", result).await
     }
 
-    /// Interrupts what an instance holds in the database and, but for the claims with the epochs `kept`, does not know of.
-    /// Returns the jobs' ids.
+    /// Interrupts what an instance holds in the database and, but for the claims with the epochs `kept`, does not know
+    /// of. Returns the jobs' ids.
     pub(crate) async fn interrupt(&self, instance: Uuid, reason: &str, kept: &[i64]) -> Result<Vec<i64>, DbError> {
         let client = self.operation().await?;
         let sql = self.sql(INTERRUPT);

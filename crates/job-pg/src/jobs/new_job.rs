@@ -23,17 +23,17 @@ const LONGEST_DELAY: Duration = Duration::from_secs(1000 * 366 * 24 * 3600);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyMode {
-    /// One that waits becomes the new job, whatever was to be done and when; one that runs goes on without its key, and is not
-    /// tried again.
+    /// One that waits becomes the new job, whatever was to be done and when; one that runs goes on without its key, and
+    /// is not tried again.
     #[default]
     Replace,
-    /// The same, but one that waits for its first attempt keeps its time. Enqueueing again and again then does not put it off for
-    /// ever: "at most once a minute, with the newest values".
+    /// The same, but one that waits for its first attempt keeps its time. Enqueueing again and again then does not put
+    /// it off for ever: "at most once a minute, with the newest values".
     PreserveRunAt,
-    /// It stays as it is, waiting or running, and nothing is enqueued. Only one that has failed for good is replaced. One that waits
-    /// does not start before the caller's transaction ends, so it sees what that has written. **One that runs may have read before:**
-    /// this mode is for jobs that need not run once more for what is new. And a handler that enqueues the key of its own job again
-    /// finds that job, and enqueues nothing.
+    /// It stays as it is, waiting or running, and nothing is enqueued. Only one that has failed for good is replaced.
+    /// One that waits does not start before the caller's transaction ends, so it sees what that has written. **One that
+    /// runs may have read before:** this mode is for jobs that need not run once more for what is new. And a handler
+    /// that enqueues the key of its own job again finds that job, and enqueues nothing.
     Ignore,
 }
 
@@ -133,8 +133,8 @@ impl NewJob {
     /// # example().unwrap();
     /// ```
     ///
-    /// With the feature `chrono` it takes a `chrono::DateTime` of any zone as well. An instant that no timestamp can be is refused when
-    /// the job is enqueued.
+    /// With the feature `chrono` it takes a `chrono::DateTime` of any zone as well. An instant that no timestamp can be
+    /// is refused when the job is enqueued.
     pub fn run_at(mut self, run_at: impl IntoTimestamp) -> Self {
         (self.run_at, self.out_of_range) = match run_at.into_timestamp() {
             Ok(run_at) => (Some(run_at), None),
@@ -181,14 +181,15 @@ impl NewJob {
         self
     }
 
-    /// The tenant's database id, instead of the transaction's setting `jwt.claims.database_id`. Another than that needs a
-    /// right, which `jobs_producer` does not have.
+    /// The tenant's database id, instead of the transaction's setting `jwt.claims.database_id`. Another than that needs
+    /// a right, which `jobs_producer` does not have.
     pub fn tenant(mut self, database_id: Uuid) -> Self {
         self.tenant = Some(database_id);
         self
     }
 
-    /// Who causes the job, instead of the transaction's setting `jwt.claims.user_id`. Another than that needs the same right.
+    /// Who causes the job, instead of the transaction's setting `jwt.claims.user_id`. Another than that needs the same
+    /// right.
     pub fn actor(mut self, actor_id: Uuid) -> Self {
         self.actor = Some(actor_id);
         self

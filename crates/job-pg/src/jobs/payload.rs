@@ -1,7 +1,7 @@
 //! Payload: bring a payload that was too large to come with its claim, in pieces.
 //!
-//! The client reads a whole row before it gives it out, and its buffer, which lasts as long as the connection, grows to twice of that. So
-//! the payload comes in rows of a fixed size, and is in memory once.
+//! The client reads a whole row before it gives it out, and its buffer, which lasts as long as the connection, grows to
+//! twice of that. So the payload comes in rows of a fixed size, and is in memory once.
 
 use std::pin::pin;
 
@@ -20,8 +20,8 @@ const PIECE: usize = 256 << 10;
 const SIZE: &str = "SELECT CASE WHEN pg_catalog.pg_column_compression(j.payload) IS NULL THEN pg_catalog.pg_column_size(j.payload) \
                     ELSE octet_length(j.payload::text) END FROM @extschema@.jobs j WHERE j.id = $1 AND j.epoch = $2";
 
-/// As json_send has it, the payload is bytes in the client's encoding, which is UTF-8: to cut them takes no walk over the characters
-/// before. OFFSET keeps the planner from reading it for each piece anew.
+/// As json_send has it, the payload is bytes in the client's encoding, which is UTF-8: to cut them takes no walk over
+/// the characters before. OFFSET keeps the planner from reading it for each piece anew.
 const PIECES: &str = "SELECT n.i, substr(p.bytes, n.i * $3 + 1, $3) FROM \
                       (SELECT json_send(j.payload) AS bytes FROM @extschema@.jobs j WHERE j.id = $1 AND j.epoch = $2 OFFSET 0) p, \
                       LATERAL generate_series(0, (octet_length(p.bytes) - 1) / $3) AS n (i)";
@@ -40,8 +40,8 @@ impl Db {
         Ok(size.map(|size| usize::try_from(size).unwrap_or_default()))
     }
 
-    /// Brings a claimed job's payload, of about `size` bytes; false when the claim no longer stands. Each piece has as long as a statement
-    /// has.
+    /// Brings a claimed job's payload, of about `size` bytes; false when the claim no longer stands. Each piece has as
+    /// long as a statement has.
     pub(crate) async fn load_payload(&self, job: &mut Job, size: usize) -> Result<bool, DbError> {
         let client = self.operation().await?;
         let sql = self.sql(PIECES);

@@ -14,7 +14,8 @@ const LEAVE: &str = "WITH released AS MATERIALIZED (SELECT pg_catalog.cardinalit
                      SELECT r.jobs, @internal@.forget_worker($1) FROM released r";
 
 impl Db {
-    /// Gives back the listed claims of an instance, as job id and epoch; returns how many. Dropped, it cancels the release.
+    /// Gives back the listed claims of an instance, as job id and epoch; returns how many. Dropped, it cancels the
+    /// release.
     pub(crate) async fn release(&self, instance: Uuid, claims: &[(i64, i64)]) -> Result<usize, DbError> {
         let client = self.operation().await?;
         let (ids, epochs): (Vec<i64>, Vec<i64>) = claims.iter().copied().unzip();
@@ -24,9 +25,9 @@ impl Db {
         Ok(client.run("release", client.query_typed(&sql, parameters)).await?.len())
     }
 
-    /// Ends an instance: gives back all it holds but what functions have, and removes its registration; a row that somebody
-    /// holds at this moment is left, and the registration with it. Returns how many jobs it gave back, and whether the
-    /// registration is gone. Dropped, it cancels the release.
+    /// Ends an instance: gives back all it holds but what functions have, and removes its registration; a row that
+    /// somebody holds at this moment is left, and the registration with it. Returns how many jobs it gave back, and
+    /// whether the registration is gone. Dropped, it cancels the release.
     pub(crate) async fn leave(&self, instance: Uuid) -> Result<(usize, bool), DbError> {
         let client = self.operation().await?;
         let sql = self.sql(LEAVE);

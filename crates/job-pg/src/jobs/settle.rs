@@ -4,8 +4,8 @@
 //! timer, and a flood of them costs one commit per few hundred. An outcome is kept and tried again for as long as the
 //! database is away.
 //!
-//! A producer's open transaction may hold a row that a settlement needs (its named queue's, or that of a job whose key it
-//! replaces). The statement does not wait long for it: the batch moves to a second queue, where each outcome is
+//! A producer's open transaction may hold a row that a settlement needs (its named queue's, or that of a job whose key
+//! it replaces). The statement does not wait long for it: the batch moves to a second queue, where each outcome is
 //! tried alone, and the next batch goes on.
 
 use std::collections::VecDeque;
@@ -136,7 +136,8 @@ async fn store_all<T>(
     }
 }
 
-/// The second lane: one outcome at a time, newcomers first. Most of them were only in company of the one that is blocked.
+/// The second lane: one outcome at a time, newcomers first. Most of them were only in company of the one that is
+/// blocked.
 async fn run_blocked<T>(db: Db, mut receiver: mpsc::UnboundedReceiver<Settlement<T>>, report: OnSettled<T>) {
     let mut waiting = VecDeque::new();
     loop {

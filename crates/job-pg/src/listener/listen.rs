@@ -1,11 +1,11 @@
 //! Listen: one connection that waits for notifications, reconnects by itself, and holds a process's identity.
 //!
-//! Behind a pooler in transaction mode there is no session to do so in. Then the listener does not listen, its owner polls, and the
-//! identity is unknown; unless JOBS_LISTEN_URL leads past the pooler.
+//! Behind a pooler in transaction mode there is no session to do so in. Then the listener does not listen, its owner
+//! polls, and the identity is unknown; unless JOBS_LISTEN_URL leads past the pooler.
 //!
-//! The connection says nothing while all is well, so it cannot know that nobody is there any more. The kernel's keepalive finds that out
-//! where the other side's kernel has gone (see `pool.rs`); where something in between keeps up appearances, the first
-//! statement of the pool that gets no answer makes the listener ask as well.
+//! The connection says nothing while all is well, so it cannot know that nobody is there any more. The kernel's
+//! keepalive finds that out where the other side's kernel has gone (see `pool.rs`); where something in between keeps up
+//! appearances, the first statement of the pool that gets no answer makes the listener ask as well.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ use job_utils::error::chain;
 const WHERE: &str = "SELECT current_database()::text || ' of the server started at ' || \
                      to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')";
 
-/// A session lock under the hash of a name, shared by all that go by it: it ends with the connection, however the process
-/// ends.
+/// A session lock under the hash of a name, shared by all that go by it: it ends with the connection, however the
+/// process ends.
 const TAKE: &str = "SELECT pg_advisory_lock_shared(hashtextextended($1::text, 0::bigint))";
 
 /// The instance's own lock, by which others see that it lives.
@@ -42,8 +42,8 @@ const TAKE_INSTANCE: &str = "SELECT pg_advisory_lock_shared(@internal@.instance_
 const ALONE: &str = "SELECT CASE WHEN pg_try_advisory_lock(hashtextextended($1::text, 0::bigint)) \
                      THEN pg_advisory_unlock(hashtextextended($1::text, 0::bigint)) ELSE false END";
 
-/// How long a start waits for the session of a predecessor with the same id to end. Postgres notices a killed process at
-/// once; a live process with the same id stays.
+/// How long a start waits for the session of a predecessor with the same id to end. Postgres notices a killed process
+/// at once; a live process with the same id stays.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long an answer about the identity may take before it counts as unknown.
@@ -100,14 +100,15 @@ pub struct Listener {
     /// The connection was lost and is back.
     gap: Arc<AtomicBool>,
     questions: mpsc::Sender<Question>,
-    /// What holds the connection. Ended with the last clone, however its owner ends: nobody else could end the session, which would
-    /// keep the id from whoever comes next.
+    /// What holds the connection. Ended with the last clone, however its owner ends: nobody else could end the session,
+    /// which would keep the id from whoever comes next.
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Listener {
-    /// Connects, listens on `channels` and takes the name `kind` + `id`. Register first, then claim: whatever is written from now on
-    /// wakes, unless the listener does not listen. With an `instance` it also holds that one's lock. Dropped before that, it ends.
+    /// Connects, listens on `channels` and takes the name `kind` + `id`. Register first, then claim: whatever is
+    /// written from now on wakes, unless the listener does not listen. With an `instance` it also holds that one's
+    /// lock. Dropped before that, it ends.
     pub async fn start(
         db: &Db,
         channels: &'static [&'static str],
@@ -142,8 +143,8 @@ impl Listener {
         self.listening.load(Ordering::Relaxed)
     }
 
-    /// Whether the connection was lost and is back, since the last call. The server may be another one now, or have crashed:
-    /// what it knows may be older than what it has said.
+    /// Whether the connection was lost and is back, since the last call. The server may be another one now, or have
+    /// crashed: what it knows may be older than what it has said.
     pub fn take_gap(&self) -> bool {
         self.gap.swap(false, Ordering::Relaxed)
     }
@@ -282,7 +283,8 @@ impl ListenerTask {
         }
     }
 
-    /// Nothing can be listened to: whoever waits for the start goes on without, and whoever sleeps polls often from now on.
+    /// Nothing can be listened to: whoever waits for the start goes on without, and whoever sleeps polls often from now
+    /// on.
     fn stop_listening(&self, identified: &mut Option<oneshot::Sender<Identity>>) {
         if self.listening.swap(false, Ordering::Relaxed) {
             self.wake.wake();

@@ -1,9 +1,9 @@
 //! Wake-ups on demand: a listening connection says that it waits, and learns from when on it can sleep.
 //!
-//! Before it sleeps, a worker registers and then claims. A writer that asked before the registration whether anybody waits
-//! may commit after that claim, without a notification. Its transaction is below the horizon that comes with the
-//! registration: so the worker claims again, at short and growing intervals, until [`Horizon`] has passed and one claim came
-//! after that. A transaction that stays open for long is left to the poll interval.
+//! Before it sleeps, a worker registers and then claims. A writer that asked before the registration whether anybody
+//! waits may commit after that claim, without a notification. Its transaction is below the horizon that comes with the
+//! registration: so the worker claims again, at short and growing intervals, until [`Horizon`] has passed and one claim
+//! came after that. A transaction that stays open for long is left to the poll interval.
 
 use postgres_types::Type;
 use tokio_postgres::{Client, Error};

@@ -18,11 +18,11 @@ const OF_TENANT: &str = "SELECT (@extschema@.add_scheduled_job($8::uuid, $1::tex
 /// Adds a schedule and returns its id. `rule` is a cron rule, or whatever `schedule_info` may be: `"*/5 * * * *"`,
 /// `json!({"rule": "0 9 * * MON", "tz": "Europe/Berlin"})`.
 ///
-/// An application says its schedules at every start: one with the same key is replaced. Without a key the task's identifier is
-/// the key (with a tenant, `<task>:<tenant>`), so give keys to two schedules of one task.
+/// An application says its schedules at every start: one with the same key is replaced. Without a key the task's
+/// identifier is the key (with a tenant, `<task>:<tenant>`), so give keys to two schedules of one task.
 ///
-/// The jobs that a schedule makes have its key as well. A fire while one waits or runs is skipped; a job that is enqueued under
-/// that key by hand takes the place of one that waits, as anywhere.
+/// The jobs that a schedule makes have its key as well. A fire while one waits or runs is skipped; a job that is
+/// enqueued under that key by hand takes the place of one that waits, as anywhere.
 ///
 /// ```no_run
 /// # use job_pg::{DbError, EnqueueError, NewJob, Db, schedule};
@@ -44,7 +44,8 @@ const OF_TENANT: &str = "SELECT (@extschema@.add_scheduled_job($8::uuid, $1::tex
 /// # }
 /// ```
 ///
-/// Whether the rule can be used is told by the scheduler, and before by `schedule` of job-service, which refuses one that cannot.
+/// Whether the rule can be used is told by the scheduler, and before by `schedule` of job-service, which refuses one
+/// that cannot.
 ///
 /// # Errors
 /// As those of [`enqueue`](crate::jobs::enqueue). A time, a key mode or an actor are refused: a schedule has none.

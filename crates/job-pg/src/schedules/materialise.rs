@@ -44,7 +44,8 @@ pub enum Materialised {
     Lost,
     /// Nothing: by the database's clock it is not due yet.
     Early,
-    /// Nothing: another transaction holds a row that is needed, or the server is short of something. It may succeed later.
+    /// Nothing: another transaction holds a row that is needed, or the server is short of something. It may succeed
+    /// later.
     Blocked(String),
     /// It made none: Postgres refuses for good.
     Refused(String),
@@ -68,12 +69,13 @@ impl Materialised {
 }
 
 impl SchedulerDb {
-    /// Makes a job for each fire, in one transaction that takes no longer than a part of the lease. What one makes does not
-    /// depend on the others, but the first that waited for a lock in vain is the last that is tried: the answer has, in the order
-    /// given, those that were. Fires of one schedule have to come in the order of their times.
+    /// Makes a job for each fire, in one transaction that takes no longer than a part of the lease. What one makes does
+    /// not depend on the others, but the first that waited for a lock in vain is the last that is tried: the answer
+    /// has, in the order given, those that were. Fires of one schedule have to come in the order of their times.
     ///
     /// # Errors
-    /// Postgres is away or refuses, or it took too long. Fires may have been made all the same: tried again, they are known.
+    /// Postgres is away or refuses, or it took too long. Fires may have been made all the same: tried again, they are
+    /// known.
     pub async fn materialise(&self, fires: &[Fire]) -> Result<Vec<Materialised>, DbError> {
         let schedules: Vec<i64> = fires.iter().map(|fire| fire.schedule).collect();
         let digests: Vec<i64> = fires.iter().map(|fire| fire.digest).collect();

@@ -42,8 +42,8 @@ macro_rules! bytes {
     };
 }
 
-/// The columns of a schedule that is held, but for the text of its schedule_info. What is wrong with it may have been written by
-/// others, in any length.
+/// The columns of a schedule that is held, but for the text of its schedule_info. What is wrong with it may have been
+/// written by others, in any length.
 macro_rules! held_columns {
     () => {
         concat!(
@@ -55,8 +55,8 @@ macro_rules! held_columns {
 }
 
 /// One statement a heartbeat: it claims, or, when there was nothing to claim and it is wanted, says in digests what is
-/// held; and last, so that it is fresh, the time. Rows of three kinds: a schedule, (block, digest, count), (time, since,
-/// expiry). What it writes is lost in a crash of the server without harm, so it waits for no disk.
+/// held; and last, so that it is fresh, the time. Rows of three kinds: a schedule, (block, digest, count), (time,
+/// since, expiry). What it writes is lost in a crash of the server without harm, so it waits for no disk.
 const HEARTBEAT: &str = concat!(
     "WITH beat AS MATERIALIZED (\
      SELECT b.steady_since, b.expires_in \
@@ -88,8 +88,8 @@ const WITH_TEXT: &str = concat!(
     " <= $3 THEN s.schedule_info::text END FROM @extschema@.scheduled_jobs s WHERE s.instance = $1 AND s.id = ANY ($2)"
 );
 
-/// Marks, in their rows, schedules that do not fire because no live scheduler takes their tasks: free ones, and those of holders
-/// that are gone. A rule that cannot be used is told of instead, as long as it is there.
+/// Marks, in their rows, schedules that do not fire because no live scheduler takes their tasks: free ones, and those
+/// of holders that are gone. A rule that cannot be used is told of instead, as long as it is there.
 const UNTAKEN: &str = "WITH live AS MATERIALIZED (\
                        SELECT r.tasks FROM @extschema@.schedulers r WHERE r.heartbeat_at >= clock_timestamp() - r.lease), \
                        idle AS (\
@@ -132,9 +132,9 @@ pub struct ScheduledJob {
     pub digest: i64,
     /// How long schedule_info is. Of what is longer than [`LARGEST_SCHEDULE_INFO`], roughly.
     pub bytes: i32,
-    /// When to fire, in any of the accepted forms: the JSON as it was written, once it is read ([`SchedulerDb::with_text`]). Not
-    /// parsed here, because Postgres takes JSON that a parser refuses (1e999, a lone surrogate), and one such row must not hide
-    /// the others.
+    /// When to fire, in any of the accepted forms: the JSON as it was written, once it is read
+    /// ([`SchedulerDb::with_text`]). Not parsed here, because Postgres takes JSON that a parser refuses (1e999, a lone
+    /// surrogate), and one such row must not hide the others.
     pub schedule_info: Option<String>,
     /// Its fires up to this instant are dealt with.
     pub fired_until: Timestamp,
@@ -321,8 +321,8 @@ impl SchedulerDb {
         rows.iter().map(ScheduledJob::from_row).collect::<Result<_, _>>().map_err(DbError::query(READ_HELD_OPERATION))
     }
 
-    /// The first of `schedules`, as many as may be read at once, as they stand in the table now and with their texts; and the rest
-    /// of `schedules`. Those that this instance does not hold are left out.
+    /// The first of `schedules`, as many as may be read at once, as they stand in the table now and with their texts;
+    /// and the rest of `schedules`. Those that this instance does not hold are left out.
     ///
     /// # Errors
     /// Postgres is away or refuses.
@@ -344,7 +344,8 @@ impl SchedulerDb {
         Ok((rows.map_err(DbError::query(READ_TEXTS_OPERATION))?, rest))
     }
 
-    /// Writes into the rows of up to `limit` schedules that no live scheduler takes their tasks. Returns their ids and tasks.
+    /// Writes into the rows of up to `limit` schedules that no live scheduler takes their tasks. Returns their ids and
+    /// tasks.
     ///
     /// # Errors
     /// Postgres is away or refuses.
@@ -354,8 +355,8 @@ impl SchedulerDb {
         rows.iter().map(read).collect::<Result<_, _>>().map_err(DbError::query(MARK_UNTAKEN_OPERATION))
     }
 
-    /// Writes marks into the rows of schedules held. Returns the schedules that another transaction has locked: theirs are not
-    /// written.
+    /// Writes marks into the rows of schedules held. Returns the schedules that another transaction has locked: theirs
+    /// are not written.
     ///
     /// # Errors
     /// Postgres is away or refuses; writing them again does no harm.

@@ -19,8 +19,8 @@ const DUMPED: &[(&str, &str)] = &[
     ("limits", ""),
 ];
 
-/// Every file of the extension, as (name, content), for the directory `<pg_config --sharedir>/extension`. Its version is that of
-/// this crate. A release that changes the SQL adds an update from the release before it.
+/// Every file of the extension, as (name, content), for the directory `<pg_config --sharedir>/extension`. Its version
+/// is that of this crate. A release that changes the SQL adds an update from the release before it.
 pub fn files() -> Vec<(String, String)> {
     let version = env!("CARGO_PKG_VERSION");
     let schema = SchemaName::default();
@@ -42,8 +42,8 @@ pub fn files() -> Vec<(String, String)> {
     vec![(format!("{NAME}.control"), control), (format!("{NAME}--{version}.sql"), script)]
 }
 
-/// Writes every file into a directory, which is made where there is none. A file that is there already with the same content
-/// is left alone.
+/// Writes every file into a directory, which is made where there is none. A file that is there already with the same
+/// content is left alone.
 ///
 /// # Errors
 /// The directory or a file cannot be written.

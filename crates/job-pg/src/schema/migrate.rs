@@ -22,14 +22,15 @@ use crate::schema::extension;
 use crate::schema::ready::wrong_encoding;
 use job_utils::error::chain;
 
-/// The migrations in order: name (as refinery reads it) and SQL with `@extschema@`. Tables, columns, indexes and policies. Append
-/// only after the first release.
+/// The migrations in order: name (as refinery reads it) and SQL with `@extschema@`. Tables, columns, indexes and
+/// policies. Append only after the first release.
 pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__tables", include_str!("../../migrations/V1__tables.sql")),
     ("V2__organizations", include_str!("../../migrations/V2__organizations.sql")),
 ];
 
-/// Every function and trigger as it is now, a room a file. Installed after the migrations whenever their text has changed.
+/// Every function and trigger as it is now, a room a file. Installed after the migrations whenever their text has
+/// changed.
 pub const FUNCTIONS: &[(&str, &str)] = &[
     ("enqueue", include_str!("../../migrations/functions/enqueue.sql")),
     ("enqueue_many", include_str!("../../migrations/functions/enqueue_many.sql")),
@@ -118,15 +119,18 @@ const APPLIED: &str = "SELECT version, name FROM @extschema@.schema_history ORDE
 /// From which texts functions and triggers were installed.
 const INSTALLED: &str = "SELECT part, version, digest FROM @extschema@.schema_state";
 
-/// Whether functions are missing that were installed, and whether triggers have gone with them: DROP … CASCADE takes both.
+/// Whether functions are missing that were installed, and whether triggers have gone with them: DROP … CASCADE takes
+/// both.
 const MISSING: &str = "SELECT count(*) > 0, count(*) FILTER (WHERE f.signature ~ '[.]tg_') > 0 \
     FROM @extschema@.schema_functions f WHERE to_regprocedure(f.signature) IS NULL";
 
-/// How often a migration is tried that others stand in the way of, and how long those who wait behind it have in between.
+/// How often a migration is tried that others stand in the way of, and how long those who wait behind it have in
+/// between.
 const TRIES: usize = 6;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Of what is there already (IF NOT EXISTS), PostgreSQL would send a notice at every start. The other setting is carry_over.sql's.
+/// Of what is there already (IF NOT EXISTS), PostgreSQL would send a notice at every start. The other setting is
+/// carry_over.sql's.
 const SETTINGS: &str = "SET LOCAL client_min_messages = warning; SET LOCAL jobs.carried_over = ''";
 
 /// What a migration did.
@@ -141,16 +145,16 @@ pub enum Migrated {
         missing_roles: Vec<String>,
         /// Which other roles see the rows of all tenants, as far as they have rights to the tables.
         unrestricted_roles: Vec<String>,
-        /// Which roles, other than the owner of the tables and superusers, may create objects in the schema: a function of theirs
-        /// may be called in place of one of the schema's, with its owner's rights.
+        /// Which roles, other than the owner of the tables and superusers, may create objects in the schema: a function
+        /// of theirs may be called in place of one of the schema's, with its owner's rights.
         creating_roles: Vec<String>,
     },
     /// Nothing: the extension owns the schema, ALTER EXTENSION … UPDATE is the way.
     OwnedByExtension,
 }
 
-/// Brings the schema up to date. Safe to run twice and by several processes at once. It logs what it has applied, and nothing when
-/// there was nothing to do.
+/// Brings the schema up to date. Safe to run twice and by several processes at once. It logs what it has applied, and
+/// nothing when there was nothing to do.
 pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
     // A connection of its own: the advisory lock belongs to the session and ends with it.
     let (mut client, _messages) =
@@ -162,8 +166,8 @@ pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
     if let Some(reason) = wrong_encoding(encoding.get(0), db.place()) {
         return Err(MigrateError::Encoding(reason));
     }
-    // What a migration calls without a schema is PostgreSQL's own. The owner's search_path begins with a schema of its name, and
-    // ends with one that others may be able to create in: what they put there would run as the owner.
+    // What a migration calls without a schema is PostgreSQL's own. The owner's search_path begins with a schema of its
+    // name, and ends with one that others may be able to create in: what they put there would run as the owner.
     client.batch_execute("SET search_path = pg_catalog, pg_temp").await?;
     client.batch_execute("SET lock_timeout = '60s'").await?;
     client.execute(LOCK, &[]).await.map_err(|error| match error.code() {
@@ -256,8 +260,8 @@ async fn carry_over(transaction: &Transaction<'_>, schema: &SchemaName) -> Resul
     Ok(())
 }
 
-/// Installs functions and triggers where their text is another than that of those in the schema, and tells in `applied`.
-/// Whether those in the schema are of a newer version, and were left alone.
+/// Installs functions and triggers where their text is another than that of those in the schema, and tells in
+/// `applied`. Whether those in the schema are of a newer version, and were left alone.
 async fn install(
     transaction: &Transaction<'_>,
     schema: &SchemaName,
@@ -281,8 +285,8 @@ async fn install(
     Ok(false)
 }
 
-/// What installs functions and triggers, in order, with `@extschema@` and `@internal@`. The triggers come before the functions are
-/// dropped that they no longer call.
+/// What installs functions and triggers, in order, with `@extschema@` and `@internal@`. The triggers come before the
+/// functions are dropped that they no longer call.
 pub(crate) fn install_scripts(functions: bool, triggers: bool) -> Vec<String> {
     let mut scripts = Vec::new();
     if functions {

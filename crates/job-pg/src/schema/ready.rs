@@ -25,8 +25,8 @@ pub enum NotReady {
     /// The database has another encoding than UTF8; says which, and what to do.
     #[error("{0}")]
     Encoding(String),
-    /// Row level security shows the user the jobs of one tenant at most, and it would wait for the others for good; or it may
-    /// not call the functions of the services.
+    /// Row level security shows the user the jobs of one tenant at most, and it would wait for the others for good; or
+    /// it may not call the functions of the services.
     #[error(
         "{user} does not see all jobs of schema {schema} (row level security), or may not call its functions: \
          GRANT jobs_runtime TO {user}, or see docs/roles.md"
@@ -78,7 +78,8 @@ impl Db {
     }
 }
 
-/// Why a database cannot be used. Texts of functions and of ours hold any character, and programs read every row as UTF-8.
+/// Why a database cannot be used. Texts of functions and of ours hold any character, and programs read every row as
+/// UTF-8.
 pub(crate) fn wrong_encoding(encoding: &str, place: &str) -> Option<String> {
     (encoding != "UTF8").then(|| {
         format!(

@@ -26,8 +26,8 @@ impl Db {
         self.wait(shutdown, true).await
     }
 
-    /// [`Db::wait_until_ready`] for who can do without the jobs schema, a migration: waits only until the database answers,
-    /// and for one that does not exist only 5 s.
+    /// [`Db::wait_until_ready`] for who can do without the jobs schema, a migration: waits only until the database
+    /// answers, and for one that does not exist only 5 s.
     ///
     /// # Errors
     /// What waiting cannot mend, and a database that does not exist.

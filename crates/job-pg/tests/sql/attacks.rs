@@ -1,5 +1,6 @@
-//! Attacks on the functions that run as the schema's owner: types, casts and tables of the attacker's, changed by another
-//! session in between. Each one is tried on the functions of before_attacks.sql too, where it must succeed: else it shows nothing.
+//! Attacks on the functions that run as the schema's owner: types, casts and tables of the attacker's, changed by
+//! another session in between. Each one is tried on the functions of before_attacks.sql too, where it must succeed:
+//! else it shows nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -167,8 +168,8 @@ const WIDE: &str = "DO $$ BEGIN
     END $$;
     CREATE TRIGGER t AFTER INSERT ON crafty.wide FOR EACH ROW EXECUTE FUNCTION app_jobs.tg_add_job_with_row('x')";
 
-/// Inserts rows while another session makes and drops the cast. What comes of one moment, the deterministic attacks above show;
-/// this one is for the moments that nobody thought of.
+/// Inserts rows while another session makes and drops the cast. What comes of one moment, the deterministic attacks
+/// above show; this one is for the moments that nobody thought of.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cast_that_comes_and_goes_among_4000_types_never_runs_as_the_owner() {
     let place = Place::new().await;
@@ -221,7 +222,8 @@ const LOOKALIKE: &str = "
     CREATE TEMP TABLE mine (queue_name crafty.name, locked_at timestamptz, locked_by text, attempts int, max_attempts int,
                             payload crafty.name, schedule_info crafty.name)";
 
-/// As whom code of the attacker's ran when every one of [`OWN_TRIGGERS`] was put on a table of his, and what errors came.
+/// As whom code of the attacker's ran when every one of [`OWN_TRIGGERS`] was put on a table of his, and what errors
+/// came.
 async fn with_own_triggers(place: &Place, s: &Session) -> (String, Vec<String>) {
     s.run(LOOKALIKE).await;
     let mut errors = Vec::new();

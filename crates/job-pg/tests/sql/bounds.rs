@@ -112,6 +112,7 @@ async fn the_fields_name_stands_in_errors_of_the_library() {
     assert_eq!(error.to_string(), "jobs[1].payload: the payload has 70002 bytes, and 65536 are allowed");
     let error = schedule(&handle, "x".repeat(70_000), NewJob::raw("x", "").key("k")).await.unwrap_err();
     assert_eq!(error.field(), Some(Field::Rule), "{error}");
-    // A row's size is refused from whoever writes it, and nobody but the table's owner or an administrator sets the limit.
+    // A row's size is refused from whoever writes it, and nobody but the table's owner or an administrator sets the
+    // limit.
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 0);
 }

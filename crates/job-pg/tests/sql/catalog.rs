@@ -2,8 +2,9 @@
 
 use crate::sql::support::Session;
 
-/// Everything of the jobs schema, and of that of its internal functions, but refinery's history: columns, constraints, indexes, functions, triggers, rights,
-/// policies and comments. Schema names are written without quotes, as the two ways into a database quote them differently.
+/// Everything of the jobs schema, and of that of its internal functions, but refinery's history: columns, constraints,
+/// indexes, functions, triggers, rights, policies and comments. Schema names are written without quotes, as the two
+/// ways into a database quote them differently.
 pub(crate) async fn describe(s: &Session, schema: &str) -> String {
     let parts = [
         "SELECT 'column', c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,

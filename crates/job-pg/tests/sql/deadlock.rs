@@ -6,8 +6,8 @@ use tokio_postgres::error::SqlState;
 
 use crate::sql::support::{Session, database};
 
-/// Runs each statement `times` times in a session of its own, all at once; none may fail. A claim is tried again when it had
-/// to wait for a lock, as workers do.
+/// Runs each statement `times` times in a session of its own, all at once; none may fail. A claim is tried again when
+/// it had to wait for a lock, as workers do.
 async fn at_once(db: &job_testkit::TestDb, statements: &[&str], times: usize) {
     let mut sessions = JoinSet::new();
     for statement in statements {

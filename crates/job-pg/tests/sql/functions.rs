@@ -118,7 +118,8 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("write_jobs", NOBODY),
 ];
 
-/// Every function of a schema with the roles, of those `of`, that may call it; a function whose forms differ comes twice.
+/// Every function of a schema with the roles, of those `of`, that may call it; a function whose forms differ comes
+/// twice.
 async fn callable(s: &Session, of: &str) -> String {
     s.show(&format!(
         "SELECT DISTINCT p.proname, (

@@ -1,5 +1,5 @@
-//! A BEFORE INSERT trigger of the application's that returns NULL: the row goes elsewhere, and every call that enqueues ends, with a
-//! row of NULLs.
+//! A BEFORE INSERT trigger of the application's that returns NULL: the row goes elsewhere, and every call that enqueues
+//! ends, with a row of NULLs.
 
 use job_pg::{AddJobError, AdminDb, EnqueueError, KeyMode, NewJob, enqueue, enqueue_many, schedule};
 use job_testkit::TestDb;

@@ -207,9 +207,9 @@ async fn many_sessions_fighting_for_few_keys_while_a_worker_runs_them_all_succee
     assert_eq!(s.number(counts).await, s.number("SELECT count(*) FROM app_jobs.jobs").await);
 }
 
-/// Enqueues under the key of a job to which another session does something meanwhile, which that one commits or takes back. Returns what is
-/// left, job by job: its number, key, attempts, whether it runs, and whether it has its old time; whether the call kept the old job; and
-/// whether it waited for the other session.
+/// Enqueues under the key of a job to which another session does something meanwhile, which that one commits or takes
+/// back. Returns what is left, job by job: its number, key, attempts, whether it runs, and whether it has its old time;
+/// whether the call kept the old job; and whether it waited for the other session.
 async fn enqueue_meanwhile(mode: &str, meanwhile: &str, end: &str) -> (String, bool, bool) {
     let db = database().await;
     let (a, b, watch) = (Session::open(&db).await, Session::open(&db).await, Session::open(&db).await);

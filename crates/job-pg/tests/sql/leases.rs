@@ -23,7 +23,8 @@ async fn heartbeat(s: &Session, instance: &str) -> String {
     s.show(&format!("SELECT rescued, silent, overdue FROM app_jobs_internal.heartbeat('{worker}', {instance}, '30 s', true, 'no callback', '4 hours')")).await
 }
 
-/// Lets an instance look as if its last heartbeat had come so long ago, and the first of an unbroken row of them even longer.
+/// Lets an instance look as if its last heartbeat had come so long ago, and the first of an unbroken row of them even
+/// longer.
 async fn age(s: &Session, instance: &str, heartbeat: &str, steady: &str) {
     s.run(&format!(
         "UPDATE app_jobs.workers SET heartbeat_at = now() - interval '{heartbeat}', \

@@ -1,4 +1,5 @@
-//! Enqueueing as a library: typed jobs on whatever runs a query, the key's modes, actors, and errors that name the field.
+//! Enqueueing as a library: typed jobs on whatever runs a query, the key's modes, actors, and errors that name the
+//! field.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Forms that people write and that were refused once: jsonb, a bare rule as text, an empty queue name; and what is told where a
-//! call is wrong.
+//! Forms that people write and that were refused once: jsonb, a bare rule as text, an empty queue name; and what is
+//! told where a call is wrong.
 
 use crate::sql::support::{Session, database};
 

@@ -31,7 +31,8 @@ async fn an_insert_wakes_once_per_transaction_and_none_wakes_none() {
     }
 }
 
-/// What [`job_pg::enqueue_many`] calls once a job has a key mode or an actor, beside what one such job is enqueued with.
+/// What [`job_pg::enqueue_many`] calls once a job has a key mode or an actor, beside what one such job is enqueued
+/// with.
 #[tokio::test]
 async fn a_batch_with_key_modes_wakes_once_as_a_single_call_does_and_not_when_it_only_keeps_jobs() {
     let db = database().await;

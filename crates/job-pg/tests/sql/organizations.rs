@@ -1,5 +1,5 @@
-//! Columns that a job has from its transaction's settings beside tenant and actor: entity_id and organization_id. And ids that a
-//! trigger of the application's gives.
+//! Columns that a job has from its transaction's settings beside tenant and actor: entity_id and organization_id. And
+//! ids that a trigger of the application's gives.
 
 use crate::sql::support::{Session, database};
 

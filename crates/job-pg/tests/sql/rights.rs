@@ -65,9 +65,9 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
     assert_eq!(definers, expected.join("\n"));
 }
 
-/// Functions without a search_path of their own that somebody may call: they call nothing but by exact types, for which PostgreSQL's
-/// own comes first, as `overloads_in_a_callers_search_path_are_never_called` tries. (The forms of add_job and add_scheduled_job with a
-/// db_id choose the function to call; those with wrong names raise an error.)
+/// Functions without a search_path of their own that somebody may call: they call nothing but by exact types, for which
+/// PostgreSQL's own comes first, as `overloads_in_a_callers_search_path_are_never_called` tries. (The forms of add_job
+/// and add_scheduled_job with a db_id choose the function to call; those with wrong names raise an error.)
 const EXACT: &str = "add_job add_scheduled_job graphql_add_job graphql_add_scheduled_job instance_lock lock_queue retry_at \
     schedule_digest waiter_horizon waiter_horizon_passed waiter_lock wake_workers";
 

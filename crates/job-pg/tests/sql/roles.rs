@@ -1,5 +1,5 @@
-//! The least-privilege set-up: an owner that migrates and is no superuser, jobs_runtime for the services, jobs_producer for
-//! applications. Each tries what it must not be able to do, and does what it is for.
+//! The least-privilege set-up: an owner that migrates and is no superuser, jobs_runtime for the services, jobs_producer
+//! for applications. Each tries what it must not be able to do, and does what it is for.
 
 use job_pg::{Field, NewJob, enqueue, enqueue_many};
 

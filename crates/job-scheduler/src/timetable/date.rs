@@ -1,5 +1,5 @@
-//! Dates as JavaScript's `new Date(…)` takes them: epoch milliseconds, and strings in the forms people use. What lies beyond the
-//! years that an instant can have, which end a day before the year 10000, is the nearest instant.
+//! Dates as JavaScript's `new Date(…)` takes them: epoch milliseconds, and strings in the forms people use. What lies
+//! beyond the years that an instant can have, which end a day before the year 10000, is the nearest instant.
 
 mod written;
 

@@ -1,4 +1,5 @@
-//! What a schedule_info says beside its rule: what becomes of missed and of overlapping fires; and what in it has no effect.
+//! What a schedule_info says beside its rule: what becomes of missed and of overlapping fires; and what in it has no
+//! effect.
 
 use serde_json::{Map, Value};
 

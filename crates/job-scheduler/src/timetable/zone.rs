@@ -57,8 +57,8 @@ fn by_wall_clock(fields: &Fields, zone: &TimeZone, from: Timestamp) -> Option<Ti
     }
 }
 
-/// The wall-clock time at which the search for instants from `from` on begins: a second after that of the second before. Where
-/// a gap ends at `from` that is the beginning of the gap, whose times fire at its end.
+/// The wall-clock time at which the search for instants from `from` on begins: a second after that of the second
+/// before. Where a gap ends at `from` that is the beginning of the gap, whose times fire at its end.
 fn first_wall(zone: &TimeZone, from: Timestamp) -> DateTime {
     let before = from.checked_sub(SECOND).ok().and_then(|before| zone.to_datetime(before).checked_add(SECOND).ok());
     before.unwrap_or_else(|| zone.to_datetime(from))

@@ -97,8 +97,9 @@ const ZONES: [&str; 20] = [
     " UTC+1",
 ];
 
-/// Whether a text is one that Node makes a date of and that means none: a day that its month does not have, a date without a year,
-/// a minute 60, an offset of more than a day, signs and words that Node passes over. Such texts may be refused.
+/// Whether a text is one that Node makes a date of and that means none: a day that its month does not have, a date
+/// without a year, a minute 60, an offset of more than a day, signs and words that Node passes over. Such texts may be
+/// refused.
 fn is_nonsense(text: &str) -> bool {
     ["2026-02-30", "2/30/2026", "2023-02-29", "soon", "at "].iter().any(|date| text.starts_with(date))
         || ["+25:00", ":60", "26-0530", "7-0530"].iter().any(|part| text.contains(part))

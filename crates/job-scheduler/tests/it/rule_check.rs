@@ -1,4 +1,5 @@
-//! What SQL says of a rule when it is inserted is what the scheduler will say: the same words, and nothing of a rule that can be used.
+//! What SQL says of a rule when it is inserted is what the scheduler will say: the same words, and nothing of a rule
+//! that can be used.
 
 use job_scheduler::timetable::{TimeZone, Timetable};
 

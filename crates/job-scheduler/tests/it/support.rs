@@ -133,8 +133,8 @@ pub(crate) async fn ledger(client: &Client, schedule: i64) -> i64 {
     number(client, &format!("SELECT count(*) FROM app_jobs.schedule_fires WHERE schedule_id = {schedule}")).await
 }
 
-/// How many fires of schedules that fire every second are missing in the ledger between their first and their last, and how many
-/// jobs there were ([`collect_fires`]) beyond those that the ledger tells of.
+/// How many fires of schedules that fire every second are missing in the ledger between their first and their last, and
+/// how many jobs there were ([`collect_fires`]) beyond those that the ledger tells of.
 pub(crate) async fn gaps_and_doubles(client: &Client) -> (i64, i64) {
     let gaps = "SELECT coalesce(sum(extract(epoch FROM f.last - f.first)::bigint + 1 - f.fires), 0)::bigint
                   FROM (SELECT min(fire_at) AS first, max(fire_at) AS last, count(*) AS fires

@@ -33,8 +33,8 @@ async fn a_callback_url_that_leads_elsewhere_is_told_once_with_what_was_tried_an
     let bench = Bench::new().await;
     let gate = Gate::closed();
     let opened = gate.clone();
-    // Asked at the callback URL, it answers when the gate is open. Until then each try takes its 5 s, so that the last one is over
-    // after 45 s.
+    // Asked at the callback URL, it answers when the gate is open. Until then each try takes its 5 s, so that the last
+    // one is over after 45 s.
     let function = FakeFunction::start(move |request| {
         let gate = opened.clone();
         async move {

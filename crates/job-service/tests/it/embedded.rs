@@ -66,8 +66,8 @@ async fn all_parts_run_in_one_process_and_stop_in_order() {
     assert_eq!((stopped.worker.orphaned, stopped.scheduler.released), (0, 1));
 }
 
-/// Dropping the future is the hard way to stop, and nothing stays behind: no session, so that the next process with the ids takes over
-/// at once; no connection of the server's; and what a handler has spawned is told.
+/// Dropping the future is the hard way to stop, and nothing stays behind: no session, so that the next process with the
+/// ids takes over at once; no connection of the server's; and what a handler has spawned is told.
 #[tokio::test]
 async fn a_service_that_is_dropped_leaves_nothing_behind() {
     type Told = mpsc::UnboundedSender<Option<Cancelled>>;
@@ -225,8 +225,8 @@ async fn a_port_that_is_taken_is_said_before_anything_runs() {
     assert!(matches!(error, job_service::ServiceError::Server(_)), "{error:?}");
 }
 
-/// A user of the database who may not see the jobs, so that a part that connects as it waits for rights; and can then be barred, so that
-/// the part fails. Once a part has begun, it tries again for good: nothing fails it.
+/// A user of the database who may not see the jobs, so that a part that connects as it waits for rights; and can then
+/// be barred, so that the part fails. Once a part has begun, it tries again for good: nothing fails it.
 struct Guest {
     name: String,
     db: Db,

@@ -119,7 +119,8 @@ async fn a_primary_that_takes_no_writes_any_more_is_left_for_the_new_one() {
     sql.batch_execute(TICK).await.unwrap();
     sql.batch_execute("SELECT app_jobs.add_job('slow')").await.unwrap();
     eventually(LIMIT, async || seen(&function, "/slow") == 1 && seen(&function, "/tick") > 0).await;
-    // A switch-over: no more writes, wait for the replica, promote it. The old server lives on, and so do all connections.
+    // A switch-over: no more writes, wait for the replica, promote it. The old server lives on, and so do all
+    // connections.
     sql.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on").await.unwrap();
     sql.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     let fenced = "SELECT current_setting('transaction_read_only') = 'on'";

@@ -16,7 +16,8 @@ const LIMIT: u64 = 256 << 20;
 /// Gigabytes go through two busy cores.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// Reads bodies to their end, keeps none of them, and answers that the job is done. Returns its URL and how many bytes came.
+/// Reads bodies to their end, keeps none of them, and answers that the job is done. Returns its URL and how many bytes
+/// came.
 async fn function() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,5 +1,5 @@
-//! Who may create functions in a schema of the callers' search_path (public, on many servers) does not get them called: by no
-//! function of the schema, no statement of the services, no migration.
+//! Who may create functions in a schema of the callers' search_path (public, on many servers) does not get them called:
+//! by no function of the schema, no statement of the services, no migration.
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ async fn overloads_in_a_callers_search_path_are_never_called() {
     sql.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'runtime' IN ROLE jobs_runtime")).await.unwrap();
     let url = db.url_as(&role, "runtime");
 
-    // The services and the library: jobs that are called back, fail, are too large to come with their claim; a schedule; a stop.
+    // The services and the library: jobs that are called back, fail, are too large to come with their claim; a
+    // schedule; a stop.
     let function = FakeFunction::answering(Answer::accepted()).await;
     let (_, callback) = callback();
     let mut service = program()

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use super::{Cluster, account, temporary_directory};
 
 impl Cluster {
-    /// Starts a hot standby of this server in a new directory that is removed with its handle. It replicates asynchronously,
-    /// unless this server's `synchronous_standby_names` says otherwise: set that after this, for a copy of it would have the
-    /// promoted server wait for standbys of its own.
+    /// Starts a hot standby of this server in a new directory that is removed with its handle. It replicates
+    /// asynchronously, unless this server's `synchronous_standby_names` says otherwise: set that after this, for a copy
+    /// of it would have the promoted server wait for standbys of its own.
     pub async fn replica(&self) -> Result<Self> {
         let (bin, account, options, primary) = (self.bin.clone(), self.account, self.options, self.port);
         tokio::task::spawn_blocking(move || {

@@ -2,8 +2,8 @@
 //! ones left, and drops databases.
 //!
 //! Databases are named `test_<token>_<n>` and `tpl_<token>_<name>`: the token of the process (a test's database) or of
-//! the program's build (a template). While a process lives, its connection holds a shared advisory lock on both tokens; a
-//! database whose token nobody holds is left over.
+//! the program's build (a template). While a process lives, its connection holds a shared advisory lock on both tokens;
+//! a database whose token nobody holds is left over.
 
 use std::sync::OnceLock;
 use std::sync::mpsc::{SyncSender, sync_channel};

@@ -1,8 +1,7 @@
 //! Misspelt variables: what is set under a name that no program reads, and nearly is one.
 //!
-//! A variable of somebody else's must not be taken for one of ours. So a name is told only when it differs by a character or
-//! two from a variable that is unset, and what Kubernetes sets for its services is
-//! left out.
+//! A variable of somebody else's must not be taken for one of ours. So a name is told only when it differs by a
+//! character or two from a variable that is unset, and what Kubernetes sets for its services is left out.
 
 use std::collections::HashSet;
 
@@ -64,8 +63,8 @@ pub fn misspelt(env: &dyn Env, known: &Known) -> Vec<(String, &'static str)> {
     unknown.into_iter().filter_map(|name| meant(&name).map(|meant| (name, meant))).collect()
 }
 
-/// Whether Kubernetes (or Docker's links) has set a variable: for a service jobs-callback, JOBS_CALLBACK_PORT=tcp://10.0.0.1:8080
-/// and more of the kind.
+/// Whether Kubernetes (or Docker's links) has set a variable: for a service jobs-callback,
+/// JOBS_CALLBACK_PORT=tcp://10.0.0.1:8080 and more of the kind.
 fn is_of_kubernetes(env: &dyn Env, name: &str) -> bool {
     let of_service = ["_SERVICE_HOST", "_SERVICE_PORT", "_TCP", "_TCP_ADDR", "_TCP_PORT", "_TCP_PROTO"];
     of_service.iter().any(|end| name.ends_with(end))

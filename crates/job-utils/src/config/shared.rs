@@ -33,7 +33,8 @@ crate::variables! {
     pub JOBS_CALLBACK_TIMEOUT = "4h" for "worker, server, service";
 }
 
-// Of RUST_LOG's default: the pool repeats each failed connection that its user reports anyway, refinery what migrate says.
+// Of RUST_LOG's default: the pool repeats each failed connection that its user reports anyway, refinery what migrate
+// says.
 crate::variables! {
     /// What to log, as `level` or `target=level,…` (levels error, warn, info, debug, trace).
     pub RUST_LOG = "info,deadpool.postgres=error,refinery_core=warn" for "all";

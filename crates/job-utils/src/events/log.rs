@@ -1,5 +1,5 @@
-//! The log: the first listener of all events. Each event has one line here, or none. The target of a line is the crate of
-//! the service that it comes from, so that RUST_LOG can name it.
+//! The log: the first listener of all events. Each event has one line here, or none. The target of a line is the crate
+//! of the service that it comes from, so that RUST_LOG can name it.
 
 use super::{Attempt, Event, Skipped, Source};
 use crate::config::in_words;

@@ -18,9 +18,9 @@ const WAITING: usize = 256;
 /// Bounds the memory that the large bodies of a server take together.
 ///
 /// A body whose length is announced takes its share at once. Any other takes as much as it needs so far, and more as it
-/// grows: several of them could wait for each other for ever. So there is, beside the bytes that all share, room for one
-/// body of any length: whoever has it never waits again and makes room when it is done. While a body waits, the rest of
-/// it stays at its sender.
+/// grows: several of them could wait for each other for ever. So there is, beside the bytes that all share, room for
+/// one body of any length: whoever has it never waits again and makes room when it is done. While a body waits, the
+/// rest of it stays at its sender.
 #[derive(Debug, Clone)]
 pub struct BodyBudget {
     shared: Arc<Semaphore>,

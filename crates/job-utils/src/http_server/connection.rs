@@ -42,9 +42,9 @@ enum Phase {
 /// Whose turn it is.
 ///
 /// A client that sends a byte now and then is never silent for long, and may never come to an end. So two times are
-/// kept: how long it has been silent, which ends the connection of one that is gone; and for how long it has been waited
-/// for in all since its step began, which says who gives way at the limit. A step is a head, a body, or the pause between
-/// requests with the reading of an answer.
+/// kept: how long it has been silent, which ends the connection of one that is gone; and for how long it has been
+/// waited for in all since its step began, which says who gives way at the limit. A step is a head, a body, or the
+/// pause between requests with the reading of an answer.
 #[derive(Debug, Clone, Copy)]
 struct Turn {
     phase: Phase,

@@ -1,9 +1,9 @@
 //! A body: what a callback or an answer says in JSON.
 //!
 //! Of a body four fields mean something; of the rest it only matters that it is JSON. A reader that builds all of it
-//! refuses what others write: half a surrogate pair (a JavaScript text that was cut in the middle of an emoji), a number
-//! beyond a double, a hundred brackets, a byte order mark, a byte that is not UTF-8. A callback that is refused is lost, and
-//! its job waits for hours.
+//! refuses what others write: half a surrogate pair (a JavaScript text that was cut in the middle of an emoji), a
+//! number beyond a double, a hundred brackets, a byte order mark, a byte that is not UTF-8. A callback that is refused
+//! is lost, and its job waits for hours.
 
 use std::fmt;
 

@@ -12,11 +12,11 @@
 //! {"status":"success"}  or  {"status":"error","error":"what went wrong"}
 //! ```
 //!
-//! A failure whose body has `"retry": false` is one for good as well, and who says so with words, `{"error":"…","retry":false}`, has
-//! failed also without `X-Job-Error`.
+//! A failure whose body has `"retry": false` is one for good as well, and who says so with words,
+//! `{"error":"…","retry":false}`, has failed also without `X-Job-Error`.
 //!
-//! `POST /callback/extend`, with the same headers and query, asks for more time: `{"seconds": 600}`, or without a body for
-//! JOBS_CALLBACK_TIMEOUT from now.
+//! `POST /callback/extend`, with the same headers and query, asks for more time: `{"seconds": 600}`, or without a body
+//! for JOBS_CALLBACK_TIMEOUT from now.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -157,8 +157,8 @@ pub enum Malformed {
     BadBody(#[from] BadBody),
 }
 
-/// Reads which attempt a request to the callback server is for. None when it has no `X-Job-Id`: a health probe of an existing
-/// set-up.
+/// Reads which attempt a request to the callback server is for. None when it has no `X-Job-Id`: a health probe of an
+/// existing set-up.
 ///
 /// # Errors
 /// What is wrong with the request, for its sender.

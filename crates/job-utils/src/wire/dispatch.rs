@@ -144,17 +144,17 @@ impl<'a> Received<'a> {
     }
 }
 
-/// Reads the answer to a POST to `url`. With `complete_on_2xx` every 2xx but 202 is a completion, for plain functions that
-/// never call back.
+/// Reads the answer to a POST to `url`. With `complete_on_2xx` every 2xx but 202 is a completion, for plain functions
+/// that never call back.
 ///
 /// A body that is encoded in a way that is not understood may say anything, so a success with such a body is a failure.
 /// Only where the status says it all, with 202 or `complete_on_2xx`, nothing depends on the body.
 ///
-/// A wait that the answer asks for is kept to when the status is 429 or 503. A 503 uses up the attempt: something is out
-/// of order, and that has to end some day. A 429 does not: the function works, and the job was never looked at. Without a
-/// usable `Retry-After` both are ordinary failures, the 429 as well. If it did not count, nothing would tell when to ask
-/// again or when to stop: e^attempts seconds between attempts only grow with the attempts, and a function that is
-/// overloaded would be asked every few seconds for ever. The usual 25 attempts last four days.
+/// A wait that the answer asks for is kept to when the status is 429 or 503. A 503 uses up the attempt: something is
+/// out of order, and that has to end some day. A 429 does not: the function works, and the job was never looked at.
+/// Without a usable `Retry-After` both are ordinary failures, the 429 as well. If it did not count, nothing would tell
+/// when to ask again or when to stop: e^attempts seconds between attempts only grow with the attempts, and a function
+/// that is overloaded would be asked every few seconds for ever. The usual 25 attempts last four days.
 pub fn read_answer(answer: &Received<'_>, url: &Url, complete_on_2xx: bool, now: SystemTime) -> Answer {
     let Received { status, headers, body, .. } = answer;
     let (text, said) = match body {
@@ -200,8 +200,8 @@ fn asked_wait(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     retry_after(text(RETRY_AFTER)?, text(DATE), now)
 }
 
-/// What a body says. Of one that is cut, only the beginning can say something; most answers of functions that call back are
-/// short texts, and are not looked into.
+/// What a body says. Of one that is cut, only the beginning can say something; most answers of functions that call back
+/// are short texts, and are not looked into.
 fn said(text: &str, cut: bool) -> Body {
     match text.trim_ascii_start().starts_with('{') {
         true if cut => Body::beginning(text.as_bytes()),

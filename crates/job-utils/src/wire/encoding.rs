@@ -1,8 +1,8 @@
 //! Encoding: from the bytes of a body, as they came over the network, to its text.
 //!
-//! Frameworks and proxies compress, editors and .NET begin a text with a byte order mark, and Latin-1 finds its way into
-//! JSON. A body that is not read for such a reason takes a function's word away from it. So what can be understood is; what
-//! cannot is an error, and is never taken for an empty body.
+//! Frameworks and proxies compress, editors and .NET begin a text with a byte order mark, and Latin-1 finds its way
+//! into JSON. A body that is not read for such a reason takes a function's word away from it. So what can be understood
+//! is; what cannot is an error, and is never taken for an empty body.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -102,8 +102,8 @@ pub fn is_long_work(headers: &HeaderMap, body: &[u8]) -> bool {
     body.len() > SHORT || !body.is_empty() && headers.contains_key(CONTENT_ENCODING)
 }
 
-/// Decodes a body, up to `limit` bytes: what is beyond is never decompressed. Of a body that is `cut`, of which only the
-/// beginning has been read, the beginning is decoded.
+/// Decodes a body, up to `limit` bytes: what is beyond is never decompressed. Of a body that is `cut`, of which only
+/// the beginning has been read, the beginning is decoded.
 ///
 /// # Errors
 /// The body is not what its encoding says. An empty body is always empty.
@@ -172,8 +172,8 @@ fn has_zlib_header(body: &[u8]) -> bool {
     matches!(body, [first, second, ..] if first & 0x0f == 8 && u16::from_be_bytes([*first, *second]) % 31 == 0)
 }
 
-/// The text of a body: UTF-8, or what its byte order mark says, which is not part of it. A replacement character stands for
-/// what is not valid.
+/// The text of a body: UTF-8, or what its byte order mark says, which is not part of it. A replacement character stands
+/// for what is not valid.
 ///
 /// ```
 /// use job_utils::wire::encoding::text;

@@ -22,8 +22,8 @@ pub const X_CALLBACK_URL: &str = "x-callback-url";
 pub const X_JOB_TOKEN: &str = "x-job-token";
 /// `true` on a function's answer or on a callback: the attempt failed. Read by [`flag`].
 pub const X_JOB_ERROR: &str = "x-job-error";
-/// `false` on a function's answer or on a callback that says that the attempt failed: another would fail as well. Read by
-/// [`flag`].
+/// `false` on a function's answer or on a callback that says that the attempt failed: another would fail as well. Read
+/// by [`flag`].
 pub const X_JOB_RETRY: &str = "x-job-retry";
 /// Which attempt of the job this is, from 1.
 pub const X_JOB_ATTEMPT: &str = "x-job-attempt";

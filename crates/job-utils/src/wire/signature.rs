@@ -49,8 +49,8 @@ impl std::fmt::Debug for CallbackSecrets {
 }
 
 impl CallbackSecrets {
-    /// [`CallbackSecrets::parse`] of a text: one secret, or `new,old` while it is replaced. The worker that signs and the callback
-    /// server that verifies get the same.
+    /// [`CallbackSecrets::parse`] of a text: one secret, or `new,old` while it is replaced. The worker that signs and
+    /// the callback server that verifies get the same.
     pub fn new(list: impl Into<String>) -> Option<Self> {
         Self::parse(&Secret::new(list))
     }
@@ -200,9 +200,9 @@ impl std::fmt::Debug for CallbackClaim {
 pub struct BadEpoch;
 
 impl CallbackClaim {
-    /// Reads the query of a callback. What is none of our values counts as absent, but for the epoch: a callback URL may have
-    /// a query of its own. So does a path behind a value: functions made from the original's Python template append
-    /// `/callback` to the whole URL.
+    /// Reads the query of a callback. What is none of our values counts as absent, but for the epoch: a callback URL
+    /// may have a query of its own. So does a path behind a value: functions made from the original's Python template
+    /// append `/callback` to the whole URL.
     ///
     /// # Errors
     /// The epoch is not a number.

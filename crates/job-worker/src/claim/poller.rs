@@ -1,9 +1,9 @@
 //! Poller: when to claim for a lane, and whether from the start or from the cursor.
 //!
-//! The cursor is where the last claim ended. A new job most likely lies ahead of it, so most claims go on from there, also
-//! the first one after a wake-up. A claim from the start sees every due job. It may have to walk over the dead index entries
-//! of every job done since the last vacuum, so such claims take a small share of the time. But a worker never goes to sleep
-//! without one.
+//! The cursor is where the last claim ended. A new job most likely lies ahead of it, so most claims go on from there,
+//! also the first one after a wake-up. A claim from the start sees every due job. It may have to walk over the dead
+//! index entries of every job done since the last vacuum, so such claims take a small share of the time. But a worker
+//! never goes to sleep without one.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use crate::lane::TaskFilter;
 use crate::slots::BATCH;
 
-/// After a claim from the start, the next one waits this many times as long as it took, while claims find as much as they can
-/// take; else as long as it took.
+/// After a claim from the start, the next one waits this many times as long as it took, while claims find as much as
+/// they can take; else as long as it took.
 const START_PAUSE: u32 = 20;
 
 /// The longest such wait. It is never longer than the poll interval either.
@@ -23,8 +23,8 @@ const START_PAUSE_LIMIT: Duration = Duration::from_secs(60);
 /// The first pause of a [`PollBackoff`].
 const SHORTEST_POLL: Duration = Duration::from_millis(20);
 
-/// While jobs come in a stream, claims begin at least so far apart: each then finds some jobs rather than one, which costs a
-/// statement all the same.
+/// While jobs come in a stream, claims begin at least so far apart: each then finds some jobs rather than one, which
+/// costs a statement all the same.
 const PACE: Duration = Duration::from_millis(1);
 
 /// Claims that find jobs within this time of each other meet a stream.
@@ -91,7 +91,8 @@ impl Poller {
         self.more
     }
 
-    /// When the lane is to be polled. None: a claim is in flight, or waits for room, and something else will happen first.
+    /// When the lane is to be polled. None: a claim is in flight, or waits for room, and something else will happen
+    /// first.
     pub(super) fn poll_at(&self, now: Instant) -> Option<Instant> {
         (self.in_flight == 0 && (!self.more || self.next_at > now)).then_some(self.next_at)
     }
@@ -184,8 +185,8 @@ impl Poller {
         self.next_at = if self.woken { now } else { self.start_at() };
     }
 
-    /// It was one from the start, and found nothing. The next waiting job is due in this time, as far as is known. `notified`:
-    /// whether a notification can wake this worker.
+    /// It was one from the start, and found nothing. The next waiting job is due in this time, as far as is known.
+    /// `notified`: whether a notification can wake this worker.
     pub(super) fn found_nothing(&mut self, now: Instant, due: Option<Duration>, notified: bool) {
         self.exhausted = true;
         let pause =
@@ -207,8 +208,8 @@ impl Poller {
         self.start.after(if self.exhausted { 1 } else { START_PAUSE }, self.poll_interval)
     }
 
-    /// When to claim from the start before the lane goes to sleep, after a claim that has found something. A wake-up before
-    /// that is answered at once.
+    /// When to claim from the start before the lane goes to sleep, after a claim that has found something. A wake-up
+    /// before that is answered at once.
     fn start_before_sleep_at(&self) -> Instant {
         self.start.after(START_PAUSE, self.poll_interval).max(self.pacer.not_before)
     }
@@ -219,8 +220,8 @@ struct StartScans {
     /// When the last one ended, and how long it took.
     ended: Instant,
     took: Duration,
-    /// One was overdue when a claim from the cursor went before it. It is the next one, however many wake-ups come: a job that
-    /// was committed late lies behind the cursor.
+    /// One was overdue when a claim from the cursor went before it. It is the next one, however many wake-ups come: a
+    /// job that was committed late lies behind the cursor.
     passed_over: bool,
 }
 
@@ -236,7 +237,8 @@ impl StartScans {
     }
 }
 
-/// Keeps claims apart while jobs come in a stream. A job that comes alone, or a second one after it, never waits for this.
+/// Keeps claims apart while jobs come in a stream. A job that comes alone, or a second one after it, never waits for
+/// this.
 struct Pacer {
     /// When the last claim began that found fewer jobs than it could take.
     found_at: Option<Instant>,
@@ -256,8 +258,8 @@ impl Pacer {
     }
 }
 
-/// Polls of a worker that nothing wakes. The pause doubles from poll to poll, so a job waits about as long as there was none
-/// before it.
+/// Polls of a worker that nothing wakes. The pause doubles from poll to poll, so a job waits about as long as there was
+/// none before it.
 struct PollBackoff {
     pause: Duration,
 }

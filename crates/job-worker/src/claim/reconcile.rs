@@ -1,8 +1,8 @@
 //! Reconcile: find the jobs that are locked for this process and not known to it.
 //!
-//! An answer of the database that did not come leaves such jobs behind: a claim may have been carried out, or an outcome not
-//! been stored. This worker's heartbeats would keep them locked for good, so they are interrupted. What a claim in flight
-//! brings would be taken for such a job, so claims pause meanwhile.
+//! An answer of the database that did not come leaves such jobs behind: a claim may have been carried out, or an
+//! outcome not been stored. This worker's heartbeats would keep them locked for good, so they are interrupted. What a
+//! claim in flight brings would be taken for such a job, so claims pause meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::slots::Slots;
 
-/// How long to wait before each of the searches that follow an unclear answer: a statement whose connection was lost may still
-/// be under way. The last is the first.
+/// How long to wait before each of the searches that follow an unclear answer: a statement whose connection was lost
+/// may still be under way. The last is the first.
 const PAUSES: &[Duration] = &[Duration::from_secs(30), Duration::from_secs(2), Duration::from_secs(2)];
 
 /// How often to see whether the claims in flight have ended.

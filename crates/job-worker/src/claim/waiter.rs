@@ -61,15 +61,15 @@ impl WaiterRegistration {
         }
     }
 
-    /// Whether every write wakes, without any registration: as found by the last claim that found nothing. When that changes,
-    /// the change itself wakes.
+    /// Whether every write wakes, without any registration: as found by the last claim that found nothing. When that
+    /// changes, the change itself wakes.
     pub(super) fn always_notified(&self) -> bool {
         self.always_notified
     }
 
-    /// A claim from the start has found nothing, and the worker goes to sleep. It registers as a waiter, and claims again
-    /// until everything is visible that was written before the registration: whoever wrote it may not have known of the
-    /// waiter.
+    /// A claim from the start has found nothing, and the worker goes to sleep. It registers as a waiter, and claims
+    /// again until everything is visible that was written before the registration: whoever wrote it may not have known
+    /// of the waiter.
     pub(super) fn found_nothing(&mut self, on_demand: bool) {
         self.busy_since = None;
         // A worker that is not listening is never notified. It polls.
@@ -91,8 +91,8 @@ impl WaiterRegistration {
         });
     }
 
-    /// A claim has found something. A busy worker does not wait, so writes need not notify for its sake; unless one of its
-    /// lanes is `asleep`.
+    /// A claim has found something. A busy worker does not wait, so writes need not notify for its sake; unless one of
+    /// its lanes is `asleep`.
     pub(super) fn found_something(&mut self, asleep: bool) {
         let busy_since = *self.busy_since.get_or_insert_with(Instant::now);
         if asleep || !self.registered || busy_since.elapsed() < BUSY {

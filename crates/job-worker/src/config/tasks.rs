@@ -55,7 +55,8 @@ pub struct RetrySettings {
     pub max_attempts: Option<u16>,
     /// The wait after the first failure. Without it, the waits are the usual ones.
     pub first: Option<Duration>,
-    /// The longest wait: from one failure to the next it doubles up to this. As long as `first` unless given, which makes all waits equal.
+    /// The longest wait: from one failure to the next it doubles up to this. As long as `first` unless given, which
+    /// makes all waits equal.
     pub cap: Option<Duration>,
     /// Up to this share is taken off each wait, at random.
     pub jitter: f64,
@@ -67,7 +68,8 @@ pub struct RetrySettings {
 pub struct AllTasks {
     /// By task identifier.
     pub named: BTreeMap<String, TaskSettings>,
-    /// Of those that are not named; and what a named one does not say is as here. But the concurrency is that of all of them together.
+    /// Of those that are not named; and what a named one does not say is as here. But the concurrency is that of all of
+    /// them together.
     pub rest: TaskSettings,
 }
 
@@ -196,7 +198,8 @@ impl TaskSettings {
     }
 }
 
-/// The value as JSON, or what is in the file that it names. What is said of it quotes nothing: there may be a URL with a password in it.
+/// The value as JSON, or what is in the file that it names. What is said of it quotes nothing: there may be a URL with
+/// a password in it.
 fn document(value: &str) -> Result<Value, String> {
     if value.starts_with(['{', '[', '"']) {
         return json(value, "");

@@ -9,8 +9,8 @@ use crate::dispatch::failure::{Failure, Progress};
 /// How much of an answer is kept; more than any answer that means something.
 const KEPT: usize = 1 << 20;
 
-/// How much of a success that is no completion is read. A function may answer with a large result and call back; one whose
-/// answer has no end will not.
+/// How much of a success that is no completion is read. A function may answer with a large result and call back; one
+/// whose answer has no end will not.
 const READ: usize = 64 << 20;
 
 /// An answer's body on its way.

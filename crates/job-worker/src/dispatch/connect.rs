@@ -40,8 +40,8 @@ const MOST_HEADERS: usize = 256;
 /// The same over HTTP/2, in bytes of all names and values; hyper's own limit is 16 KiB.
 const LARGEST_HEAD: u32 = 256 << 10;
 
-/// What `connect` and `socket` say when this process, or the machine, has no descriptor left: EMFILE and ENFILE, the same
-/// numbers on every Unix.
+/// What `connect` and `socket` say when this process, or the machine, has no descriptor left: EMFILE and ENFILE, the
+/// same numbers on every Unix.
 const NO_DESCRIPTOR: [i32; 2] = [24, 23];
 
 /// Which server: scheme, host and port.

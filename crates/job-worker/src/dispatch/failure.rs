@@ -134,9 +134,9 @@ fn tls_hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Whether the server says that it did not look at a request: the one way of being sure once it was written. Over HTTP/2 a
-/// stream is refused (REFUSED_STREAM), or is beyond the last one of a GOAWAY; RFC 9113, 8.7, allows to send it again. Streams
-/// that the server may have looked at end in another error when the connection does.
+/// Whether the server says that it did not look at a request: the one way of being sure once it was written. Over
+/// HTTP/2 a stream is refused (REFUSED_STREAM), or is beyond the last one of a GOAWAY; RFC 9113, 8.7, allows to send it
+/// again. Streams that the server may have looked at end in another error when the connection does.
 fn is_unprocessed(error: &hyper::Error) -> bool {
     let mut cause: Option<&dyn Error> = Some(error);
     while let Some(next) = cause {

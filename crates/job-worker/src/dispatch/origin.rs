@@ -1,17 +1,18 @@
-//! Origin: the connections to one server. Over HTTP/1.1 a pool of them, each with one request at a time; over HTTP/2 one
-//! for all requests.
+//! Origin: the connections to one server. Over HTTP/1.1 a pool of them, each with one request at a time; over HTTP/2
+//! one for all requests.
 //!
-//! A server closes connections that are idle for too long, and a POST may meet the closing connection. Nobody can tell then
-//! whether the function was started: the connection's end looks the same when the function read the request and crashed. So
-//! such a POST is a failed attempt and is never sent again by itself. What can be done is to be earlier than the server:
+//! A server closes connections that are idle for too long, and a POST may meet the closing connection. Nobody can tell
+//! then whether the function was started: the connection's end looks the same when the function read the request and
+//! crashed. So such a POST is a failed attempt and is never sent again by itself. What can be done is to be earlier
+//! than the server:
 //!
-//! - Where it announces its time (`Keep-Alive: timeout=5`), a connection is used a second less; with a second or less it is
-//!   not kept at all.
-//! - Where it does not, idle connections are used for [`IDLE_TIMEOUT`]. When the server closes one of them before that, with a
-//!   POST on its way or not, only half of that time is used from then on.
+//! - Where it announces its time (`Keep-Alive: timeout=5`), a connection is used a second less; with a second or less
+//!   it is not kept at all.
+//! - Where it does not, idle connections are used for [`IDLE_TIMEOUT`]. When the server closes one of them before that,
+//!   with a POST on its way or not, only half of that time is used from then on.
 //!
-//! A request that was never written can be sent again without harm, and hyper says so: the connection's end was seen before
-//! a byte of the request left. It takes another connection.
+//! A request that was never written can be sent again without harm, and hyper says so: the connection's end was seen
+//! before a byte of the request left. It takes another connection.
 
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

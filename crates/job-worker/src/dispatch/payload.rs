@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 
 use crate::payload_memory::MemoryPermit;
 
-/// The client holds what it has been given until it is written. So a large payload is given in pieces of this size, as copies.
+/// The client holds what it has been given until it is written. So a large payload is given in pieces of this size, as
+/// copies.
 const PIECE: usize = 64 << 10;
 
 /// How long a function may go on to read after its answer.

@@ -33,7 +33,8 @@ const X_JOB_ATTEMPT: HeaderName = HeaderName::from_static(headers::X_JOB_ATTEMPT
 const X_JOB_MAX_ATTEMPTS: HeaderName = HeaderName::from_static(headers::X_JOB_MAX_ATTEMPTS);
 const X_CALLBACK_URL: HeaderName = HeaderName::from_static(headers::X_CALLBACK_URL);
 
-/// What a task identifier is not shown with in a header: what is no visible ASCII character, and the sign of the encoding.
+/// What a task identifier is not shown with in a header: what is no visible ASCII character, and the sign of the
+/// encoding.
 const HIDDEN: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// How many tasks' targets are cached. A task's name can be anything, so there may be many more of them.

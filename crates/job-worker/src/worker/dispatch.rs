@@ -8,8 +8,8 @@ use super::{WorkerBuilder, fault};
 
 /// With the feature `dispatch`, which is on by default.
 impl<S: Send + Sync + 'static> WorkerBuilder<S> {
-    /// Dispatches tasks without a handler over HTTP: to the functions below the base URL `functions`, which call back to
-    /// `callback`, where a callback server is.
+    /// Dispatches tasks without a handler over HTTP: to the functions below the base URL `functions`, which call back
+    /// to `callback`, where a callback server is.
     pub fn dispatch(mut self, functions: &str, callback: &str) -> Self {
         self.said.push("dispatch");
         match parse_http_url(functions) {

@@ -374,8 +374,8 @@ async fn an_applications_subscriber_sees_the_span_in_which_the_handler_runs() {
     let (new, mut spans) = mpsc::unbounded_channel();
     let (seen, mut inside) = mpsc::unbounded_channel();
     let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(Spans(new)));
-    // While there is one subscriber only, the first thread that reaches the span decides whether it is ever of interest: that of another test
-    // has none.
+    // While there is one subscriber only, the first thread that reaches the span decides whether it is ever of
+    // interest: that of another test has none.
     let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let bench = Bench::new().await;
     let running = Running::start(builder(&bench).state(seen).task(look));
@@ -404,8 +404,8 @@ async fn a_hook_that_panics_fails_the_attempt_and_not_the_worker() {
     running.stop().await;
 }
 
-/// Dropping what runs is as safe as a crash, and leaves nothing behind in the process: its sessions end, and the next worker with
-/// its id has its jobs at once.
+/// Dropping what runs is as safe as a crash, and leaves nothing behind in the process: its sessions end, and the next
+/// worker with its id has its jobs at once.
 #[tokio::test]
 async fn a_worker_that_is_dropped_leaves_nothing_that_runs() {
     async fn stuck(_: Greet, context: Context<mpsc::UnboundedSender<i32>>) -> HandlerResult {

@@ -17,7 +17,8 @@ impl Task for Work {
     const IDENTIFIER: &'static str = "work";
 }
 
-/// It is woken by its own connection, works on those of the pool, and holds its id, which the next of that id would see.
+/// It is woken by its own connection, works on those of the pool, and holds its id, which the next of that id would
+/// see.
 #[tokio::test]
 async fn a_worker_works_on_the_applications_pool_and_listens_beside_it() {
     async fn work(_: Work, context: Context) -> HandlerResult {

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use super::support::{Bench, LIMIT};
 
-/// The ten seconds that are promised, and what a busy machine may take. Without the promise it would be the 15 minutes of
-/// JOBS_DISPATCH_TIMEOUT.
+/// The ten seconds that are promised, and what a busy machine may take. Without the promise it would be the 15 minutes
+/// of JOBS_DISPATCH_TIMEOUT.
 const PROMISED: Duration = Duration::from_secs(10 + 50);
 
 #[tokio::test]
@@ -23,7 +23,8 @@ async fn attempts_whose_jobs_are_taken_away_free_their_slots_within_ten_seconds(
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (asked, closed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let (of_server, ends) = (asked.clone(), closed.clone());
-    // Answers `/quick` at once and all else never; counts those that it does not answer, and how many of them are given up.
+    // Answers `/quick` at once and all else never; counts those that it does not answer, and how many of them are given
+    // up.
     let server = tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();

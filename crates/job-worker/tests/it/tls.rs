@@ -268,7 +268,8 @@ async fn a_client_shows_its_certificate_to_a_server_that_asks_for_one() {
     }
 }
 
-/// An application's own TLS: it is used and checked, also when the URL asks for none, and without it on the server there is no connection.
+/// An application's own TLS: it is used and checked, also when the URL asks for none, and without it on the server
+/// there is no connection.
 #[tokio::test]
 async fn tls_of_an_applications_own_is_required() {
     let stage = Stage::new().await;

@@ -1,4 +1,5 @@
-//! What an application is told: in the log of a failed attempt, in `last_error`, and by the errors that its `main` ends with.
+//! What an application is told: in the log of a failed attempt, in `last_error`, and by the errors that its `main` ends
+//! with.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

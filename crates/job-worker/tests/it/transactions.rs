@@ -153,8 +153,8 @@ async fn a_transaction_of_the_applications_own_pool_completes_the_job_as_well() 
     assert_eq!(charged, 1);
 }
 
-/// A handler whose time is up in the middle of a statement: the statement is cancelled, its transaction ends with the session, and the
-/// pool does not get back a connection that is busy.
+/// A handler whose time is up in the middle of a statement: the statement is cancelled, its transaction ends with the
+/// session, and the pool does not get back a connection that is busy.
 #[tokio::test]
 async fn a_transaction_that_is_dropped_leaves_no_statement_behind() {
     async fn slow(_: Charge, context: Context) -> HandlerResult {
@@ -247,8 +247,8 @@ async fn a_savepoint_survives_what_is_refused() {
     assert_eq!((charged, bench.count("task_identifier = 'receipt'").await, bench.count("true").await), (1, 1, 1));
 }
 
-/// Its transaction is at the level that was asked for, holds the job from the beginning, and ends when its client has gone without a
-/// word: others pass the job by as long as it is held.
+/// Its transaction is at the level that was asked for, holds the job from the beginning, and ends when its client has
+/// gone without a word: others pass the job by as long as it is held.
 #[tokio::test]
 async fn a_transaction_holds_its_job_and_not_for_longer_than_its_client_lives() {
     async fn handler(_: Charge, context: Context<(Client, mpsc::UnboundedSender<[String; 4]>)>) -> HandlerResult {
@@ -282,7 +282,8 @@ async fn a_transaction_holds_its_job_and_not_for_longer_than_its_client_lives() 
     assert_ne!(after, "3");
 }
 
-/// A halted process keeps its connection and says nothing: here it is work that waits for the job's row, which it holds itself.
+/// A halted process keeps its connection and says nothing: here it is work that waits for the job's row, which it holds
+/// itself.
 #[tokio::test]
 async fn a_transaction_without_a_statement_for_longer_than_its_task_may_take_is_ended_by_the_server() {
     async fn handler(job: Charge, context: Context<mpsc::UnboundedSender<String>>) -> HandlerResult {

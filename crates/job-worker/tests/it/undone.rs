@@ -1,4 +1,5 @@
-//! Transactions of handlers that have to wait, for a connection or for each other, or are undone: no attempt is used up by that.
+//! Transactions of handlers that have to wait, for a connection or for each other, or are undone: no attempt is used up
+//! by that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
@@ -84,8 +85,8 @@ async fn blocked(client: &Client) {
     eventually(LIMIT, async || client.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0).await;
 }
 
-/// More handlers than connections: each waits for its turn, longer than the pool itself lets anybody wait. What they enqueue beside
-/// their transactions, and what the worker has to do, goes by the connections that they leave.
+/// More handlers than connections: each waits for its turn, longer than the pool itself lets anybody wait. What they
+/// enqueue beside their transactions, and what the worker has to do, goes by the connections that they leave.
 #[tokio::test]
 async fn handlers_wait_for_a_connection_and_leave_some() {
     async fn slow(_: Work, context: Context) -> HandlerResult {
@@ -191,8 +192,8 @@ async fn an_attempt_whose_time_was_spent_waiting_for_a_connection_is_given_back(
     running.stop().await;
 }
 
-/// A handler that has written into a queue and a producer of its job's key who wants to: the producer waits before it has anything that
-/// the handler needs.
+/// A handler that has written into a queue and a producer of its job's key who wants to: the producer waits before it
+/// has anything that the handler needs.
 #[tokio::test]
 async fn a_handler_and_a_producer_of_its_key_do_not_deadlock() {
     async fn work(_: Work, context: Context<Arc<(Notify, Notify)>>) -> HandlerResult {

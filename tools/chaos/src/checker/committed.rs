@@ -78,8 +78,8 @@ fn ends(evidence: &Evidence, job: i64, life: &Life<'_>, findings: &mut Findings)
     }
 }
 
-/// What was enqueued last under a job's id has to have started when the job was completed, and to have been tried when it
-/// failed for good.
+/// What was enqueued last under a job's id has to have started when the job was completed, and to have been tried when
+/// it failed for good.
 fn starts(job: i64, life: &Life<'_>, findings: &mut Findings) {
     let Some(row) = life.changes.last().and_then(|change| change.row()) else { return };
     if life.last_row().is_none() && !life.runs.iter().any(|run| run.n == row.n) {
@@ -91,7 +91,8 @@ fn starts(job: i64, life: &Life<'_>, findings: &mut Findings) {
     }
 }
 
-/// Whether a function was called under a claim, be it one that had ended by then: a worker that was halted does not know.
+/// Whether a function was called under a claim, be it one that had ended by then: a worker that was halted does not
+/// know.
 fn is_claimed(lives: &Lives<'_>, life: &Life<'_>, run: &Run) -> bool {
     let claimed = life.claims.iter().any(|claim| claim.at <= run.at && claim.owns(run));
     claimed

@@ -1,4 +1,5 @@
-//! The life of each job: its claims, how each ended, and the runs of functions. What a row cannot go through is told here.
+//! The life of each job: its claims, how each ended, and the runs of functions. What a row cannot go through is told
+//! here.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Rescues: a job is taken from a worker only when that worker can have been silent for a lease, or its lock is too old.
+//! Rescues: a job is taken from a worker only when that worker can have been silent for a lease, or its lock is too
+//! old.
 
 use super::super::change::What;
 use super::super::history::Micros;

@@ -1,8 +1,8 @@
 //! Stuck jobs: how long nothing happens with a job that is due.
 //!
-//! What happens is: a function starts it, the function's work ends, the attempt ends by an outcome. That it is claimed, given
-//! back or rescued is no progress. While it waits, progress is also what happens to the job before it in its named queue, and the
-//! start of a job of a more urgent priority.
+//! What happens is: a function starts it, the function's work ends, the attempt ends by an outcome. That it is claimed,
+//! given back or rescued is no progress. While it waits, progress is also what happens to the job before it in its
+//! named queue, and the start of a job of a more urgent priority.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

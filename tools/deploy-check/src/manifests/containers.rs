@@ -1,5 +1,5 @@
-//! What every container has; and of those with images of ours, which variables, ConfigMaps and Secrets they take, and whether
-//! they have the time to stop.
+//! What every container has; and of those with images of ours, which variables, ConfigMaps and Secrets they take, and
+//! whether they have the time to stop.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -143,7 +143,8 @@ fn host_of(url: &str, anywhere: bool) -> Option<Host> {
     Some(Host { name: host.to_owned(), port: port.or(usual), anywhere })
 }
 
-/// The ports of a Service: of one that is rendered, or (not known, none) of one that an operator makes. None when nobody does.
+/// The ports of a Service: of one that is rendered, or (not known, none) of one that an operator makes. None when
+/// nobody does.
 fn ports_of(name: &str, objects: &[Value]) -> Option<Vec<u64>> {
     objects.iter().find_map(|object| {
         let own = text(object, "/metadata/name");

@@ -7,7 +7,8 @@ use super::{list, text};
 const PART_OF: &str = "app.kubernetes.io/part-of";
 const COMPONENT: &str = "app.kubernetes.io/component";
 
-/// Where the requests to Knative's functions come from: the activator, and one of the ingresses that it is installed with.
+/// Where the requests to Knative's functions come from: the activator, and one of the ingresses that it is installed
+/// with.
 const ACTIVATOR: &str = "knative-serving";
 const INGRESSES: [&str; 3] = ["kourier-system", "istio-system", "contour-internal"];
 
@@ -179,7 +180,8 @@ fn has_port(entry: &Value, port: Port) -> bool {
     }
 }
 
-/// Whether a selector (matchLabels and matchExpressions; everything, where it has neither) selects what has these labels.
+/// Whether a selector (matchLabels and matchExpressions; everything, where it has neither) selects what has these
+/// labels.
 pub(super) fn selects(selector: &Value, labels: &Value) -> bool {
     let wanted = selector["matchLabels"].as_object();
     let by_labels = wanted.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value));

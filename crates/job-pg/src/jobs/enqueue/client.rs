@@ -9,8 +9,9 @@ use crate::connection::statement::Parameters;
 use crate::error::DbError;
 use crate::jobs::enqueue::row::Row;
 
-/// A pool, a connection, or a transaction, that can enqueue. Statements are prepared once per connection where the client keeps
-/// them (deadpool_postgres, sqlx, [`Db`]), and sent in one round trip, unprepared, where it does not (tokio_postgres).
+/// A pool, a connection, or a transaction, that can enqueue. Statements are prepared once per connection where the
+/// client keeps them (deadpool_postgres, sqlx, [`Db`]), and sent in one round trip, unprepared, where it does not
+/// (tokio_postgres).
 ///
 /// | of | it is |
 /// |---|---|
@@ -19,9 +20,9 @@ use crate::jobs::enqueue::row::Row;
 /// | tokio-postgres | `&client`, `&transaction` |
 /// | sqlx, with the feature `sqlx` | `&pool`, `&mut *connection`, `&mut *transaction` |
 ///
-/// A future that is dropped before it is done, by a timeout say, may still enqueue: what was sent is sent. On a connection or a
-/// transaction of the caller's its statement goes on, and what comes next there waits for it. A pool does not get back a
-/// connection that is busy; a [`Db`] cancels the statement besides.
+/// A future that is dropped before it is done, by a timeout say, may still enqueue: what was sent is sent. On a
+/// connection or a transaction of the caller's its statement goes on, and what comes next there waits for it. A pool
+/// does not get back a connection that is busy; a [`Db`] cancels the statement besides.
 #[diagnostic::on_unimplemented(
     message = "jobs cannot be enqueued on `{Self}`",
     label = "no reference to a pool, a connection or a transaction that is known here",

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use crate::jobs::NewJob;
 
-/// How many jobs go into one statement. More gain nothing (measured from 500 to 5000: 15 % up to here, 3 % after), and a
-/// statement holds its rows in memory on both sides.
+/// How many jobs go into one statement. More gain nothing (measured from 500 to 5000: 15 % up to here, 3 % after), and
+/// a statement holds its rows in memory on both sides.
 const CHUNK_JOBS: usize = 2000;
 
 /// How many bytes of payload go into one statement, unless a single job has more.

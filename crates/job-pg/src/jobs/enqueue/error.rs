@@ -64,8 +64,8 @@ pub enum EnqueueError {
         #[source]
         source: Option<DbError>,
     },
-    /// A trigger on the table `jobs` returned NULL, which keeps a row out: these jobs were not made there, whatever the trigger made
-    /// of them instead. It is no error to the transaction, in which everything else stays as it is.
+    /// A trigger on the table `jobs` returned NULL, which keeps a row out: these jobs were not made there, whatever the
+    /// trigger made of them instead. It is no error to the transaction, in which everything else stays as it is.
     #[error("{}", kept_out(positions))]
     KeptOut {
         /// Which of many jobs, counted from 0; the others were enqueued. Empty for a single one.
@@ -133,7 +133,8 @@ impl EnqueueError {
         Self::Refused { position, field, message, source: Some(error) }
     }
 
-    /// The database says that a right is missing, and not whether for the tenant or for the actor: the job says which it names.
+    /// The database says that a right is missing, and not whether for the tenant or for the actor: the job says which
+    /// it names.
     pub(crate) fn about(self, job: &NewJob) -> Self {
         let denied = self.sql_state() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
         match self {
@@ -166,7 +167,8 @@ impl EnqueueError {
     /// Whether the same call may succeed a little later.
     pub fn is_transient(&self) -> bool {
         match self {
-            // Objects that are not there at this moment may be, as during a restore; a schema that nobody has made will not be.
+            // Objects that are not there at this moment may be, as during a restore; a schema that nobody has made will
+            // not be.
             Self::Refused { .. } | Self::KeptOut { .. } | Self::NoSchema { .. } => false,
             Self::Db(error) => error.is_transient(),
         }
@@ -183,7 +185,8 @@ impl EnqueueError {
     }
 }
 
-/// Whether the schema, or the function of it that was called, is not there. What a trigger of the application's calls is not meant.
+/// Whether the schema, or the function of it that was called, is not there. What a trigger of the application's calls
+/// is not meant.
 fn is_missing(answer: &Answer<'_>, schema: &SchemaName) -> bool {
     match answer.state {
         state if *state == SqlState::INVALID_SCHEMA_NAME => answer.message.contains(schema.as_str()),

@@ -1,4 +1,5 @@
-//! Enqueueing on sqlx's pools, connections and transactions: the same statements, with the same parameters, in its driver.
+//! Enqueueing on sqlx's pools, connections and transactions: the same statements, with the same parameters, in its
+//! driver.
 //!
 //! Both drivers speak the binary format, so a parameter is written, and a column read, by postgres-types in either.
 

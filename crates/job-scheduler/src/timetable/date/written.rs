@@ -1,7 +1,8 @@
-//! A date as it is written: the forms that `Date.parse` of V8 (Node, Chrome) reads, ISO 8601 first and then nearly anything.
+//! A date as it is written: the forms that `Date.parse` of V8 (Node, Chrome) reads, ISO 8601 first and then nearly
+//! anything.
 //!
-//! Where V8 makes a date of what nobody means as one, this reads none: a day that its month does not have, a date without a
-//! year, words and signs that V8 passes over.
+//! Where V8 makes a date of what nobody means as one, this reads none: a day that its month does not have, a date
+//! without a year, words and signs that V8 passes over.
 
 use jiff::civil::{Date, DateTime, Time};
 

@@ -118,7 +118,8 @@ impl Rule {
         horizon: Timestamp,
         step: SignedDuration,
     ) -> Option<Timestamp> {
-        // Some hours earlier, so that the walk knows which wall-clock times there have been. No clock goes back by more.
+        // Some hours earlier, so that the walk knows which wall-clock times there have been. No clock goes back by
+        // more.
         let mut at = after.checked_sub(3.hours()).unwrap();
         let mut highest = zone.to_datetime(at);
         while at < horizon {

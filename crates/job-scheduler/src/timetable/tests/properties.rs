@@ -1,5 +1,5 @@
-//! The search against one that looks at every single minute, second or day: fires strictly increase, none that matches is left
-//! out, and nothing else fires.
+//! The search against one that looks at every single minute, second or day: fires strictly increase, none that matches
+//! is left out, and nothing else fires.
 
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Span, ToSpan};
