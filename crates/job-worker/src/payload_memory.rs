@@ -1,8 +1,8 @@
 //! Payload memory: how much memory payloads may take.
 //!
-//! A quarter of `JOBS_PAYLOAD_MEMORY` is for payloads that are claimed ahead. One that is larger than its share of that,
-//! or than 64 kB, stays in the database. The rest is for those larger ones: they are fetched when their job starts, and
-//! counted until they are sent, or their handler has ended.
+//! A quarter of `JOBS_PAYLOAD_MEMORY` is for payloads that are claimed ahead. One that is larger than its share of
+//! that, or than 64 kB, stays in the database. The rest is for those larger ones: they are fetched when their job
+//! starts, and counted until they are sent, or their handler has ended.
 
 use std::sync::Arc;
 
