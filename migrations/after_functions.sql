@@ -8,14 +8,13 @@ DECLARE
         complete_job, complete_jobs, fail_job, force_unlock_workers, get_job, get_scheduled_job, graphql_add_job,
         graphql_add_scheduled_job, permanently_fail_jobs, release_jobs, release_scheduled_jobs, remove_job,
         reschedule_jobs, run_scheduled_job}';
-    -- What a schema of before the first release has and this one has not, in any schema.
-    gone CONSTANT name[] := '{
-        add_jobs_for_any_tenant, add_jobs_for_own_tenant, enqueue_keyed_job, own_uuid, require_element_per_job,
-        tg_scheduled_jobs_changed}';
     before oid[] := string_to_array(current_setting('jobs.functions_before'), ' ');
     marker CONSTANT regprocedure := '@extschema@.schema_marker()';
     signatures text[] := '{}';
     routine record;
+    dropped boolean := true;
+    kept text[];
+    reasons text[];
     -- Functions of the interface run as the tables' owner and call internal ones. So those are the owner's, too, where
     -- a superuser or a member of the owner migrates.
     owner regrole := (SELECT c.relowner FROM pg_class c WHERE c.oid = '@extschema@.jobs'::regclass);
@@ -50,31 +49,30 @@ BEGIN
         RAISE EXCEPTION 'no function was installed';
     END IF;
     EXECUTE format('DROP FUNCTION %s', marker);
-    -- Twice: one of them may stand in the default of another's argument, which has to go first.
-    FOR turn IN 1 .. 2 LOOP
+    -- Again and again: one of them may stand in the default of another's argument, which has to go first.
+    WHILE dropped LOOP
+        dropped := false;
+        kept := '{}';
+        reasons := '{}';
         FOR routine IN
             SELECT f.signature FROM @extschema@.schema_functions f
              WHERE f.signature <> ALL (signatures) AND to_regprocedure(f.signature) IS NOT NULL
-            UNION
-            -- A schema of before the first release has no list, and its internal functions are among the others.
-            SELECT p.oid::regprocedure::text FROM pg_proc p
-             WHERE p.pronamespace = '@extschema@'::regnamespace AND p.oid::regprocedure::text <> ALL (signatures)
-               AND current_setting('jobs.carried_over', true) = 'yes'
-               AND (p.proname = ANY (gone)
-                    OR EXISTS (SELECT FROM pg_proc i
-                                WHERE i.pronamespace = '@internal@'::regnamespace AND i.proname = p.proname))
+             ORDER BY f.signature
         LOOP
             BEGIN
                 EXECUTE format('DROP FUNCTION %s', routine.signature);
+                dropped := true;
             EXCEPTION WHEN dependent_objects_still_exist THEN
-                IF turn = 2 THEN
-                    -- Whoever may call a function can have a view of it. It is tried again the next time.
-                    RAISE WARNING 'the function % is no longer in use, and stays: %', routine.signature, SQLERRM;
-                    signatures := signatures || routine.signature;
-                END IF;
+                kept := kept || routine.signature;
+                reasons := reasons || SQLERRM;
             END;
         END LOOP;
     END LOOP;
+    -- Whoever may call a function can have a view of it. It is tried again the next time.
+    FOR i IN 1 .. cardinality(kept) LOOP
+        RAISE WARNING 'the function % is no longer in use, and stays: %', kept[i], reasons[i];
+    END LOOP;
+    signatures := signatures || kept;
     -- refinery's, which makes it by itself.
     IF to_regclass('@extschema@.schema_history') IS NOT NULL THEN
         COMMENT ON TABLE @extschema@.schema_history IS E'@behavior -*\nWhich migrations this schema has.';

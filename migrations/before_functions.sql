@@ -9,7 +9,7 @@ DECLARE
     mark CONSTANT text := 'Internals of the schema @extschema@: call nothing here, and put nothing here.';
     owner oid;
     comment text;
-    routine regprocedure;
+    left_over text;
 BEGIN
     SELECT n.nspowner, obj_description(n.oid, 'pg_namespace') INTO owner, comment FROM pg_namespace n
      WHERE n.oid = to_regnamespace('@internal@');
@@ -42,22 +42,20 @@ BEGIN
         END IF;
         EXECUTE format('COMMENT ON SCHEMA @internal@ IS %L', mark);
     ELSE
-        FOR routine IN
-            SELECT p.oid FROM pg_proc p
-             WHERE p.pronamespace = '@internal@'::regnamespace
-               AND p.oid::regprocedure::text NOT IN (SELECT f.signature FROM @extschema@.schema_functions f)
-        LOOP
-            EXECUTE format('DROP FUNCTION %s', routine);
-        END LOOP;
+        -- In one statement: one of them may stand in the default of another's argument.
+        left_over := (SELECT string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid) FROM pg_proc p
+                       WHERE p.pronamespace = '@internal@'::regnamespace
+                         AND p.oid::regprocedure::text NOT IN (SELECT f.signature FROM @extschema@.schema_functions f));
+        IF left_over IS NOT NULL THEN
+            EXECUTE 'DROP FUNCTION ' || left_over;
+        END IF;
     END IF;
 END
 $internal$;
 
 SELECT set_config('jobs.functions_before', coalesce(
     (SELECT string_agg(p.oid::text, ' ') FROM pg_proc p
-      WHERE (p.pronamespace = '@internal@'::regnamespace
-             OR p.pronamespace = '@extschema@'::regnamespace
-                AND current_setting('jobs.carried_over', true) IS DISTINCT FROM 'yes')
+      WHERE p.pronamespace IN ('@extschema@'::regnamespace, '@internal@'::regnamespace)
         AND p.oid::regprocedure::text NOT IN (SELECT f.signature FROM @extschema@.schema_functions f)), ''), true);
 
 -- What is installed now has the same xmin as this one, within a savepoint as well.

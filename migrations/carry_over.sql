@@ -1,29 +1,151 @@
--- Run once, on a schema that the last version before the first release has made: its tables are those of V1. The
--- history is written anew, and functions are known by their names from then on.
-DELETE FROM @extschema@.schema_history;
+-- Run once, after the migrations and before the functions, on a schema that the last version before the first release
+-- has made. It had no list of its functions: this makes it. Those that are not installed now are dropped then, and what
+-- the application put beside them stays.
+INSERT INTO @extschema@.schema_functions (signature)
+SELECT p.oid::regprocedure::text
+  FROM regexp_split_to_table($functions$
+accept_held_jobs(bigint[], bigint[], interval)
+add_job(text, json, text, text, timestamptz, int, int)
+add_job(text, jsonb, text, text, timestamptz, int, int)
+add_job(text, text, text, text, text, text, text)
+add_job(text, text, text, text, timestamptz, int, int)
+add_job(uuid, text, json, text, text, timestamptz, int, int)
+add_job_for_any_tenant(uuid, text, json, text, text, timestamptz, int, int)
+add_jobs(json)
+add_jobs(text[], json[], text[], text[], timestamptz[], int[], int[], uuid[], bigint)
+add_jobs_for_any_tenant(text[], json[], text[], text[], timestamptz[], int[], int[], uuid[], bigint)
+add_jobs_for_own_tenant(text[], json[], text[], text[], timestamptz[], int[], int[], bigint)
+add_scheduled_job(text, @extschema@.rule_jsonb, json, text, text, int, int)
+add_scheduled_job(text, @extschema@.rule_text, json, text, text, int, int)
+add_scheduled_job(text, json, json, text, text, int, int)
+add_scheduled_job(text, json, text, text, text, int, int)
+add_scheduled_job(text, jsonb, jsonb, text, text, int, int)
+add_scheduled_job(text, jsonb, text, text, text, int, int)
+add_scheduled_job(text, text, json, text, text, int, int)
+add_scheduled_job(text, text, jsonb, text, text, int, int)
+add_scheduled_job(text, text, text, text, text, int, int)
+add_scheduled_job(text, text, text, text, text, text, text)
+add_scheduled_job(uuid, text, json, json, text, text, int, int)
+add_scheduled_job_for_any_tenant(uuid, text, json, json, text, text, int, int)
+claim_instance_jobs(uuid, text, bigint[], text[], int, interval, text[], bool, int[], timestamptz[], bigint[],
+  text[])
+claim_instance_jobs(uuid, text, text[], int, interval, text[], bool, int[], timestamptz[], bigint[], text[])
+claim_jobs(text, text[], int, interval, text[], bool, int[], timestamptz[], bigint[], text[])
+claim_scheduled_jobs(text, text[], int)
+claim_schedules(text, uuid, text[], int, bool)
+claim_uuid(text)
+complete_held_jobs(bigint[], text[])
+complete_held_jobs(bigint[], text[], bigint[])
+complete_in_transaction(text)
+complete_job(text, bigint)
+complete_jobs(bigint[])
+cron_fault(text, text)
+end_held_jobs(bigint[], text[], bigint[], text[], double precision[], bool[], bool[], bool[])
+ended_instances(text, uuid)
+enqueue(text, json, text, text, text, timestamptz, int, int, uuid, uuid)
+enqueue_all(text[], json[], text[], text[], text[], timestamptz[], int[], int[], uuid[], uuid[], bigint)
+enqueue_all_for_any_tenant(text[], json[], text[], text[], text[], timestamptz[], int[], int[], uuid[], uuid[],
+  bigint)
+enqueue_all_for_own_tenant(text[], json[], text[], text[], text[], timestamptz[], int[], int[], bigint)
+enqueue_for_any_tenant(uuid, uuid, text, json, text, text, text, timestamptz, int, int)
+enqueue_for_own_tenant(text, json, text, text, text, timestamptz, int, int)
+enqueue_job(uuid, uuid, text, json, text, text, timestamptz, int, int)
+enqueue_jobs(text[], json[], text[], text[], text[], timestamptz[], int[], int[], uuid[], uuid[], bigint)
+enqueue_keyed_job(uuid, uuid, text, json, text, text, text, timestamptz, int, int)
+enqueue_scheduled_job(uuid, uuid, text, json, json, text, text, int, int)
+extend_job(text, bigint, bigint, interval)
+fail_held_jobs(bigint[], text[], bigint[], text[], double precision[], bool[])
+fail_held_jobs(bigint[], text[], text[])
+fail_job(text, bigint, text)
+fire_schedule(text, uuid, bigint, bigint, timestamptz, bool)
+fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], bool[])
+force_unlock_workers(text[])
+forget_worker(uuid)
+get_job(text, text[], interval)
+get_scheduled_job(text, text[])
+graphql_add_job(uuid, text, json, text, text, timestamptz, int, int)
+graphql_add_scheduled_job(uuid, text, json, json, text, text, int, int)
+has_trusted_json(oid)
+heartbeat(text, uuid, interval, bool, text, interval)
+instance_lock(uuid)
+interrupt_jobs(uuid, text, bigint[], timestamptz)
+json_expression(text, oid, int)
+leave_scheduler(uuid)
+lock_queue(text)
+mark_schedules(text, uuid, bigint[], bigint[], text[], bool[], timestamptz[], text[])
+materialise_scheduled_jobs(bigint[])
+next_run_at(text[], text[], interval)
+own_uuid(text)
+permanently_fail_jobs(bigint[], text)
+positions_left(int, bigint[])
+prune_schedule_fires(interval, int)
+refuse_large_payload(text, bigint)
+refuse_other_table(oid)
+refuse_untyped_db_id(text)
+register_waiter()
+release_claimed_jobs(text, bigint[])
+release_held_jobs(uuid, bigint[], bigint[])
+release_jobs(text)
+release_scheduled_jobs(text, bigint[])
+release_schedules(uuid, bigint[])
+remove_job(text)
+require_element_per_job(text[], json[], text[], text[], timestamptz[], int[], int[], uuid[])
+require_worker_id(text)
+reschedule_jobs(bigint[], timestamptz, int, int, int)
+retry_at(timestamptz, int)
+row_expression(text, oid, int)
+rule_json(text)
+run_at_of(text)
+run_scheduled_job(bigint, interval)
+schedule_digest(@extschema@.scheduled_jobs)
+schedule_fault(json)
+scheduler_heartbeat(text, uuid, interval, bool)
+set_max_payload(int)
+set_notify(text)
+show_all_tenants_to(text)
+sync_queues(text[], int[], text[])
+take_back_jobs(text, uuid, uuid[])
+tg_add_job_with_row()
+tg_add_job_with_row_id()
+tg_job_queues_derived()
+tg_jobs_deleted()
+tg_jobs_inserted()
+tg_jobs_touch()
+tg_jobs_truncated()
+tg_jobs_updated()
+tg_payload_bounded()
+tg_schedule_bounded()
+tg_scheduled_jobs_changed()
+tg_scheduled_jobs_checked()
+tg_scheduled_jobs_notify()
+tg_scheduled_jobs_renewed()
+trigger_job_with_fields()
+trigger_task(text[])
+unregister_waiter()
+waiter_horizon()
+waiter_horizon_passed(xid8)
+waiter_lock(int)
+wake_workers(bool)
+warn_of_jobs(bigint[], bigint[], bigint[])
+write_jobs(uuid, uuid, text[], json[], text[], text[], text[], timestamptz[], int[], int[], uuid[], uuid[])
+$functions$, '\n(?! )') AS f (signature)
+  JOIN pg_proc p ON f.signature <> '' AND p.oid = to_regprocedure('@extschema@.' || f.signature)
+  JOIN pg_roles o ON o.oid = p.proowner
+ -- Whoever migrated.
+ WHERE o.rolsuper OR o.oid = (SELECT c.relowner FROM pg_class c WHERE c.oid = '@extschema@.jobs'::regclass);
 
-DROP FUNCTION @extschema@.claim_instance_jobs(
-    uuid, text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[]);
-DROP FUNCTION @extschema@.complete_held_jobs(bigint[], text[]);
-DROP FUNCTION @extschema@.fail_held_jobs(bigint[], text[], text[]);
-DROP FUNCTION @extschema@.fail_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[]);
-DROP FUNCTION @extschema@.materialise_scheduled_jobs(bigint[]);
-DROP FUNCTION @extschema@.enqueue_job(uuid, uuid, text, json, text, text, timestamptz, int, int);
-
--- The forms with names that people try, of which there may be others now.
+-- The forms with names that people try, of which there may be others now. The domain is ours.
 DO $misnamed$
 DECLARE
     form regprocedure;
 BEGIN
     FOR form IN
         SELECT p.oid FROM pg_proc p
-         WHERE p.pronamespace = '@extschema@'::regnamespace
+         WHERE p.pronamespace = '@extschema@'::regnamespace AND p.proname IN ('add_job', 'add_scheduled_job')
            AND p.proargtypes::oid[] @> ARRAY['@extschema@.misnamed'::regtype::oid]
+         ORDER BY p.oid
     LOOP
         EXECUTE format('DROP FUNCTION %s', form);
     END LOOP;
 END
 $misnamed$;
-
--- The functions that are there are this schema's own.
-SELECT set_config('jobs.carried_over', 'yes', true);

@@ -38,12 +38,7 @@ DECLARE
     removed bigint[] := '{}';
 BEGIN
     FOR job IN
-        WITH chosen AS MATERIALIZED (
-            SELECT c.id FROM @extschema@.jobs c
-             WHERE c.id = ANY (job_ids)
-               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours'
-                    AND coalesce(c.deadline < now(), true))
-             ORDER BY c.id FOR UPDATE)
+        WITH @idle_jobs()@
         DELETE FROM @extschema@.jobs j USING chosen WHERE j.id = chosen.id
         RETURNING j.*
     LOOP
@@ -65,12 +60,7 @@ DECLARE
     changed bigint[] := '{}';
 BEGIN
     FOR job IN
-        WITH chosen AS MATERIALIZED (
-            SELECT c.id FROM @extschema@.jobs c
-             WHERE c.id = ANY (job_ids)
-               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours'
-                    AND coalesce(c.deadline < now(), true))
-             ORDER BY c.id FOR UPDATE)
+        WITH @idle_jobs()@
         UPDATE @extschema@.jobs j
            SET last_error = coalesce(error_message, 'Manually marked as failed'), attempts = j.max_attempts,
                locked_at = NULL, locked_by = NULL, updated_at = clock_timestamp()
@@ -99,12 +89,7 @@ DECLARE
     exhausted bigint[] := '{}';
 BEGIN
     FOR job IN
-        WITH chosen AS MATERIALIZED (
-            SELECT c.id FROM @extschema@.jobs c
-             WHERE c.id = ANY (job_ids)
-               AND (c.locked_at IS NULL OR c.locked_at < now() - interval '4 hours'
-                    AND coalesce(c.deadline < now(), true))
-             ORDER BY c.id FOR UPDATE)
+        WITH @idle_jobs()@
         UPDATE @extschema@.jobs j
            SET run_at = coalesce(reschedule_jobs.run_at, j.run_at),
                priority = coalesce(reschedule_jobs.priority, j.priority),

@@ -29,8 +29,7 @@ BEGIN
          WHERE h.locked_at IS NOT NULL AND h.locked_by = worker_id AND (job_ids IS NULL OR h.id = ANY (job_ids))
          ORDER BY h.id FOR UPDATE)
     UPDATE @extschema@.jobs j
-       SET locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, accepted = false, deadline = NULL,
-           updated_at = clock_timestamp(),
+       SET @unlocked()@,
            attempts = CASE WHEN j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
       FROM held WHERE j.id = held.id
     RETURNING j.id;
@@ -48,8 +47,7 @@ BEGIN
           JOIN @extschema@.jobs h ON h.id = r.job_id AND h.epoch = r.epoch AND h.instance = release_held_jobs.instance
          ORDER BY h.id FOR UPDATE OF h)
     UPDATE @extschema@.jobs j
-       SET locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, accepted = false, deadline = NULL,
-           updated_at = clock_timestamp(),
+       SET @unlocked()@,
            attempts = CASE WHEN j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
       FROM held WHERE j.id = held.id
     RETURNING j.id;

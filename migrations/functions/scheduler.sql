@@ -73,7 +73,7 @@ BEGIN
     RETURN ARRAY(
         SELECT s.id FROM @extschema@.scheduled_jobs s
          WHERE s.locked_at IS NULL AND s.paused_at IS NULL AND s.ended_at IS NULL
-           AND (task_identifiers IS NULL OR s.task_identifier = ANY (task_identifiers))
+           AND @within_tasks(s.task_identifier)@
          ORDER BY s.priority, s.id LIMIT max_schedules FOR UPDATE SKIP LOCKED);
 END
 $$;
@@ -147,13 +147,13 @@ BEGIN
             claimed := ARRAY(
                 SELECT s.id FROM @extschema@.scheduled_jobs s
                  WHERE s.instance = holder.instance
-                   AND (task_identifiers IS NULL OR s.task_identifier = ANY (task_identifiers))
+                   AND @within_tasks(s.task_identifier)@
                  LIMIT room FOR UPDATE SKIP LOCKED);
         ELSE
             claimed := ARRAY(
                 SELECT s.id FROM @extschema@.scheduled_jobs s
                  WHERE s.locked_by = claim_schedules.scheduler_id AND s.locked_at IS NOT NULL AND s.instance IS NULL
-                   AND (task_identifiers IS NULL OR s.task_identifier = ANY (task_identifiers))
+                   AND @within_tasks(s.task_identifier)@
                  LIMIT room FOR UPDATE SKIP LOCKED);
         END IF;
         CONTINUE WHEN cardinality(claimed) = 0;

@@ -29,8 +29,7 @@ DECLARE
 BEGIN
     UPDATE @extschema@.jobs j
        SET last_error = coalesce(error_message, 'UNKNOWN_ERROR'), run_at = @internal@.retry_at(j.run_at, j.attempts),
-           locked_by = NULL, locked_at = NULL, epoch = NULL, instance = NULL, accepted = false, deadline = NULL,
-           updated_at = clock_timestamp()
+           @unlocked()@
      WHERE j.id = job_id AND j.locked_by = worker_id
     RETURNING j.* INTO job;
     RETURN job;
@@ -64,12 +63,12 @@ BEGIN
 END
 $$;
 
--- delays: the least wait in seconds before the next attempt. counted: whether the attempt counts. exact: the wait is
--- the given one, and not the usual one if that is longer. final: no attempt follows. A message that is NULL leaves
--- last_error as it is.
+-- Retry, Discard, Snooze and Release for many jobs at once. delays: the wait in seconds before the next attempt; NULL:
+-- the usual one. A run_at that somebody has put further ahead meanwhile stays. counted: whether the attempt counts.
+-- discarded: no attempt follows. A message that is NULL leaves last_error as it is.
 CREATE OR REPLACE FUNCTION @internal@.end_held_jobs(
     job_ids bigint[], worker_ids text[], epochs bigint[], error_messages text[], delays float8[], counted boolean[],
-    exact boolean[], final boolean[]
+    discarded boolean[]
 ) RETURNS int[]
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
@@ -79,17 +78,14 @@ DECLARE
 BEGIN
     WITH done AS (
         UPDATE @extschema@.jobs j
-           SET last_error = coalesce(d.message, j.last_error), locked_by = NULL, locked_at = NULL, epoch = NULL,
-               instance = NULL, accepted = false, deadline = NULL, updated_at = clock_timestamp(),
-               run_at = CASE WHEN d.final THEN j.run_at
-                             WHEN d.counted AND NOT d.exact THEN
-                            greatest(@internal@.retry_at(j.run_at, j.attempts), now() + make_interval(secs => d.delay))
-                        ELSE coalesce(now() + make_interval(secs => d.delay),
-                                      @internal@.retry_at(j.run_at, j.attempts)) END,
-               attempts = CASE WHEN d.final THEN j.max_attempts
+           SET last_error = coalesce(d.message, j.last_error), @unlocked()@,
+               run_at = CASE WHEN d.discarded THEN j.run_at
+                             WHEN d.delay IS NULL THEN @internal@.retry_at(j.run_at, j.attempts)
+                             ELSE greatest(j.run_at, now() + make_interval(secs => d.delay)) END,
+               attempts = CASE WHEN d.discarded THEN j.max_attempts
                                WHEN d.counted OR j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
-          FROM unnest(job_ids, worker_ids, epochs, error_messages, delays, counted, exact, final) WITH ORDINALITY
-               AS d (job_id, worker_id, epoch, message, delay, counted, exact, final, position)
+          FROM unnest(job_ids, worker_ids, epochs, error_messages, delays, counted, discarded) WITH ORDINALITY
+               AS d (job_id, worker_id, epoch, message, delay, counted, discarded, position)
          WHERE j.id = d.job_id AND j.locked_by = d.worker_id AND (d.epoch IS NULL OR j.epoch = d.epoch)
         RETURNING d.position)
     SELECT array_agg(position) INTO held FROM done;

@@ -68,9 +68,7 @@ DECLARE
     on_demand boolean;
     woken boolean;
 BEGIN
-    IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
-    END IF;
+    @only_on(jobs)@
     SELECT count(*), count(n.queue_name), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings)
       INTO jobs, queued, largest, on_demand FROM new_rows n;
     IF jobs = 0 THEN
@@ -101,9 +99,7 @@ DECLARE
     freed boolean := false;
     woken boolean;
 BEGIN
-    IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
-    END IF;
+    @only_on(jobs)@
     SELECT count(n.queue_name), bool_or(n.locked_at IS NULL AND n.attempts < n.max_attempts)
       INTO queued, claimable FROM new_rows n;
     IF queued > 0 OR EXISTS (SELECT FROM old_rows o WHERE o.queue_name IS NOT NULL) THEN
@@ -139,9 +135,7 @@ DECLARE
     freed boolean;
     woken boolean;
 BEGIN
-    IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
-    END IF;
+    @only_on(jobs)@
     IF NOT EXISTS (SELECT FROM old_rows o WHERE o.queue_name IS NOT NULL) THEN
         RETURN NULL;
     END IF;
@@ -161,9 +155,7 @@ $$;
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_truncated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
-    END IF;
+    @only_on(jobs)@
     DELETE FROM @extschema@.job_queues;
     RETURN NULL;
 END
@@ -172,9 +164,7 @@ $$;
 CREATE OR REPLACE FUNCTION @internal@.tg_payload_bounded() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_RELID <> '@extschema@.jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.jobs'::regclass);
-    END IF;
+    @only_on(jobs)@
     PERFORM @internal@.refuse_large_payload('jobs', octet_length(NEW.payload::text));
     RETURN NEW;
 END
@@ -195,9 +185,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     size int;
 BEGIN
-    IF TG_RELID <> '@extschema@.scheduled_jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.scheduled_jobs'::regclass);
-    END IF;
+    @only_on(scheduled_jobs)@
     -- What was there before is left, also when a limit is lower now.
     IF TG_OP = 'INSERT' OR NEW.payload::text <> OLD.payload::text THEN
         PERFORM @internal@.refuse_large_payload('scheduled_jobs', octet_length(NEW.payload::text));
@@ -220,9 +208,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     fault text;
 BEGIN
-    IF TG_RELID <> '@extschema@.scheduled_jobs'::regclass THEN
-        PERFORM @internal@.refuse_other_table(TG_RELID, '@extschema@.scheduled_jobs'::regclass);
-    END IF;
+    @only_on(scheduled_jobs)@
     IF TG_OP = 'UPDATE' AND NEW.schedule_info::text = OLD.schedule_info::text THEN
         RETURN NEW;
     END IF;

@@ -7,7 +7,7 @@ use crate::connection::statement::Parameters;
 use crate::error::DbError;
 use job_utils::outcome::storable;
 
-const SQL: &str = "SELECT @internal@.end_held_jobs($1, $2, $3, $4, $5, $6, $7, $8)";
+const SQL: &str = "SELECT @internal@.end_held_jobs($1, $2, $3, $4, $5, $6, $7)";
 
 /// How failed attempts are stored: one element of each for every attempt.
 #[derive(Debug, Default)]
@@ -18,10 +18,8 @@ pub(crate) struct Failures<'a> {
     pub(crate) delays: Vec<Option<f64>>,
     /// Whether the attempt counts as one.
     pub(crate) counted: Vec<bool>,
-    /// Whether the wait is exactly the given one, and not the usual one if that is longer.
-    pub(crate) exact: Vec<bool>,
     /// Whether no attempt follows.
-    pub(crate) last: Vec<bool>,
+    pub(crate) discarded: Vec<bool>,
 }
 
 impl Db {
@@ -35,7 +33,7 @@ impl Db {
         failures: &Failures<'_>,
     ) -> Result<Vec<i32>, DbError> {
         let client = self.operation().await?;
-        let Failures { messages, delays, counted, exact, last } = failures;
+        let Failures { messages, delays, counted, discarded } = failures;
         // Whoever made them: one text that Postgres refuses would keep the others from being stored.
         let messages: Vec<Option<String>> = messages.iter().map(|message| message.map(storable)).collect();
         let result = async {
@@ -46,8 +44,7 @@ impl Db {
                 (&messages, Type::TEXT_ARRAY),
                 (delays, Type::FLOAT8_ARRAY),
                 (counted, Type::BOOL_ARRAY),
-                (exact, Type::BOOL_ARRAY),
-                (last, Type::BOOL_ARRAY),
+                (discarded, Type::BOOL_ARRAY),
             ];
             self.row(&client, SQL, parameters).await?.try_get(0)
         };

@@ -211,7 +211,7 @@ async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError>
 fn failures<T>(items: &[Settlement<T>]) -> Failures<'_> {
     let mut failures = Failures::default();
     for item in items {
-        let (delay, counted, last) = match &item.outcome {
+        let (delay, counted, discarded) = match &item.outcome {
             Outcome::Complete => continue,
             Outcome::Retry { after, .. } => (*after, true, false),
             Outcome::Discard { .. } => (None, true, true),
@@ -221,8 +221,7 @@ fn failures<T>(items: &[Settlement<T>]) -> Failures<'_> {
         failures.messages.push(item.outcome.error());
         failures.delays.push(delay.map(|delay| delay.min(LONGEST_WAIT).as_secs_f64()));
         failures.counted.push(counted);
-        failures.exact.push(delay.is_some());
-        failures.last.push(last);
+        failures.discarded.push(discarded);
     }
     failures
 }

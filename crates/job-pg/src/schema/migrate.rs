@@ -1,5 +1,6 @@
 //! Migrate: bring a database's jobs schema up to date with refinery.
 
+mod carry_over;
 mod error;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio_postgres::{Client, Transaction};
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
+use self::carry_over::{INTERNAL_SINCE, begin_carry_over, end_carry_over, refuse_beside_old_programs};
 pub use self::error::MigrateError;
 use self::error::{because_of_rights, is_in_the_way};
 use crate::config::SchemaName;
@@ -57,12 +59,16 @@ pub const FRAGMENTS: &[(&str, &str)] = &[
     ("claim_setting", include_str!("../../migrations/fragments/claim_setting.sql")),
     ("due_jobs", include_str!("../../migrations/fragments/due_jobs.sql")),
     ("element_per_job", include_str!("../../migrations/fragments/element_per_job.sql")),
+    ("idle_jobs", include_str!("../../migrations/fragments/idle_jobs.sql")),
     ("lock_free_queue", include_str!("../../migrations/fragments/lock_free_queue.sql")),
     ("new_job", include_str!("../../migrations/fragments/new_job.sql")),
+    ("only_on", include_str!("../../migrations/fragments/only_on.sql")),
     ("or_replace", include_str!("../../migrations/fragments/or_replace.sql")),
     ("own_uuid", include_str!("../../migrations/fragments/own_uuid.sql")),
     ("priorities", include_str!("../../migrations/fragments/priorities.sql")),
     ("takes", include_str!("../../migrations/fragments/takes.sql")),
+    ("unlocked", include_str!("../../migrations/fragments/unlocked.sql")),
+    ("within_tasks", include_str!("../../migrations/fragments/within_tasks.sql")),
 ];
 
 /// Run around [`FUNCTIONS`], in their transaction.
@@ -77,15 +83,6 @@ pub const VERSION: &str = include_str!("../../migrations/version.txt");
 
 /// Run after the functions, every time.
 pub const GRANTS: &str = include_str!("../../migrations/grants.sql");
-
-/// The second migration of the history before the first release, by which a schema of that is known.
-const UNRELEASED: (i32, &str) = (2, "enqueue");
-
-/// Its last migration, after which a schema has what V1 makes.
-const LAST_UNRELEASED: i32 = 25;
-
-/// Brings a schema of [`LAST_UNRELEASED`] to where V1 leaves one, but for its functions.
-const CARRY_OVER: &str = include_str!("../../migrations/carry_over.sql");
 
 /// refinery's table, in the jobs schema so that one database can hold several.
 const HISTORY: &str = "schema_history";
@@ -113,9 +110,6 @@ const READ_STATE: &str = "SELECT \
              AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.grantee AND r.rolsuper) \
            ORDER BY 1)";
 
-/// The migrations in the history, in order.
-const APPLIED: &str = "SELECT version, name FROM @extschema@.schema_history ORDER BY version";
-
 /// From which texts functions and triggers were installed.
 const INSTALLED: &str = "SELECT part, version, digest FROM @extschema@.schema_state";
 
@@ -129,9 +123,8 @@ const MISSING: &str = "SELECT count(*) > 0, count(*) FILTER (WHERE f.signature ~
 const TRIES: usize = 6;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Of what is there already (IF NOT EXISTS), PostgreSQL would send a notice at every start. The other setting is
-/// carry_over.sql's.
-const SETTINGS: &str = "SET LOCAL client_min_messages = warning; SET LOCAL jobs.carried_over = ''";
+/// Of what is there already (IF NOT EXISTS), PostgreSQL would send a notice at every start.
+const SETTINGS: &str = "SET LOCAL client_min_messages = warning";
 
 /// What a migration did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,14 +201,15 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
     if !schema_exists {
         transaction.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
     }
-    if history_exists {
-        carry_over(&transaction, schema).await?;
-    }
+    let carried_over = history_exists && begin_carry_over(&transaction, schema).await?;
     let mut runner = Runner::new(&unapplied(schema)?).set_grouped(true);
     runner.set_migration_table_name(format!("{schema}.{HISTORY}"));
     // refinery logs each time that it reads the history. What there is to log, we log below.
     let report = runner.run_async(&mut InTransaction(&transaction)).with_subscriber(Dispatch::none()).await?;
     let mut applied: Vec<String> = report.applied_migrations().iter().map(ToString::to_string).collect();
+    if carried_over {
+        end_carry_over(&transaction, schema).await?;
+    }
     let newer = install(&transaction, schema, &mut applied).await?;
     transaction.commit().await?;
     // Of a newer version's functions these grants know nothing.
@@ -239,39 +233,21 @@ fn unapplied(schema: &SchemaName) -> Result<Vec<Migration>, refinery_core::Error
     MIGRATIONS.iter().map(|(name, sql)| Migration::unapplied(name, &schema.apply(sql))).collect()
 }
 
-/// Takes a schema of the history before the first release for one that V1 has made, which it equals.
-async fn carry_over(transaction: &Transaction<'_>, schema: &SchemaName) -> Result<(), MigrateError> {
-    let rows = transaction.query(&schema.apply(APPLIED), &[]).await?;
-    let history: Vec<(i32, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let is_unreleased = |(version, name): &(i32, String)| (*version, name.as_str()) == UNRELEASED;
-    let Some((version, name)) = history.last().filter(|_| history.iter().any(is_unreleased)).cloned() else {
-        return Ok(());
-    };
-    if version != LAST_UNRELEASED {
-        return Err(MigrateError::Unreleased { schema: schema.to_string(), version, name });
-    }
-    transaction.batch_execute(&schema.apply(CARRY_OVER)).await?;
-    for first in unapplied(schema)?.iter().take(1) {
-        let history = "INSERT INTO @extschema@.schema_history (version, name, applied_on, checksum) \
-            SELECT $1, $2, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), $3";
-        let checksum = first.checksum().to_string();
-        transaction.execute(&schema.apply(history), &[&first.version(), &first.name(), &checksum]).await?;
-    }
-    Ok(())
-}
-
 /// Installs functions and triggers where their text is another than that of those in the schema, and tells in
 /// `applied`. Whether those in the schema are of a newer version, and were left alone.
 async fn install(
     transaction: &Transaction<'_>,
     schema: &SchemaName,
     applied: &mut Vec<String>,
-) -> Result<bool, tokio_postgres::Error> {
+) -> Result<bool, MigrateError> {
     let rows = transaction.query(&schema.apply(INSTALLED), &[]).await?;
     let installed: Vec<(String, i32, String)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     if installed.iter().any(|(_, version, _)| *version > version_number()) {
         tracing::info!("schema {schema} has functions of a newer version, which are left as they are");
         return Ok(true);
+    }
+    if installed.iter().any(|(_, version, _)| *version < INTERNAL_SINCE) {
+        refuse_beside_old_programs(transaction, schema).await?;
     }
     let is_current = |part: &str, digest: &str| installed.iter().any(|(p, _, d)| p == part && d == digest);
     let missing = transaction.query_one(&schema.apply(MISSING), &[]).await?;

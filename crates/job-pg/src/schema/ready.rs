@@ -49,7 +49,7 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND to_regprocedure(\
                      '@internal@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
                      AND to_regprocedure(\
-                     '@internal@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[], boolean[])') IS NOT NULL \
+                     '@internal@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[])') IS NOT NULL \
                      ELSE to_regnamespace('@internal@') IS NOT NULL END \
                      AND to_regclass('@extschema@.settings') IS NOT NULL \
                      AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('@extschema@.jobs') \

@@ -115,7 +115,7 @@ async fn a_batch_tells_the_positions_of_outcomes_that_changed_nothing() {
     };
     assert_eq!(s.show(&complete("{1,99,2}", "{worker,worker,other}")).await, "{2,3}");
     assert_eq!(s.show(&complete("{2}", "{worker}")).await, "{}");
-    let fail = "SELECT app_jobs_internal.end_held_jobs('{2,3}', '{worker,worker}', '{NULL,NULL}', '{gone,no}', '{NULL,NULL}', '{t,t}', '{f,f}', '{f,f}')";
+    let fail = "SELECT app_jobs_internal.end_held_jobs('{2,3}', '{worker,worker}', '{NULL,NULL}', '{gone,no}', '{NULL,NULL}', '{t,t}', '{f,f}')";
     assert_eq!(s.show(fail).await, "{1}");
     assert_eq!(s.show("SELECT id, last_error FROM app_jobs.jobs ORDER BY id").await, "3|no\n4|~");
 }

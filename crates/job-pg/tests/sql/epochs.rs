@@ -23,7 +23,7 @@ async fn an_outcome_counts_only_for_the_claim_whose_epoch_it_carries() {
             (format!("complete_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}')"), "{1}"),
             (
                 format!(
-                    "end_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}', '{{no}}', '{{NULL}}', '{{t}}', '{{f}}', '{{f}}')"
+                    "end_held_jobs('{{{id}}}', '{{worker}}', '{{{stale}}}', '{{no}}', '{{NULL}}', '{{t}}', '{{f}}')"
                 ),
                 "{1}",
             ),
@@ -48,8 +48,7 @@ async fn without_an_epoch_an_outcome_is_that_of_whatever_claim_the_worker_holds(
     s.add_job("'x'").await;
     s.get_job("'worker'").await.unwrap();
     assert_eq!(s.show("SELECT app_jobs_internal.complete_held_jobs('{1}', '{other}', '{NULL}')").await, "{1}");
-    let fail =
-        "SELECT app_jobs_internal.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}', '{f}')";
+    let fail = "SELECT app_jobs_internal.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}')";
     assert_eq!(s.show(fail).await, "{}");
     assert_eq!(jobs(&s).await, "1|1|0|~|no");
 }
@@ -89,21 +88,52 @@ async fn an_attempt_can_be_put_off_with_and_without_counting() {
     claim(&s, A).await;
     s.run(
         "SELECT app_jobs_internal.end_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
-         '{busy,down}', '{60,30}', '{f,t}', '{f,f}', '{f,f}') FROM app_jobs.jobs",
+         '{busy,down}', '{60,30}', '{f,t}', '{f,f}') FROM app_jobs.jobs",
     )
     .await;
     let wait =
         "SELECT id, attempts, last_error, round(extract(epoch FROM run_at - updated_at)) FROM app_jobs.jobs ORDER BY 1";
     assert_eq!(s.show(wait).await, "1|0|busy|60\n2|1|down|30");
-    // Asked to come again at once, a failed attempt waits as any other: e seconds and not 1.
+    // The wait is the given one, and the usual one is not added. Without one, a failed attempt waits as any other.
     s.run("UPDATE app_jobs.jobs SET run_at = now() - interval '1 s'").await;
     claim(&s, A).await;
+    let again = |delays: &str| {
+        format!(
+            "SELECT app_jobs_internal.end_held_jobs(array_agg(id ORDER BY id), '{{worker-a,worker-a}}', \
+             array_agg(epoch ORDER BY id), '{{busy,down}}', '{delays}', '{{f,t}}', '{{f,f}}') FROM app_jobs.jobs"
+        )
+    };
+    s.run(&again("{1,1}")).await;
+    assert_eq!(s.show(wait).await, "1|0|busy|1\n2|2|down|1");
+    s.run("UPDATE app_jobs.jobs SET run_at = now() - interval '1 s'").await;
+    claim(&s, A).await;
+    s.run(&again("{1,NULL}")).await;
+    assert_eq!(s.show(wait).await, "1|0|busy|1\n2|3|down|20");
+}
+
+/// As an operator's UPDATE of a job that runs does it.
+#[tokio::test]
+async fn a_run_at_that_was_put_ahead_while_the_job_ran_is_never_brought_forward() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 5)").await;
+    claim(&s, A).await;
+    s.run("UPDATE app_jobs.jobs SET run_at = '2100-01-01Z' WHERE id < 5").await;
+    // Snoozed, given back, failed with a wait, and discarded; and one that was not put ahead.
     s.run(
-        "SELECT app_jobs_internal.end_held_jobs(array_agg(id ORDER BY id), '{worker-a,worker-a}', array_agg(epoch ORDER BY id), \
-         '{busy,down}', '{1,1}', '{f,t}', '{f,f}', '{f,f}') FROM app_jobs.jobs",
+        "SELECT app_jobs_internal.end_held_jobs(array_agg(id ORDER BY id), array_fill('worker-a'::text, '{5}'), \
+         array_agg(epoch ORDER BY id), '{a,b,c,d,e}', '{60,0,60,NULL,60}', '{f,f,t,t,t}', '{f,f,f,t,f}') FROM app_jobs.jobs",
     )
     .await;
-    assert_eq!(s.show(wait).await, "1|0|busy|1\n2|2|down|7");
+    let waits = "SELECT string_agg(id::text, ',' ORDER BY id) FROM app_jobs.jobs WHERE locked_at IS NULL AND run_at";
+    assert_eq!(s.show(&format!("{waits} = '2100-01-01Z'")).await, "1,2,3,4");
+    assert_eq!(s.show(&format!("{waits} < now() + interval '1 h'")).await, "5");
+    // A wait that ends later than that counts.
+    s.run("UPDATE app_jobs.jobs SET run_at = now() WHERE id = 5").await;
+    claim(&s, A).await;
+    s.run("UPDATE app_jobs.jobs SET run_at = now() + interval '1 h' WHERE id = 5").await;
+    s.run("SELECT app_jobs_internal.end_held_jobs('{5}', '{worker-a}', '{NULL}', '{e}', '{7200}', '{f}', '{f}')").await;
+    assert_eq!(s.show(&format!("{waits} > now() + interval '100 min' AND id = 5")).await, "5");
 }
 
 #[tokio::test]

@@ -365,10 +365,8 @@ async fn the_runtime_role_claims_settles_releases_and_runs_schedules_of_all_tena
     let claim = "SELECT string_agg(task_identifier, ' ' ORDER BY id) FROM app_jobs_internal.claim_jobs('worker', NULL, 9, NULL)";
     assert_eq!(s.show(claim).await, "a c", "one job a queue");
     assert_eq!(
-        s.show(
-            "SELECT app_jobs_internal.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}', '{f}')"
-        )
-        .await,
+        s.show("SELECT app_jobs_internal.end_held_jobs('{1}', '{worker}', '{NULL}', '{no}', '{NULL}', '{t}', '{f}')")
+            .await,
         "{}"
     );
     assert_eq!(s.show(claim).await, "b");

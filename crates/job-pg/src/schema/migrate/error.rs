@@ -45,6 +45,16 @@ pub enum MigrateError {
         /// Name of its last migration.
         name: String,
     },
+    /// Programs of before the first release are at work on the schema, and call functions that the migration drops.
+    #[error(
+        "workers or schedulers of before the first release are at work on schema {schema}: {programs}; nothing was changed. They call functions that this migration drops: stop them, and migrate again. One that was killed is forgotten when its lease ends (JOBS_LEASE, 30 s unless set)"
+    )]
+    OldPrograms {
+        /// The schema's quoted name.
+        schema: String,
+        /// Their worker ids, with commas between.
+        programs: String,
+    },
     /// The user lacks a right.
     #[error(
         "the migration failed, nothing was changed: run it as the owner of schema {schema}; where that, or the schema of its internal functions, is still to be made, as a user who has CREATE on the database"
