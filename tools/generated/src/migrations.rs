@@ -32,7 +32,7 @@ pub(crate) fn fix() -> Result<()> {
     std::fs::write(version(), text).context("cannot write migrations/version.txt")
 }
 
-/// Number and digest of functions and triggers, for programs to tell which is newer.
+/// Number and digest of the SQL, for programs to tell which is newer.
 fn version() -> PathBuf {
     env::workspace_dir().join("migrations/version.txt")
 }
@@ -41,7 +41,7 @@ fn stale() -> Option<String> {
     let text = std::fs::read_to_string(version()).unwrap_or_default();
     match text.split_whitespace().collect::<Vec<_>>()[..] {
         [number, digest] if number.parse::<i32>().is_ok_and(|number| number > 0) && digest == current_digest() => None,
-        _ => Some("migrations/version.txt: functions or triggers have changed: run cargo xtask tidy --fix".to_owned()),
+        _ => Some("migrations/version.txt: the SQL has changed: run cargo xtask tidy --fix".to_owned()),
     }
 }
 

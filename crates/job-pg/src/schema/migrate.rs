@@ -15,7 +15,8 @@ use tokio_postgres::{Client, Transaction};
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
-use self::carry_over::{INTERNAL_SINCE, begin_carry_over, end_carry_over, refuse_beside_old_programs};
+pub(crate) use self::carry_over::{ALIVE, INTERNAL_SINCE};
+use self::carry_over::{begin_carry_over, end_carry_over, refuse_beside_old_programs};
 pub use self::error::MigrateError;
 use self::error::{because_of_rights, is_in_the_way};
 use crate::config::SchemaName;
@@ -78,7 +79,7 @@ const AFTER_FUNCTIONS: &str = include_str!("../../migrations/after_functions.sql
 /// The triggers, which call the functions. They are made anew only when this text has changed: that locks the tables.
 const TRIGGERS: &str = include_str!("../../migrations/triggers.sql");
 
-/// A number that goes up with every change of functions or triggers, and the digest that they had then.
+/// A number that goes up with every change of the SQL that makes a schema, and the digest that it had then.
 pub const VERSION: &str = include_str!("../../migrations/version.txt");
 
 /// Run after the functions, every time.
@@ -298,7 +299,8 @@ fn filled(text: &str, digest: &str) -> String {
     text.replace("@version@", &version_number().to_string()).replace("@digest@", digest)
 }
 
-fn version_number() -> i32 {
+/// The number in [`VERSION`], which is the extension's version as well.
+pub(crate) fn version_number() -> i32 {
     VERSION.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
@@ -307,9 +309,10 @@ fn functions_digest() -> String {
     digest([BEFORE_FUNCTIONS, AFTER_FUNCTIONS].into_iter().chain(texts))
 }
 
-/// The digest of functions and triggers that [`VERSION`] has to have.
+/// The digest that [`VERSION`] has to have: of all that the extension is made of.
 pub fn current_digest() -> String {
-    digest([functions_digest().as_str(), &digest([TRIGGERS])])
+    let migrations = digest(MIGRATIONS.iter().map(|(_, sql)| *sql));
+    digest([functions_digest().as_str(), &digest([TRIGGERS]), &migrations, &digest([extension::closing().as_str()])])
 }
 
 /// SHA-256 of the texts, in hex.

@@ -41,6 +41,12 @@ pub enum NotReady {
 
 job_utils::debug_as_chain!(NotReady);
 
+/// Whether the tables are those of the last migration.
+pub(crate) const HAS_TABLES: &str = "to_regclass('@extschema@.schema_functions') IS NOT NULL \
+                                     AND EXISTS (SELECT FROM pg_attribute a \
+                                     WHERE a.attrelid = to_regclass('@extschema@.jobs') \
+                                     AND a.attname = 'organization_id' AND NOT a.attisdropped)";
+
 /// Whether the schema is there in this version. What is in the internal schema, a role without rights to it cannot ask.
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND CASE WHEN has_schema_privilege(to_regnamespace('@internal@'), 'USAGE') THEN to_regprocedure(\
@@ -52,15 +58,14 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      '@internal@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[])') IS NOT NULL \
                      ELSE to_regnamespace('@internal@') IS NOT NULL END \
                      AND to_regclass('@extschema@.settings') IS NOT NULL \
-                     AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('@extschema@.jobs') \
-                     AND a.attname = 'organization_id'), \
+                     AND @has_tables@, \
                      current_setting('server_encoding')";
 
 impl Db {
     /// Whether the database answers, has the jobs schema, in this version, and shows us all of it.
     pub async fn ready(&self) -> Result<(), NotReady> {
         let client = self.operation().await?;
-        let (schema, rights) = (self.sql(READY), self.sql(SEES_ALL));
+        let (schema, rights) = (self.sql(&READY.replace("@has_tables@", HAS_TABLES)), self.sql(SEES_ALL));
         // One operation: of a second one the connection's fate would be that of the first.
         let looked = async {
             let row = client.query_typed_one(&schema, &[]).await?;

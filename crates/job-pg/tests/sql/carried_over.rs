@@ -116,7 +116,7 @@ async fn functions_of_the_application_that_have_the_name_of_an_internal_one_stay
 }
 
 /// Functions of the jobs schema that migrate has not installed.
-const NOT_OURS: &str = "SELECT string_agg(p.proname, ' ' ORDER BY 1) FROM pg_proc p
+const NOT_OURS: &str = "SELECT string_agg(p.proname, ' ' ORDER BY p.proname) FROM pg_proc p
     WHERE p.pronamespace = 'app_jobs'::regnamespace
       AND p.oid::regprocedure::text NOT IN (SELECT signature FROM app_jobs.schema_functions)";
 

@@ -12,7 +12,7 @@ const UNRELEASED: (i32, &str) = (2, "enqueue");
 const LAST_UNRELEASED: i32 = 25;
 
 /// Since which version of the functions the internal ones have a schema of their own.
-pub(super) const INTERNAL_SINCE: i32 = 8;
+pub(crate) const INTERNAL_SINCE: i32 = 8;
 
 /// Makes the list of functions of a schema of [`LAST_UNRELEASED`].
 const CARRY_OVER: &str = include_str!("../../../migrations/carry_over.sql");
@@ -21,7 +21,7 @@ const CARRY_OVER: &str = include_str!("../../../migrations/carry_over.sql");
 const APPLIED: &str = "SELECT version, name FROM @extschema@.schema_history ORDER BY version";
 
 /// Who has given a sign of life within its lease. One from the future is of before the clock was set back.
-const ALIVE: &str = "SELECT string_agg(DISTINCT p.id, ', ' ORDER BY p.id) FROM (\
+pub(crate) const ALIVE: &str = "SELECT string_agg(DISTINCT p.id, ', ' ORDER BY p.id) FROM (\
     SELECT w.worker_id AS id, w.heartbeat_at, w.lease FROM @extschema@.workers w UNION ALL \
     SELECT s.scheduler_id, s.heartbeat_at, s.lease FROM @extschema@.schedulers s) p \
     WHERE p.heartbeat_at BETWEEN clock_timestamp() - p.lease AND clock_timestamp() + p.lease";
