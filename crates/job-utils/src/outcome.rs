@@ -27,7 +27,8 @@ pub enum Outcome {
     Retry {
         /// For `last_error`.
         error: String,
-        /// How long from now, exactly; None: as the task's policy says, or the usual wait.
+        /// How long from now, exactly; None: as the task's policy says, or the usual wait. A `run_at` that somebody has
+        /// put further ahead while the job ran stays.
         after: Option<Duration>,
     },
     /// The job failed for good: no attempt follows, however many are left.
@@ -37,7 +38,7 @@ pub enum Outcome {
     },
     /// The job is not to be done yet. It waits, and no attempt is used up.
     Snooze {
-        /// How long from now, exactly.
+        /// How long from now, exactly. A `run_at` that somebody has put further ahead while the job ran stays.
         after: Duration,
         /// For `last_error`; None leaves what is there.
         error: Option<String>,
