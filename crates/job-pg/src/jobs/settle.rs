@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::connection::Db;
 use crate::error::DbError;
-use crate::jobs::fail::Failures;
+use crate::jobs::end::Endings;
 use job_utils::backoff::Backoff;
 use job_utils::error::chain;
 use job_utils::outcome::Outcome;
@@ -105,8 +105,8 @@ async fn run<T: Send + Sync + 'static>(db: Db, mut receiver: mpsc::Receiver<Sett
     let mut batch = Vec::with_capacity(BATCH);
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
         let mut completed = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-        let failed: Vec<_> = completed.extract_if(.., |item| item.outcome != Outcome::Complete).collect();
-        tokio::join!(store_all(&db, completed, &blocked, &report), store_all(&db, failed, &blocked, &report));
+        let staying: Vec<_> = completed.extract_if(.., |item| item.outcome != Outcome::Complete).collect();
+        tokio::join!(store_all(&db, completed, &blocked, &report), store_all(&db, staying, &blocked, &report));
     }
 }
 
@@ -181,14 +181,14 @@ async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError>
     let ids: Vec<i64> = items.iter().map(|item| item.job_id).collect();
     let workers: Vec<&str> = items.iter().map(|item| &*item.worker_id).collect();
     let epochs: Vec<Option<i64>> = items.iter().map(|item| item.epoch).collect();
-    let failures = failures(items);
+    let endings = endings(items);
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     let (mut said, mut again) = (false, false);
     loop {
-        let result = if failures.messages.is_empty() {
+        let result = if endings.messages.is_empty() {
             db.complete(&ids, &workers, &epochs).await
         } else {
-            db.fail(&ids, &workers, &epochs, &failures).await
+            db.end(&ids, &workers, &epochs, &endings).await
         };
         match result {
             // A batch may take longer than a statement may, where each row costs much: then each item is tried alone.
@@ -207,9 +207,9 @@ async fn store<T>(db: &Db, items: &[Settlement<T>]) -> Result<Vec<i32>, DbError>
     }
 }
 
-/// How the attempts of a batch failed; empty when they did not.
-fn failures<T>(items: &[Settlement<T>]) -> Failures<'_> {
-    let mut failures = Failures::default();
+/// How the attempts of a batch ended after which the job stays; empty for completed ones.
+fn endings<T>(items: &[Settlement<T>]) -> Endings<'_> {
+    let mut endings = Endings::default();
     for item in items {
         let (delay, counted, discarded) = match &item.outcome {
             Outcome::Complete => continue,
@@ -218,12 +218,12 @@ fn failures<T>(items: &[Settlement<T>]) -> Failures<'_> {
             Outcome::Snooze { after, .. } => (Some(*after), false, false),
             Outcome::Release { .. } => (Some(Duration::ZERO), false, false),
         };
-        failures.messages.push(item.outcome.error());
-        failures.delays.push(delay.map(|delay| delay.min(LONGEST_WAIT).as_secs_f64()));
-        failures.counted.push(counted);
-        failures.discarded.push(discarded);
+        endings.messages.push(item.outcome.error());
+        endings.delays.push(delay.map(|delay| delay.min(LONGEST_WAIT).as_secs_f64()));
+        endings.counted.push(counted);
+        endings.discarded.push(discarded);
     }
-    failures
+    endings
 }
 
 fn results<T>(items: Vec<Settlement<T>>, stale: &[i32]) -> SettleResults<T> {

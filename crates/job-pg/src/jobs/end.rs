@@ -1,4 +1,4 @@
-//! Fail: end attempts that went wrong, or were put off, many in one statement.
+//! End: attempts after which the job stays (Retry, Discard, Snooze, Release), many in one statement.
 
 use postgres_types::Type;
 
@@ -9,9 +9,9 @@ use job_utils::outcome::storable;
 
 const SQL: &str = "SELECT @internal@.end_held_jobs($1, $2, $3, $4, $5, $6, $7)";
 
-/// How failed attempts are stored: one element of each for every attempt.
+/// How attempts ended after which the job stays: one element of each for every attempt.
 #[derive(Debug, Default)]
-pub(crate) struct Failures<'a> {
+pub(crate) struct Endings<'a> {
     /// For `last_error`; None leaves it.
     pub(crate) messages: Vec<Option<&'a str>>,
     /// Seconds until the next attempt; None: the usual ones.
@@ -23,17 +23,17 @@ pub(crate) struct Failures<'a> {
 }
 
 impl Db {
-    /// Fails the attempts that these workers hold, by the claims with these epochs; returns the positions, from 1, of
+    /// Ends the attempts that these workers hold, by the claims with these epochs; returns the positions, from 1, of
     /// those it did not: they are gone or claimed anew.
-    pub(crate) async fn fail(
+    pub(crate) async fn end(
         &self,
         ids: &[i64],
         workers: &[&str],
         epochs: &[Option<i64>],
-        failures: &Failures<'_>,
+        endings: &Endings<'_>,
     ) -> Result<Vec<i32>, DbError> {
         let client = self.operation().await?;
-        let Failures { messages, delays, counted, discarded } = failures;
+        let Endings { messages, delays, counted, discarded } = endings;
         // Whoever made them: one text that Postgres refuses would keep the others from being stored.
         let messages: Vec<Option<String>> = messages.iter().map(|message| message.map(storable)).collect();
         let result = async {
@@ -48,6 +48,6 @@ impl Db {
             ];
             self.row(&client, SQL, parameters).await?.try_get(0)
         };
-        client.run("fail", result).await
+        client.run("end", result).await
     }
 }
