@@ -18,11 +18,11 @@ DECLARE
         graphql_add_job, refuse_large_payload,
 
         accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs,
-        end_held_jobs, ended_instances, extend_job, fail_job, force_unlock_workers, forget_worker, free_jobs, get_job,
-        heartbeat, instance_lock, interrupt_jobs, lock_queue, next_run_at, permanently_fail_jobs, positions_left,
-        register_waiter, release_claimed_jobs, release_held_jobs, release_jobs, remove_job, require_worker_id,
-        reschedule_jobs, retry_at, take_back_jobs, unregister_waiter, waiter_horizon, waiter_horizon_passed,
-        waiter_lock, wake_workers, warn_of_jobs,
+        end_held_jobs, ended_instances, exhausted_jobs, extend_job, fail_job, force_unlock_workers, forget_worker,
+        free_jobs, get_job, heartbeat, instance_lock, interrupt_jobs, lock_queue, next_run_at, permanently_fail_jobs,
+        positions_left, register_waiter, release_claimed_jobs, release_held_jobs, release_jobs, remove_job,
+        require_worker_id, reschedule_jobs, retry_at, take_back_jobs, unregister_waiter, waiter_horizon,
+        waiter_horizon_passed, waiter_lock, wake_workers, warn_of_jobs,
 
         claim_scheduled_jobs, claim_schedules, enqueue_from_schedule, enqueue_job, fire_schedule, fire_schedules,
         get_scheduled_job, leave_scheduler, lock_free_schedules, mark_schedules, prune_schedule_fires,

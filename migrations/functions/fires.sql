@@ -179,8 +179,8 @@ $$;
 
 -- Writes down what a scheduler has found out about schedules that it holds: what is wrong with the rule (NULL:
 -- nothing), that it has no fire left, and which fire was the last of those that were missed (NULL: none). Schedules
--- that are no longer those it knows are left alone. Returns those that another transaction has locked: they are to be
--- marked later.
+-- that are no longer those it knows are left alone, and so are those that another transaction has locked. Returns those
+-- whose marks are written.
 CREATE OR REPLACE FUNCTION @internal@.mark_schedules(
     scheduler_id text, instance uuid, schedule_ids bigint[], digests bigint[], errors text[], ended boolean[],
     missed_ats timestamptz[], missed_reasons text[]
@@ -193,10 +193,6 @@ BEGIN
     FOR i IN 1 .. coalesce(cardinality(schedule_ids), 0) LOOP
         SELECT s.id, @internal@.schedule_digest(s) INTO found_id, found_digest FROM @extschema@.scheduled_jobs s
          WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance FOR UPDATE SKIP LOCKED;
-        IF NOT FOUND AND EXISTS (SELECT FROM @extschema@.scheduled_jobs s
-                                  WHERE s.id = schedule_ids[i] AND s.instance = mark_schedules.instance) THEN
-            RETURN NEXT schedule_ids[i];
-        END IF;
         CONTINUE WHEN found_id IS NULL OR found_digest <> digests[i];
         UPDATE @extschema@.scheduled_jobs s
            SET last_error = errors[i], fired_until = greatest(s.fired_until, missed_ats[i]),
@@ -210,6 +206,7 @@ BEGIN
             VALUES (found_id, missed_ats[i], 'missed', missed_reasons[i], mark_schedules.scheduler_id)
             ON CONFLICT ON CONSTRAINT schedule_fires_pkey DO NOTHING;
         END IF;
+        RETURN NEXT found_id;
     END LOOP;
 END
 $$;

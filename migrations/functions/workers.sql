@@ -88,6 +88,21 @@ BEGIN
 END
 $$;
 
+-- Those of some jobs that have failed for good, as a JSON array; NULL when there are none. Who interrupts or fails jobs
+-- that nobody runs asks for it in the same statement.
+CREATE OR REPLACE FUNCTION @internal@.exhausted_jobs(job_ids bigint[]) RETURNS json
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT json_agg(json_build_object(
+                   'id', j.id, 'task', j.task_identifier, 'queue', j.queue_name, 'attempts', j.attempts,
+                   'max_attempts', j.max_attempts, 'error', left(j.last_error, 2000)) ORDER BY j.id)
+          FROM @extschema@.jobs j
+         WHERE j.id = ANY (job_ids) AND j.attempts >= j.max_attempts AND j.locked_at IS NULL);
+END
+$$;
+
 -- Instances under a worker id, other than the given one, whose session has ended.
 CREATE OR REPLACE FUNCTION @internal@.ended_instances(worker_id text, instance uuid) RETURNS uuid[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

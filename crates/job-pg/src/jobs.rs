@@ -17,6 +17,6 @@ mod settle;
 pub use claim::{ClaimId, ClaimReply, ClaimRequest, Claimed, Cursor, Job};
 pub use complete_in_transaction::{CompleteError, TransactionOptions, attempt_token, complete_in_transaction};
 pub use enqueue::{EnqueueClient, EnqueueError, Enqueued, Field, enqueue, enqueue_in, enqueue_many, enqueue_many_in};
-pub use heartbeat::{Heartbeat, Instance, Running};
+pub use heartbeat::{ExhaustedJob, Heartbeat, Instance, Interrupted, Running};
 pub use new_job::{IntoJob, IntoTimestamp, KeyMode, NewJob};
 pub use settle::{SettleError, SettleResults, Settled, Settlement, Settler};

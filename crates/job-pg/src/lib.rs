@@ -32,10 +32,10 @@ pub use connection::{CreateDatabaseError, Db, DbBuilder, PoolWaits, ReadBudget, 
 pub use error::{DbError, is_conflict};
 pub use handles::{AddJobError, AdminDb, AdminJob, AdminSchedule, CallbackDb, ListFilter, WorkerDb};
 pub use jobs::{
-    ClaimId, ClaimReply, ClaimRequest, Claimed, CompleteError, Cursor, EnqueueClient, EnqueueError, Enqueued, Field,
-    Heartbeat, Instance, IntoJob, IntoTimestamp, Job, KeyMode, NewJob, Running, SettleError, SettleResults, Settled,
-    Settlement, Settler, TransactionOptions, attempt_token, complete_in_transaction, enqueue, enqueue_in, enqueue_many,
-    enqueue_many_in,
+    ClaimId, ClaimReply, ClaimRequest, Claimed, CompleteError, Cursor, EnqueueClient, EnqueueError, Enqueued,
+    ExhaustedJob, Field, Heartbeat, Instance, Interrupted, IntoJob, IntoTimestamp, Job, KeyMode, NewJob, Running,
+    SettleError, SettleResults, Settled, Settlement, Settler, TransactionOptions, attempt_token,
+    complete_in_transaction, enqueue, enqueue_in, enqueue_many, enqueue_many_in,
 };
 pub use listener::{Horizon, Identity, Listener, WaiterState, Wake};
 pub use schedules::{

@@ -86,11 +86,12 @@ pub(crate) async fn warn_untaken(db: &SchedulerDb) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Writes a batch of what is to be marked. Marks of rows that another transaction holds are kept for the next time.
+/// Writes a batch of what is to be marked. A mark that is not written is kept: another transaction holds the row, which
+/// is free the next time; or the schedule is no longer the one that the agenda knows, which the next comparison shows.
 pub(crate) async fn mark(db: &SchedulerDb, agenda: &mut Agenda, events: &Events) -> Result<(), DbError> {
     let marks = agenda.marks(MARKS);
-    let locked = db.mark(&marks).await?;
-    for mark in marks.iter().filter(|mark| !locked.contains(&mark.schedule)) {
+    let written = db.mark(&marks).await?;
+    for mark in marks.iter().filter(|mark| written.contains(&mark.schedule)) {
         let schedule_id = mark.schedule;
         if let Some((last, _)) = mark.missed {
             events.emit(&Event::FiresMissed { schedule_id, last });

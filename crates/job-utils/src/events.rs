@@ -34,10 +34,16 @@ pub enum Source {
     Worker,
     /// The callback server: the function has called back.
     Callback,
+    /// A worker that ends what nobody runs any more: attempts of workers that went silent, of earlier processes and of
+    /// its own that it has lost track of, and accepted jobs whose callback did not come.
+    Rescue,
 }
 
-/// The attempt that an event is about. What the emitter does not know is None: a callback names a job and a worker
-/// alone.
+/// The attempt that an event is about. What the emitter does not know is None.
+///
+/// A callback names a job and a worker alone, and the statement that stores it answers with what changed nothing, as a
+/// rule with no row. So events of [`Source::Callback`] have no task, queue, number and duration: they would cost a row
+/// a job, or another statement. [`Event::JobAccepted`] of the same job has told them, in the worker.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Attempt<'a> {
@@ -45,7 +51,7 @@ pub struct Attempt<'a> {
     pub source: Source,
     /// Which job.
     pub job_id: i64,
-    /// Which worker holds it.
+    /// Which worker holds it; for [`Source::Rescue`] the one that has ended it.
     pub worker_id: &'a str,
     /// Its task.
     pub task: Option<&'a str>,
@@ -83,13 +89,15 @@ pub enum Event<'a> {
     /// An attempt starts: its handler is about to be called, or its function to be sent the job.
     AttemptStarted(Attempt<'a>),
     /// An attempt has ended here, after its `duration`: the handler has returned, the function has answered, or the
-    /// attempt was stopped. What becomes of its job is told by another event.
+    /// attempt was stopped. It is told once for each that has started in this process, also of those that a stop or a
+    /// panic ends. What becomes of its job is told by another event, at the latest by the worker that rescues it.
     AttemptEnded(Attempt<'a>),
     /// A function has taken the job and will call back.
     JobAccepted(Attempt<'a>),
     /// The job is done, and its row is gone.
     JobCompleted(Attempt<'a>),
-    /// The attempt failed, and another follows. A callback server does not know whether the job has one left.
+    /// The attempt failed, and another follows. A callback server does not know how many attempts the job itself has:
+    /// it tells this of the last of them as well.
     JobRetrying {
         /// Which attempt.
         attempt: Attempt<'a>,
@@ -98,7 +106,8 @@ pub enum Event<'a> {
         /// The wait before the next one; None: the usual one.
         after: Option<Duration>,
     },
-    /// The job has failed for good: its attempts are used up, or another would fail as well.
+    /// The job has failed for good: its attempts are used up, or another would fail as well. A job that nobody ran any
+    /// more has had its last attempt: [`Source::Rescue`] tells.
     JobFailed {
         /// Which attempt.
         attempt: Attempt<'a>,
@@ -123,6 +132,13 @@ pub enum Event<'a> {
         /// What was in the way.
         error: &'a str,
     },
+    /// Postgres refuses an outcome of the worker's, and nothing was changed: the job is interrupted, and starts again.
+    OutcomeRefused {
+        /// Which attempt.
+        attempt: Attempt<'a>,
+        /// Why.
+        error: &'a str,
+    },
     /// An outcome came too late and changed nothing: a callback was faster, or the job was taken away.
     OutcomeStale(Attempt<'a>),
     /// Attempts were ended here because their jobs were taken away: deleted, unlocked, claimed anew, or ended by
@@ -131,21 +147,23 @@ pub enum Event<'a> {
         /// Which jobs.
         jobs: &'a [i64],
     },
-    /// Jobs of workers that went silent are free to be claimed again.
+    /// Jobs of workers that went silent are free to be claimed again. Of those that have no attempt left
+    /// [`Event::JobFailed`] follows.
     JobsRescued {
         /// Which jobs.
         jobs: &'a [i64],
         /// Which workers.
         workers: &'a [String],
     },
-    /// A worker has taken back what an earlier process with its id ran.
+    /// A worker has taken back what an earlier process with its id ran. [`Event::JobFailed`] follows as for those.
     JobsTakenBack {
         /// Which jobs.
         jobs: &'a [i64],
         /// Which worker.
         worker_id: &'a str,
     },
-    /// The callback of an accepted job has not come in time: the attempt failed.
+    /// The callback of an accepted job has not come in time: the attempt failed. When it was the job's last one,
+    /// [`Event::JobFailed`] follows.
     CallbackOverdue {
         /// Which job.
         job_id: i64,
@@ -200,7 +218,8 @@ pub enum Event<'a> {
         /// Why.
         error: &'a str,
     },
-    /// Fires of a schedule were missed while the scheduler or its database was away, and are not made up for.
+    /// Fires of a schedule were missed while the scheduler or its database was away, and are not made up for. Told once
+    /// the schedule's row says so.
     FiresMissed {
         /// Which schedule.
         schedule_id: i64,
@@ -216,7 +235,7 @@ pub enum Event<'a> {
         /// What is wrong with it.
         error: &'a str,
     },
-    /// A schedule has no fire left.
+    /// A schedule has no fire left. Told once its row says so.
     ScheduleEnded {
         /// Which schedule.
         schedule_id: i64,

@@ -163,6 +163,11 @@ fn message(error: &(dyn Error + 'static)) -> String {
     storable(&chain(error))
 }
 
+/// How long the database has a job wait after this attempt, from 1, unless somebody says otherwise (`retry_at` in SQL).
+pub fn usual_wait(attempt: i32) -> Duration {
+    Duration::from_secs_f64(f64::from(attempt.clamp(0, 10)).exp())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

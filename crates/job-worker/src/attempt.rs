@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use job_pg::{DbError, Job, SettleError, SettleResults, Settled, Settlement, Settler, WorkerDb};
 use job_utils::backoff::Backoff;
 use job_utils::error::chain;
-use job_utils::events::{self, Event, Source};
+use job_utils::events::{self, Event, Events, Source};
 use job_utils::outcome::{Outcome, storable};
 
 use crate::context::{Context, WorkerContext};
@@ -54,6 +54,33 @@ struct EndedAttempt {
     duration: Duration,
     /// The job waits because the attempt could not do its work.
     released: bool,
+}
+
+/// An attempt that has started. Its end is told once, whatever ends it: also when its task is aborted, or panics
+/// outside the handler.
+struct StartedAttempt<'a> {
+    events: &'a Events,
+    attempt: events::Attempt<'a>,
+    since: Instant,
+}
+
+impl<'a> StartedAttempt<'a> {
+    fn new(events: &'a Events, attempt: events::Attempt<'a>) -> Self {
+        events.emit(&Event::AttemptStarted(attempt));
+        Self { events, attempt, since: Instant::now() }
+    }
+
+    /// Returns how long the attempt took.
+    fn end(mut self) -> Duration {
+        *self.attempt.duration.insert(self.since.elapsed())
+    }
+}
+
+impl Drop for StartedAttempt<'_> {
+    fn drop(&mut self) {
+        self.attempt.duration.get_or_insert_with(|| self.since.elapsed());
+        self.events.emit(&Event::AttemptEnded(self.attempt));
+    }
 }
 
 /// How an attempt has ended in this process.
@@ -141,28 +168,21 @@ impl Runner {
                 }
             }
         }
-        let task = self.registry.by_task.get(&job.task);
-        if task.is_none() && self.dispatcher.is_none() {
-            // Not claimed as a rule.
-            let outcome = Outcome::retry("the worker has no handler for the task");
-            self.settle_unstarted(lane, job, Duration::ZERO, outcome).await;
-            return Duration::ZERO;
-        }
-        let max_attempts = task.map_or(job.max_attempts, |task| task.options.retry.most(job.max_attempts));
-        let attempt = attempt_of(self.db.worker_id(), &job, max_attempts, None);
-        self.context.events.emit(&Event::AttemptStarted(attempt));
-        let started = Instant::now();
-        match (task, &self.dispatcher) {
-            (Some(task), _) => {
-                let (job, end) = self.run_here(job, max_attempts, task, monitor, permit).await;
-                self.end(lane, job, max_attempts, started.elapsed(), end).await
+        match (self.registry.by_task.get(&job.task), &self.dispatcher) {
+            (Some(task), _) => self.run_here(lane, job, task, monitor, permit).await,
+            (None, Some(dispatcher)) => self.dispatch(lane, job, dispatcher, monitor, permit).await,
+            (None, None) => {
+                // Not claimed as a rule.
+                let outcome = Outcome::retry("the worker has no handler for the task");
+                self.settle_unstarted(lane, job, Duration::ZERO, outcome).await;
+                Duration::ZERO
             }
-            (None, Some(dispatcher)) => {
-                let end = self.dispatch(&mut job, dispatcher, monitor, permit).await;
-                self.end(lane, job, max_attempts, started.elapsed(), end).await
-            }
-            (None, None) => Duration::ZERO,
         }
+    }
+
+    /// The attempt starts, and ends when this is dropped.
+    fn start<'a>(&'a self, job: &'a Job, max_attempts: i32) -> StartedAttempt<'a> {
+        StartedAttempt::new(&self.context.events, attempt_of(self.db.worker_id(), job, max_attempts, None))
     }
 
     /// Ends a job's attempt without having started it.
@@ -211,16 +231,18 @@ impl Runner {
         }
     }
 
-    /// Runs a job's handler. The job comes back without its payload.
+    /// Runs a job's handler. Returns how long the attempt took.
     async fn run_here(
         &self,
+        lane: usize,
         job: Job,
-        max_attempts: i32,
         task: &Registered,
         monitor: &Arc<SlotMonitor>,
         permit: Option<MemoryPermit>,
-    ) -> (Arc<Job>, End) {
+    ) -> Duration {
+        let max_attempts = task.options.retry.most(job.max_attempts);
         let mut job = Arc::new(job);
+        let attempt = self.start(&job, max_attempts);
         let context = Context::new(job.clone(), max_attempts, self.context.clone(), Some(monitor.clone()));
         let outcome = tokio::select! {
             biased;
@@ -233,9 +255,13 @@ impl Runner {
         monitor.end();
         let (completed, taken) = (context.is_completed(), context.is_taken_away());
         drop(context);
-        if taken && !completed {
+        let duration = attempt.end();
+        if completed || taken {
             self.registry.uncounted_retries.reset(job.id);
-            return (job, End::TakenAway);
+        }
+        if taken && !completed {
+            self.end(lane, job, max_attempts, duration, End::TakenAway).await;
+            return duration;
         }
         match Arc::get_mut(&mut job) {
             Some(job) => job.payload = String::new(),
@@ -243,37 +269,44 @@ impl Runner {
             None => job = Arc::new(job.clone_without_payload()),
         }
         drop(permit);
-        if completed {
-            self.registry.uncounted_retries.reset(job.id);
-            return (job, End::Completed(outcome));
-        }
-        let released = matches!(outcome, Outcome::Release { .. });
-        let outcome = self.registry.stored(task, &job, outcome);
-        (job, End::Outcome { outcome, released })
+        let end = if completed {
+            End::Completed(outcome)
+        } else {
+            let released = matches!(outcome, Outcome::Release { .. });
+            let outcome = self.registry.stored(task, &job, outcome);
+            End::Outcome { outcome, released }
+        };
+        self.end(lane, job, max_attempts, duration, end).await;
+        duration
     }
 
-    /// Sends a job to its function.
+    /// Sends a job to its function. Returns how long the attempt took.
     async fn dispatch(
         &self,
-        job: &mut Job,
+        lane: usize,
+        mut job: Job,
         dispatcher: &Dispatcher,
         monitor: &SlotMonitor,
         permit: Option<MemoryPermit>,
-    ) -> End {
-        let ended = tokio::select! {
+    ) -> Duration {
+        let (payload, max_attempts) = (std::mem::take(&mut job.payload), job.max_attempts);
+        let attempt = self.start(&job, max_attempts);
+        let end = tokio::select! {
             biased;
-            ended = dispatcher.dispatch(job, permit) => ended,
+            ended = dispatcher.dispatch(&job, payload, permit) => match ended {
+                Some(outcome) => End::Outcome { outcome, released: false },
+                None => End::Accepted,
+            },
             // With the request its connection is closed.
-            () = monitor.taken() => return End::TakenAway,
+            () = monitor.taken() => End::TakenAway,
         };
         monitor.end();
-        match ended {
-            Some(outcome) => End::Outcome { outcome, released: false },
-            None => End::Accepted,
-        }
+        let duration = attempt.end();
+        self.end(lane, job, max_attempts, duration, end).await;
+        duration
     }
 
-    /// What follows the end of an attempt, of a handler and of a function alike. Returns how long the attempt took.
+    /// What follows the end of an attempt, of a handler and of a function alike.
     async fn end(
         &self,
         lane: usize,
@@ -281,10 +314,9 @@ impl Runner {
         max_attempts: i32,
         duration: Duration,
         end: End,
-    ) -> Duration {
+    ) {
         let events = &self.context.events;
         let attempt = attempt_of(self.db.worker_id(), job.borrow(), max_attempts, Some(duration));
-        events.emit(&Event::AttemptEnded(attempt));
         let claim = job.borrow().claim_id();
         match end {
             End::TakenAway => self.slots.forget(&[claim]),
@@ -311,7 +343,6 @@ impl Runner {
                 self.settle(outcome, EndedAttempt { lane, job, max_attempts, duration, released }).await;
             }
         }
-        duration
     }
 
     async fn settle(&self, outcome: Outcome, ticket: EndedAttempt) {
@@ -341,7 +372,7 @@ fn attempt_of<'a>(
     attempt
 }
 
-fn emit_settled(events: &events::Events, settlement: &Settlement<EndedAttempt>, result: &Result<Settled, SettleError>) {
+fn emit_settled(events: &Events, settlement: &Settlement<EndedAttempt>, result: &Result<Settled, SettleError>) {
     let EndedAttempt { job, duration, max_attempts, released, .. } = &settlement.ticket;
     let attempt = attempt_of(&settlement.worker_id, job, *max_attempts, Some(*duration));
     match (result, &settlement.outcome) {
@@ -351,7 +382,38 @@ fn emit_settled(events: &events::Events, settlement: &Settlement<EndedAttempt>, 
         (Ok(Settled::Done), outcome) => events.emit(&Event::settled(attempt, outcome)),
         // The function's callback was faster, or the job was taken away: an answer that comes too late is no error.
         (Ok(Settled::Stale), _) => events.emit(&Event::OutcomeStale(attempt)),
-        (Err(SettleError::Refused(_)), _) => {} // logged by the settler
+        (Err(SettleError::Refused(error)), _) => events.emit(&Event::OutcomeRefused { attempt, error }),
         (Err(error), _) => tracing::warn!(job.id = job.id, "{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_attempt_is_told_once_also_after_a_panic() {
+        let (starts, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (started, ended) = (starts.clone(), ends.clone());
+        let events = Events::default().with(move |event| match event {
+            Event::AttemptStarted(_) => drop(started.fetch_add(1, Ordering::Relaxed)),
+            Event::AttemptEnded(attempt) => {
+                assert!(attempt.duration.is_some());
+                ended.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {}
+        });
+        let attempt = events::Attempt::new(Source::Worker, 7, "worker-0");
+        StartedAttempt::new(&events, attempt).end();
+        assert_eq!((starts.load(Ordering::Relaxed), ends.load(Ordering::Relaxed)), (1, 1));
+        drop(StartedAttempt::new(&events, attempt));
+        let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let _attempt = StartedAttempt::new(&events, attempt);
+            panic!("a bug of ours");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!((starts.load(Ordering::Relaxed), ends.load(Ordering::Relaxed)), (3, 3));
     }
 }

@@ -89,7 +89,7 @@ impl Claimer {
             running: SlotTasks::new(runner),
             waiter: WaiterRegistration::new(db.clone(), listener.clone()),
             heartbeat,
-            reconciler: Reconciler::new(db.clone(), slots.clone()),
+            reconciler: Reconciler::new(db.clone(), slots.clone(), events.clone()),
             buffer_release: BufferRelease::new(db.clone(), slots.clone()),
             drain: Drain::new(config, db, slots.clone(), thread),
             slots,

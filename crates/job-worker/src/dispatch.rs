@@ -26,7 +26,7 @@ pub use crate::dispatch::probe::CallbackProbe;
 use crate::dispatch::body::AnswerBody;
 use crate::dispatch::failure::{Failure, Progress};
 use crate::dispatch::origin::idle_limit;
-use crate::dispatch::payload::payload;
+use crate::dispatch::payload::body_of;
 use crate::dispatch::reading::{AnswerReader, ReadAnswer};
 use crate::dispatch::target::{Callback, Target, Targets};
 use crate::payload_memory::MemoryPermit;
@@ -64,15 +64,15 @@ impl Dispatcher {
         })
     }
 
-    /// Sends a job to its function, and says how the attempt ended; None when the function has accepted the job. Takes
-    /// the payload out of the job; its share of the memory ends when it is sent.
-    pub(crate) async fn dispatch(&self, job: &mut Job, permit: Option<MemoryPermit>) -> Option<Outcome> {
+    /// Sends a job to its function, and says how the attempt ended; None when the function has accepted the job. The
+    /// payload has been taken out of the job; its share of the memory ends when it is sent.
+    pub(crate) async fn dispatch(&self, job: &Job, payload: String, permit: Option<MemoryPermit>) -> Option<Outcome> {
         let target = match self.targets.of(&job.task) {
             Ok(target) => target,
             Err(message) => return Some(Outcome::Retry { error: storable(&message), after: None }),
         };
         let (retry, attempt) = (&target.policy.retry, job.attempts);
-        match self.answer(&target, job, permit).await {
+        match self.answer(&target, job, payload, permit).await {
             Answer::Accepted => None,
             // The least that the function asks for.
             Answer::Ended(Outcome::Retry { error, after: Some(asked) }) if !retry.is_last(attempt) => {
@@ -83,9 +83,9 @@ impl Dispatcher {
         }
     }
 
-    async fn answer(&self, target: &Target, job: &mut Job, permit: Option<MemoryPermit>) -> Answer {
+    async fn answer(&self, target: &Target, job: &Job, payload: String, permit: Option<MemoryPermit>) -> Answer {
         let mut progress = Progress::Connecting;
-        let posted = self.post(target, job, permit, &mut progress);
+        let posted = self.post(target, job, (payload, permit), &mut progress);
         let posted = tokio::time::timeout(target.policy.timeout.time, posted).await;
         let failure = match posted {
             Ok(Ok(answer)) => return without_secrets(answer, target),
@@ -105,11 +105,11 @@ impl Dispatcher {
     async fn post(
         &self,
         target: &Target,
-        job: &mut Job,
-        permit: Option<MemoryPermit>,
+        job: &Job,
+        (payload, permit): (String, Option<MemoryPermit>),
         progress: &mut Progress,
     ) -> Result<Answer, Failure> {
-        let (payload, unsent) = payload(job, permit);
+        let (payload, unsent) = body_of(payload, permit);
         let request = target.request(job, payload, &self.callback);
         let (response, borrowed) = target.origin.send(request, target.policy.first_byte_timeout, progress).await?;
         let (head, body) = response.into_parts();

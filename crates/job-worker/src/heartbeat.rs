@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::WorkerConfig;
-use job_pg::{ClaimId, DbError, Heartbeat, Listener, WorkerDb};
+use job_pg::{ClaimId, DbError, ExhaustedJob, Heartbeat, Interrupted, Listener, WorkerDb};
 use job_utils::backoff::Backoff;
 use job_utils::error::chain;
-use job_utils::events::{Event, Events};
+use job_utils::events::{Attempt, Event, Events, Source};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
@@ -156,7 +156,7 @@ impl HeartbeatTimer {
         self.next = Instant::now() + self.interval;
         self.failing = false;
         self.last.set_now();
-        emit_found(&self.events, &found);
+        emit_found(&self.events, self.db.worker_id(), &found);
         self.end_taken(found.taken);
     }
 
@@ -195,19 +195,20 @@ pub(crate) async fn register(db: &WorkerDb, listener: &Listener, events: &Events
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         let registered = async {
-            emit_found(events, &db.heartbeat().await?);
+            emit_found(events, db.worker_id(), &db.heartbeat().await?);
             let ended = if listener.is_listening() { db.ended().await? } else { Vec::new() };
             if ended.is_empty() {
-                return Ok(Vec::new());
+                return Ok(Interrupted::default());
             }
             tokio::time::sleep(RECONNECT_TIMEOUT).await;
-            if listener.is_listening() { db.take_back(&ended).await } else { Ok(Vec::new()) }
+            if listener.is_listening() { db.take_back(&ended).await } else { Ok(Interrupted::default()) }
         };
         match registered.await {
             Ok(taken) => {
-                if !taken.is_empty() {
-                    events.emit(&Event::JobsTakenBack { jobs: &taken, worker_id: db.worker_id() });
+                if !taken.jobs.is_empty() {
+                    events.emit(&Event::JobsTakenBack { jobs: &taken.jobs, worker_id: db.worker_id() });
                 }
+                emit_exhausted(events, db.worker_id(), &taken.exhausted);
                 return;
             }
             Err(error) => tracing::warn!("cannot register this worker yet: {}", chain(&error)),
@@ -217,11 +218,24 @@ pub(crate) async fn register(db: &WorkerDb, listener: &Listener, events: &Events
 }
 
 /// Tells what a heartbeat has found.
-pub(crate) fn emit_found(events: &Events, found: &Heartbeat) {
+pub(crate) fn emit_found(events: &Events, worker_id: &str, found: &Heartbeat) {
     if !found.rescued.is_empty() {
         events.emit(&Event::JobsRescued { jobs: &found.rescued, workers: &found.silent });
     }
     for job_id in &found.overdue {
         events.emit(&Event::CallbackOverdue { job_id: *job_id });
+    }
+    emit_exhausted(events, worker_id, &found.exhausted);
+}
+
+/// Tells of jobs that have failed for good when the worker ended attempts that nobody runs.
+pub(crate) fn emit_exhausted(events: &Events, worker_id: &str, jobs: &[ExhaustedJob]) {
+    for job in jobs {
+        let mut attempt = Attempt::new(Source::Rescue, job.id, worker_id);
+        attempt.task = Some(&job.task);
+        attempt.queue = job.queue.as_deref();
+        attempt.number = Some(job.attempts);
+        attempt.max_attempts = Some(job.max_attempts);
+        events.emit(&Event::JobFailed { attempt, error: job.error.as_deref().unwrap_or_default() });
     }
 }

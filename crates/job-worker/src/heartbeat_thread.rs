@@ -102,7 +102,7 @@ async fn send_while_silent(
             }
         }
         if let Ok(Some(found)) = sent {
-            emit_found(events, &found);
+            emit_found(events, db.worker_id(), &found);
         }
     }
 }

@@ -16,7 +16,7 @@ impl Dispatcher {
         Err(std::io::Error::new(std::io::ErrorKind::Unsupported, "without the feature `dispatch`"))
     }
 
-    pub(crate) async fn dispatch(&self, _: &mut Job, _: Option<MemoryPermit>) -> Option<Outcome> {
+    pub(crate) async fn dispatch(&self, _: &Job, _: String, _: Option<MemoryPermit>) -> Option<Outcome> {
         match *self {}
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::RetrySettings;
 #[cfg(feature = "dispatch")]
 use job_utils::outcome::AfterFailure;
+use job_utils::outcome::usual_wait;
 
 /// How failed attempts of a task are tried again. By default as the database does it for all jobs: after e^attempts
 /// seconds (6 hours at most), until the job's own attempts are used up.
@@ -126,11 +127,6 @@ impl Retry {
         };
         Some(wait - wait.mul_f64(self.jitter * fastrand::f64()).min(wait))
     }
-}
-
-/// How long the database has a job wait after this attempt, from 1 (`retry_at` in SQL).
-fn usual_wait(attempt: i32) -> Duration {
-    Duration::from_secs_f64(f64::from(attempt.clamp(0, 10)).exp())
 }
 
 impl std::fmt::Debug for Retry {

@@ -11,6 +11,7 @@ mod it {
     mod connections;
     mod descriptors;
     mod endings;
+    mod events;
     mod failures;
     mod handlers;
     mod health;

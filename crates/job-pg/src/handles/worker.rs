@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::connection::Db;
 use crate::error::DbError;
+use crate::jobs::Interrupted;
 use crate::jobs::claim::{ClaimReply, ClaimRequest, Job};
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running};
 use crate::listener::Horizon;
@@ -99,14 +100,14 @@ impl WorkerDb {
         self.db.ended(&self.worker_id, self.instance.id).await
     }
 
-    /// Takes back the jobs of those of the `ended` instances whose session still has not come back; returns their ids.
-    pub async fn take_back(&self, ended: &[Uuid]) -> Result<Vec<i64>, DbError> {
+    /// Takes back the jobs of those of the `ended` instances whose session still has not come back.
+    pub async fn take_back(&self, ended: &[Uuid]) -> Result<Interrupted, DbError> {
         self.db.take_back(&self.worker_id, self.instance.id, ended).await
     }
 
     /// Interrupts what is locked for this instance although it does not know of it; it knows of the claims with the
-    /// epochs `kept`. Returns the jobs' ids.
-    pub async fn interrupt_unknown(&self, reason: &str, kept: &[i64]) -> Result<Vec<i64>, DbError> {
+    /// epochs `kept`.
+    pub async fn interrupt_unknown(&self, reason: &str, kept: &[i64]) -> Result<Interrupted, DbError> {
         self.db.interrupt(self.instance.id, reason, kept).await
     }
 

@@ -62,12 +62,12 @@ const WITH_HEARTBEAT: &str = concat!(
     "WITH beat AS MATERIALIZED (\
      SELECT b.rescued, b.silent, b.overdue, b.expired, ",
     taken!("$18", "$19"),
-    " AS taken FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
+    " AS taken, @internal@.exhausted_jobs(b.rescued || b.overdue) AS exhausted FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
      @internal@.heartbeat($1, $12, make_interval(secs => $15), $16, $17, make_interval(secs => $4)) b), ",
     claimed!("(SELECT 0 * count(*)::int AS none FROM beat) AS first"),
-    ", NULL::bigint[], NULL::text[], NULL::bigint[], NULL::boolean, NULL::bigint[] FROM claimed",
+    ", NULL::bigint[], NULL::text[], NULL::bigint[], NULL::boolean, NULL::bigint[], NULL::json FROM claimed",
     nothing!(),
-    ", beat.rescued, beat.silent, beat.overdue, beat.expired, beat.taken FROM beat"
+    ", beat.rescued, beat.silent, beat.overdue, beat.expired, beat.taken, beat.exhausted FROM beat"
 );
 
 /// Which jobs a claim takes, and how many.

@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use postgres_types::{ToSql, Type};
+use postgres_types::{Json, ToSql, Type};
+use serde::Deserialize;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
@@ -39,6 +40,7 @@ macro_rules! beat {
             $with,
             "SELECT b.rescued, b.silent, b.overdue, b.expired, ",
             taken!("$7", "$8"),
+            ", @internal@.exhausted_jobs(b.rescued || b.overdue)",
             " FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, ",
             $joined,
             "@internal@.heartbeat($1, ",
@@ -61,9 +63,11 @@ const REGISTERED: &str = beat!(
 
 const ENDED: &str = "SELECT @internal@.ended_instances($1, $2)";
 
-const TAKE_BACK: &str = "SELECT @internal@.take_back_jobs($1, $2, $3)";
+const TAKE_BACK: &str =
+    "SELECT t.ids, @internal@.exhausted_jobs(t.ids) FROM @internal@.take_back_jobs($1, $2, $3) AS t (ids)";
 
-const INTERRUPT: &str = "SELECT @internal@.interrupt_jobs($1, $2, $3)";
+const INTERRUPT: &str =
+    "SELECT i.ids, @internal@.exhausted_jobs(i.ids) FROM @internal@.interrupt_jobs($1, $2, $3) AS i (ids)";
 
 /// A connection may have to be made first.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(250);
@@ -139,6 +143,45 @@ impl Running {
     }
 }
 
+/// A job that has failed for good when its attempt was ended by somebody who did not run it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ExhaustedJob {
+    /// Which job.
+    pub id: i64,
+    /// Its task.
+    pub task: String,
+    /// Its named queue.
+    pub queue: Option<String>,
+    /// How many attempts it has had.
+    pub attempts: i32,
+    /// How many it may have.
+    pub max_attempts: i32,
+    /// Why the last one failed.
+    pub error: Option<String>,
+}
+
+/// Jobs that were interrupted: their attempts are over, as far as the database is concerned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interrupted {
+    /// All of them.
+    pub jobs: Vec<i64>,
+    /// Those of them that have no attempt left.
+    pub exhausted: Vec<ExhaustedJob>,
+}
+
+impl Interrupted {
+    /// From two columns.
+    fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self { jobs: row.try_get(0)?, exhausted: exhausted(row, 1)? })
+    }
+}
+
+/// Reads what `exhausted_jobs` returns.
+fn exhausted(row: &Row, index: usize) -> Result<Vec<ExhaustedJob>, tokio_postgres::Error> {
+    let jobs: Option<Json<Vec<ExhaustedJob>>> = row.try_get(index)?;
+    Ok(jobs.map(|jobs| jobs.0).unwrap_or_default())
+}
+
 /// What a heartbeat has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Heartbeat {
@@ -153,10 +196,12 @@ pub struct Heartbeat {
     /// Those of the claims that were asked about, as job id and epoch, that no longer hold their job: it is gone, or it
     /// was unlocked, or another claim has it.
     pub taken: Vec<(i64, i64)>,
+    /// Those of the rescued and overdue jobs that have no attempt left.
+    pub exhausted: Vec<ExhaustedJob>,
 }
 
 impl Heartbeat {
-    /// From five columns, the first at `index`. `running` is what was asked about.
+    /// From six columns, the first at `index`. `running` is what was asked about.
     pub(crate) fn from_row(row: &Row, index: usize, running: &Running) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             rescued: row.try_get(index)?,
@@ -164,6 +209,7 @@ impl Heartbeat {
             overdue: row.try_get(index + 2)?,
             expired: row.try_get(index + 3)?,
             taken: running.with(&row.try_get::<_, Vec<i64>>(index + 4)?),
+            exhausted: exhausted(row, index + 5)?,
         })
     }
 }
@@ -233,23 +279,28 @@ impl Db {
         client.run("look for ended instances", result).await
     }
 
-    /// Interrupts the jobs of those of the `ended` instances whose session still has not come back; returns their ids.
-    pub(crate) async fn take_back(&self, worker_id: &str, instance: Uuid, ended: &[Uuid]) -> Result<Vec<i64>, DbError> {
+    /// Interrupts the jobs of those of the `ended` instances whose session still has not come back.
+    pub(crate) async fn take_back(
+        &self,
+        worker_id: &str,
+        instance: Uuid,
+        ended: &[Uuid],
+    ) -> Result<Interrupted, DbError> {
         let client = self.operation().await?;
         let sql = self.sql(TAKE_BACK);
         let parameters: Parameters<'_> =
             &[(&worker_id, Type::TEXT), (&instance, Type::UUID), (&ended, Type::UUID_ARRAY)];
-        let result = async { client.query_typed_one(&sql, parameters).await?.try_get(0) };
+        let result = async { Interrupted::from_row(&client.query_typed_one(&sql, parameters).await?) };
         client.run("take back", result).await
     }
 
     /// Interrupts what an instance holds in the database and, but for the claims with the epochs `kept`, does not know
-    /// of. Returns the jobs' ids.
-    pub(crate) async fn interrupt(&self, instance: Uuid, reason: &str, kept: &[i64]) -> Result<Vec<i64>, DbError> {
+    /// of.
+    pub(crate) async fn interrupt(&self, instance: Uuid, reason: &str, kept: &[i64]) -> Result<Interrupted, DbError> {
         let client = self.operation().await?;
         let sql = self.sql(INTERRUPT);
         let parameters: Parameters<'_> = &[(&instance, Type::UUID), (&reason, Type::TEXT), (&kept, Type::INT8_ARRAY)];
-        let result = async { client.query_typed_one(&sql, parameters).await?.try_get(0) };
+        let result = async { Interrupted::from_row(&client.query_typed_one(&sql, parameters).await?) };
         client.run("interrupt", result).await
     }
 }

@@ -355,8 +355,8 @@ impl SchedulerDb {
         rows.iter().map(read).collect::<Result<_, _>>().map_err(DbError::query(MARK_UNTAKEN_OPERATION))
     }
 
-    /// Writes marks into the rows of schedules held. Returns the schedules that another transaction has locked: theirs
-    /// are not written.
+    /// Writes marks into the rows of schedules held, but for those that another transaction has locked or that are no
+    /// longer those of the marks. Returns the schedules whose marks are written.
     ///
     /// # Errors
     /// Postgres is away or refuses; writing them again does no harm.

@@ -52,6 +52,7 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND CASE WHEN has_schema_privilege(to_regnamespace('@internal@'), 'USAGE') THEN to_regprocedure(\
                      '@internal@.claim_instance_jobs(uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
                      AND to_regprocedure('@internal@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
+                     AND to_regprocedure('@internal@.exhausted_jobs(bigint[])') IS NOT NULL \
                      AND to_regprocedure(\
                      '@internal@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
                      AND to_regprocedure(\

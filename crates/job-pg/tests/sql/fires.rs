@@ -230,13 +230,20 @@ async fn a_mark_is_written_for_the_schedule_as_it_is_and_frees_one_that_has_ende
         )
     };
     let state = "SELECT last_error, ended_at IS NOT NULL, locked_by, instance FROM app_jobs.scheduled_jobs";
-    s.run(&mark("4711", true)).await;
+    // What is written is returned, and nothing else.
+    assert_eq!(s.show(&mark("4711", true)).await, "");
     assert_eq!(s.show(state).await, format!("~|f|sched-a|{A}"));
-    s.run(&mark("app_jobs_internal.schedule_digest(s)", false)).await;
+    let digest = "app_jobs_internal.schedule_digest(s)";
+    let other = session(&db).await;
+    other.run("BEGIN; SELECT FROM app_jobs.scheduled_jobs FOR UPDATE").await;
+    assert_eq!(s.show(&mark(digest, false)).await, "", "somebody holds the row");
+    other.run("COMMIT").await;
+    assert_eq!(s.show(&mark(digest, false)).await, schedule.to_string());
     assert_eq!(s.show(state).await, format!("what is wrong|f|sched-a|{A}"));
     let missed = "SELECT outcome, reason, fire_at = date_trunc('day', now()) FROM app_jobs.schedule_fires";
     assert_eq!(s.show(missed).await, "missed|and so are others|t");
-    s.run(&mark("app_jobs_internal.schedule_digest(s)", true)).await;
+    assert_eq!(s.show(&mark(digest, true)).await, schedule.to_string());
+    assert_eq!(s.show(&mark(digest, true)).await, "", "it is held no longer");
     assert_eq!(s.show(state).await, "what is wrong|t|~|~");
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.schedule_fires").await, 1);
 }

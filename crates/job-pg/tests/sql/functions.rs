@@ -45,6 +45,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("enqueue_job", WORKS),
     ("enqueue_jobs", NOBODY),
     ("enqueue_scheduled_job", NOBODY),
+    ("exhausted_jobs", WORKS),
     ("extend_job", WORKS),
     ("fail_job", WORKS),
     ("fire_schedule", WORKS),

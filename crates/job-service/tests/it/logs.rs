@@ -25,16 +25,16 @@ async fn durations_are_numbers_an_orderly_stop_warns_of_nothing_and_postgres_is_
     .await;
     let env = [("LOG_FORMAT", "json"), ("JOBS_CALLBACK_SECRET", "a secret of the callback server")];
     let (mut service, _) = bench.service(&function.url(), &env).await;
-    for task in ["completed", "accepted", "failed"] {
+    for (task, line) in [("completed", "job completed"), ("accepted", "job accepted"), ("failed", "attempt failed")] {
         bench.add(task).await;
-        service.wait_for_line(&format!("job {task}"), LIMIT).await;
+        service.wait_for_line(line, LIMIT).await;
     }
     let said = |service: &_, message: &str| {
         lines(service)
             .into_iter()
             .find(|line| line["fields"]["message"].as_str().is_some_and(|said| said.contains(message)))
     };
-    for message in ["job completed", "job accepted", "job failed"] {
+    for message in ["job completed", "job accepted", "attempt failed"] {
         let line = said(&service, message).unwrap();
         assert!(line["fields"]["duration_ms"].is_u64(), "{line}");
     }

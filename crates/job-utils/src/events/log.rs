@@ -3,6 +3,7 @@
 
 use super::{Attempt, Event, Skipped, Source};
 use crate::config::in_words;
+use crate::outcome::usual_wait;
 use crate::telemetry::milliseconds;
 
 /// How many ids a line names.
@@ -13,7 +14,7 @@ macro_rules! line {
     ($level:ident, $message:literal, $attempt:expr $(, $($field:ident).+ = $value:expr)*) => {{
         let attempt: &Attempt<'_> = $attempt;
         match attempt.source {
-            Source::Worker => tracing::$level!(
+            Source::Worker | Source::Rescue => tracing::$level!(
                 target: "job_worker",
                 { job.id = attempt.job_id, job.task = attempt.task, $($($field).+ = $value,)* },
                 $message
@@ -30,22 +31,26 @@ macro_rules! line {
 #[inline]
 pub(super) fn write(event: &Event<'_>) {
     match event {
-        // Another event tells of the job.
-        Event::AttemptStarted(_) | Event::AttemptEnded(_) | Event::CallbackSettled(_) => {}
+        // Another event tells of the job; of a refusal the settler has told.
+        Event::AttemptStarted(_)
+        | Event::AttemptEnded(_)
+        | Event::CallbackSettled(_)
+        | Event::OutcomeRefused { .. } => {}
         Event::JobAccepted(attempt) => line!(info, "job accepted", attempt, duration_ms = duration_ms(attempt)),
         Event::JobCompleted(attempt) => line!(info, "job completed", attempt, duration_ms = duration_ms(attempt)),
-        Event::JobRetrying { attempt, error, .. } => line!(
+        Event::JobRetrying { attempt, error, after } => line!(
             warn,
-            "job failed",
+            "attempt failed",
             attempt,
             job.attempts = attempt.number,
             job.max_attempts = attempt.max_attempts,
             duration_ms = duration_ms(attempt),
+            retry_after = after.or_else(|| attempt.number.map(usual_wait)).map(in_words),
             error = error
         ),
         Event::JobFailed { attempt, error } => line!(
             error,
-            "job failed for good",
+            "job failed",
             attempt,
             job.attempts = attempt.number,
             duration_ms = duration_ms(attempt),
@@ -93,7 +98,7 @@ fn write_seldom(event: &Event<'_>) {
         Event::CallbackOverdue { job_id } => tracing::warn!(
             target: "job_worker",
             { job.id = job_id },
-            "job failed: its callback did not come in time"
+            "attempt failed: its callback did not come in time"
         ),
         // Functions that say all in their answer call back as well.
         Event::CallbackStale { attempt, total } => tracing::debug!(

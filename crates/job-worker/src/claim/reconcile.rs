@@ -7,11 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_pg::WorkerDb;
+use job_pg::{Interrupted, WorkerDb};
 use job_utils::error::chain;
+use job_utils::events::Events;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::heartbeat::emit_exhausted;
 use crate::slots::Slots;
 
 /// How long to wait before each of the searches that follow an unclear answer: a statement whose connection was lost
@@ -24,6 +26,7 @@ const CLAIMS_INTERVAL: Duration = Duration::from_millis(10);
 pub(super) struct Reconciler {
     db: WorkerDb,
     slots: Arc<Slots>,
+    events: Events,
     times: SearchTimes,
     /// A search is due, and waits for the claims in flight.
     waiting: bool,
@@ -32,9 +35,9 @@ pub(super) struct Reconciler {
 }
 
 impl Reconciler {
-    pub(super) fn new(db: WorkerDb, slots: Arc<Slots>) -> Self {
+    pub(super) fn new(db: WorkerDb, slots: Arc<Slots>, events: Events) -> Self {
         let times = SearchTimes { left: 0, next: Instant::now() };
-        Self { db, slots, times, waiting: false, search: JoinSet::new() }
+        Self { db, slots, events, times, waiting: false, search: JoinSet::new() }
     }
 
     /// An answer did not come: there may be such jobs from now on.
@@ -68,15 +71,16 @@ impl Reconciler {
 
     fn start(&mut self) {
         self.times.begun();
-        let (db, known) = (self.db.clone(), self.slots.known_epochs());
+        let (db, known, events) = (self.db.clone(), self.slots.known_epochs(), self.events.clone());
         self.search.spawn(async move {
             let reason =
                 format!("worker {} lost track of the job: an answer of the database did not come", db.worker_id());
             match db.interrupt_unknown(&reason, &known).await {
-                Ok(ids) => {
-                    if !ids.is_empty() {
-                        tracing::warn!(jobs = ids.len(), "gave up jobs that this worker had lost track of");
+                Ok(Interrupted { jobs, exhausted }) => {
+                    if !jobs.is_empty() {
+                        tracing::warn!(jobs = jobs.len(), "gave up jobs that this worker had lost track of");
                     }
+                    emit_exhausted(&events, db.worker_id(), &exhausted);
                     true
                 }
                 Err(error) => {

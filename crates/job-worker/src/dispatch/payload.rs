@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, SizeHint};
-use job_pg::Job;
 use tokio::sync::Notify;
 
 use crate::payload_memory::MemoryPermit;
@@ -47,9 +46,8 @@ pub(crate) struct LargePayload {
 /// What has not been sent of a large payload is given up when this is dropped, and the connection closed.
 pub(crate) struct Unsent(Arc<HeldPayload>);
 
-/// The job's payload, which is taken out of it, as a body; with a share of the memory it is a large one.
-pub(crate) fn payload(job: &mut Job, permit: Option<MemoryPermit>) -> (Payload, Option<Unsent>) {
-    let payload = std::mem::take(&mut job.payload);
+/// A job's payload as a body; with a share of the memory it is a large one.
+pub(crate) fn body_of(payload: String, permit: Option<MemoryPermit>) -> (Payload, Option<Unsent>) {
     let Some(permit) = permit else { return (Either::Left(Full::from(payload)), None) };
     let length = payload.len();
     let held = Arc::new(HeldPayload { payload: Mutex::new(Some((payload, permit))), sent: Notify::new() });

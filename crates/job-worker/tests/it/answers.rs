@@ -77,7 +77,7 @@ async fn a_function_can_say_that_trying_again_is_useless() {
     let mut worker = bench.worker(&function.url()).spawn();
     for (task, error) in [("body", "no such user"), ("header", "gone")] {
         let id = bench.add(task).await;
-        worker.wait_for_line(&format!("job failed for good job.id={id}"), LIMIT).await;
+        worker.wait_for_line(&format!("job failed job.id={id}"), LIMIT).await;
         let job = bench.failed(id).await;
         assert_eq!((job.attempts, job.last_error.as_deref()), (25, Some(error)), "{task}");
     }

@@ -170,7 +170,7 @@ async fn no_secret_appears_in_the_logs_of_a_run() {
     let mut worker = worker.spawn();
     let id = bench.add_with("private", r#"{"card": "payload-4711"}"#, "").await;
     let last_error = bench.failed(id).await.last_error.unwrap();
-    worker.wait_for_line("job failed", LIMIT).await;
+    worker.wait_for_line("attempt failed", LIMIT).await;
     drop(function);
     bench.run("UPDATE app_jobs.jobs SET last_error = NULL, run_at = now()").await;
     let refused = bench.failed(id).await.last_error.unwrap();

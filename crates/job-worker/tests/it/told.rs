@@ -60,7 +60,7 @@ async fn a_failed_attempt_is_told_with_the_attempts_that_its_tasks_policy_allows
     let running = tokio::spawn(worker.run(shutdown.clone()));
     let few = enqueue(&bench.sql, Work {}.into_job().max_attempts(3)).await.unwrap().id;
     let many = enqueue(&bench.sql, Work {}).await.unwrap().id;
-    eventually(LIMIT, async || log.text().matches("job failed for good").count() == 2).await;
+    eventually(LIMIT, async || log.text().matches("job failed job.id").count() == 2).await;
     shutdown.trigger();
     running.await.unwrap().unwrap();
     let text = log.text();
@@ -69,7 +69,7 @@ async fn a_failed_attempt_is_told_with_the_attempts_that_its_tasks_policy_allows
         text.lines().filter(|line| line.contains(said) && line.contains(&id)).map(str::to_owned).collect::<Vec<_>>()
     };
     for (job, most) in [(few, 3), (many, 5)] {
-        let failed: Vec<String> = of(job, "job failed job.id");
+        let failed: Vec<String> = of(job, "attempt failed job.id");
         assert_eq!(failed.len(), most - 1, "{text}");
         let told = format!("job.max_attempts={most} ");
         assert!(failed.iter().all(|line| line.contains(&told)), "{text}");
