@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use job_testkit::{Cluster, ClusterOptions, env};
 use tokio_postgres::{Client, NoTls};
 
-use toolkit::minder::Minder;
+use toolkit::reaper::Reaper;
 
 /// What differs from PostgreSQL's defaults. fsync, synchronous_commit, full_page_writes and autovacuum stay on. No
 /// checkpoint falls into a measurement: the time between two is longer than any, and the WAL has room.
@@ -30,7 +30,7 @@ pub(super) struct Server {
     pub(super) version: String,
     /// Settings in words.
     pub(super) settings: String,
-    _minder: Minder,
+    _reaper: Reaper,
 }
 
 impl Server {
@@ -54,9 +54,9 @@ impl Server {
         for name in SETTINGS.iter().map(|(name, _)| name).chain(SHOWN) {
             settings.push(format!("{name} = {}", show(&admin, name).await?));
         }
-        let minder = Minder::start(Some(&cluster.pid_file()), &[])?;
+        let reaper = Reaper::start(Some(&cluster.pid_file()), &[])?;
         let settings = settings.join(", ");
-        Ok(Self { cluster, admin, databases: AtomicU32::new(0), version, settings, _minder: minder })
+        Ok(Self { cluster, admin, databases: AtomicU32::new(0), version, settings, _reaper: reaper })
     }
 
     /// Makes an empty database and returns its name.

@@ -5,7 +5,6 @@
 //! ([`super::history::Event`]).
 
 mod committed;
-mod lives;
 mod queues;
 mod rescues;
 mod schedules;
@@ -14,6 +13,7 @@ mod stops;
 mod stuck;
 #[cfg(test)]
 mod tests;
+mod timelines;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use super::change::{Change, Row};
 use super::history::{Entry, Micros};
-use lives::Lives;
 pub(crate) use rescues::worker_id;
 pub(crate) use settlements::failure_of;
+use timelines::Timelines;
 
 /// Everything that is known about a run.
 #[derive(Debug, Default)]
@@ -169,15 +169,15 @@ pub(crate) struct Verdict {
 pub(crate) fn check(evidence: &Evidence, terms: &Terms) -> Verdict {
     let mut findings = Findings::default();
     let mut figures = Figures::default();
-    let lives = Lives::of(evidence, &mut findings);
-    lives.count(&mut figures);
-    committed::check(evidence, &lives, &mut findings);
-    settlements::check(&lives, &mut findings, &mut figures);
-    rescues::check(&lives, terms, &mut findings, &mut figures);
+    let timelines = Timelines::of(evidence, &mut findings);
+    timelines.count(&mut figures);
+    committed::check(evidence, &timelines, &mut findings);
+    settlements::check(&timelines, &mut findings, &mut figures);
+    rescues::check(&timelines, terms, &mut findings, &mut figures);
     queues::check(evidence, terms, &mut findings, &mut figures);
-    stops::check(evidence, &lives, &mut findings, &mut figures);
-    stuck::check(&lives, terms, &mut findings, &mut figures);
-    schedules::check(evidence, &lives, terms, &mut findings);
+    stops::check(evidence, &timelines, &mut findings, &mut figures);
+    stuck::check(&timelines, terms, &mut findings, &mut figures);
+    schedules::check(evidence, &timelines, terms, &mut findings);
     Verdict { violations: findings.0, figures }
 }
 

@@ -4,6 +4,7 @@
 mod change;
 mod checker;
 mod database;
+mod deployment;
 pub(crate) mod function;
 mod history;
 mod plan;
@@ -11,7 +12,6 @@ mod producer;
 mod recorder;
 mod report;
 mod workload;
-mod world;
 
 use std::fs::File;
 use std::process::ExitCode;
@@ -28,11 +28,11 @@ use tokio::time::Instant;
 use toolkit::setup;
 
 use checker::{Evidence, Terms, Verdict, check};
+use deployment::{Deployment, EXPIRY};
 use history::History;
 use plan::{Fault, LEASE, plan};
 use producer::Producers;
 use report::Report;
-use world::{EXPIRY, World};
 
 /// How many enqueue at once.
 const PRODUCERS: u64 = 3;
@@ -104,12 +104,12 @@ async fn run(options: Options) -> Result<()> {
     lock.try_lock().ok().context("another `cargo xtask chaos` is running")?;
 
     let history = History::default();
-    let mut world = World::start(history.clone()).await?;
-    let lived = live(&mut world, seed, &options, &faults, &history).await;
+    let mut deployment = Deployment::start(history.clone()).await?;
+    let lived = live(&mut deployment, seed, &options, &faults, &history).await;
     if lived.is_err() {
-        world.mend().await?;
+        deployment.mend().await?;
     }
-    let url = world.url();
+    let url = deployment.url();
     let evidence = Evidence {
         entries: history.entries(),
         changes: database::changes(&url).await?,
@@ -123,7 +123,7 @@ async fn run(options: Options) -> Result<()> {
         println!("{error:#}");
     }
     if lived.is_err() || !report.violations.is_empty() {
-        let directory = report.write(&world.logs())?;
+        let directory = report.write(&deployment.logs())?;
         println!("{}\neverything is in {}", report.worst(), directory.display());
         bail!(
             "seed {seed}: the promise was broken: `cargo xtask chaos --seed {seed} --seconds {} --jobs {}`",
@@ -135,12 +135,18 @@ async fn run(options: Options) -> Result<()> {
 }
 
 /// From the first job to the last one's end.
-async fn live(world: &mut World, seed: u64, options: &Options, faults: &[Fault], history: &History) -> Result<()> {
-    let url = world.url();
+async fn live(
+    deployment: &mut Deployment,
+    seed: u64,
+    options: &Options,
+    faults: &[Fault],
+    history: &History,
+) -> Result<()> {
+    let url = deployment.url();
     database::add_schedules(&url, history).await?;
     let producers = Producers {
         seed,
-        url: world.producers_url()?,
+        url: deployment.producers_url()?,
         jobs: options.jobs,
         span: Duration::from_secs(options.seconds).mul_f64(0.95),
         history: history.clone(),
@@ -149,14 +155,14 @@ async fn live(world: &mut World, seed: u64, options: &Options, faults: &[Fault],
     for first in 0..PRODUCERS {
         enqueuing.spawn(producers.clone().run(first, PRODUCERS));
     }
-    strike(world, faults, Duration::from_secs(options.seconds)).await?;
+    strike(deployment, faults, Duration::from_secs(options.seconds)).await?;
     while let Some(ended) = enqueuing.join_next().await {
         ended??;
     }
     database::remove_schedules(&url, history).await?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        world.check()?;
+        deployment.check()?;
         let open = database::open_jobs(&url).await?;
         if open == 0 {
             break;
@@ -166,12 +172,12 @@ async fn live(world: &mut World, seed: u64, options: &Options, faults: &[Fault],
         }
         work_for(LOOK).await;
     }
-    world.stop_services().await
+    deployment.stop_services().await
 }
 
 /// Lets every fault begin and end in its time. When one takes longer than planned, such as a stop that waits for
 /// callbacks, all that follow are as much later: in a burst they would not be the plan any more.
-async fn strike(world: &mut World, faults: &[Fault], length: Duration) -> Result<()> {
+async fn strike(deployment: &mut Deployment, faults: &[Fault], length: Duration) -> Result<()> {
     let start = Instant::now();
     let mut acts: Vec<(Duration, usize, bool)> = Vec::new();
     for (number, fault) in faults.iter().enumerate() {
@@ -186,7 +192,7 @@ async fn strike(world: &mut World, faults: &[Fault], length: Duration) -> Result
     for (at, number, begins) in acts {
         work_for((at + late).saturating_sub(start.elapsed())).await;
         let fault = &faults[number];
-        let act = if begins { world.begin(number, fault).await } else { world.end(number, fault).await };
+        let act = if begins { deployment.begin(number, fault).await } else { deployment.end(number, fault).await };
         act.with_context(|| format!("fault {number} ({fault})"))?;
         if fault.kind == plan::Kind::Stop {
             late = late.max(start.elapsed().saturating_sub(at + plan::QUIET));

@@ -4,9 +4,9 @@
 
 mod database;
 mod enqueue;
-mod life;
 mod report;
 mod stack;
+mod tracked_jobs;
 mod watch;
 
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use clap::Parser;
 use job_testkit::Cluster;
 use job_testkit::env;
 use job_utils::shutdown::Shutdown;
-use toolkit::minder::Minder;
+use toolkit::reaper::Reaper;
 use toolkit::setup;
 
 use database::Database;
@@ -67,24 +67,26 @@ async fn show(database: &Database, stack: &mut Option<Stack>, stay: bool) -> Res
     stack::run("job-service", "migrate", database).await?;
     stack::run("admin-server", "migrate", database).await?;
     let stack = stack.insert(Stack::start(database)?);
-    let _minder = Minder::start(database.cluster().map(Cluster::pid_file).as_deref(), &stack.pids())?;
+    let _reaper = Reaper::start(database.cluster().map(Cluster::pid_file).as_deref(), &stack.pids())?;
     stack.ready().await?;
 
     let psql = Psql::new(database).await?;
     let mut watch = Watch::start(database).await?;
     println!("\nthree jobs through psql:");
     let enqueued = psql.three_jobs();
-    watch.until(stack, LIMIT, enqueued, |lives, _| lives.count_done(life::Origin::Enqueued) == 3).await?;
+    watch
+        .until(stack, LIMIT, enqueued, |tracked_jobs, _| tracked_jobs.count_done(tracked_jobs::Origin::Enqueued) == 3)
+        .await?;
 
     println!("\na schedule that fires every second, for 4 seconds:");
     let schedule = psql.schedule();
-    let fired = watch.until(stack, LIMIT, schedule, |lives, _| lives.schedule_is_over());
+    let fired = watch.until(stack, LIMIT, schedule, |tracked_jobs, _| tracked_jobs.schedule_is_over());
     let schedule = fired.await?;
     watch.remove_schedule(schedule).await?;
 
     let mails = stack.mails();
-    println!("\n{}", report::table(watch.lives(), &mails));
-    report::verify(watch.lives(), &mails)?;
+    println!("\n{}", report::table(watch.tracked_jobs(), &mails));
+    report::verify(watch.tracked_jobs(), &mails)?;
     println!("all done");
     if stay {
         println!("\n{}\n\nCtrl-C stops the stack.", stack.invitation(database));

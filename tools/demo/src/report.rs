@@ -2,25 +2,25 @@
 
 use anyhow::{Result, bail};
 
-use super::life::{Life, Lives, Origin};
 use super::stack::Mail;
+use super::tracked_jobs::{Origin, TrackedJob, TrackedJobs};
 
 /// The e-mail of a job. Another job's link in it would be a mix-up, so the job's own token has to be there.
-fn mail_of<'a>(life: &Life, mails: &'a [Mail]) -> Option<&'a Mail> {
-    mails.iter().find(|mail| mail.job_id == life.row.id && mail.link.contains(&life.row.token))
+fn mail_of<'a>(tracked: &TrackedJob, mails: &'a [Mail]) -> Option<&'a Mail> {
+    mails.iter().find(|mail| mail.job_id == tracked.row.id && mail.link.contains(&tracked.row.token))
 }
 
 /// Every job with its e-mail, in columns.
-pub(super) fn table(lives: &Lives, mails: &[Mail]) -> String {
+pub(super) fn table(tracked_jobs: &TrackedJobs, mails: &[Mail]) -> String {
     let mut rows = vec![["job", "e-mail type", "subject", "link", "time"].map(str::to_owned)];
-    for life in lives.all() {
-        let mail = mail_of(life, mails);
+    for tracked in tracked_jobs.all() {
+        let mail = mail_of(tracked, mails);
         rows.push([
-            life.row.id.to_string(),
-            life.row.email_type.clone(),
+            tracked.row.id.to_string(),
+            tracked.row.email_type.clone(),
             mail.map_or_else(|| "-".to_owned(), |mail| mail.subject.clone()),
             mail.map_or_else(|| "-".to_owned(), |mail| mail.link.clone()),
-            life.done_after.map_or_else(|| "not done".to_owned(), |seconds| format!("{seconds:.3} s")),
+            tracked.done_after.map_or_else(|| "not done".to_owned(), |seconds| format!("{seconds:.3} s")),
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -33,14 +33,14 @@ pub(super) fn table(lives: &Lives, mails: &[Mail]) -> String {
 }
 
 /// An error unless the three jobs and at least three of the schedule's are done and each has an e-mail.
-pub(super) fn verify(lives: &Lives, mails: &[Mail]) -> Result<()> {
-    let (enqueued, scheduled) = (lives.count_done(Origin::Enqueued), lives.count_done(Origin::Scheduled));
+pub(super) fn verify(tracked_jobs: &TrackedJobs, mails: &[Mail]) -> Result<()> {
+    let (enqueued, scheduled) = (tracked_jobs.count_done(Origin::Enqueued), tracked_jobs.count_done(Origin::Scheduled));
     if enqueued != 3 || scheduled < 3 {
         bail!("{enqueued} of 3 jobs are done, and {scheduled} of the schedule's (at least 3 were expected)");
     }
-    for life in lives.all() {
-        if mail_of(life, mails).is_none() {
-            bail!("job {} is done, but its e-mail is not in the function's log", life.row.id);
+    for tracked in tracked_jobs.all() {
+        if mail_of(tracked, mails).is_none() {
+            bail!("job {} is done, but its e-mail is not in the function's log", tracked.row.id);
         }
     }
     Ok(())

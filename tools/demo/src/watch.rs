@@ -7,8 +7,8 @@ use job_pg::Db;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::database::Database;
-use super::life::{Lives, Row};
 use super::stack::{Stack, TASK};
+use super::tracked_jobs::{Row, TrackedJobs};
 
 /// Short beside a job that asks GraphQL twice over HTTP, so that its claim is seen.
 const PERIOD: Duration = Duration::from_millis(2);
@@ -31,7 +31,7 @@ const SCHEDULES_OVER: &str = "
 pub(super) struct Watch {
     db: Db,
     after: i64,
-    lives: Lives,
+    tracked_jobs: TrackedJobs,
 }
 
 impl Watch {
@@ -42,11 +42,11 @@ impl Watch {
             client.query_one("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM app_jobs.jobs_id_seq", &[]);
         let after = row.await?.get(0);
         drop(client);
-        Ok(Self { db, after, lives: Lives::default() })
+        Ok(Self { db, after, tracked_jobs: TrackedJobs::default() })
     }
 
-    pub(super) fn lives(&self) -> &Lives {
-        &self.lives
+    pub(super) fn tracked_jobs(&self) -> &TrackedJobs {
+        &self.tracked_jobs
     }
 
     /// Goes on looking while `work` is done, and after it until `over` says so. Returns what `work` returned.
@@ -55,7 +55,7 @@ impl Watch {
         stack: &mut Stack,
         limit: Duration,
         work: impl Future<Output = Result<T>>,
-        over: impl Fn(&Lives, &T) -> bool,
+        over: impl Fn(&TrackedJobs, &T) -> bool,
     ) -> Result<T> {
         let start = Instant::now();
         let mut work = std::pin::pin!(work);
@@ -68,7 +68,7 @@ impl Watch {
                 _ = looks.tick() => {}
             }
             self.look().await?;
-            if let Some(worked) = worked.take_if(|worked| over(&self.lives, worked)) {
+            if let Some(worked) = worked.take_if(|worked| over(&self.tracked_jobs, worked)) {
                 return Ok(worked);
             }
             stack.check()?;
@@ -92,7 +92,7 @@ impl Watch {
         let now = rows.first().context("a look returned no row")?.get(0);
         let over = client.prepare_cached(SCHEDULES_OVER).await?;
         let schedule_over = client.query_one(&over, &[&TASK]).await?.get(0);
-        for line in self.lives.look(now, rows.iter().filter_map(job).collect(), schedule_over) {
+        for line in self.tracked_jobs.look(now, rows.iter().filter_map(job).collect(), schedule_over) {
             println!("{line}");
         }
         Ok(())

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::minder::Minder;
+use crate::reaper::Reaper;
 
 /// Resolves when a SIGINT or a SIGTERM comes.
 ///
@@ -40,8 +40,8 @@ pub async fn status(mut command: Command) -> Result<ExitStatus> {
         }
     };
     group.leader = None;
-    if let Some(minder) = group.minder.take() {
-        minder.end().await;
+    if let Some(reaper) = group.reaper.take() {
+        reaper.end().await;
     }
     match result? {
         Some(status) => Ok(status),
@@ -52,13 +52,13 @@ pub async fn status(mut command: Command) -> Result<ExitStatus> {
 /// The processes of a child. Dropping it tells them to end.
 struct Group {
     leader: Option<Pid>,
-    minder: Option<Minder>,
+    reaper: Option<Reaper>,
 }
 
 impl Group {
     fn of(leader: Option<u32>) -> Result<Self> {
         let leader = leader.context("the process has no id")?;
-        Ok(Self { leader: Pid::from_raw(leader.cast_signed()), minder: Some(Minder::group(leader)?) })
+        Ok(Self { leader: Pid::from_raw(leader.cast_signed()), reaper: Some(Reaper::group(leader)?) })
     }
 
     fn terminate(&self) {

@@ -2,8 +2,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "for commands for people, who read their output")]
 
 pub mod child;
-pub mod minder;
 pub mod npm;
+pub mod reaper;
 #[cfg(feature = "setup")]
 pub mod setup;
 pub mod steps;

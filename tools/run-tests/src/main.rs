@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use job_testkit::{Cluster, ClusterOptions, PgBouncer, env};
-use toolkit::minder::Minder;
+use toolkit::reaper::Reaper;
 use toolkit::setup;
 use toolkit::steps::{Steps, cargo};
 
@@ -63,7 +63,7 @@ async fn run() -> Result<()> {
     }
     let server = Cluster::start(&directory, ClusterOptions { durable: false, max_connections: 300 });
     let cluster = steps.step("a cluster for the tests", server).await?;
-    let _minder = Minder::start(Some(&cluster.pid_file()), &[])?;
+    let _reaper = Reaper::start(Some(&cluster.pid_file()), &[])?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let variables = [
         ("RUST_TEST_THREADS", (cores * TESTS_A_CORE).to_string()),
@@ -73,7 +73,7 @@ async fn run() -> Result<()> {
     steps.step("tests", cargo(&["test", "--workspace", "--no-fail-fast"], &variables)).await?;
     if pgbouncer.is_ok() {
         let bouncer = PgBouncer::start(&cluster.url("postgres"), POOLED_SESSIONS).await?;
-        let _minder = Minder::start(None, &[bouncer.pid()])?;
+        let _reaper = Reaper::start(None, &[bouncer.pid()])?;
         let pooler = (env::JOBS_TEST_POOLER, format!("127.0.0.1:{}", bouncer.port()));
         let variables: Vec<_> = variables.into_iter().chain([pooler]).collect();
         for (what, arguments) in BEHIND_PGBOUNCER {

@@ -9,6 +9,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("lasting", "long"),
     ("lender", "pool"),
     ("lent", "a connection, or a permit"),
+    ("minder", "reaper"),
     ("pressing", "within a limit"),
     ("pulse", "heartbeat"),
     ("sparingly", "log limit"),
@@ -17,9 +18,14 @@ const REFUSED: &[(&str, &str)] = &[
     ("vigil", "waiter registration"),
 ];
 
+/// Where they are looked for.
+const SEARCHED: &[&str] = &["crates/", "tools/"];
+
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
     let mut problems = Vec::new();
-    for (path, content) in workspace.ending(".rs").filter(|(path, _)| path.starts_with("crates/")) {
+    for (path, content) in
+        workspace.ending(".rs").filter(|(path, _)| SEARCHED.iter().any(|folder| path.starts_with(folder)))
+    {
         for (index, line) in content.lines().enumerate() {
             let words = words(line);
             for (word, instead) in REFUSED.iter().filter(|(refused, _)| words.iter().any(|word| word == refused)) {
@@ -51,9 +57,11 @@ mod tests {
     #[test]
     fn a_refused_word_is_found_in_names_of_any_form_and_not_within_other_words() {
         let lines = "struct PulseTimer;\nfn go_deaf() {}\n// A vigil.\nconst LENT: u8 = 0;\nlet silent = impulse;\n";
-        let problems = check(&Workspace::of(&[("crates/c/src/a.rs", lines), ("docs/a.rs", lines)]));
+        let files = [("crates/c/src/a.rs", lines), ("tools/t/src/a.rs", "fn minder() {}\n"), ("docs/a.rs", lines)];
+        let problems = check(&Workspace::of(&files));
         let found: Vec<&str> = problems.iter().filter_map(|problem| problem.split(": ").next()).collect();
-        let expected = [1, 2, 3, 4].map(|line| format!("crates/c/src/a.rs:{line}"));
+        let mut expected = [1, 2, 3, 4].map(|line| format!("crates/c/src/a.rs:{line}")).to_vec();
+        expected.push("tools/t/src/a.rs:1".to_owned());
         assert_eq!(found, expected);
     }
 }

@@ -4,27 +4,27 @@ use std::collections::BTreeMap;
 
 use super::super::change::What;
 use super::super::history::{Event, Micros};
-use super::lives::{Life, Lives};
+use super::timelines::{Timeline, Timelines};
 use super::{Evidence, Findings, Rule, Terms};
 
-pub(super) fn check(evidence: &Evidence, lives: &Lives<'_>, terms: &Terms, findings: &mut Findings) {
-    let mut fires: BTreeMap<u32, Vec<(i64, &Life<'_>)>> = BTreeMap::new();
-    for (job, life) in &lives.jobs {
-        if let Some(schedule) = life.changes.first().and_then(|change| change.row()).and_then(|row| row.schedule) {
-            fires.entry(schedule).or_default().push((*job, life));
+pub(super) fn check(evidence: &Evidence, timelines: &Timelines<'_>, terms: &Terms, findings: &mut Findings) {
+    let mut fires: BTreeMap<u32, Vec<(i64, &Timeline<'_>)>> = BTreeMap::new();
+    for (job, timeline) in &timelines.jobs {
+        if let Some(schedule) = timeline.changes.first().and_then(|change| change.row()).and_then(|row| row.schedule) {
+            fires.entry(schedule).or_default().push((*job, timeline));
         }
     }
     for (schedule, from, until) in schedules(evidence) {
         let mut free = from;
         let none = Vec::new();
-        for (job, life) in fires.get(&schedule).unwrap_or(&none) {
-            let Some(fired) = life.changes.first().map(|change| change.at) else { continue };
+        for (job, timeline) in fires.get(&schedule).unwrap_or(&none) {
+            let Some(fired) = timeline.changes.first().map(|change| change.at) else { continue };
             if fired < free && free != from {
                 let text = format!("schedule {schedule} fired while its last job had not ended");
                 findings.job(Rule::Schedule, *job, text);
             }
             silence(schedule, free, fired, terms, findings);
-            free = ended(life).unwrap_or(Micros(i64::MAX));
+            free = ended(timeline).unwrap_or(Micros(i64::MAX));
         }
         silence(schedule, free, until, terms, findings);
     }
@@ -39,11 +39,11 @@ fn silence(schedule: u32, free: Micros, next: Micros, terms: &Terms, findings: &
 }
 
 /// When a job had ended for its schedule: it is gone, or all attempts are used.
-fn ended(life: &Life<'_>) -> Option<Micros> {
+fn ended(timeline: &Timeline<'_>) -> Option<Micros> {
     let over = |change: &&&super::Change| {
         change.what() == What::Completed || change.new.as_ref().is_some_and(|row| row.is_exhausted())
     };
-    life.changes.iter().find(over).map(|change| change.at)
+    timeline.changes.iter().find(over).map(|change| change.at)
 }
 
 /// Each schedule: from when and until when it was there.

@@ -3,23 +3,23 @@
 use super::super::change::What;
 use super::super::history::{Event, Micros};
 use super::super::plan::Kind;
-use super::lives::Lives;
+use super::timelines::Timelines;
 use super::{Evidence, Figures, Findings, Rule};
 
-pub(super) fn check(evidence: &Evidence, lives: &Lives<'_>, findings: &mut Findings, figures: &mut Figures) {
+pub(super) fn check(evidence: &Evidence, timelines: &Timelines<'_>, findings: &mut Findings, figures: &mut Figures) {
     for (worker, asked, done, code) in stops(evidence) {
         figures.stops += 1;
         if code != Some(0) {
             findings.other(Rule::Stop, format!("{worker} stopped with {code:?}"));
         }
-        for (job, life) in &lives.jobs {
-            let held = life.claims.iter().filter(|claim| claim.worker == worker);
+        for (job, timeline) in &timelines.jobs {
+            let held = timeline.claims.iter().filter(|claim| claim.worker == worker);
             for claim in held.filter(|claim| claim.is_live(asked)) {
                 figures.in_flight += 1;
-                let begun = life.runs.iter().find(|run| claim.owns(run) && run.at <= done);
+                let begun = timeline.runs.iter().find(|run| claim.owns(run) && run.at <= done);
                 // An outcome that a fault destroyed is not the stop's doing.
                 let from = begun.map_or(claim.at, |run| run.at);
-                if lives.disturbed(from, done, |fault| fault.kind != Kind::Stop) {
+                if timelines.disturbed(from, done, |fault| fault.kind != Kind::Stop) {
                     continue;
                 }
                 match (&claim.end, begun) {

@@ -9,23 +9,24 @@ use std::time::Duration;
 
 use super::super::change::{Change, Row, What};
 use super::super::history::Micros;
-use super::lives::{Life, Lives};
+use super::timelines::{Timeline, Timelines};
 use super::{Figures, Findings, Rule, Terms};
 
-pub(super) fn check(lives: &Lives<'_>, terms: &Terms, findings: &mut Findings, figures: &mut Figures) {
-    let (queues, starts) = (queues(lives), starts(lives));
-    for (job, life) in &lives.jobs {
-        let Some(row) = life.changes.first().and_then(|change| change.row()) else { continue };
+pub(super) fn check(timelines: &Timelines<'_>, terms: &Terms, findings: &mut Findings, figures: &mut Figures) {
+    let (queues, starts) = (queues(timelines), starts(timelines));
+    for (job, timeline) in &timelines.jobs {
+        let Some(row) = timeline.changes.first().and_then(|change| change.row()) else { continue };
         let queue = row.queue.as_deref().and_then(|queue| queues.get(queue)).map_or(&[][..], Vec::as_slice);
         let alive = |at: Micros| {
-            life.changes
+            timeline
+                .changes
                 .first()
-                .zip(life.changes.last())
+                .zip(timeline.changes.last())
                 .is_some_and(|(first, last)| (first.at..=last.at).contains(&at))
         };
         let urgent = starts.range(..row.priority).flat_map(|(_, starts)| starts);
         let beside = queue.iter().chain(urgent).copied().filter(|at| alive(*at));
-        let longest = longest(life, beside);
+        let longest = longest(timeline, beside);
         if longest > figures.longest_stuck {
             figures.longest_stuck = longest;
             figures.stuck_job = Some(*job);
@@ -37,16 +38,16 @@ pub(super) fn check(lives: &Lives<'_>, terms: &Terms, findings: &mut Findings, f
 }
 
 /// When something happened in each named queue.
-fn queues<'a>(lives: &Lives<'a>) -> BTreeMap<&'a str, Vec<Micros>> {
+fn queues<'a>(timelines: &Timelines<'a>) -> BTreeMap<&'a str, Vec<Micros>> {
     let mut queues: BTreeMap<&str, Vec<Micros>> = BTreeMap::new();
-    for life in lives.jobs.values() {
-        let Some(queue) = life.changes.first().and_then(|change| change.row()).and_then(|row| row.queue.as_deref())
+    for timeline in timelines.jobs.values() {
+        let Some(queue) = timeline.changes.first().and_then(|change| change.row()).and_then(|row| row.queue.as_deref())
         else {
             continue;
         };
         let moments = queues.entry(queue).or_default();
-        moments.extend(life.runs.iter().map(|run| run.at));
-        moments.extend(life.changes.iter().filter(|change| change.what().is_settlement()).map(|change| change.at));
+        moments.extend(timeline.runs.iter().map(|run| run.at));
+        moments.extend(timeline.changes.iter().filter(|change| change.what().is_settlement()).map(|change| change.at));
     }
     for moments in queues.values_mut() {
         moments.sort_unstable();
@@ -55,11 +56,11 @@ fn queues<'a>(lives: &Lives<'a>) -> BTreeMap<&'a str, Vec<Micros>> {
 }
 
 /// When jobs of each priority were started.
-fn starts(lives: &Lives<'_>) -> BTreeMap<i32, Vec<Micros>> {
+fn starts(timelines: &Timelines<'_>) -> BTreeMap<i32, Vec<Micros>> {
     let mut starts: BTreeMap<i32, Vec<Micros>> = BTreeMap::new();
-    for life in lives.jobs.values() {
-        if let Some(row) = life.changes.first().and_then(|change| change.row()) {
-            starts.entry(row.priority).or_default().extend(life.runs.iter().map(|run| run.at));
+    for timeline in timelines.jobs.values() {
+        if let Some(row) = timeline.changes.first().and_then(|change| change.row()) {
+            starts.entry(row.priority).or_default().extend(timeline.runs.iter().map(|run| run.at));
         }
     }
     starts
@@ -72,10 +73,10 @@ enum Moment<'a> {
     Beside,
 }
 
-fn longest(life: &Life<'_>, beside: impl Iterator<Item = Micros>) -> Duration {
+fn longest(timeline: &Timeline<'_>, beside: impl Iterator<Item = Micros>) -> Duration {
     let mut moments: Vec<(Micros, Moment<'_>)> =
-        life.changes.iter().map(|change| (change.at, Moment::Change(change))).collect();
-    for run in &life.runs {
+        timeline.changes.iter().map(|change| (change.at, Moment::Change(change))).collect();
+    for run in &timeline.runs {
         moments.push((run.at, Moment::Run));
         moments.extend(run.finished.map(|(at, _)| (at, Moment::Run)));
     }

@@ -1,5 +1,5 @@
-//! The life of each job: its claims, how each ended, and the runs of functions. What a row cannot go through is told
-//! here.
+//! The timeline of each job: its claims, how each ended, and the runs of functions. What a row cannot go through is
+//! told here.
 
 use std::collections::BTreeMap;
 
@@ -57,13 +57,13 @@ pub(super) struct Run {
 
 /// A job.
 #[derive(Debug, Default)]
-pub(super) struct Life<'a> {
+pub(super) struct Timeline<'a> {
     pub(super) changes: Vec<&'a Change>,
     pub(super) claims: Vec<Claim>,
     pub(super) runs: Vec<Run>,
 }
 
-impl<'a> Life<'a> {
+impl<'a> Timeline<'a> {
     /// The row as the last change left it; None when it is gone.
     pub(super) fn last_row(&self) -> Option<&'a Row> {
         self.changes.last().and_then(|change| change.new.as_ref())
@@ -83,24 +83,24 @@ pub(super) struct Disturbance {
     pub(super) until: Micros,
 }
 
-/// All lives.
+/// The timelines of all jobs, and the faults beside them.
 #[derive(Debug)]
-pub(super) struct Lives<'a> {
-    pub(super) jobs: BTreeMap<i64, Life<'a>>,
+pub(super) struct Timelines<'a> {
+    pub(super) jobs: BTreeMap<i64, Timeline<'a>>,
     pub(super) disturbances: Vec<Disturbance>,
 }
 
-impl<'a> Lives<'a> {
+impl<'a> Timelines<'a> {
     pub(super) fn of(evidence: &'a Evidence, findings: &mut Findings) -> Self {
-        let mut jobs: BTreeMap<i64, Life<'a>> = BTreeMap::new();
+        let mut jobs: BTreeMap<i64, Timeline<'a>> = BTreeMap::new();
         for change in &evidence.changes {
-            let life = jobs.entry(change.job).or_default();
-            follow(life, change, findings);
-            life.changes.push(change);
+            let timeline = jobs.entry(change.job).or_default();
+            follow(timeline, change, findings);
+            timeline.changes.push(change);
         }
         for run in runs(evidence) {
             match jobs.get_mut(&run.job) {
-                Some(life) => life.runs.push(run),
+                Some(timeline) => timeline.runs.push(run),
                 None => findings.job(Rule::Uncommitted, run.job, format!("run {} is of a job that never was", run.run)),
             }
         }
@@ -114,18 +114,18 @@ impl<'a> Lives<'a> {
 
     pub(super) fn count(&self, figures: &mut Figures) {
         figures.jobs = self.jobs.len();
-        for life in self.jobs.values() {
-            let first = life.changes.first().and_then(|change| change.row());
+        for timeline in self.jobs.values() {
+            let first = timeline.changes.first().and_then(|change| change.row());
             figures.scheduled += usize::from(first.is_some_and(|row| row.schedule.is_some()));
-            figures.completed += usize::from(life.last_row().is_none());
-            figures.exhausted += usize::from(life.last_row().is_some_and(Row::is_exhausted));
-            figures.runs += life.runs.len();
-            figures.reruns += life.runs.len().saturating_sub(1);
-            for pair in life.runs.windows(2) {
+            figures.completed += usize::from(timeline.last_row().is_none());
+            figures.exhausted += usize::from(timeline.last_row().is_some_and(Row::is_exhausted));
+            figures.runs += timeline.runs.len();
+            figures.reruns += timeline.runs.len().saturating_sub(1);
+            for pair in timeline.runs.windows(2) {
                 let failed = pair[0].finished.is_some_and(|(_, success)| !success);
                 figures.repeats += usize::from(!failed);
             }
-            for end in life.claims.iter().filter_map(|claim| claim.end.as_ref()) {
+            for end in timeline.claims.iter().filter_map(|claim| claim.end.as_ref()) {
                 figures.rescued += usize::from(matches!(end.what, What::Rescued | What::Reclaimed));
                 figures.released += usize::from(end.what == What::Released);
             }
@@ -134,18 +134,18 @@ impl<'a> Lives<'a> {
 }
 
 /// Follows one change of a job's row, and tells what cannot be.
-fn follow(life: &mut Life<'_>, change: &Change, findings: &mut Findings) {
+fn follow(timeline: &mut Timeline<'_>, change: &Change, findings: &mut Findings) {
     let (job, what) = (change.job, change.what());
-    if let Some(last) = life.changes.last()
+    if let Some(last) = timeline.changes.last()
         && last.new.is_none()
     {
         let rule = if matches!(what, What::Completed | What::Failed) { Rule::DoubleSettle } else { Rule::Unexplained };
         findings.job(rule, job, format!("{change}, after its row was gone"));
         return;
     }
-    let live = life.claims.last_mut().filter(|claim| claim.end.is_none());
+    let live = timeline.claims.last_mut().filter(|claim| claim.end.is_none());
     match what {
-        What::Inserted if !life.changes.is_empty() => findings.job(Rule::Unexplained, job, "inserted twice"),
+        What::Inserted if !timeline.changes.is_empty() => findings.job(Rule::Unexplained, job, "inserted twice"),
         What::Inserted | What::Replaced | What::Touched => {}
         What::Claimed | What::Reclaimed => {
             if let Some(live) = live {
@@ -155,10 +155,10 @@ fn follow(life: &mut Life<'_>, change: &Change, findings: &mut Findings) {
                 live.end = Some(End { what: What::Reclaimed, at: change.at, error: None });
             }
             let Some(row) = &change.new else { return };
-            if row.epoch.is_some() && life.claims.iter().any(|claim| claim.epoch == row.epoch) {
+            if row.epoch.is_some() && timeline.claims.iter().any(|claim| claim.epoch == row.epoch) {
                 findings.job(Rule::TwoClaims, job, format!("two claims have the epoch {:?}", row.epoch));
             }
-            life.claims.push(Claim {
+            timeline.claims.push(Claim {
                 at: change.at,
                 locked_at: row.locked_at.unwrap_or(change.at),
                 worker: row.holder.clone().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! The life of each job as the jobs table shows it: queued, claimed, perhaps failed, gone.
+//! Each job as the jobs table shows it: queued, claimed, perhaps failed, gone.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub(super) struct Row {
 
 /// What is known about one job.
 #[derive(Debug, Clone)]
-pub(super) struct Life {
+pub(super) struct TrackedJob {
     pub(super) row: Row,
     pub(super) origin: Origin,
     /// Seconds from enqueue to the row's end.
@@ -34,43 +34,43 @@ pub(super) struct Life {
 
 /// All jobs seen so far.
 #[derive(Debug, Default)]
-pub(super) struct Lives {
-    jobs: BTreeMap<i64, Life>,
+pub(super) struct TrackedJobs {
+    jobs: BTreeMap<i64, TrackedJob>,
     /// The schedule whose end has passed, once it has.
     schedule_over: bool,
 }
 
-impl Lives {
-    pub(super) fn all(&self) -> impl Iterator<Item = &Life> {
+impl TrackedJobs {
+    pub(super) fn all(&self) -> impl Iterator<Item = &TrackedJob> {
         self.jobs.values()
     }
 
     pub(super) fn count_done(&self, origin: Origin) -> usize {
-        self.all().filter(|life| life.origin == origin && life.done_after.is_some()).count()
+        self.all().filter(|tracked| tracked.origin == origin && tracked.done_after.is_some()).count()
     }
 
     /// Whether the schedule's time is over and every job it made is done.
     pub(super) fn schedule_is_over(&self) -> bool {
-        let mut scheduled = self.all().filter(|life| life.origin == Origin::Scheduled);
-        self.schedule_over && scheduled.all(|life| life.done_after.is_some())
+        let mut scheduled = self.all().filter(|tracked| tracked.origin == Origin::Scheduled);
+        self.schedule_over && scheduled.all(|tracked| tracked.done_after.is_some())
     }
 
     /// Takes one look at the table and returns a line for everything that changed.
     pub(super) fn look(&mut self, now: f64, rows: Vec<Row>, schedule_over: bool) -> Vec<String> {
         self.schedule_over = schedule_over;
         let mut lines = Vec::new();
-        for (id, life) in &mut self.jobs {
-            if life.done_after.is_none() && !rows.iter().any(|row| row.id == *id) {
-                let seconds = now - life.row.created_at;
-                if life.row.locked_by.is_none() {
-                    lines.push(line(&life.row, "claimed (between two looks)"));
+        for (id, tracked) in &mut self.jobs {
+            if tracked.done_after.is_none() && !rows.iter().any(|row| row.id == *id) {
+                let seconds = now - tracked.row.created_at;
+                if tracked.row.locked_by.is_none() {
+                    lines.push(line(&tracked.row, "claimed (between two looks)"));
                 }
-                lines.push(line(&life.row, &format!("done after {seconds:.3} s")));
-                life.done_after = Some(seconds);
+                lines.push(line(&tracked.row, &format!("done after {seconds:.3} s")));
+                tracked.done_after = Some(seconds);
             }
         }
         for row in rows {
-            let before = self.jobs.get(&row.id).map(|life| life.row.clone());
+            let before = self.jobs.get(&row.id).map(|tracked| tracked.row.clone());
             if before.is_none() {
                 lines.push(line(&row, "queued"));
             }
@@ -86,7 +86,7 @@ impl Lives {
                 lines.push(line(&row, &format!("claimed by {worker}")));
             }
             let origin = if row.token.starts_with("scheduled") { Origin::Scheduled } else { Origin::Enqueued };
-            self.jobs.insert(row.id, Life { row, origin, done_after: None });
+            self.jobs.insert(row.id, TrackedJob { row, origin, done_after: None });
         }
         lines
     }
@@ -113,29 +113,29 @@ mod tests {
         }
     }
 
-    fn told(lives: &mut Lives, now: f64, rows: Vec<Row>) -> Vec<String> {
-        let lines = lives.look(now, rows, false);
+    fn told(tracked_jobs: &mut TrackedJobs, now: f64, rows: Vec<Row>) -> Vec<String> {
+        let lines = tracked_jobs.look(now, rows, false);
         lines.iter().filter_map(|line| Some(line.split_once("invite_email")?.1.trim().to_owned())).collect()
     }
 
     #[test]
     fn a_job_is_queued_claimed_failed_claimed_again_and_done_each_told_once() {
-        let mut lives = Lives::default();
-        assert_eq!(told(&mut lives, 100.0, vec![row(None, None)]), ["queued"]);
-        assert_eq!(told(&mut lives, 100.1, vec![row(None, None)]), [""; 0]);
-        assert_eq!(told(&mut lives, 100.2, vec![row(Some("w"), None)]), ["claimed by w"]);
-        assert_eq!(told(&mut lives, 100.3, vec![row(None, Some("no"))]), ["failed, attempt 1 of 25: no"]);
-        assert_eq!(told(&mut lives, 100.4, vec![row(Some("w"), Some("no"))]), ["claimed by w"]);
-        assert_eq!(lives.count_done(Origin::Enqueued), 0);
-        assert_eq!(told(&mut lives, 100.5, vec![]), ["done after 0.500 s"]);
-        assert_eq!(told(&mut lives, 100.6, vec![]), [""; 0]);
-        assert_eq!(lives.count_done(Origin::Enqueued), 1);
+        let mut tracked_jobs = TrackedJobs::default();
+        assert_eq!(told(&mut tracked_jobs, 100.0, vec![row(None, None)]), ["queued"]);
+        assert_eq!(told(&mut tracked_jobs, 100.1, vec![row(None, None)]), [""; 0]);
+        assert_eq!(told(&mut tracked_jobs, 100.2, vec![row(Some("w"), None)]), ["claimed by w"]);
+        assert_eq!(told(&mut tracked_jobs, 100.3, vec![row(None, Some("no"))]), ["failed, attempt 1 of 25: no"]);
+        assert_eq!(told(&mut tracked_jobs, 100.4, vec![row(Some("w"), Some("no"))]), ["claimed by w"]);
+        assert_eq!(tracked_jobs.count_done(Origin::Enqueued), 0);
+        assert_eq!(told(&mut tracked_jobs, 100.5, vec![]), ["done after 0.500 s"]);
+        assert_eq!(told(&mut tracked_jobs, 100.6, vec![]), [""; 0]);
+        assert_eq!(tracked_jobs.count_done(Origin::Enqueued), 1);
     }
 
     #[test]
     fn a_job_that_was_claimed_between_two_looks_is_told_so() {
-        let mut lives = Lives::default();
-        told(&mut lives, 100.0, vec![row(None, None)]);
-        assert_eq!(told(&mut lives, 100.1, vec![]), ["claimed (between two looks)", "done after 0.100 s"]);
+        let mut tracked_jobs = TrackedJobs::default();
+        told(&mut tracked_jobs, 100.0, vec![row(None, None)]);
+        assert_eq!(told(&mut tracked_jobs, 100.1, vec![]), ["claimed (between two looks)", "done after 0.100 s"]);
     }
 }

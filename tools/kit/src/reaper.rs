@@ -6,13 +6,13 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use tokio::process::{Child, Command};
 
-/// A shell that waits for the end of our side of a pipe. Dropping the minder ends it first, so that it does nothing.
-pub struct Minder {
+/// A shell that waits for the end of our side of a pipe. Dropping the reaper ends it first, so that it does nothing.
+pub struct Reaper {
     shell: Child,
 }
 
-impl Minder {
-    /// Minds processes (SIGTERM) and the server whose file with its process id this is (SIGINT: stop fast).
+impl Reaper {
+    /// Ends processes (SIGTERM) and the server whose file with its process id this is (SIGINT: stop fast).
     ///
     /// # Errors
     /// There is no shell.
@@ -21,7 +21,7 @@ impl Minder {
         Self::of(server, &processes)
     }
 
-    /// Minds a group of processes (SIGTERM).
+    /// Ends a group of processes (SIGTERM).
     ///
     /// # Errors
     /// There is no shell.
@@ -29,7 +29,7 @@ impl Minder {
         Self::of(None, &[format!("-{leader}")])
     }
 
-    /// Ends the minder, and leaves not even a zombie of it.
+    /// Ends the reaper, and leaves not even a zombie of it.
     pub async fn end(mut self) {
         let _ = self.shell.kill().await;
     }
@@ -40,7 +40,7 @@ impl Minder {
              for pid; do kill -TERM \"$pid\" 2>/dev/null; done; \
              if [ -n \"$server\" ]; then read -r pid < \"$server\" && kill -INT \"$pid\"; fi";
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", script, "minder"]).arg(server.unwrap_or(Path::new("")));
+        shell.args(["-c", script, "reaper"]).arg(server.unwrap_or(Path::new("")));
         shell.args(processes);
         // Its own group: a Ctrl-C at the terminal is ours to handle.
         shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).kill_on_drop(true);

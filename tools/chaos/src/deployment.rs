@@ -1,5 +1,5 @@
-//! The world of a run: a cluster, the real services, function instances, and a proxy on every way between them. Faults
-//! strike here.
+//! The deployment of a run: a cluster, the real services, function instances, and a proxy on every way between them.
+//! Faults strike here.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use super::history::{Event, History};
 use super::plan::{FUNCTIONS, Fault, Kind, LEASE, Link, SERVERS, Service, Target, WORKERS};
 use super::recorder::Recorder;
 use super::workload::task;
-use toolkit::minder::Minder;
+use toolkit::reaper::Reaper;
 
 /// How long a service may take to stop in order; more than its own grace.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
@@ -35,7 +35,7 @@ pub(crate) const EXPIRY: Duration = Duration::from_secs(3600);
 const SECRET: &str = "the secret of a chaos run";
 
 /// Everything that runs.
-pub(crate) struct World {
+pub(crate) struct Deployment {
     cluster: Cluster,
     history: History,
     recorder: Recorder,
@@ -44,10 +44,10 @@ pub(crate) struct World {
     processes: BTreeMap<Service, Process>,
     /// What processes of the past wrote.
     logs: Vec<(Service, Vec<String>)>,
-    minder: Option<Minder>,
+    reaper: Option<Reaper>,
 }
 
-impl World {
+impl Deployment {
     /// Starts everything.
     pub(crate) async fn start(history: History) -> Result<Self> {
         let directory = env::target_dir().join("chaos-postgres");
@@ -77,14 +77,14 @@ impl World {
             links.insert(link, Proxy::start(target).await?);
         }
         let recorder = Recorder::start(history.clone()).await?;
-        let (processes, logs, minder) = (BTreeMap::new(), Vec::new(), None);
-        let mut world = Self { cluster, history, recorder, links, ports, processes, logs, minder };
+        let (processes, logs, reaper) = (BTreeMap::new(), Vec::new(), None);
+        let mut deployment = Self { cluster, history, recorder, links, ports, processes, logs, reaper };
         // Those that others call first.
         for service in services() {
-            world.spawn(service)?;
+            deployment.spawn(service)?;
         }
-        world.mind()?;
-        Ok(world)
+        deployment.start_reaper()?;
+        Ok(deployment)
     }
 
     /// Straight to the database.
@@ -152,9 +152,9 @@ impl World {
     }
 
     /// The processes of now end with this one, however it ends.
-    fn mind(&mut self) -> Result<()> {
+    fn start_reaper(&mut self) -> Result<()> {
         let pids: Vec<u32> = self.processes.values().map(Process::pid).collect();
-        self.minder = Some(Minder::start(Some(&self.cluster.pid_file()), &pids)?);
+        self.reaper = Some(Reaper::start(Some(&self.cluster.pid_file()), &pids)?);
         Ok(())
     }
 
@@ -188,7 +188,7 @@ impl World {
             (Target::Service(service), _) => {
                 self.stop(service).await?;
                 self.spawn(service)?;
-                self.mind()?;
+                self.start_reaper()?;
             }
             (Target::Postgres, Kind::Kill) => self.cluster.kill().await?,
             (Target::Postgres, _) => self.cluster.stop().await?,
@@ -208,7 +208,7 @@ impl World {
             (Target::Service(service), Kind::Halt) => self.process(service)?.signal(Signal::Continue),
             (Target::Service(service), _) => {
                 self.spawn(service)?;
-                self.mind()?;
+                self.start_reaper()?;
             }
             (Target::Postgres, _) => self.cluster.start_again().await?,
             (Target::Link(link), kind) => {
