@@ -40,6 +40,17 @@ BEGIN
             @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
     END IF;
 
+    -- PUBLIC may call every function again where rights were left out of a dump, or of a restore (--no-acl).
+    FOR routine IN
+        SELECT p.oid::regprocedure AS signature FROM pg_proc p
+         WHERE p.pronamespace IN ('@extschema@'::regnamespace, '@internal@'::regnamespace)
+           AND pg_has_role(p.proowner, 'USAGE')
+           AND p.oid::regprocedure::text IN (SELECT f.signature FROM @extschema@.schema_functions f)
+           AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
+    LOOP
+        EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine.signature);
+    END LOOP;
+
     FOREACH role_name IN ARRAY '{administrator,jobs_runtime,jobs_producer}'::text[] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role_name) THEN
             IF NOT (SELECT r.rolcreaterole OR r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN

@@ -52,5 +52,6 @@ mod sql {
     mod tenants;
     mod transactional;
     mod triggers;
+    mod trust;
     mod waiters;
 }

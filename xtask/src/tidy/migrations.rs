@@ -30,7 +30,15 @@ pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
         let Some(name) = path.strip_prefix("migrations/").and_then(|name| name.strip_suffix(".sql")) else { continue };
         match number(name) {
             Some(number) => names.push((number, name)),
-            None if ["grants", "carry_over", "before_functions", "after_functions", "triggers"].contains(&name) => {}
+            None if [
+                "grants",
+                "carry_over",
+                "before_migrations",
+                "before_functions",
+                "after_functions",
+                "triggers",
+            ]
+            .contains(&name) => {}
             None => problems.push(format!("{path}: is none of the files that migrations/README.md names")),
         }
     }

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use crate::config::SchemaName;
-use crate::schema::migrate::{ALIVE, GRANTS, INTERNAL_SINCE, MIGRATIONS, install_scripts, version_number};
+use crate::schema::migrate::{
+    ALIVE, BEFORE_MIGRATIONS, GRANTS, INTERNAL_SINCE, MIGRATIONS, install_scripts, settings, version_number,
+};
 use crate::schema::ready::HAS_TABLES;
 
 /// The extension's name; SQL needs it in double quotes.
@@ -119,7 +121,12 @@ pub fn install(directory: &Path) -> std::io::Result<()> {
 
 /// What comes first in each script: psql must not run it by hand, and a database must be able to hold every text.
 fn header(command: &str) -> String {
-    format!("\\echo Use \"{command}\" to load this file. \\quit\n\n{REQUIRE_UTF8}\n")
+    format!("\\echo Use \"{command}\" to load this file. \\quit\n\n{}", opening())
+}
+
+/// The settings, and what is refused before anything is done.
+pub(crate) fn opening() -> String {
+    format!("{}\n{REQUIRE_UTF8}\n{BEFORE_MIGRATIONS}\n", settings(true))
 }
 
 /// ASCII only: a database of another encoding has to read it.

@@ -2,6 +2,7 @@
 
 mod carry_over;
 mod error;
+mod session;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub(crate) use self::carry_over::{ALIVE, INTERNAL_SINCE};
 use self::carry_over::{begin_carry_over, end_carry_over, refuse_beside_old_programs};
 pub use self::error::MigrateError;
 use self::error::{because_of_rights, is_in_the_way};
+pub(crate) use self::session::settings;
 use crate::config::SchemaName;
 use crate::connection::Db;
 use crate::schema::extension;
@@ -71,6 +73,9 @@ pub const FRAGMENTS: &[(&str, &str)] = &[
     ("unlocked", include_str!("../../migrations/fragments/unlocked.sql")),
     ("within_tasks", include_str!("../../migrations/fragments/within_tasks.sql")),
 ];
+
+/// Refuses schemas in which others could have code of theirs run. Run before anything else.
+pub(crate) const BEFORE_MIGRATIONS: &str = include_str!("../../migrations/before_migrations.sql");
 
 /// Run around [`FUNCTIONS`], in their transaction.
 const BEFORE_FUNCTIONS: &str = include_str!("../../migrations/before_functions.sql");
@@ -125,7 +130,7 @@ const TRIES: usize = 6;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Of what is there already (IF NOT EXISTS), PostgreSQL would send a notice at every start.
-const SETTINGS: &str = "SET LOCAL client_min_messages = warning";
+const WITHOUT_NOTICES: &str = "SET LOCAL client_min_messages = warning";
 
 /// What a migration did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,15 +165,13 @@ pub async fn migrate(db: &Db) -> Result<Migrated, MigrateError> {
     if let Some(reason) = wrong_encoding(encoding.get(0), db.place()) {
         return Err(MigrateError::Encoding(reason));
     }
-    // What a migration calls without a schema is PostgreSQL's own. The owner's search_path begins with a schema of its
-    // name, and ends with one that others may be able to create in: what they put there would run as the owner.
-    client.batch_execute("SET search_path = pg_catalog, pg_temp").await?;
+    client.batch_execute(&settings(false)).await?;
     client.batch_execute("SET lock_timeout = '60s'").await?;
     client.execute(LOCK, &[]).await.map_err(|error| match error.code() {
         Some(&SqlState::LOCK_NOT_AVAILABLE) => MigrateError::Locked { place: db.place().to_owned() },
         _ => error.into(),
     })?;
-    client.batch_execute("RESET lock_timeout").await?;
+    client.batch_execute("SET lock_timeout = 0").await?;
     for _ in 1..TRIES {
         match run(&mut client, db.schema()).await {
             Err(error) if is_in_the_way(&error) => {
@@ -188,7 +191,8 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
         (state.get(0), state.get(1), state.get(2), state.get(3));
     if by_extension {
         // Only the extension's owner may repeat the grants; the extension made them itself.
-        if let Err(error) = client.batch_execute(&schema.apply(GRANTS)).await {
+        let grants = [BEFORE_MIGRATIONS, GRANTS].map(|sql| schema.apply(sql)).join("\n");
+        if let Err(error) = client.batch_execute(&grants).await {
             tracing::debug!("grants are left as they are: {}", chain(&error));
         }
         return Ok(Migrated::OwnedByExtension);
@@ -197,7 +201,8 @@ async fn run(client: &mut Client, schema: &SchemaName) -> Result<Migrated, Migra
         return Err(MigrateError::Foreign(schema.to_string()));
     }
     let transaction = client.transaction().await?;
-    transaction.batch_execute(SETTINGS).await?;
+    transaction.batch_execute(WITHOUT_NOTICES).await?;
+    transaction.batch_execute(&schema.apply(BEFORE_MIGRATIONS)).await?;
     // Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create even when there is nothing to do.
     if !schema_exists {
         transaction.batch_execute(&format!("CREATE SCHEMA {schema}")).await?;
@@ -254,6 +259,8 @@ async fn install(
     let missing = transaction.query_one(&schema.apply(MISSING), &[]).await?;
     let functions = missing.get::<_, bool>(0) || !is_current("functions", &functions_digest());
     let triggers = missing.get::<_, bool>(1) || !is_current("triggers", &digest([TRIGGERS]));
+    // A migration leaves the role's own settings where it has set something.
+    transaction.batch_execute(&settings(true)).await?;
     for part in install_scripts(functions, triggers) {
         transaction.batch_execute(&schema.apply(&part)).await?;
     }
@@ -312,7 +319,8 @@ fn functions_digest() -> String {
 /// The digest that [`VERSION`] has to have: of all that the extension is made of.
 pub fn current_digest() -> String {
     let migrations = digest(MIGRATIONS.iter().map(|(_, sql)| *sql));
-    digest([functions_digest().as_str(), &digest([TRIGGERS]), &migrations, &digest([extension::closing().as_str()])])
+    let around = digest([extension::opening().as_str(), extension::closing().as_str()]);
+    digest([functions_digest().as_str(), &digest([TRIGGERS]), &migrations, &around])
 }
 
 /// SHA-256 of the texts, in hex.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use job_testkit::process::Program;
 use job_testkit::{TestDb, cluster, env};
 
-use crate::sql::support::{LIMIT, Session, database};
+use crate::sql::catalog::{describe, differences};
+use crate::sql::support::{LIMIT, Session, database, migrate_schema};
 
 async fn program(name: &str, db: &TestDb, arguments: &[&str]) {
     let mut program = Program::at(cluster::locate::bin_dir().unwrap().join(name)).envs(db.env());
@@ -19,11 +20,17 @@ async fn program(name: &str, db: &TestDb, arguments: &[&str]) {
 
 /// Dumps a database and restores it as another one.
 async fn copy(db: &TestDb) -> TestDb {
+    copy_with(db, &[]).await
+}
+
+/// [`copy`] with options of pg_restore.
+async fn copy_with(db: &TestDb, options: &[&str]) -> TestDb {
     let file = PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/")).join(format!("{}.dump", db.name()));
     let file_name = file.to_str().unwrap();
     program("pg_dump", db, &["--format=custom", "--file", file_name]).await;
     let restored = TestDb::empty().await;
-    program("pg_restore", &restored, &["--exit-on-error", "--dbname", restored.name(), file_name]).await;
+    let arguments = [options, &["--exit-on-error", "--dbname", restored.name(), file_name]].concat();
+    program("pg_restore", &restored, &arguments).await;
     std::fs::remove_file(&file).unwrap();
     restored
 }
@@ -113,8 +120,26 @@ async fn data_alone_restored_into_a_migrated_schema_counts_every_job_once() {
 async fn a_restored_migrated_database_is_up_to_date_for_migrate() {
     let db = database().await;
     let restored = copy(&db).await;
-    let again = crate::sql::support::migrate_schema(restored.url(), "app_jobs").await.unwrap();
+    let again = migrate_schema(restored.url(), "app_jobs").await.unwrap();
     assert!(matches!(again, job_pg::migrate::Migrated::Applied { migrations, .. } if migrations.is_empty()));
+}
+
+/// Without the rights in it, a dump leaves every function to PUBLIC.
+#[tokio::test]
+async fn after_a_restore_without_rights_migrate_takes_the_functions_from_public() {
+    let db = database().await;
+    let before = describe(&Session::open(&db).await, "app_jobs").await;
+    let restored = copy_with(&db, &["--no-acl"]).await;
+    let r = Session::open(&restored).await;
+    r.run("CREATE FUNCTION app_jobs.of_the_application() RETURNS int LANGUAGE sql AS 'SELECT 1'").await;
+    let publics = "SELECT count(*) FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                    WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) AND a.grantee = 0";
+    assert!(r.number(publics).await > 50);
+    let again = migrate_schema(restored.url(), "app_jobs").await.unwrap();
+    assert!(matches!(again, job_pg::migrate::Migrated::Applied { migrations, .. } if migrations.is_empty()));
+    assert_eq!(r.number(publics).await, 1, "the application's own keeps its rights");
+    r.run("DROP FUNCTION app_jobs.of_the_application()").await;
+    assert_eq!(differences(&before, &describe(&r, "app_jobs").await), Vec::<String>::new());
 }
 
 #[tokio::test]

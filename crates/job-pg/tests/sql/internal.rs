@@ -1,10 +1,11 @@
 //! The schema of internal functions beside the jobs schema: it is made, left behind, taken away, and somebody else's.
 
+use job_pg::migrate::migrate;
 use job_testkit::TestDb;
 
 use crate::sql::catalog::{describe, differences, everything};
 use crate::sql::migrate::{ALL, applied};
-use crate::sql::support::{Place, Role, Session, database, migrate_schema};
+use crate::sql::support::{Place, Role, Session, database, handle_with, migrate_schema};
 
 #[tokio::test]
 async fn after_the_jobs_schema_or_the_internal_one_was_dropped_migrate_makes_both() {
@@ -88,7 +89,13 @@ async fn what_a_superuser_migrates_of_another_owners_schema_belongs_to_that_owne
     let place = Place::new().await;
     // As a superuser brings yesterday's schema up to date, in which no function was internal.
     place.admin.run(ONE_SCHEMA).await;
-    assert!(applied(&migrate_schema(place.db.url(), "app_jobs").await.unwrap()) > 0);
+    let error = format!("{:?}", migrate_schema(place.db.url(), "app_jobs").await.unwrap_err());
+    assert!(
+        error.contains(&format!("PGOPTIONS=\"-c role={}\"", place.owner.name)),
+        "the owner's code would run: {error}"
+    );
+    let as_owner = handle_with(place.db.url(), "app_jobs", &[("PGOPTIONS", &format!("-c role={}", place.owner.name))]);
+    assert!(applied(&migrate(&as_owner).await.unwrap()) > 0);
     let others = "SELECT count(*) FROM pg_proc p \
                   WHERE p.pronamespace IN ('app_jobs'::regnamespace, 'app_jobs_internal'::regnamespace) \
                   AND p.proowner <> (SELECT relowner FROM pg_class WHERE oid = 'app_jobs.jobs'::regclass)";
