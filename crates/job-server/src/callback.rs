@@ -62,17 +62,44 @@ pub(crate) struct Callbacks {
     pub(crate) reading: Arc<Semaphore>,
     /// Which server this is.
     pub(crate) identity: String,
-    /// Callbacks that came too late or twice.
-    pub(crate) stale: AtomicU64,
+    /// Who is told.
+    pub(crate) told: Arc<Told>,
     /// Callbacks that were refused.
     pub(crate) refused: AtomicU64,
     pub(crate) refusals: LogLimit,
-    /// Who is told.
-    pub(crate) events: Events,
     /// The server is told to stop.
     pub(crate) stopping: Shutdown,
     /// The server is about to end.
     pub(crate) ending: Shutdown,
+}
+
+/// Who is told of what callbacks have done. The settler tells of an outcome, as its sender may have gone by then.
+pub(crate) struct Told {
+    events: Events,
+    /// Callbacks that came too late or twice.
+    pub(crate) stale: AtomicU64,
+}
+
+impl Told {
+    pub(crate) fn new(events: Events) -> Self {
+        Self { events, stale: AtomicU64::new(0) }
+    }
+
+    /// An outcome is stored, or came too late.
+    pub(crate) fn ended(&self, worker_id: &str, job_id: i64, outcome: &Outcome, settled: Settled) {
+        if settled == Settled::Stale {
+            return self.stale(worker_id, job_id);
+        }
+        let attempt = Attempt::new(Source::Callback, job_id, worker_id);
+        self.events.emit(&Event::settled(attempt, outcome));
+        self.events.emit(&Event::CallbackSettled(attempt));
+    }
+
+    /// The attempt has ended before, or the job was claimed anew: not an error, and nothing was changed.
+    fn stale(&self, worker_id: &str, job_id: i64) {
+        let total = self.stale.fetch_add(1, Ordering::Relaxed) + 1;
+        self.events.emit(&Event::CallbackStale { attempt: Attempt::new(Source::Callback, job_id, worker_id), total });
+    }
 }
 
 /// Any request but a health check. What still waits when the server ends is told so rather than cut off; its outcome
@@ -93,7 +120,7 @@ pub(crate) async fn receive(
     answer
 }
 
-async fn answer(callbacks: &Callbacks, head: &Parts, body: Body) -> Result<Response, CallbackError> {
+async fn answer(callbacks: &Arc<Callbacks>, head: &Parts, body: Body) -> Result<Response, CallbackError> {
     // Before the body: a stranger's is not worth the memory.
     let (route, attempt) = match addressed(callbacks, head) {
         Ok(addressed) => addressed,
@@ -153,6 +180,21 @@ async fn drain_body(head: &Parts, body: Body) {
 }
 
 impl Callbacks {
+    /// Stores an outcome, which nothing takes back, and waits for that as long as a request may.
+    async fn store(
+        &self,
+        worker_id: &str,
+        id: i64,
+        epoch: Option<i64>,
+        outcome: Outcome,
+    ) -> Result<Settled, CallbackError> {
+        match tokio::time::timeout(self.store_timeout, self.db.settle(worker_id, id, epoch, outcome)).await {
+            Ok(Ok(settled)) => Ok(settled),
+            Ok(Err(SettleError::Refused(_))) => Err(CallbackError::Refused),
+            Ok(Err(_)) | Err(_) => Err(CallbackError::Unavailable),
+        }
+    }
+
     /// A callback that is refused leaves a line: its job waits for hours, and its function may tell nobody.
     fn refused(&self, head: &Parts, error: &CallbackError) {
         let Some(job_id) = head.headers.get(X_JOB_ID) else { return };
@@ -162,7 +204,7 @@ impl Callbacks {
         self.refused.fetch_add(1, Ordering::Relaxed);
         let job_id = job_id.to_str().ok().and_then(|id| id.parse::<i64>().ok());
         let path = head.uri.path();
-        self.events.emit(&Event::CallbackRefused {
+        self.told.events.emit(&Event::CallbackRefused {
             job_id,
             status: error.status().as_u16(),
             path: &path[..path.floor_char_boundary(LOGGED_PATH)],
@@ -173,7 +215,7 @@ impl Callbacks {
 }
 
 async fn settle(
-    callbacks: &Callbacks,
+    callbacks: &Arc<Callbacks>,
     head: &Parts,
     attempt: &NamedAttempt<'_>,
     body: Body,
@@ -190,27 +232,26 @@ async fn settle(
         // The policy is the worker's, which has put what it says into the URL.
         attempt.claim.after_failure.applied_to(read(&callbacks.reading, &head.headers, body.await?).await?)
     };
-    if outcome.error().is_some_and(is_wordless) {
-        tokio::select! {
-            () = tokio::time::sleep(NO_MESSAGE_DELAY) => {}
-            // There may be no time left later.
-            () = callbacks.stopping.triggered() => {}
-        }
-    }
-    let NamedAttempt { id, worker_id, .. } = *attempt;
-    // A copy for the events, of what is short as a rule and costs nothing when nothing failed.
-    let stored = callbacks.db.settle(worker_id, id, attempt.claim.epoch, outcome.clone());
-    match tokio::time::timeout(callbacks.store_timeout, stored).await {
-        Ok(Ok(Settled::Done)) => {
-            let attempt = Attempt::new(Source::Callback, id, worker_id);
-            callbacks.events.emit(&Event::settled(attempt, &outcome));
-            callbacks.events.emit(&Event::CallbackSettled(attempt));
-        }
-        Ok(Ok(Settled::Stale)) => return Ok(stale(attempt, callbacks)),
-        Ok(Err(SettleError::Refused(_))) => return Err(CallbackError::Refused),
-        Ok(Err(_)) | Err(_) => return Err(CallbackError::Unavailable),
-    }
-    Ok(taken(attempt))
+    let stored = if outcome.error().is_some_and(is_wordless) {
+        // In a task of its own: whoever sends it may be gone before the delay is over.
+        let (callbacks, worker_id) = (callbacks.clone(), attempt.worker_id.to_owned());
+        let (id, epoch) = (attempt.id, attempt.claim.epoch);
+        let later = tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(NO_MESSAGE_DELAY) => {}
+                // There may be no time left later.
+                () = callbacks.stopping.triggered() => {}
+            }
+            callbacks.store(&worker_id, id, epoch, outcome).await
+        });
+        later.await.map_err(|_| CallbackError::Unavailable)?
+    } else {
+        callbacks.store(attempt.worker_id, attempt.id, attempt.claim.epoch, outcome).await
+    };
+    Ok(match stored? {
+        Settled::Done => taken(attempt),
+        Settled::Stale => stale(attempt),
+    })
 }
 
 /// Reads how the attempt ended. What takes its time is read on a thread that nothing else waits for, a few at once:
@@ -241,7 +282,10 @@ async fn extend(
     let extended = callbacks.db.extend(attempt.worker_id, attempt.id, attempt.claim.epoch, extension);
     match tokio::time::timeout(callbacks.store_timeout, extended).await {
         Ok(Ok(Settled::Done)) => Ok(taken(attempt)),
-        Ok(Ok(Settled::Stale)) => Ok(stale(attempt, callbacks)),
+        Ok(Ok(Settled::Stale)) => {
+            callbacks.told.stale(attempt.worker_id, attempt.id);
+            Ok(stale(attempt))
+        }
         Ok(Err(error)) => {
             tracing::error!(job.id = attempt.id, "extension refused: {}", job_utils::error::chain(&error));
             Err(CallbackError::Refused)
@@ -259,11 +303,7 @@ fn taken(attempt: &NamedAttempt<'_>) -> Response {
     Json(Stored { job_id: attempt.job_id, worker_id: attempt.worker_id, stale: false }).into_response()
 }
 
-/// The attempt has ended before, or the job was claimed anew: not an error, and nothing was changed.
-fn stale(attempt: &NamedAttempt<'_>, callbacks: &Callbacks) -> Response {
-    let total = callbacks.stale.fetch_add(1, Ordering::Relaxed) + 1;
-    let named = Attempt::new(Source::Callback, attempt.id, attempt.worker_id);
-    callbacks.events.emit(&Event::CallbackStale { attempt: named, total });
+fn stale(attempt: &NamedAttempt<'_>) -> Response {
     Json(Stored { job_id: attempt.job_id, worker_id: attempt.worker_id, stale: true }).into_response()
 }
 

@@ -20,7 +20,7 @@ use job_utils::wire::signature::fingerprint;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::callback::Callbacks;
+use crate::callback::{Callbacks, Told};
 
 pub use crate::config::{ServerConfig, VARS};
 
@@ -123,18 +123,21 @@ pub async fn run_as(
     // Connections have tasks of their own. When this future is dropped, they end as at a stop whose grace is over.
     let (stopping, ending) = (shutdown.child(), Shutdown::new());
     let _dropped = (stopping.trigger_on_drop(), ending.trigger_on_drop());
+    let told = Arc::new(Told::new(events));
+    let teller = told.clone();
     let callbacks = Arc::new(Callbacks {
-        db: CallbackDb::new(db.clone()),
+        db: CallbackDb::telling(db.clone(), move |worker_id, job_id, outcome, settled| {
+            teller.ended(worker_id, job_id, outcome, settled);
+        }),
         secrets: config.secrets,
         callback_timeout: config.callback_timeout,
         store_timeout: config.store_timeout,
         bodies: BodyBudget::new(BODIES),
         reading: Arc::new(Semaphore::new(READING)),
         identity,
-        stale: AtomicU64::new(0),
+        told,
         refused: AtomicU64::new(0),
         refusals: LogLimit::once_a_second(),
-        events,
         stopping: stopping.clone(),
         ending: ending.clone(),
     });
@@ -158,7 +161,7 @@ pub async fn run_as(
         // An idle keep-alive connection must not hold up the stop.
         () = grace => Ok(()),
     };
-    let (stale, refused) = (callbacks.stale.load(Ordering::Relaxed), callbacks.refused.load(Ordering::Relaxed));
+    let (stale, refused) = (callbacks.told.stale.load(Ordering::Relaxed), callbacks.refused.load(Ordering::Relaxed));
     tracing::info!(stale, refused, "callback server stopped");
     ended
 }

@@ -304,7 +304,12 @@ impl Events {
 fn tell(listeners: &[Arc<Listener>], event: &Event<'_>) {
     for listener in listeners {
         let told = catch_unwind(AssertUnwindSafe(|| (listener.call)(event)));
-        if told.is_err() && !listener.panicked.swap(true, Ordering::Relaxed) {
+        let Err(payload) = told else { continue };
+        // A text is dropped. What else an application panics with might panic again as it is dropped.
+        if !payload.is::<String>() && !payload.is::<&str>() {
+            std::mem::forget(payload);
+        }
+        if !listener.panicked.swap(true, Ordering::Relaxed) {
             tracing::error!(?event, "a listener of events panicked; it is called again, and told of no more");
         }
     }

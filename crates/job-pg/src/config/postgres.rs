@@ -152,6 +152,10 @@ impl PostgresConfig {
         if hosts.is_empty() && host_addresses.is_empty() {
             reader.fault(&PGHOST, "names no host");
         }
+        // At its beginning, it is a socket in the abstract namespace.
+        if hosts.iter().any(|host| host.chars().skip(1).any(|c| c == '@')) {
+            reader.fault(&PGHOST, "has an @, as no host's name has: PGUSER and PGPASSWORD say who connects");
+        }
         if !hosts.is_empty() && !host_addresses.is_empty() && hosts.len() != host_addresses.len() {
             let problem = format!("{} addresses for {} hosts: give one each", host_addresses.len(), hosts.len());
             reader.fault(&PGHOSTADDR, problem);
@@ -308,6 +312,13 @@ mod tests {
         assert_eq!(url("postgres:///db"), "postgres:///db");
         let unset = read(&[("DATABASE_URL", "postgres://h/db")]).unwrap();
         assert_eq!(unset.url.unwrap().expose(), "postgres://h/db");
+    }
+
+    #[test]
+    fn a_host_with_a_password_before_it_is_refused_and_not_shown() {
+        let error = read(&[("PGHOST", "u:secret@h")]).unwrap_err().to_string();
+        assert!(error.contains("PGHOST: has an @") && !error.contains("secret"), "{error}");
+        assert!(read(&[("PGHOST", "@socket")]).is_ok());
     }
 
     #[test]

@@ -290,6 +290,8 @@ fn one_host(config: &Config, i: usize, limit: Duration) -> Config {
 fn place(client: &Config) -> String {
     let ports = client.get_ports();
     let host = |i: usize| match (client.get_hosts().get(i), client.get_hostaddrs().get(i)) {
+        // No host's name: perhaps a whole URL with its password.
+        (Some(Host::Tcp(name)), _) if name.contains(['@', '{', '"']) => "(not a host)".to_owned(),
         (Some(Host::Tcp(name)), _) => name.clone(),
         (Some(Host::Unix(path)), _) => path.display().to_string(),
         (None, address) => address.map(ToString::to_string).unwrap_or_default(),
@@ -335,6 +337,7 @@ mod tests {
     fn the_place_names_hosts_and_addresses_with_their_ports() {
         let place = |text: &str| place(&text.parse().unwrap());
         assert_eq!(place("host=a,b port=1,2 dbname=d"), "a:1,b:2/d");
+        assert_eq!(place("host=u:secret@h port=1 dbname=d"), "(not a host):1/d");
         assert_eq!(place("hostaddr=127.0.0.1,::1 port=7 dbname=d"), "127.0.0.1:7,::1:7/d");
     }
 }

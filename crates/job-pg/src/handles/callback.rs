@@ -28,8 +28,17 @@ pub struct CallbackDb {
 impl CallbackDb {
     /// A handle with a settler of its own.
     pub fn new(db: Db) -> Self {
-        let settler = Settler::spawn(db.clone(), |results: SettleResults<Ticket>| {
+        Self::telling(db, |_, _, _, _| {})
+    }
+
+    /// [`Self::new`] that calls `ended` with worker, job, outcome and what became of it, before whoever waits for it
+    /// knows: also when nobody waits any more.
+    pub fn telling(db: Db, ended: impl Fn(&str, i64, &Outcome, Settled) + Send + Sync + 'static) -> Self {
+        let settler = Settler::spawn(db.clone(), move |results: SettleResults<Ticket>| {
             for (settlement, result) in results {
+                if let Ok(settled) = result {
+                    ended(&settlement.worker_id, settlement.job_id, &settlement.outcome, settled);
+                }
                 // Whoever asked may have stopped waiting; the outcome is stored all the same.
                 let _ = settlement.ticket.send(result);
             }

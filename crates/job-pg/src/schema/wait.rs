@@ -30,7 +30,7 @@ impl Db {
     /// answers, and for one that does not exist only 5 s.
     ///
     /// # Errors
-    /// What waiting cannot mend, and a database that does not exist.
+    /// What waiting cannot mend, a database that does not exist, and settings in PGOPTIONS that the server refuses.
     pub async fn wait_until_reachable(&self, shutdown: &Shutdown) -> Result<bool, DbError> {
         self.wait(shutdown, false).await
     }
@@ -48,6 +48,13 @@ impl Db {
                 }
                 Err(NotReady::Encoding(reason)) => return Err(DbError::config(&PGDATABASE, reason)),
                 Err(NotReady::Database(error)) if is_hopeless(&error) => return Err(error),
+                // A migration makes no rights to be given, and says itself which it lacks.
+                Err(NotReady::Database(DbError::Query { source, .. }))
+                    if !for_schema && source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) =>
+                {
+                    return Ok(true);
+                }
+                Err(NotReady::Database(error)) if !for_schema && is_refused_start(&error) => return Err(error),
                 Err(not_ready) => not_ready,
             };
             match &not_ready {
@@ -88,6 +95,14 @@ fn is_hopeless(error: &DbError) -> bool {
         DbError::Config(_) => true,
         _ => false,
     }
+}
+
+/// What a session was to start with is refused (PGOPTIONS): a setting that is unknown or not to be set, or a value of it.
+fn is_refused_start(error: &DbError) -> bool {
+    let DbError::Connect(PoolError::Backend(source)) = error else { return false };
+    source.code().is_some_and(|code| {
+        ["22", "42"].iter().any(|class| code.code().starts_with(class)) || *code == SqlState::CANT_CHANGE_RUNTIME_PARAM
+    })
 }
 
 fn is_missing(error: &DbError) -> bool {

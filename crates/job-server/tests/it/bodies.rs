@@ -219,6 +219,14 @@ async fn any_value_of_x_job_error_but_false_0_and_none_is_an_error() {
         assert_eq!(bench.job(id).await.and_then(|job| job.last_error), failed.then(|| "x".to_owned()), "{value:?}");
         bench.sql.batch_execute("DELETE FROM app_jobs.jobs").await.unwrap();
     }
+    // Twice, as by a framework and a handler that both set it.
+    for (first, second) in [("false", "true"), ("true", "false")] {
+        let id = bench.held().await;
+        let request = bench.callback(id).header("X-Job-Error", first).header("X-Job-Error", second);
+        assert_eq!(send(encoded(request, "", br#"{"error":"x"}"#.to_vec())).await.0, 200);
+        assert_eq!(bench.job(id).await.and_then(|job| job.last_error).as_deref(), Some("x"), "{first}, {second}");
+        bench.sql.batch_execute("DELETE FROM app_jobs.jobs").await.unwrap();
+    }
 }
 
 #[tokio::test]

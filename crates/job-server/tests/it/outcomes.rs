@@ -1,6 +1,12 @@
 //! What a well-formed callback does.
 
-use super::support::{Bench, HOLDER, State, send};
+use std::time::Duration;
+
+use job_testkit::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::support::{Bench, HOLDER, LIMIT, State, send};
 
 fn waiting(last_error: &str) -> Option<State> {
     Some(State { attempts: 1, last_error: Some(last_error.to_owned()), locked_by: None })
@@ -272,4 +278,48 @@ async fn callbacks_share_a_connection_and_older_or_cautious_clients_are_understo
     let request = bench.failure(id, r#"{"error":"asked first"}"#).header("Expect", "100-continue");
     assert_eq!(send(request).await.0, 200);
     assert_eq!(bench.job(id).await, waiting("asked first"));
+}
+
+/// The beginning and the end of a callback, written by a client that waits for no answer.
+async fn write_callback(bench: &Bench, id: i64, headers: &str, body: &str) -> TcpStream {
+    let mut client = TcpStream::connect(("127.0.0.1", bench.port)).await.unwrap();
+    let request = format!(
+        "POST /callback HTTP/1.1\r\nHost: x\r\nX-Worker-Id: {HOLDER}\r\nX-Job-Id: {id}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    client.write_all(request.as_bytes()).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn the_outcome_of_a_client_that_has_gone_is_stored_and_told() {
+    let mut bench = Bench::with(&[("RUST_LOG", "info")]).await;
+    let id = bench.held().await;
+    // While somebody holds the row, nothing is answered.
+    let holder = bench.db.connect().await;
+    holder.batch_execute(&format!("BEGIN; SELECT FROM app_jobs.jobs WHERE id = {id} FOR UPDATE")).await.unwrap();
+    let client = write_callback(&bench, id, "", "").await;
+    bench.server.wait_for_line("the outcome waits for a row", LIMIT).await;
+    drop(client);
+    // An answer to somebody else shows that the server goes on; by then it may have seen that this one has gone.
+    assert_eq!(send(bench.post()).await.0, 200);
+    holder.batch_execute("COMMIT").await.unwrap();
+    let line = bench.server.wait_for_line("completed by callback", LIMIT).await;
+    assert!(line.contains(&format!("job.id={id}")), "{line}");
+    assert_eq!(bench.job(id).await, None);
+}
+
+#[tokio::test]
+async fn a_failure_without_words_of_a_client_that_has_gone_is_stored() {
+    let bench = Bench::new().await;
+    let id = bench.held().await;
+    let headers = "X-Job-Error: true\r\nContent-Type: application/json\r\n";
+    eventually(LIMIT, async || {
+        let mut client = write_callback(&bench, id, headers, r#"{"error":"HTTP 500"}"#).await;
+        // It has been read by then, as a rule: else the next round brings it.
+        let answer = tokio::time::timeout(Duration::from_millis(300), client.read_u8()).await;
+        answer.is_ok() || bench.job(id).await == waiting("HTTP 500")
+    })
+    .await;
+    assert_eq!(bench.job(id).await, waiting("HTTP 500"));
 }

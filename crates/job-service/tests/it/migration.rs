@@ -80,6 +80,28 @@ async fn a_migration_that_cannot_be_made_is_a_failure_with_70_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_migration_without_rights_to_the_schema_or_with_options_that_are_refused_fails_at_once_with_70() {
+    let db = TestDb::empty().await;
+    let sql = db.connect().await;
+    let role = format!("{}_guest", db.name());
+    sql.batch_execute(&format!("CREATE SCHEMA app_jobs; CREATE ROLE {role} LOGIN PASSWORD 'secret'")).await.unwrap();
+    let mut process = migrate(&db).env("DATABASE_URL", db.url_as(&role, "secret")).spawn();
+    assert_eq!(process.exit_code(LIMIT).await, 70, "{}", process.output());
+    let output = process.output();
+    assert!(output.contains("permission denied for schema app_jobs") && output.contains("as the owner"), "{output}");
+    sql.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
+    for (options, told) in [
+        ("-c work_mem=much", "work_mem"),
+        ("-c shared_buffers=1MB", "shared_buffers"),
+        ("-c no_such_setting=1", "no_such_setting"),
+    ] {
+        let mut process = migrate(&db).env("PGOPTIONS", options).spawn();
+        assert_eq!(process.exit_code(LIMIT).await, 70, "{options}: {}", process.output());
+        assert!(process.output().contains(told), "{options}: {}", process.output());
+    }
+}
+
+#[tokio::test]
 async fn the_command_extension_writes_the_files_that_create_extension_needs() {
     let directory = std::env::temp_dir().join(format!("jobs-extension-{}", std::process::id()));
     let mut process = program().arg("extension").arg(&directory).spawn();

@@ -41,6 +41,27 @@ fn listeners_are_told_in_order_and_a_panic_of_one_is_the_others_business_in_no_w
     assert_eq!(panics.load(Ordering::Relaxed), 4, "it is called all the same");
 }
 
+/// A value that panics as it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("again");
+    }
+}
+
+#[test]
+fn what_a_listener_panics_with_does_not_unwind_into_who_tells() {
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = told.clone();
+    let events = Events::default().with(|_| std::panic::panic_any(Bomb));
+    let events = events.with(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    events.emit(&Event::JobCompleted(attempt()));
+    assert_eq!(told.load(Ordering::Relaxed), 1, "the next one is told");
+}
+
 #[test]
 fn an_outcome_is_told_as_what_becomes_of_the_job() {
     let second = Duration::from_secs(1);

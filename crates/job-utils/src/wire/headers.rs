@@ -36,7 +36,7 @@ pub const X_JOB_TASK: &str = "x-job-task";
 pub const X_CALLBACK_SERVER: &str = "x-callback-server";
 
 /// Whether a header that is a flag is set: anything but `false`, `0` and nothing is true, as functions are written in
-/// languages that spell it `True`, `TRUE` or `1`. None when it is absent or empty.
+/// languages that spell it `True`, `TRUE` or `1`. Of several, one that is true counts. None when it is absent or empty.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderValue};
@@ -44,10 +44,12 @@ pub const X_CALLBACK_SERVER: &str = "x-callback-server";
 /// let read = |value| flag(&HeaderMap::from_iter([(X_JOB_ERROR.parse().unwrap(), HeaderValue::from_static(value))]), X_JOB_ERROR);
 /// assert_eq!([read("true"), read("True"), read("1"), read("yes")], [Some(true); 4]);
 /// assert_eq!([read("false"), read(" False "), read("0")], [Some(false); 3]);
+/// assert_eq!([read("false, true"), read("0,0")], [Some(true), Some(false)]);
 /// assert_eq!([read(""), read(" "), flag(&HeaderMap::new(), X_JOB_ERROR)], [None; 3]);
 /// ```
 pub fn flag(headers: &HeaderMap, name: &str) -> Option<bool> {
-    let value = headers.get(name)?.as_bytes().trim_ascii();
-    let unset = value == b"0" || value.eq_ignore_ascii_case(b"false");
-    (!value.is_empty()).then_some(!unset)
+    // A proxy may have joined several into one.
+    let values = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let set = values.map(<[u8]>::trim_ascii).filter(|value| !value.is_empty());
+    set.map(|value| value != b"0" && !value.eq_ignore_ascii_case(b"false")).reduce(|one, other| one || other)
 }

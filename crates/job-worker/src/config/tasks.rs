@@ -204,6 +204,14 @@ fn document(value: &str) -> Result<Value, String> {
     if value.starts_with(['{', '[', '"']) {
         return json(value, "");
     }
+    // JSON within quotes, as an env file may keep them: it may hold passwords, and is not shown as a path.
+    if value.contains(['{', '@', '"']) {
+        return Err(
+            "is neither JSON nor the path of a file: write JSON, {\"task\": {\"url\": \"http://host:port\"}}, without \
+                    quotes around it, or the path of a JSON or TOML file, without {, @ and \" in it"
+                .to_owned(),
+        );
+    }
     let path = Path::new(value);
     let shown = path.display();
     let text = file(path).map_err(|error| {
@@ -400,6 +408,8 @@ mod tests {
             (r#"{"": {}}"#, "\"\": a task identifier has 1 to 126 characters"),
             ("{\"mail\": {\"url\": \"secret", "JOBS_TASKS: not JSON (line 1, column"),
             ("[1]", "JOBS_TASKS: is not an object"),
+            (r#"'{"mail": {"url": "http://user:secret@x"}}'"#, "JOBS_TASKS: is neither JSON nor the path of a file"),
+            ("http://user:secret@x", "JOBS_TASKS: is neither JSON nor the path of a file"),
             ("/nowhere/tasks.json", "JOBS_TASKS: /nowhere/tasks.json: "),
             ("/dev/zero", "JOBS_TASKS: /dev/zero: is not a file"),
         ] {
