@@ -97,7 +97,7 @@ fn is_hopeless(error: &DbError) -> bool {
     }
 }
 
-/// What a session was to start with is refused (PGOPTIONS): a setting that is unknown or not to be set, or a value of it.
+/// What a session was to start with is refused (PGOPTIONS): a setting that is unknown or cannot be set, or its value.
 fn is_refused_start(error: &DbError) -> bool {
     let DbError::Connect(PoolError::Backend(source)) = error else { return false };
     source.code().is_some_and(|code| {
