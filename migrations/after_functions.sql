@@ -60,9 +60,9 @@ BEGIN
              ORDER BY f.signature
         LOOP
             BEGIN
-                EXECUTE format('DROP FUNCTION %s', routine.signature);
+                EXECUTE format('DROP ROUTINE %s', routine.signature);
                 dropped := true;
-            EXCEPTION WHEN dependent_objects_still_exist THEN
+            EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN
                 kept := kept || routine.signature;
                 reasons := reasons || SQLERRM;
             END;

@@ -57,6 +57,18 @@ BEGIN
     END LOOP;
 
     IF to_regclass('@extschema@.schema_functions') IS NOT NULL THEN
+        -- Before PostgreSQL 16 a signature with a type that is not there cannot be looked for.
+        SELECT d.name, d.base INTO refused
+          FROM (VALUES ('rule_text', 'text'), ('rule_jsonb', 'jsonb')) AS d (name, base)
+         WHERE to_regtype('@extschema@.' || d.name) IS NULL
+           AND EXISTS (SELECT FROM @extschema@.schema_functions f WHERE f.signature ~ ('[.]' || d.name || '[,)]'));
+        IF FOUND THEN
+            RAISE EXCEPTION 'the domain @extschema@.% is missing, which a migration has made', refused.name
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      DETAIL = 'Somebody has dropped it, and functions with it. Nothing was changed.',
+                      HINT = format('CREATE DOMAIN @extschema@.%s AS %s, as the owner of the tables, and migrate '
+                                    'again.', refused.name, refused.base);
+        END IF;
         SELECT p.oid::regprocedure AS routine, p.proowner::regrole AS owner INTO refused
           FROM @extschema@.schema_functions f
           JOIN pg_proc p ON p.oid = to_regprocedure(f.signature)

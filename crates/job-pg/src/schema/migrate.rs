@@ -122,7 +122,8 @@ const INSTALLED: &str = "SELECT part, version, digest FROM @extschema@.schema_st
 /// Whether functions are missing that were installed, and whether triggers have gone with them: DROP … CASCADE takes
 /// both.
 const MISSING: &str = "SELECT count(*) > 0, count(*) FILTER (WHERE f.signature ~ '[.]tg_') > 0 \
-    FROM @extschema@.schema_functions f WHERE to_regprocedure(f.signature) IS NULL";
+    FROM @extschema@.schema_functions f LEFT JOIN pg_proc p ON p.oid = to_regprocedure(f.signature) AND p.prokind = 'f' \
+    WHERE p.oid IS NULL";
 
 /// How often a migration is tried that others stand in the way of, and how long those who wait behind it have in
 /// between.
