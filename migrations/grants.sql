@@ -19,9 +19,10 @@ DECLARE
 
         accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs,
         end_held_jobs, ended_instances, exhausted_jobs, extend_job, fail_job, force_unlock_workers, forget_worker,
-        free_jobs, get_job, heartbeat, instance_lock, interrupt_jobs, lock_queue, next_run_at, permanently_fail_jobs,
-        positions_left, register_waiter, release_claimed_jobs, release_held_jobs, release_jobs, remove_job,
-        require_worker_id, reschedule_jobs, retry_at, take_back_jobs, unregister_waiter, waiter_horizon,
+        free_jobs, gate_key, gate_room, get_job, heartbeat, instance_lock, interrupt_jobs, next_run_at, open_gates,
+        permanently_fail_jobs, positions_left, register_waiter, release_claimed_jobs, release_held_jobs, release_jobs,
+        remove_job,
+        require_worker_id, reschedule_jobs, retry_at, spend_tokens, take_back_jobs, unregister_waiter, waiter_horizon,
         waiter_horizon_passed, waiter_lock, wake_workers, warn_of_jobs,
 
         claim_scheduled_jobs, claim_schedules, enqueue_from_schedule, enqueue_job, fire_schedule, fire_schedules,
@@ -36,8 +37,9 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_extension e
                     WHERE e.extname = 'pgpm-database-jobs' AND e.extnamespace = '@extschema@'::regnamespace)
     THEN
-        REVOKE USAGE ON TYPE @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.job_queues, @extschema@.settings,
-            @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
+        REVOKE USAGE ON TYPE @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.gates,
+            @extschema@.gate_tokens, @extschema@.limits, @extschema@.workers, @extschema@.schedulers,
+            @extschema@.schedule_fires FROM PUBLIC;
     END IF;
 
     -- PUBLIC may call every function again where rights were left out of a dump, or of a restore (--no-acl).
@@ -69,16 +71,17 @@ BEGIN
         END IF;
 
         IF role_name = 'administrator' THEN
-            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.job_queues,
+            GRANT SELECT ON @extschema@.job_queues TO administrator;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gates, @extschema@.gate_tokens, @extschema@.jobs,
                 @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.limits, @extschema@.workers,
                 @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
             GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
         ELSIF role_name = 'jobs_runtime' THEN
-            -- INSERT into jobs: a schedule makes one. job_queues: UPDATE is what locking a row takes; rows come and go
-            -- by triggers. Schedules are watched and marked, never made or removed.
+            -- INSERT into jobs: a schedule makes one. Schedules are watched and marked, never made or removed.
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.workers, @extschema@.schedulers
                 TO jobs_runtime;
-            GRANT SELECT, UPDATE ON @extschema@.job_queues TO jobs_runtime;
+            GRANT SELECT ON @extschema@.gates, @extschema@.job_queues TO jobs_runtime;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gate_tokens TO jobs_runtime;
             REVOKE UPDATE ON @extschema@.scheduled_jobs FROM jobs_runtime;
             GRANT SELECT, UPDATE (locked_at, locked_by, instance, owed_since, released_at, fired_until, ended_at,
                 last_error, last_scheduled, last_scheduled_id) ON @extschema@.scheduled_jobs TO jobs_runtime;

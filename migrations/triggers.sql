@@ -4,7 +4,7 @@
 -- of it. Whoever waits behind this lock waits as long as it does: migrate gives up early, and tries again.
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL lock_timeout = '2s';
-LOCK TABLE @extschema@.scheduled_jobs, @extschema@.jobs, @extschema@.job_queues IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE @extschema@.scheduled_jobs, @extschema@.jobs IN SHARE ROW EXCLUSIVE MODE;
 
 CREATE OR REPLACE TRIGGER jobs_touch BEFORE UPDATE ON @extschema@.jobs FOR EACH ROW
     WHEN (NEW.updated_at IS NULL OR NEW.updated_at <= OLD.updated_at OR NEW.created_at IS DISTINCT FROM OLD.created_at
@@ -21,15 +21,23 @@ CREATE OR REPLACE TRIGGER jobs_updated AFTER UPDATE ON @extschema@.jobs
 CREATE OR REPLACE TRIGGER jobs_deleted AFTER DELETE ON @extschema@.jobs
     REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_jobs_deleted();
 
-CREATE OR REPLACE TRIGGER jobs_truncated AFTER TRUNCATE ON @extschema@.jobs
-    FOR EACH STATEMENT EXECUTE FUNCTION @internal@.tg_jobs_truncated();
+-- Of the version before.
+DROP TRIGGER IF EXISTS jobs_truncated ON @extschema@.jobs;
+
+CREATE OR REPLACE TRIGGER jobs_placed BEFORE INSERT ON @extschema@.jobs FOR EACH ROW
+    WHEN (NEW.gate_key IS NULL AND (NEW.run_at > now() OR NEW.queue_name IS NOT NULL))
+    EXECUTE FUNCTION @internal@.tg_jobs_placed();
+
+CREATE OR REPLACE TRIGGER jobs_moved BEFORE UPDATE ON @extschema@.jobs FOR EACH ROW
+    WHEN (NEW.gate_key IS NOT DISTINCT FROM OLD.gate_key
+          AND (NEW.run_at <> OLD.run_at OR NEW.queue_name IS DISTINCT FROM OLD.queue_name
+               OR NEW.task_identifier <> OLD.task_identifier OR NEW.database_id IS DISTINCT FROM OLD.database_id
+               OR NEW.locked_at IS NULL AND OLD.locked_at IS NOT NULL AND NEW.run_at > now()))
+    EXECUTE FUNCTION @internal@.tg_jobs_placed();
 
 CREATE OR REPLACE TRIGGER jobs_bounded BEFORE UPDATE OF payload ON @extschema@.jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 AND NEW.payload::text <> OLD.payload::text)
     EXECUTE FUNCTION @internal@.tg_payload_bounded();
-
-CREATE OR REPLACE TRIGGER job_queues_derived BEFORE INSERT ON @extschema@.job_queues FOR EACH ROW
-    WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION @internal@.tg_job_queues_derived();
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_bounded BEFORE INSERT OR UPDATE OF payload, schedule_info
     ON @extschema@.scheduled_jobs FOR EACH ROW

@@ -82,7 +82,6 @@ BEGIN
              WHERE j.id = schedule.last_scheduled_id
                AND CASE WHEN j.locked_at IS NULL THEN j.attempts < j.max_attempts
                         ELSE j.locked_at >= now() - interval '1 hour' END) THEN 'skipped'
-        WHEN NOT @internal@.lock_queue(schedule.queue_name) THEN 'blocked'
         ELSE 'made' END;
     IF result.outcome = 'made' THEN
         job := @internal@.enqueue_from_schedule(schedule);
@@ -97,9 +96,7 @@ BEGIN
         result.message := format('ALREADY_SCHEDULED: job %s still waits or runs', schedule.last_scheduled_id);
         UPDATE @extschema@.scheduled_jobs s SET fired_until = fire_schedule.fire_at WHERE s.id = schedule_id;
     ELSE
-        result.message := CASE WHEN result.outcome <> 'blocked' THEN NULL
-                               WHEN schedule.id IS NULL THEN 'another transaction holds the schedule'
-                               ELSE format('another transaction holds the queue %L', schedule.queue_name) END;
+        result.message := CASE WHEN result.outcome = 'blocked' THEN 'another transaction holds the schedule' END;
         RETURN result;
     END IF;
     INSERT INTO @extschema@.schedule_fires (schedule_id, fire_at, outcome, job_id, reason, scheduler_id)

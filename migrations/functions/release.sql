@@ -1,24 +1,14 @@
 -- Release: a claim is given back.
 
--- Only locks of queues that were set by hand: the others were freed with their jobs, and may have been taken for
--- another job of this worker since.
 CREATE OR REPLACE FUNCTION @extschema@.release_jobs(worker_id text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM @internal@.release_claimed_jobs(worker_id, NULL);
-    -- A row that another session holds is being derived anew there; waiting for it could end in a deadlock.
-    UPDATE @extschema@.job_queues q SET locked_by = NULL, locked_at = NULL
-     WHERE q.queue_name IN (SELECT h.queue_name FROM @extschema@.job_queues h
-                             WHERE h.locked_by = worker_id
-                               AND NOT EXISTS (SELECT FROM @extschema@.jobs j
-                                                WHERE j.queue_name = h.queue_name
-                                                  AND coalesce(j.locked_at, '-infinity') > '-infinity')
-                               FOR UPDATE SKIP LOCKED);
 END
 $$;
 
 COMMENT ON FUNCTION @extschema@.release_jobs(text) IS
-    'Unlocks all jobs and queues of a worker and gives the attempts back.';
+    'Unlocks all jobs of a worker and gives the attempts back.';
 
 CREATE OR REPLACE FUNCTION @internal@.release_claimed_jobs(worker_id text, job_ids bigint[]) RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -10,7 +10,7 @@ DECLARE
     named text[];
 BEGIN
     FOREACH relation IN ARRAY
-        ARRAY['@extschema@.jobs', '@extschema@.scheduled_jobs', '@extschema@.job_queues']::regclass[]
+        ARRAY['@extschema@.jobs', '@extschema@.scheduled_jobs']::regclass[]
     LOOP
         SELECT array_agg(CASE r.role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.role)) END) INTO named
           FROM pg_policy p CROSS JOIN unnest(p.polroles) AS r (role)

@@ -1,35 +1,4 @@
--- What follows from every write to the tables, by whomever: counts and locks of named queues, sizes, times, wake-ups.
-
-CREATE OR REPLACE FUNCTION @internal@.sync_queues(names text[], deltas int[], relock text[]) RETURNS boolean
-LANGUAGE plpgsql AS $$
-DECLARE
-    freed boolean;
-BEGIN
-    -- One pass in one order locks the rows there are and makes those there are not.
-    INSERT INTO @extschema@.job_queues AS q (queue_name, job_count)
-    SELECT c.name, sum(c.delta)
-      FROM (SELECT n.name, n.delta FROM unnest(names, deltas) AS n (name, delta)
-            UNION ALL
-            SELECT r.name, 0 FROM unnest(relock) AS r (name)) c
-     GROUP BY c.name ORDER BY c.name
-    ON CONFLICT (queue_name) DO UPDATE SET job_count = q.job_count + excluded.job_count;
-
-    IF cardinality(relock) > 0 THEN
-        UPDATE @extschema@.job_queues q
-           SET (locked_at, locked_by) = (
-               SELECT j.locked_at, j.locked_by FROM @extschema@.jobs j
-                WHERE j.queue_name = q.queue_name AND coalesce(j.locked_at, '-infinity') > '-infinity'
-                ORDER BY j.locked_at DESC LIMIT 1)
-         WHERE q.queue_name = ANY (relock);
-    END IF;
-
-    DELETE FROM @extschema@.job_queues q WHERE q.queue_name = ANY (names || relock) AND q.job_count <= 0;
-
-    SELECT EXISTS (SELECT FROM @extschema@.job_queues q WHERE q.queue_name = ANY (relock) AND q.locked_at IS NULL)
-      INTO freed;
-    RETURN freed;
-END
-$$;
+-- What follows from every write to the tables, by whomever: where jobs wait, sizes, times, wake-ups.
 
 -- The functions of this schema's own triggers run as its owner as well. On another table, whose columns may be of any
 -- type, the same statements would resolve casts and operators of that table's owner.
@@ -56,21 +25,33 @@ BEGIN
 END
 $$;
 
--- One call per statement, not per row: counts and locks of named queues, the largest payload, and one wake-up. Whether
--- to notify on demand is read along with it. What comes from another table, compressed there, is measured as it is
--- stored. SECURITY DEFINER: whoever may write jobs needs no right to what is derived from them.
+-- Where a job waits that is written with a run_at ahead or a queue, or moved. A claim puts in its place what stands
+-- where it does not belong; this spares it the work. SECURITY DEFINER: whoever may write jobs needs no right to gates.
+CREATE OR REPLACE FUNCTION @internal@.tg_jobs_placed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    @only_on(jobs)@
+    -- What runs is counted by its gates.
+    NEW.gate_key := CASE WHEN NEW.run_at > now() AND NEW.locked_at IS NULL THEN 'run_at'
+                         ELSE @internal@.gate_key(NEW.task_identifier, NEW.queue_name, NEW.database_id) END;
+    RETURN NEW;
+END
+$$;
+
+-- One call per statement, not per row: the largest payload, and one wake-up. Whether to notify on demand is read along
+-- with it. What comes from another table, compressed there, is measured as it is stored. SECURITY DEFINER: whoever may
+-- write jobs needs no right to what is asked here.
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_inserted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     jobs bigint;
-    queued bigint;
     largest int;
     on_demand boolean;
     woken boolean;
 BEGIN
     @only_on(jobs)@
-    SELECT count(*), count(n.queue_name), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings)
-      INTO jobs, queued, largest, on_demand FROM new_rows n;
+    SELECT count(*), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings)
+      INTO jobs, largest, on_demand FROM new_rows n;
     IF jobs = 0 THEN
         RETURN NULL;
     END IF;
@@ -78,85 +59,52 @@ BEGIN
         PERFORM @internal@.refuse_large_payload('jobs', max(octet_length(n.payload::text)))
            FROM new_rows n WHERE pg_column_size(n.payload) > 65536;
     END IF;
-    IF queued > 0 THEN
-        PERFORM @internal@.sync_queues(
-            array_agg(c.queue_name), array_agg(c.jobs),
-            coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
-           FROM (SELECT n.queue_name, count(*)::int AS jobs, bool_or(n.locked_at IS NOT NULL) AS locked
-                   FROM new_rows n WHERE n.queue_name IS NOT NULL GROUP BY n.queue_name) c;
-    END IF;
     -- An assignment is evaluated in place; PERFORM would be a query of its own.
     woken := @internal@.wake_workers(on_demand);
     RETURN NULL;
 END
 $$;
 
+-- A release, a retry, a reschedule or a replaced key: workers look again, or plan their next look anew. Not for jobs
+-- that a claim puts in their place: it wakes nobody but for what it leaves.
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_updated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    queued bigint;
     claimable boolean;
-    freed boolean := false;
+    wake boolean;
     woken boolean;
 BEGIN
     @only_on(jobs)@
-    SELECT count(n.queue_name), bool_or(n.locked_at IS NULL AND n.attempts < n.max_attempts)
-      INTO queued, claimable FROM new_rows n;
-    IF queued > 0 OR EXISTS (SELECT FROM old_rows o WHERE o.queue_name IS NOT NULL) THEN
-        -- Only queues whose count or whose running jobs changed: an update of anything else takes no queue's row, so
-        -- that add_job, which may end one job's key and insert another job, holds one queue at a time.
-        SELECT @internal@.sync_queues(
-                   coalesce(array_agg(c.queue_name) FILTER (WHERE c.delta <> 0), '{}'),
-                   coalesce(array_agg(c.delta) FILTER (WHERE c.delta <> 0), '{}'),
-                   coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
-          INTO freed
-          FROM (SELECT g.queue_name, sum(g.delta)::int AS delta,
-                       bool_or(g.locked_at IS NOT NULL AND g.delta <> 0) AS locked
-                  FROM (SELECT r.queue_name, r.locked_at, r.locked_by, sum(r.delta) AS delta
-                          FROM (SELECT n.queue_name, n.locked_at, n.locked_by, 1 AS delta FROM new_rows n
-                                UNION ALL
-                                SELECT o.queue_name, o.locked_at, o.locked_by, -1 FROM old_rows o) r
-                         WHERE r.queue_name IS NOT NULL GROUP BY 1, 2, 3) g
-                 GROUP BY 1) c
-         WHERE c.delta <> 0 OR c.locked
-        HAVING count(*) > 0;
+    SELECT bool_or(n.locked_at IS NULL AND n.attempts < n.max_attempts) INTO claimable FROM new_rows n;
+    IF claimable THEN
+        SELECT bool_or(o.locked_at IS NOT NULL OR o.gate_key IS NOT DISTINCT FROM n.gate_key
+                       OR (o.priority, o.run_at, o.attempts) IS DISTINCT FROM (n.priority, n.run_at, n.attempts))
+          INTO wake FROM old_rows o JOIN new_rows n ON n.id = o.id;
+    ELSIF EXISTS (SELECT FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL) THEN
+        -- What ran and does not come again has left its gate.
+        SELECT bool_or(n.locked_at IS NULL OR n.gate_key IS DISTINCT FROM o.gate_key)
+               AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key <> 'run_at' AND @waits(j)@)
+          INTO wake FROM old_rows o JOIN new_rows n ON n.id = o.id
+         WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL;
     END IF;
-    -- A release, a retry, a reschedule or a replaced key: workers look again, or plan their next look anew.
-    IF freed OR claimable THEN
+    IF wake THEN
         woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
     END IF;
     RETURN NULL;
 END
 $$;
 
+-- What a gate held back may start when a job that ran is gone.
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_deleted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    freed boolean;
     woken boolean;
 BEGIN
     @only_on(jobs)@
-    IF NOT EXISTS (SELECT FROM old_rows o WHERE o.queue_name IS NOT NULL) THEN
-        RETURN NULL;
-    END IF;
-    SELECT @internal@.sync_queues(
-               array_agg(c.queue_name), array_agg(-c.jobs),
-               coalesce(array_agg(c.queue_name) FILTER (WHERE c.locked), '{}'))
-      INTO freed
-      FROM (SELECT o.queue_name, count(*)::int AS jobs, bool_or(o.locked_at IS NOT NULL) AS locked
-              FROM old_rows o WHERE o.queue_name IS NOT NULL GROUP BY o.queue_name) c;
-    IF freed THEN
+    IF EXISTS (SELECT FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL)
+       AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key <> 'run_at' AND @waits(j)@) THEN
         woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
     END IF;
-    RETURN NULL;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION @internal@.tg_jobs_truncated() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    @only_on(jobs)@
-    DELETE FROM @extschema@.job_queues;
     RETURN NULL;
 END
 $$;
@@ -167,15 +115,6 @@ BEGIN
     @only_on(jobs)@
     PERFORM @internal@.refuse_large_payload('jobs', octet_length(NEW.payload::text));
     RETURN NEW;
-END
-$$;
-
--- Rows of job_queues are made by the triggers of jobs. What somebody inserts himself is left out: a dump restored into
--- a migrated schema (pg_restore --data-only) has the rows of jobs as well, from which the triggers make these.
-CREATE OR REPLACE FUNCTION @internal@.tg_job_queues_derived() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN NULL;
 END
 $$;
 

@@ -48,40 +48,32 @@ CREATE OR REPLACE FUNCTION @internal@.interrupt_jobs(
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
 SET lock_timeout = '50ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    batch record;
+    ids bigint[] := ARRAY(
+        SELECT j.id FROM @extschema@.jobs j
+         WHERE j.locked_at IS NOT NULL AND j.instance = interrupt_jobs.instance
+           AND NOT j.accepted AND (j.deadline IS NULL OR j.deadline < now())
+           AND (j.epoch IS NULL OR j.epoch <> ALL (kept))
+           FOR UPDATE SKIP LOCKED);
     id bigint;
     interrupted bigint[] := '{}';
 BEGIN
-    -- Queue by queue: a producer's open transaction may hold one queue's row.
-    FOR batch IN
-        SELECT h.queue_name, array_agg(h.id) AS ids
-          FROM (SELECT j.id, j.queue_name FROM @extschema@.jobs j
-                 WHERE j.locked_at IS NOT NULL AND j.instance = interrupt_jobs.instance
-                   AND NOT j.accepted AND (j.deadline IS NULL OR j.deadline < now())
-                   AND (j.epoch IS NULL OR j.epoch <> ALL (kept))
-                   FOR UPDATE SKIP LOCKED) h
-         GROUP BY h.queue_name
-    LOOP
+    IF cardinality(ids) = 0 THEN
+        RETURN interrupted;
+    END IF;
+    BEGIN
+        RETURN @internal@.free_jobs(ids, reason);
+    EXCEPTION WHEN OTHERS THEN
+        NULL; -- one that cannot be changed is left, and the others are not
+    END;
+    FOREACH id IN ARRAY ids LOOP
         EXIT WHEN clock_timestamp() > until;
-        CONTINUE WHEN NOT @internal@.lock_queue(batch.queue_name);
         BEGIN
-            interrupted := interrupted || @internal@.free_jobs(batch.ids, reason);
+            interrupted := interrupted || @internal@.free_jobs(ARRAY[id], reason);
         EXCEPTION
             WHEN lock_not_available THEN
                 NULL;
             WHEN OTHERS THEN
-                -- One that cannot be changed is left, and the others are not.
-                FOREACH id IN ARRAY batch.ids LOOP
-                    EXIT WHEN clock_timestamp() > until;
-                    BEGIN
-                        interrupted := interrupted || @internal@.free_jobs(ARRAY[id], reason);
-                    EXCEPTION
-                        WHEN lock_not_available THEN
-                            NULL;
-                        WHEN OTHERS THEN
-                            RAISE WARNING 'job % of instance % cannot be taken over: %', id, instance, SQLERRM;
-                    END;
-                END LOOP;
+                RAISE WARNING 'job % of instance % cannot be taken over: %', id, instance, SQLERRM;
         END;
     END LOOP;
     RETURN interrupted;
@@ -209,19 +201,18 @@ BEGIN
 
     FOR job IN
         SELECT l.* FROM (
-            SELECT j.id, j.locked_by, j.queue_name FROM @extschema@.jobs j
+            SELECT j.id, j.locked_by FROM @extschema@.jobs j
              WHERE j.deadline IS NOT NULL AND j.deadline >= first AND j.deadline < now() AND j.accepted
                AND j.locked_by IS NOT NULL AND (j.deadline >= steady OR steady <= moment - heartbeat.lease / 2)
              ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED) l
         UNION ALL
         SELECT e.* FROM (
-            SELECT j.id, j.locked_by, j.queue_name FROM @extschema@.jobs j
+            SELECT j.id, j.locked_by FROM @extschema@.jobs j
              WHERE j.deadline IS NOT NULL AND j.deadline < first AND j.accepted
                AND j.locked_by IS NOT NULL AND (j.deadline >= steady OR steady <= moment - heartbeat.lease / 2)
              ORDER BY j.deadline LIMIT 1000 FOR UPDATE SKIP LOCKED) e
     LOOP
         EXIT WHEN clock_timestamp() > moment + heartbeat.lease / 24;
-        CONTINUE WHEN NOT @internal@.lock_queue(job.queue_name);
         BEGIN
             PERFORM @extschema@.fail_job(job.locked_by, job.id, overdue_message);
             overdue := overdue || job.id;

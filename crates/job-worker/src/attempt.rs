@@ -114,7 +114,7 @@ impl Runner {
             }
             of_settler.settled(results.into_iter().map(|(settlement, _)| {
                 let attempt = settlement.ticket;
-                (attempt.lane, attempt.job.claim_id(), attempt.job.queue.clone())
+                (attempt.lane, attempt.job.claim_id(), attempt.job.gate.clone())
             }));
         });
         Self { registry, dispatcher, context, settler, slots, db, memory }
@@ -336,7 +336,7 @@ impl Runner {
                         "the handler's transaction has completed the job: what it returned afterwards does nothing"
                     );
                 }
-                self.slots.settled([(lane, claim, job.queue.clone())]);
+                self.slots.settled([(lane, claim, job.gate.clone())]);
             }
             End::Outcome { outcome, released } => {
                 let job = job.into();

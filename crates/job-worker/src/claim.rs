@@ -109,7 +109,7 @@ impl Claimer {
                 expired = self.heartbeat.sent() => if expired { self.wake() },
                 Some(ended) = self.claims.next() => self.claim_ended(ended),
                 () = self.waiter.woken() => self.wake(),
-                () = self.slots.room.notified() => self.wake_lanes_with_freed_queues(),
+                () = self.slots.room.notified() => self.wake_lanes_with_freed_gates(),
                 () = self.running.ended() => {}
                 () = self.reconciler.searched(claims_in_flight) => self.wake(),
                 () = tokio::time::sleep_until(poll_at) => self.poll(),
@@ -151,7 +151,7 @@ impl Claimer {
     fn claim_ended(&mut self, ended: EndedClaim) {
         let EndedClaim { lane, from_start, limit, freed, took, found, .. } = ended;
         self.pollers[lane].end(limit);
-        let ClaimReply { claimed, heartbeat } = match found {
+        let ClaimReply { claimed, heartbeat, last_gate } = match found {
             Ok(found) => found,
             Err(error) => return self.claim_failed(lane, freed, &error),
         };
@@ -162,9 +162,10 @@ impl Claimer {
         let poller = &mut self.pollers[lane];
         if from_start {
             poller.scanned(took);
+            poller.cursor.advance_gates(last_gate);
         }
         match claimed {
-            Claimed::Jobs(jobs) => self.claimed(lane, jobs, limit, &freed, now - took),
+            Claimed::Jobs(jobs) => self.claimed(lane, jobs, limit, now - took),
             Claimed::Nothing { .. } if !from_start => poller.found_nothing_ahead(now),
             Claimed::Nothing { due, on_demand } => {
                 poller.found_nothing(now, due, self.listener.is_listening());
@@ -177,12 +178,12 @@ impl Claimer {
         }
     }
 
-    /// A claim for up to `limit` jobs, which began then and was told of the `freed` queues, has found these.
-    fn claimed(&mut self, lane: usize, jobs: Vec<Job>, limit: usize, freed: &[String], began: Instant) {
+    /// A claim for up to `limit` jobs, which began then, has found these.
+    fn claimed(&mut self, lane: usize, jobs: Vec<Job>, limit: usize, began: Instant) {
         let poller = &mut self.pollers[lane];
-        let exhausted = poller.found(&jobs, limit, freed);
+        let exhausted = poller.found(&jobs, limit);
         // A queue's jobs come one by one, however fast its worker is.
-        if exhausted && !self.slots.has_freed_queues(lane) {
+        if exhausted && !self.slots.has_freed_gates(lane) {
             poller.pace(began, &jobs, self.waiter.always_notified());
         }
         for job in self.slots.fill(lane, jobs) {
@@ -194,7 +195,7 @@ impl Claimer {
     fn claim_failed(&mut self, lane: usize, freed: Vec<String>, error: &DbError) {
         let retry_at = self.failures.failed(error, || self.slots.monitors.blocked());
         self.pollers[lane].failed(retry_at);
-        self.slots.put_freed_queues(lane, freed);
+        self.slots.put_freed_gates(lane, freed);
         if error.is_ambiguous() {
             self.slots.request_reconcile();
         }
@@ -207,11 +208,11 @@ impl Claimer {
         }
     }
 
-    /// There is room again. What has just been freed in a named queue is claimed at once.
-    fn wake_lanes_with_freed_queues(&mut self) {
+    /// There is room again. What a gate lets start now is claimed at once.
+    fn wake_lanes_with_freed_gates(&mut self) {
         let now = Instant::now();
         for (lane, poller) in self.pollers.iter_mut().enumerate() {
-            if self.slots.has_freed_queues(lane) {
+            if self.slots.has_freed_gates(lane) {
                 poller.hurry(now);
                 poller.wake(self.failures.is_failing());
             }

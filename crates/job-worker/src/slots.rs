@@ -70,8 +70,8 @@ struct LaneSlots {
     ahead: usize,
     /// Somebody wants to be told when there is room.
     wanted: bool,
-    /// Named queues whose job has been settled.
-    freed_queues: Vec<String>,
+    /// Gates of which a job has been settled.
+    freed_gates: Vec<String>,
 }
 
 impl LaneSlots {
@@ -85,7 +85,7 @@ impl LaneSlots {
             rate: Rate { ended: 0, since: now, before: 0 },
             ahead: 0,
             wanted: false,
-            freed_queues: Vec::new(),
+            freed_gates: Vec::new(),
         }
     }
 }
@@ -272,14 +272,14 @@ impl Slots {
     pub(crate) fn settled(&self, jobs: impl IntoIterator<Item = (usize, ClaimId, Option<String>)>) {
         let mut state = self.state();
         let mut freed = false;
-        for (lane, claim, queue) in jobs {
+        for (lane, claim, gate) in jobs {
             state.held.remove(&claim);
-            if let Some(queue) = queue {
+            if let Some(gate) = gate {
                 freed = true;
-                let known = &mut state.lanes[lane].freed_queues;
+                let known = &mut state.lanes[lane].freed_gates;
                 // A claim from the start finds the others.
                 if known.len() < BATCH {
-                    known.push(queue);
+                    known.push(gate);
                 }
             }
         }
@@ -290,22 +290,22 @@ impl Slots {
         }
     }
 
-    /// Takes up to `count` named queues that have been freed.
-    pub(crate) fn take_freed_queues(&self, lane: usize, count: usize) -> Vec<String> {
+    /// Takes up to `count` gates that have been freed.
+    pub(crate) fn take_freed_gates(&self, lane: usize, count: usize) -> Vec<String> {
         let mut state = self.state();
-        let freed = &mut state.lanes[lane].freed_queues;
+        let freed = &mut state.lanes[lane].freed_gates;
         let count = count.min(freed.len());
         freed.drain(..count).collect()
     }
 
-    /// Puts back queues that no claim has made use of.
-    pub(crate) fn put_freed_queues(&self, lane: usize, queues: Vec<String>) {
-        self.state().lanes[lane].freed_queues.extend(queues);
+    /// Puts back gates that no claim has made use of.
+    pub(crate) fn put_freed_gates(&self, lane: usize, gates: Vec<String>) {
+        self.state().lanes[lane].freed_gates.extend(gates);
     }
 
-    /// Whether a named queue of the lane has been freed.
-    pub(crate) fn has_freed_queues(&self, lane: usize) -> bool {
-        !self.state().lanes[lane].freed_queues.is_empty()
+    /// Whether a gate of the lane has been freed.
+    pub(crate) fn has_freed_gates(&self, lane: usize) -> bool {
+        !self.state().lanes[lane].freed_gates.is_empty()
     }
 
     /// Takes out of the buffers what has waited there for longer than `age`.

@@ -27,10 +27,11 @@ macro_rules! claimed {
              OR 4 * pg_catalog.pg_column_size(j.payload) <= $14 AND octet_length(j.payload::text) <= $14) \
              THEN j.payload END AS payload, \
              j.priority, j.run_at, \
-             j.attempts, j.max_attempts, j.epoch, j.entity_id, j.organization_id FROM ",
+             j.attempts, j.max_attempts, j.epoch, j.entity_id, j.organization_id, j.gate_key FROM ",
             $first,
-            ", @internal@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, $9, $10) j) \
-             SELECT *, NULL::float8, NULL::boolean"
+            ", @internal@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, \
+             $9, $10, $15) j) \
+             SELECT *, NULL::float8, NULL::boolean, nullif(current_setting('jobs.last_gate', true), '')"
         )
     };
 }
@@ -38,10 +39,10 @@ macro_rules! claimed {
 /// The row that comes last: it has no id.
 macro_rules! nothing {
     () => {
-        " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+        " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
          CASE WHEN $6 AND NOT EXISTS (SELECT FROM claimed) THEN \
          extract(epoch FROM @internal@.next_run_at($2, $5, make_interval(secs => $11)) - now())::float8 END, \
-         EXISTS (SELECT FROM @extschema@.settings)"
+         EXISTS (SELECT FROM @extschema@.settings), nullif(current_setting('jobs.last_gate', true), '')"
     };
 }
 
@@ -61,9 +62,10 @@ const SQL: &str = concat!(
 const WITH_HEARTBEAT: &str = concat!(
     "WITH beat AS MATERIALIZED (\
      SELECT b.rescued, b.silent, b.overdue, b.expired, ",
-    taken!("$18", "$19"),
-    " AS taken, @internal@.exhausted_jobs(b.rescued || b.overdue) AS exhausted FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
-     @internal@.heartbeat($1, $12, make_interval(secs => $15), $16, $17, make_interval(secs => $4)) b), ",
+    taken!("$19", "$20"),
+    " AS taken, @internal@.exhausted_jobs(pg_catalog.array_cat(b.rescued, b.overdue)) AS exhausted \
+     FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, \
+     @internal@.heartbeat($1, $12, make_interval(secs => $16), $17, $18, make_interval(secs => $4)) b), ",
     claimed!("(SELECT 0 * count(*)::int AS none FROM beat) AS first"),
     ", NULL::bigint[], NULL::text[], NULL::bigint[], NULL::boolean, NULL::bigint[], NULL::json FROM claimed",
     nothing!(),
@@ -83,7 +85,7 @@ pub struct ClaimRequest<'a> {
     pub from_start: bool,
     /// Where the last claim ended.
     pub cursor: &'a Cursor,
-    /// Named queues whose running job this worker has just settled.
+    /// Gates of which this worker has just settled a job that ran.
     pub freed: &'a [String],
     /// How far ahead to search for the next job that waits for its time.
     pub horizon: Duration,
@@ -101,6 +103,8 @@ pub struct ClaimReply {
     pub claimed: Claimed,
     /// What the heartbeat found that was sent along.
     pub heartbeat: Option<Heartbeat>,
+    /// The last gate that it looked at, when there are more.
+    pub last_gate: Option<String>,
 }
 
 /// What there was to claim.
@@ -131,10 +135,11 @@ const LARGEST_SHARE: usize = 64 << 10;
 const PRIORITIES: usize = 100;
 
 /// Where the last claim ended, for every priority seen: what a worker has claimed lies behind, dead index entries and
-/// all.
+/// all. And how far it has come among gates, when there are too many to look at all of them.
 #[derive(Debug, Clone, Default)]
 pub struct Cursor {
     after: BTreeMap<i32, (Timestamp, i64)>,
+    gate: Option<String>,
 }
 
 impl Cursor {
@@ -143,10 +148,9 @@ impl Cursor {
         self.after.is_empty()
     }
 
-    /// Moves on past claimed jobs. Those of `freed` queues were not found on the way.
-    pub fn advance(&mut self, jobs: &[Job], freed: &[String]) {
-        let found = |job: &&Job| !job.queue.as_ref().is_some_and(|queue| freed.contains(queue));
-        for job in jobs.iter().filter(found) {
+    /// Moves on past claimed jobs. Those with a gate have an order of their own.
+    pub fn advance(&mut self, jobs: &[Job]) {
+        for job in jobs.iter().filter(|job| job.gate.is_none()) {
             // `-infinity` is an instant that does not go back into the database.
             let at = (job.run_at.max(Timestamp::UNIX_EPOCH), job.id);
             let after = self.after.entry(job.priority).or_insert(at);
@@ -155,6 +159,11 @@ impl Cursor {
         if self.after.len() > PRIORITIES {
             self.after.clear();
         }
+    }
+
+    /// A claim has looked at gates up to this one; None: at all of them.
+    pub fn advance_gates(&mut self, last: Option<String>) {
+        self.gate = last;
     }
 }
 
@@ -178,6 +187,8 @@ pub struct Job {
     pub organization: Option<Uuid>,
     /// The named queue, whose jobs run one at a time.
     pub queue: Option<String>,
+    /// The gates it has passed, such as its queue; None for none. Jobs with the same text have the same gates.
+    pub gate: Option<String>,
     /// Which function does it.
     pub task: String,
     /// The payload, JSON exactly as it was written. Empty as long as it is deferred.
@@ -224,7 +235,13 @@ impl Job {
     /// The same job with an empty payload.
     #[must_use]
     pub fn clone_without_payload(&self) -> Self {
-        Self { queue: self.queue.clone(), task: self.task.clone(), payload: String::new(), ..*self }
+        Self {
+            queue: self.queue.clone(),
+            gate: self.gate.clone(),
+            task: self.task.clone(),
+            payload: String::new(),
+            ..*self
+        }
     }
 
     /// Whether the payload is still in the database, because it was too large to come with the claim. Whoever runs the
@@ -250,6 +267,7 @@ impl Job {
             epoch: row.try_get(10)?,
             entity: row.try_get(11)?,
             organization: row.try_get(12)?,
+            gate: row.try_get(13)?,
         })
     }
 }
@@ -274,7 +292,7 @@ impl Db {
             i32::try_from((claim.payload_bytes / claim.limit.max(1)).clamp(LEAST_SHARE, LARGEST_SHARE)).unwrap_or(0);
         let none = Running::default();
         let (running_ids, running_epochs) = claim.heartbeat.unwrap_or(&none).arrays();
-        let parameters: [(&(dyn ToSql + Sync), Type); 19] = [
+        let parameters: [(&(dyn ToSql + Sync), Type); 20] = [
             (&worker_id, Type::TEXT),
             (&claim.tasks, Type::TEXT_ARRAY),
             (&limit, Type::INT4),
@@ -289,6 +307,7 @@ impl Db {
             (&instance.id, Type::UUID),
             (&epochs, Type::INT8_ARRAY),
             (&share, Type::INT4),
+            (&claim.cursor.gate, Type::TEXT),
             (&lease, Type::FLOAT8),
             (&instance.listens, Type::BOOL),
             (&instance.overdue_message, Type::TEXT),
@@ -297,7 +316,7 @@ impl Db {
         ];
         let (sql, parameters) = match claim.heartbeat {
             Some(_) => (WITH_HEARTBEAT, &parameters[..]),
-            None => (SQL, &parameters[..14]),
+            None => (SQL, &parameters[..15]),
         };
         let result = async { read(&self.rows(&client, sql, parameters).await?, claim.heartbeat.unwrap_or(&none)) };
         client.run("claim", result).await
@@ -316,17 +335,18 @@ fn epochs(limit: usize) -> Vec<i64> {
 
 fn read(rows: &[Row], running: &Running) -> Result<ClaimReply, tokio_postgres::Error> {
     let (mut jobs, mut nothing, mut heartbeat) = (Vec::with_capacity(rows.len()), None, None);
+    let last_gate = rows.first().map(|row| row.try_get(16)).transpose()?.flatten();
     for row in rows {
         if row.try_get::<_, Option<i64>>(0)?.is_some() {
             jobs.push(Job::from_row(row)?);
             continue;
         }
-        let seconds: Option<f64> = row.try_get(13)?;
+        let seconds: Option<f64> = row.try_get(14)?;
         // A run_at far away, or infinity, is no duration: a later claim will find it.
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
-        nothing = Some(Claimed::Nothing { due, on_demand: row.try_get(14)? });
-        if row.len() > 15 {
-            heartbeat = Some(Heartbeat::from_row(row, 15, running)?);
+        nothing = Some(Claimed::Nothing { due, on_demand: row.try_get(15)? });
+        if row.len() > 17 {
+            heartbeat = Some(Heartbeat::from_row(row, 17, running)?);
         }
     }
     let claimed = match nothing {
@@ -337,5 +357,5 @@ fn read(rows: &[Row], running: &Running) -> Result<ClaimReply, tokio_postgres::E
             Claimed::Jobs(jobs)
         }
     };
-    Ok(ClaimReply { claimed, heartbeat })
+    Ok(ClaimReply { claimed, heartbeat, last_gate })
 }

@@ -40,7 +40,7 @@ macro_rules! beat {
             $with,
             "SELECT b.rescued, b.silent, b.overdue, b.expired, ",
             taken!("$7", "$8"),
-            ", @internal@.exhausted_jobs(b.rescued || b.overdue)",
+            ", @internal@.exhausted_jobs(pg_catalog.array_cat(b.rescued, b.overdue))",
             " FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unsynced, ",
             $joined,
             "@internal@.heartbeat($1, ",

@@ -11,13 +11,13 @@ use crate::schema::ready::HAS_TABLES;
 /// The extension's name; SQL needs it in double quotes.
 pub const NAME: &str = "pgpm-database-jobs";
 
-/// Tables and sequences whose rows pg_dump keeps. job_queues is derived: restoring jobs rebuilds it.
+/// Tables and sequences whose rows pg_dump keeps.
 const DUMPED: &[(&str, &str)] = &[
     ("jobs", ""),
     ("jobs_id_seq", ""),
     ("scheduled_jobs", ""),
     ("scheduled_jobs_id_seq", ""),
-    ("job_queues", "WHERE false"),
+    ("gates", ""),
     ("settings", ""),
     ("limits", ""),
 ];

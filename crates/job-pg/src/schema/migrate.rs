@@ -32,6 +32,7 @@ use job_utils::error::chain;
 pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__tables", include_str!("../../migrations/V1__tables.sql")),
     ("V2__organizations", include_str!("../../migrations/V2__organizations.sql")),
+    ("V3__gates", include_str!("../../migrations/V3__gates.sql")),
 ];
 
 /// Every function and trigger as it is now, a room a file. Installed after the migrations whenever their text has
@@ -42,6 +43,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("enqueue_modes", include_str!("../../migrations/functions/enqueue_modes.sql")),
     ("notify", include_str!("../../migrations/functions/notify.sql")),
     ("claim", include_str!("../../migrations/functions/claim.sql")),
+    ("gates", include_str!("../../migrations/functions/gates.sql")),
     ("settle", include_str!("../../migrations/functions/settle.sql")),
     ("release", include_str!("../../migrations/functions/release.sql")),
     ("workers", include_str!("../../migrations/functions/workers.sql")),
@@ -60,15 +62,18 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
 /// that name.
 pub const FRAGMENTS: &[(&str, &str)] = &[
     ("claim_setting", include_str!("../../migrations/fragments/claim_setting.sql")),
-    ("due_jobs", include_str!("../../migrations/fragments/due_jobs.sql")),
+    ("first_jobs", include_str!("../../migrations/fragments/first_jobs.sql")),
+    ("next_jobs", include_str!("../../migrations/fragments/next_jobs.sql")),
+    ("runs", include_str!("../../migrations/fragments/runs.sql")),
+    ("waits", include_str!("../../migrations/fragments/waits.sql")),
+    ("gate_lock", include_str!("../../migrations/fragments/gate_lock.sql")),
+    ("misplaced", include_str!("../../migrations/fragments/misplaced.sql")),
     ("element_per_job", include_str!("../../migrations/fragments/element_per_job.sql")),
     ("idle_jobs", include_str!("../../migrations/fragments/idle_jobs.sql")),
-    ("lock_free_queue", include_str!("../../migrations/fragments/lock_free_queue.sql")),
     ("new_job", include_str!("../../migrations/fragments/new_job.sql")),
     ("only_on", include_str!("../../migrations/fragments/only_on.sql")),
     ("or_replace", include_str!("../../migrations/fragments/or_replace.sql")),
     ("own_uuid", include_str!("../../migrations/fragments/own_uuid.sql")),
-    ("priorities", include_str!("../../migrations/fragments/priorities.sql")),
     ("takes", include_str!("../../migrations/fragments/takes.sql")),
     ("unlocked", include_str!("../../migrations/fragments/unlocked.sql")),
     ("within_tasks", include_str!("../../migrations/fragments/within_tasks.sql")),

@@ -45,12 +45,12 @@ job_utils::debug_as_chain!(NotReady);
 pub(crate) const HAS_TABLES: &str = "to_regclass('@extschema@.schema_functions') IS NOT NULL \
                                      AND EXISTS (SELECT FROM pg_attribute a \
                                      WHERE a.attrelid = to_regclass('@extschema@.jobs') \
-                                     AND a.attname = 'organization_id' AND NOT a.attisdropped)";
+                                     AND a.attname = 'gate_key' AND NOT a.attisdropped)";
 
 /// Whether the schema is there in this version. What is in the internal schema, a role without rights to it cannot ask.
 const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      AND CASE WHEN has_schema_privilege(to_regnamespace('@internal@'), 'USAGE') THEN to_regprocedure(\
-                     '@internal@.claim_instance_jobs(uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[])') IS NOT NULL \
+                     '@internal@.claim_instance_jobs(uuid, text, bigint[], text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[], text)') IS NOT NULL \
                      AND to_regprocedure('@internal@.heartbeat(text, uuid, interval, boolean, text, interval)') IS NOT NULL \
                      AND to_regprocedure('@internal@.exhausted_jobs(bigint[])') IS NOT NULL \
                      AND to_regprocedure(\

@@ -205,7 +205,7 @@ async fn a_cast_that_comes_and_goes_among_4000_types_never_runs_as_the_owner() {
 const OWN_TRIGGERS: &[(&str, &str)] = &[
     ("tg_jobs_deleted", "AFTER DELETE ON mine REFERENCING OLD TABLE AS old_rows"),
     ("tg_jobs_inserted", "AFTER INSERT ON mine REFERENCING NEW TABLE AS new_rows"),
-    ("tg_jobs_truncated", "AFTER TRUNCATE ON mine"),
+    ("tg_jobs_placed", "BEFORE INSERT ON mine FOR EACH ROW"),
     ("tg_jobs_updated", "AFTER UPDATE ON mine REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"),
     ("tg_payload_bounded", "BEFORE INSERT ON mine FOR EACH ROW"),
     ("tg_schedule_bounded", "BEFORE INSERT ON mine FOR EACH ROW"),

@@ -15,26 +15,26 @@ use crate::sql::support::{LIMIT, Session, database, handle};
 async fn an_outcome_that_must_wait_for_a_row_does_not_hold_up_the_others() {
     let db = database().await;
     let s = Session::open(&db).await;
-    s.run("SELECT app_jobs.add_job('a', queue_name := 'q'), app_jobs.add_job('b'), app_jobs.add_job('c')").await;
+    s.run("SELECT app_jobs.add_job('a', job_key := 'k'), app_jobs.add_job('b'), app_jobs.add_job('c')").await;
     s.run("SELECT app_jobs.get_job('work1') FROM generate_series(1, 3)").await;
     let id =
         async |task: &str| s.number(&format!("SELECT id FROM app_jobs.jobs WHERE task_identifier = '{task}'")).await;
-    let (queued, free, failing) = (id("a").await, id("b").await, id("c").await);
+    let (keyed, free, failing) = (id("a").await, id("b").await, id("c").await);
 
     let producer = Session::open(&db).await;
-    producer.run("BEGIN; SELECT app_jobs.add_job('d', queue_name := 'q')").await;
+    producer.run("BEGIN; SELECT app_jobs.add_job('d', job_key := 'k')").await;
 
     let settler = CallbackDb::new(handle(db.url(), "app_jobs"));
     // One batch: the three are queued before the settler's task runs.
     let held = tokio::spawn({
         let settler = settler.clone();
-        async move { settler.settle("work1", queued, None, Outcome::Complete).await }
+        async move { settler.settle("work1", keyed, None, Outcome::Complete).await }
     });
     let done = timeout(LIMIT, settler.settle("work1", free, None, Outcome::Complete)).await.unwrap();
     assert_eq!(done.unwrap(), Settled::Done);
     let failed = timeout(LIMIT, settler.settle("work1", failing, None, Outcome::retry("no"))).await.unwrap();
     assert_eq!(failed.unwrap(), Settled::Done);
-    assert!(!held.is_finished(), "its queue's row is held");
+    assert!(!held.is_finished(), "its row is held, since its key is replaced");
     assert_eq!(s.show("SELECT task_identifier FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await, "a");
 
     producer.run("COMMIT").await;
@@ -45,12 +45,8 @@ async fn an_outcome_that_must_wait_for_a_row_does_not_hold_up_the_others() {
 async fn a_fire_that_would_have_to_wait_for_a_row_holds_up_no_other_and_is_made_later() {
     let db = database().await;
     let s = Session::open(&db).await;
-    s.run("SELECT app_jobs.add_job('x', queue_name := 'q')").await;
-    s.run("SELECT app_jobs.add_scheduled_job('s', schedule_info := '{}', queue_name := 'q')").await;
+    s.run("SELECT app_jobs.add_scheduled_job('s', schedule_info := '{}')").await;
     let schedule = s.number("SELECT id FROM app_jobs.scheduled_jobs").await;
-    let producer = Session::open(&db).await;
-    producer.run("BEGIN; SELECT app_jobs.add_job('y', queue_name := 'q')").await;
-
     let instance = SchedulerInstance { id: Uuid::new_v4(), lease: Duration::from_secs(8), listens: false };
     let scheduler = SchedulerDb::new(handle(db.url(), "app_jobs"), "scheduler", instance);
     s.run("SELECT app_jobs.add_scheduled_job('free', schedule_info := '{}')").await;
@@ -59,12 +55,14 @@ async fn a_fire_that_would_have_to_wait_for_a_row_holds_up_no_other_and_is_made_
     let at = scheduler.now().await.unwrap();
     let fire = |row: &ScheduledJob| Fire { schedule: row.id, digest: row.digest, at, overlap: false };
     let [waits, free] = &claimed[..] else { panic!("{claimed:?}") };
+    let holder = Session::open(&db).await;
+    holder.run(&format!("BEGIN; SELECT FROM app_jobs.scheduled_jobs WHERE id = {schedule} FOR UPDATE")).await;
     assert_eq!(waits.id, schedule);
     let fires = [fire(free), fire(waits), Fire { schedule: 99, ..fire(free) }];
     let made = timeout(LIMIT, scheduler.materialise(&fires)).await.unwrap().unwrap();
     let expected = matches!(made[..], [Materialised::Job(_), Materialised::Blocked(_), Materialised::Lost]);
     assert!(expected, "the others are tried: {made:?}");
-    producer.run("ROLLBACK").await;
+    holder.run("ROLLBACK").await;
     let made = scheduler.materialise(&fires).await.unwrap();
     let expected = matches!(made[..], [Materialised::Known, Materialised::Job(_), Materialised::Lost]);
     assert!(expected, "what was made is not made again: {made:?}");

@@ -77,7 +77,7 @@ async fn a_schema_with_functions_of_version_7_is_brought_up_to_date_with_its_job
     let db = of_functions_7(&f).await;
     let s = Session::open(&db).await;
     let id = s.add_job("'x', '{}', 'k', 'q'").await;
-    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 2, "functions and triggers");
+    assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 3, "V3, functions and triggers");
     assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 0);
     assert_eq!(differences(&describe(&f, "app_jobs").await, &describe(&s, "app_jobs").await), Vec::<String>::new());
     assert_eq!(s.get_job("'worker'").await, Some(id));

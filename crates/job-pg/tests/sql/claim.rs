@@ -179,7 +179,7 @@ async fn a_claim_that_would_have_to_wait_for_a_lock_gives_up() {
     let db = database().await;
     let (s, holder) = (Session::open(&db).await, Session::open(&db).await);
     s.run("SELECT app_jobs.add_job('x')").await;
-    holder.run("BEGIN; LOCK TABLE app_jobs.job_queues IN ACCESS EXCLUSIVE MODE").await;
+    holder.run("BEGIN; LOCK TABLE app_jobs.gates IN ACCESS EXCLUSIVE MODE").await;
     assert_eq!(s.error("SELECT app_jobs.get_job('worker')").await.code().code(), "55P03");
     holder.run("COMMIT").await;
     assert!(s.is("SELECT (app_jobs.get_job('worker')).id = 1").await);

@@ -142,7 +142,7 @@ async fn updated_at_moves_with_every_update_and_created_at_never() {
 }
 
 #[tokio::test]
-async fn an_id_may_be_given_by_hand_and_nothing_in_the_schema_but_tables_has_locks() {
+async fn an_id_may_be_given_by_hand_and_nothing_in_the_schema_but_these_has_locks() {
     let db = database().await;
     let s = Session::open(&db).await;
     for table in ["jobs (id, task_identifier)", "scheduled_jobs (id, schedule_info, task_identifier)"] {
@@ -157,7 +157,7 @@ async fn an_id_may_be_given_by_hand_and_nothing_in_the_schema_but_tables_has_loc
               WHERE c.relnamespace = 'app_jobs'::regnamespace AND a.attname = 'locked_at' AND c.relkind <> 'i'",
         )
         .await;
-    assert_eq!(kinds, "job_queues r, jobs r, scheduled_jobs r");
+    assert_eq!(kinds, "job_queues v, jobs r, scheduled_jobs r");
 }
 
 #[tokio::test]
@@ -193,7 +193,7 @@ async fn the_columns_that_others_read_have_the_contracts_names_and_types() {
     );
     assert_eq!(
         columns("job_queues").await,
-        "queue_name text !, job_count integer !, locked_at timestamp with time zone, locked_by text"
+        "queue_name text, job_count integer, locked_at timestamp with time zone, locked_by text"
     );
     let identity = "SELECT string_agg(attidentity::text, '') FROM pg_attribute
                      WHERE attrelid IN ('app_jobs.jobs'::regclass, 'app_jobs.scheduled_jobs'::regclass) AND attname = 'id'";

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
+use job_testkit::eventually_some;
 use tokio::task::JoinSet;
 
-use crate::sql::support::{Session, database};
+use crate::sql::support::{LIMIT, Session, database};
 
 const SERIALIZATION_FAILURE: &str = "40001";
 
@@ -136,4 +137,48 @@ async fn workers_of_every_level_at_once_run_each_job_exactly_once() {
     assert_eq!(times.len(), 200);
     assert!(times.values().all(|times| *times == 1));
     assert_eq!(s.show("SELECT * FROM app_jobs.job_queues").await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn producers_of_every_level_commit_into_a_queue_that_others_write_to_and_run() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let mut producers = JoinSet::new();
+    for level in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"].into_iter().cycle().take(9) {
+        let s = Session::open(&db).await;
+        producers.spawn(async move {
+            for _ in 0..20 {
+                s.run(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1 FROM pg_catalog.pg_class LIMIT 1")).await;
+                s.run("SELECT app_jobs.add_job('x', queue_name := 'q')").await;
+                s.run("COMMIT").await;
+            }
+        });
+    }
+    let mut done = 0;
+    while done < 180 {
+        match s.get_job("'worker'").await {
+            Some(id) => {
+                s.run(&format!("SELECT app_jobs.complete_job('worker', {id})")).await;
+                done += 1;
+            }
+            None => tokio::task::yield_now().await,
+        }
+    }
+    producers.join_all().await;
+    assert_eq!(s.show("SELECT * FROM app_jobs.job_queues").await, "");
+}
+
+#[tokio::test]
+async fn in_stricter_levels_a_job_of_a_queue_is_claimed_when_nobody_else_writes() {
+    let db = database().await;
+    let (s, other) = (Session::open(&db).await, Session::open(&db).await);
+    let (first, second) =
+        (s.add_job("'x', '{}', queue_name := 'q'").await, s.add_job("'x', '{}', queue_name := 'r'").await);
+    s.run("SET default_transaction_isolation = 'repeatable read'").await;
+    // Other tests write to other databases of the server meanwhile.
+    assert_eq!(eventually_some(LIMIT, async || s.get_job("'worker'").await).await, first);
+    other.run("BEGIN; SELECT pg_current_xact_id()").await;
+    assert_eq!(s.get_job("'worker'").await, None, "somebody else may have claimed");
+    other.run("COMMIT").await;
+    assert_eq!(eventually_some(LIMIT, async || s.get_job("'worker'").await).await, second);
 }

@@ -241,14 +241,13 @@ async fn a_job_replaced_by_key_has_no_interruptions_and_a_superseded_one_does_no
 async fn what_somebody_holds_is_left_for_the_next_time_and_holds_up_nobody_else() {
     let db = database().await;
     let (s, other) = (Session::open(&db).await, Session::open(&db).await);
-    s.run("SELECT app_jobs.add_job('a', queue_name := 'q'), app_jobs.add_job('b', queue_name := 'r'), app_jobs.add_job('c')")
-        .await;
+    s.run("SELECT app_jobs.add_job('a', job_key := 'k'), app_jobs.add_job('b'), app_jobs.add_job('c')").await;
     claim(&s, A).await;
     accept(&s, "id = 3").await;
     heartbeat(&s, B).await;
     age(&s, B, "1 s", "1 h").await;
     s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '1 s' WHERE id = 3").await;
-    other.run("BEGIN; SELECT app_jobs.add_job('d', queue_name := 'q')").await;
+    other.run("BEGIN; SELECT FROM app_jobs.jobs WHERE id = 1 FOR UPDATE").await;
     assert_eq!(s.show(&format!("SELECT app_jobs_internal.interrupt_jobs({A}, 'it died')")).await, "{2}");
     assert_eq!(heartbeat(&s, B).await, "{}|{}|{3}");
     other.run("COMMIT").await;
@@ -297,7 +296,7 @@ async fn a_job_whose_callback_may_still_come_is_not_claimed_however_old_its_lock
     for call in ["reschedule_jobs('{1}')", "permanently_fail_jobs('{1}')", "complete_jobs('{1}')"] {
         assert_eq!(s.show(&format!("SELECT id FROM app_jobs.{call}")).await, "", "{call}");
     }
-    let freed = "SELECT count(*) FROM app_jobs_internal.claim_jobs('worker-b', NULL, 10, '4 hours', deep := false, free_queues := '{q}')";
+    let freed = "SELECT count(*) FROM app_jobs_internal.claim_jobs('worker-b', NULL, 10, '4 hours', deep := false, free_gates := ARRAY['queue''q'''])";
     assert_eq!(s.number(freed).await, 0);
     // Where nobody sees to deadlines, the lock is as any other.
     s.run("UPDATE app_jobs.jobs SET deadline = now() - interval '2 min' WHERE id = 1").await;

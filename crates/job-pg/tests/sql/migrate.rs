@@ -231,7 +231,7 @@ async fn grants_that_were_lost_are_made_again_by_every_run() {
          REVOKE ALL ON ALL SEQUENCES IN SCHEMA app_jobs FROM administrator;
          REVOKE ALL ON ALL FUNCTIONS IN SCHEMA app_jobs FROM administrator, jobs_producer;
          REVOKE ALL ON SCHEMA app_jobs FROM jobs_runtime; REVOKE ALL ON app_jobs.jobs, app_jobs.workers FROM jobs_runtime;
-         ALTER POLICY all_tenants ON app_jobs.jobs TO administrator; DROP POLICY all_tenants ON app_jobs.job_queues",
+         ALTER POLICY all_tenants ON app_jobs.jobs TO administrator; DROP POLICY all_tenants ON app_jobs.scheduled_jobs",
     )
     .await;
     assert_ne!(describe(&s, "app_jobs").await, before);
@@ -338,9 +338,9 @@ async fn a_newer_schema_is_left_as_it_is() {
     assert_eq!(applied(&migrate_schema(db.url(), "app_jobs").await.unwrap()), 0);
     assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
     // A newer migration is refinery's to tell.
-    s.run("INSERT INTO app_jobs.schema_history VALUES (3, 'newer', '2027-01-01T00:00:00Z', '1')").await;
+    s.run("INSERT INTO app_jobs.schema_history VALUES (4, 'newer', '2027-01-01T00:00:00Z', '1')").await;
     let error = migrate_schema(db.url(), "app_jobs").await.unwrap_err();
-    assert!(matches!(error, MigrateError::Refinery(_)) && format!("{error:?}").contains("V3__newer"), "{error:?}");
+    assert!(matches!(error, MigrateError::Refinery(_)) && format!("{error:?}").contains("V4__newer"), "{error:?}");
     assert_eq!(differences(&before, &describe(&s, "app_jobs").await), Vec::<String>::new());
 }
 

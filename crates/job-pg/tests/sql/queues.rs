@@ -1,6 +1,8 @@
 //! Named queues: one job at a time, in order, whoever works; jobs without a queue run side by side.
 
-use crate::sql::support::{Session, database};
+use job_testkit::eventually;
+
+use crate::sql::support::{LIMIT, Session, database};
 
 #[tokio::test]
 async fn a_queue_gives_one_job_at_a_time_in_order() {
@@ -125,13 +127,73 @@ async fn a_queue_can_have_any_name() {
 }
 
 #[tokio::test]
-async fn releasing_frees_a_queue_locked_by_hand_and_none_that_runs_a_job() {
+async fn an_open_transaction_of_a_producer_holds_up_nobody_else_in_its_queue() {
+    let db = database().await;
+    let (s, producer) = (Session::open(&db).await, Session::open(&db).await);
+    let first = s.add_job("'x', '{}', queue_name := 'q'").await;
+    producer.run("BEGIN; SELECT app_jobs.add_job('open', queue_name := 'q', priority := -1)").await;
+    s.run("SET lock_timeout = '100ms'").await;
+    let second = s.add_job("'x', '{}', queue_name := 'q'").await;
+    for job in [first, second] {
+        assert_eq!(s.get_job("'worker'").await, Some(job));
+        assert_eq!(s.get_job("'other-worker'").await, None, "one at a time");
+        s.run(&format!("SELECT app_jobs.complete_job('worker', {job})")).await;
+    }
+    producer.run("COMMIT").await;
+    assert!(s.get_job("'worker'").await.is_some_and(|open| open > first));
+}
+
+#[tokio::test]
+async fn a_queue_runs_whatever_wrote_its_rows_and_however_they_vanish() {
     let db = database().await;
     let s = Session::open(&db).await;
-    s.run("SELECT app_jobs.add_job('x', queue_name := 'runs'), app_jobs.get_job('worker-2')").await;
-    s.run("SELECT app_jobs.add_job('x', queue_name := 'by-hand')").await;
-    s.run("UPDATE app_jobs.job_queues SET locked_by = 'worker-1', locked_at = now()").await;
-    s.run("SELECT app_jobs.release_jobs('worker-1')").await;
-    let queues = "SELECT queue_name, locked_by, locked_at IS NOT NULL FROM app_jobs.job_queues ORDER BY 1";
-    assert_eq!(s.show(queues).await, "by-hand|~|f\nruns|worker-1|t");
+    // As a subscriber of logical replication writes, or a restore with --disable-triggers.
+    s.run(
+        "SET session_replication_role = replica;
+         INSERT INTO app_jobs.jobs (id, task_identifier, queue_name, run_at) VALUES
+             (1, 'x', 'q', now()), (2, 'x', 'q', now()), (3, 'x', NULL, now() + interval '1 hour'), (4, 'x', 'r', now());
+         RESET session_replication_role",
+    )
+    .await;
+    assert_eq!(s.get_job("'worker'").await, Some(1));
+    assert_eq!(s.get_job("'worker'").await, Some(4));
+    assert_eq!(s.get_job("'worker'").await, None, "2 is behind 1, and 3 is not due");
+    assert_eq!(s.show("SELECT gate_key FROM app_jobs.jobs ORDER BY id").await, "queue'q'\nqueue'q'\nrun_at\nqueue'r'");
+    s.run("SET session_replication_role = replica; DELETE FROM app_jobs.jobs WHERE id = 1; RESET session_replication_role")
+        .await;
+    assert_eq!(s.get_job("'worker'").await, Some(2));
+    s.run("TRUNCATE app_jobs.jobs").await;
+    let id = s.add_job("'x', '{}', queue_name := 'q'").await;
+    assert_eq!(s.get_job("'worker'").await, Some(id));
+}
+
+#[tokio::test]
+async fn jobs_behind_a_busy_queue_hold_up_no_other_queue_however_many_there_are() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.add_job('x', queue_name := 'busy') FROM generate_series(1, 1500)").await;
+    assert!(s.get_job("'worker'").await.is_some());
+    s.run("SELECT app_jobs.add_job('x', queue_name := 'q' || n) FROM generate_series(1, 30) n").await;
+    let free = s.add_job("'x'").await;
+    let claimed = "SELECT count(*), count(DISTINCT queue_name), count(*) FILTER (WHERE queue_name IS NULL)
+                     FROM app_jobs_internal.claim_jobs('worker', NULL, 20, NULL)";
+    assert_eq!(s.show(claimed).await, "20|20|0", "in order: these came before the one without a queue");
+    assert_eq!(s.show(claimed).await, "11|10|1");
+    assert_eq!(s.show(claimed).await, "0|0|0");
+    assert!(s.is(&format!("SELECT locked_at IS NOT NULL FROM app_jobs.jobs WHERE id = {free}")).await);
+}
+
+#[tokio::test]
+async fn jobs_that_become_due_take_their_place_in_the_order() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let at = "run_at := now() + interval '300 ms'";
+    let later = s.add_job(&format!("'x', '{{}}', {at}, priority := 5")).await;
+    let urgent = s.add_job(&format!("'x', '{{}}', {at}, priority := -5")).await;
+    let queued = s.add_job(&format!("'x', '{{}}', queue_name := 'q', {at}, priority := -4")).await;
+    let plain = s.add_job("'x', '{}', priority := 1").await;
+    eventually(LIMIT, async || s.is("SELECT bool_and(run_at < now()) FROM app_jobs.jobs").await).await;
+    for job in [urgent, queued, plain, later] {
+        assert_eq!(s.get_job("'worker'").await, Some(job));
+    }
 }

@@ -54,7 +54,7 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
         ("tg_add_job_with_row_id", 1),
         ("tg_jobs_deleted", 1),
         ("tg_jobs_inserted", 1),
-        ("tg_jobs_truncated", 1),
+        ("tg_jobs_placed", 1),
         ("tg_jobs_updated", 1),
         ("tg_payload_bounded", 1),
         ("tg_schedule_bounded", 1),
@@ -68,7 +68,7 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
 /// Functions without a search_path of their own that somebody may call: they call nothing but by exact types, for which
 /// PostgreSQL's own comes first, as `overloads_in_a_callers_search_path_are_never_called` tries. (The forms of add_job
 /// and add_scheduled_job with a db_id choose the function to call; those with wrong names raise an error.)
-const EXACT: &str = "add_job add_scheduled_job graphql_add_job graphql_add_scheduled_job instance_lock lock_queue retry_at \
+const EXACT: &str = "add_job add_scheduled_job graphql_add_job graphql_add_scheduled_job instance_lock retry_at \
     schedule_digest waiter_horizon waiter_horizon_passed waiter_lock wake_workers";
 
 #[tokio::test]
@@ -132,7 +132,8 @@ async fn a_role_that_may_only_call_add_job_enqueues_and_nothing_else() {
     for forbidden in [
         "SELECT * FROM app_jobs.jobs",
         "INSERT INTO app_jobs.jobs (task_identifier) VALUES ('x')",
-        "DELETE FROM app_jobs.job_queues",
+        "SELECT queue_name FROM app_jobs.job_queues",
+        "DELETE FROM app_jobs.gates",
         "SELECT app_jobs.get_job('worker')",
         "SELECT app_jobs.complete_job('worker', 1)",
         "SELECT app_jobs.complete_jobs('{1}')",
@@ -306,7 +307,7 @@ async fn nobody_else_has_columns_of_the_tables_row_types() {
     let role = place.member("jobs_producer").await;
     place.admin.run(&format!("CREATE SCHEMA shop AUTHORIZATION {}", role.name)).await;
     let s = role.session().await;
-    for table in ["jobs", "scheduled_jobs", "job_queues"] {
+    for table in ["jobs", "scheduled_jobs", "gates"] {
         let error = s.error(&format!("CREATE TABLE shop.t (j app_jobs.{table})")).await;
         assert_eq!(error.code().code(), "42501", "{table}");
     }

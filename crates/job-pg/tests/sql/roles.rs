@@ -284,7 +284,7 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
     let rights = table_rights(&place.admin, &role.name).await;
     assert_eq!(
         rights,
-        "job_queues|SELECT UPDATE\njobs|SELECT INSERT UPDATE DELETE\nschedule_fires|SELECT INSERT UPDATE DELETE\n\
+        "gate_tokens|SELECT INSERT UPDATE DELETE\ngates|SELECT\njobs|SELECT INSERT UPDATE DELETE\nschedule_fires|SELECT INSERT UPDATE DELETE\n\
          scheduled_jobs|SELECT\nschedulers|SELECT INSERT UPDATE DELETE\nsettings|SELECT\n\
          workers|SELECT INSERT UPDATE DELETE"
     );
@@ -318,9 +318,8 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
             "SELECT app_jobs_internal.enqueue_scheduled_job(NULL, NULL, 'x', '{}', '{}', NULL, NULL, NULL, NULL)",
             "INSERT INTO app_jobs.scheduled_jobs (task_identifier, schedule_info) VALUES ('x', '{}')",
             "DELETE FROM app_jobs.scheduled_jobs",
-            "INSERT INTO app_jobs.job_queues (queue_name) VALUES ('x')",
-            "DELETE FROM app_jobs.job_queues",
-            "SELECT app_jobs_internal.sync_queues('{q}', '{1}', '{}')",
+            "INSERT INTO app_jobs.gates (kind, name) VALUES ('task', 'x')",
+            "DELETE FROM app_jobs.gates",
             "SELECT app_jobs.set_notify('on_demand')",
             "INSERT INTO app_jobs.settings VALUES ('notify', 'on_demand')",
             "DELETE FROM app_jobs.settings",

@@ -165,14 +165,3 @@ async fn releasing_for_nobody_or_an_unknown_worker_changes_nothing() {
         before
     );
 }
-
-#[tokio::test]
-async fn releasing_frees_a_queue_lock_that_has_no_job() {
-    let db = database().await;
-    let s = Session::open(&db).await;
-    let id = s.add_job("'x', '{}', queue_name := 'q'").await;
-    s.run("UPDATE app_jobs.job_queues SET locked_by = 'worker-1', locked_at = now()").await;
-    assert_eq!(s.get_job("'worker-2'").await, None);
-    s.run("SELECT app_jobs.release_jobs('worker-1')").await;
-    assert_eq!(s.get_job("'worker-2'").await, Some(id));
-}

@@ -26,7 +26,7 @@ pub(super) struct EndedClaim {
     pub(super) lane: usize,
     pub(super) from_start: bool,
     pub(super) limit: usize,
-    /// The freed queues it was told of.
+    /// The freed gates it was told of.
     pub(super) freed: Vec<String>,
     pub(super) took: Duration,
     pub(super) found: Result<ClaimReply, DbError>,
@@ -52,7 +52,7 @@ impl ClaimsInFlight {
         heartbeat: Option<Running>,
     ) {
         let began = Instant::now();
-        let freed = self.slots.take_freed_queues(lane, limit);
+        let freed = self.slots.take_freed_gates(lane, limit);
         // Half of what is left: claims beside this one need a share, too.
         let payload_bytes = self.slots.payload_room(self.payload_bytes) / 2;
         self.payload_bytes += payload_bytes;

@@ -158,10 +158,10 @@ impl Poller {
         self.start = StartScans { ended: Instant::now(), took, passed_over: false };
     }
 
-    /// It has found jobs; those of the `freed` queues not on its way. Returns whether it could have taken more.
-    pub(super) fn found(&mut self, jobs: &[Job], limit: usize, freed: &[String]) -> bool {
+    /// It has found jobs. Returns whether it could have taken more.
+    pub(super) fn found(&mut self, jobs: &[Job], limit: usize) -> bool {
         self.backoff.reset();
-        self.cursor.advance(jobs, freed);
+        self.cursor.advance(jobs);
         self.more = true;
         self.exhausted = jobs.len() < limit;
         self.exhausted
@@ -172,8 +172,8 @@ impl Poller {
         if let Some(at) = self.pacer.pace(began) {
             self.next_at = at;
         }
-        // It takes one job of each named queue. Others of such a queue may be due beyond those that were seen.
-        let all = jobs.iter().all(|job| job.queue.is_none());
+        // Gates let some jobs start. Others may be due beyond those that were seen.
+        let all = jobs.iter().all(|job| job.gate.is_none());
         if all && always_notified && !self.woken {
             self.next_at = self.start_before_sleep_at();
         }
@@ -203,9 +203,15 @@ impl Poller {
         self.start.took = Duration::ZERO;
     }
 
-    /// When a claim from the start may begin: soon, when there is nothing to continue with.
+    /// When a claim from the start may begin: soon, when there is nothing to continue with, and at once while all that
+    /// claims find has gates, since no other claim finds those.
     fn start_at(&self) -> Instant {
-        self.start.after(if self.exhausted { 1 } else { START_PAUSE }, self.poll_interval)
+        let times = match (self.exhausted, self.cursor.is_empty()) {
+            (true, _) => 1,
+            (false, true) => 0,
+            (false, false) => START_PAUSE,
+        };
+        self.start.after(times, self.poll_interval)
     }
 
     /// When to claim from the start before the lane goes to sleep, after a claim that has found something. A wake-up
@@ -314,10 +320,10 @@ mod tests {
         };
         assert_eq!(pauses(&mut poller), [20, 40, 80, 100]);
         assert_eq!(pauses(&mut poller), [100; 4]);
-        assert!(!poller.found(&[], 0, &[]));
+        assert!(!poller.found(&[], 0));
         assert_eq!(pauses(&mut poller), [20, 40, 80, 100]);
         // A claim that takes long is not repeated at once.
-        assert!(!poller.found(&[], 0, &[]));
+        assert!(!poller.found(&[], 0));
         poller.scanned(Duration::from_millis(3));
         assert_eq!(pauses(&mut poller), [60, 60, 80, 100]);
     }

@@ -104,14 +104,14 @@ async fn an_accepted_job_ends_by_its_deadline_also_when_its_lock_would_expire_at
 }
 
 #[tokio::test]
-async fn an_overdue_job_whose_queue_somebody_holds_does_not_hold_up_other_jobs() {
+async fn an_overdue_job_whose_row_somebody_holds_does_not_hold_up_other_jobs() {
     let bench = Bench::new().await;
     let function = FakeFunction::answering(Answer::accepted()).await;
     let worker = bench.worker(&function.url()).env("JOBS_CALLBACK_TIMEOUT", "1s").env("JOBS_POLL_INTERVAL", "500ms");
     let mut worker = worker.spawn();
-    let held = bench.add_with("held", "{}", ", queue_name := 'line'").await;
+    let held = bench.add("held").await;
     worker.wait_for_line("job accepted", LIMIT).await;
-    bench.run("BEGIN; SELECT FROM app_jobs.job_queues FOR UPDATE").await;
+    bench.run(&format!("BEGIN; SELECT FROM app_jobs.jobs WHERE id = {held} FOR UPDATE")).await;
     let other = bench.db.connect().await;
     // Heartbeats come, and see that it is overdue.
     let passed = "SELECT count(*) FROM app_jobs.jobs j, app_jobs.workers w WHERE w.heartbeat_at > j.deadline";

@@ -1,0 +1,106 @@
+-- Gates: what can hold a due job back. What runs is derived from the jobs themselves, so no row is written by every job
+-- of a queue.
+
+-- As in V2: who stands in the way ends the migration rather than hold up everybody behind it.
+SET LOCAL lock_timeout = '2s';
+LOCK TABLE @extschema@.scheduled_jobs, @extschema@.jobs, @extschema@.job_queues IN ACCESS EXCLUSIVE MODE;
+
+-- What somebody has set for a gate; a gate without a row has no limit, but for a queue, which runs one job at a time.
+CREATE TABLE @extschema@.gates (
+    kind text NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    max_running int,
+    rate int,
+    per interval,
+    burst int,
+    weight numeric,
+    paused_at timestamptz,
+    paused_until timestamptz,
+    reason text,
+    closed_until timestamptz,
+    closed_reason text,
+    -- When a limit was set last, and by which transaction: claims that began before it may not have seen it.
+    set_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    set_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    CONSTRAINT gates_pkey PRIMARY KEY (kind, name),
+    CONSTRAINT gates_kind CHECK (kind IN ('task', 'queue', 'tenant', 'host', 'all')),
+    CONSTRAINT gates_max_running_positive CHECK (max_running > 0),
+    CONSTRAINT gates_rate CHECK (rate > 0 AND per > '0' AND burst > 0
+                                 OR rate IS NULL AND per IS NULL AND burst IS NULL),
+    CONSTRAINT gates_weight_positive CHECK (weight > 0)
+);
+
+COMMENT ON TABLE @extschema@.gates IS
+    E'@behavior -insert -update -delete\nLimits, rates, pauses and closed hosts: what can hold jobs back. '
+    'pause, resume and set_limit change it.';
+
+-- What has been taken from the token buckets of rates.
+CREATE TABLE @extschema@.gate_tokens (
+    kind text NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    -- When the bucket is full again: the theoretical arrival time of the generic cell rate algorithm (ITU-T I.371).
+    full_at timestamptz NOT NULL,
+    CONSTRAINT gate_tokens_pkey PRIMARY KEY (kind, name)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE @extschema@.gate_tokens IS E'@behavior -*\nWhat has been taken from the token buckets of rates.';
+
+-- Where a job that waits stands. NULL: in the common order. run_at: it waits for its time. Else the gates that it has
+-- to pass, and it stands in the order of the jobs with the same ones.
+ALTER TABLE @extschema@.jobs ADD COLUMN gate_key text COLLATE "C";
+COMMENT ON COLUMN @extschema@.jobs.gate_key IS
+    'Which gates a waiting job has to pass: run_at, or its queue, task or tenant; NULL for none. Derived.';
+
+UPDATE @extschema@.jobs
+   SET gate_key = CASE WHEN run_at > now() THEN 'run_at' ELSE 'queue' || quote_literal(queue_name) END
+ WHERE run_at > now() OR queue_name IS NOT NULL;
+
+DROP INDEX @extschema@.jobs_claim_idx, @extschema@.jobs_queue_idx, @extschema@.jobs_queue_locked_idx;
+
+-- The order of claiming, of jobs that no gate holds back: a claim walks over no other.
+CREATE INDEX jobs_claim_idx ON @extschema@.jobs (priority, run_at, id)
+    WHERE gate_key IS NULL AND locked_at IS NULL AND attempts < max_attempts;
+
+-- Jobs that wait for their time, whatever their priority.
+CREATE INDEX jobs_run_at_idx ON @extschema@.jobs (run_at)
+    WHERE gate_key = 'run_at' AND locked_at IS NULL AND attempts < max_attempts;
+
+-- Jobs with a gate, in the order of claiming, and each gate's own: its first job is one probe away.
+CREATE INDEX jobs_gated_idx ON @extschema@.jobs (priority, run_at, id)
+    WHERE gate_key <> 'run_at' AND locked_at IS NULL AND attempts < max_attempts;
+CREATE INDEX jobs_gate_idx ON @extschema@.jobs (gate_key, priority, run_at, id)
+    WHERE gate_key <> 'run_at' AND locked_at IS NULL AND attempts < max_attempts;
+
+-- What runs, by gate. The expression keeps the planner from these indexes where it wants the one on locked_at, which
+-- has every running job.
+CREATE INDEX jobs_queue_running_idx ON @extschema@.jobs (queue_name)
+    WHERE queue_name IS NOT NULL AND coalesce(locked_at, '-infinity') > '-infinity';
+-- A gate_key with a tenant or a task begins with that, behind run_at in the order of letters.
+CREATE INDEX jobs_task_running_idx ON @extschema@.jobs (task_identifier)
+    WHERE gate_key > 'run_at' AND coalesce(locked_at, '-infinity') > '-infinity';
+CREATE INDEX jobs_tenant_running_idx ON @extschema@.jobs (database_id)
+    WHERE gate_key > 'run_at' AND coalesce(locked_at, '-infinity') > '-infinity';
+
+DROP TABLE @extschema@.job_queues;
+-- Its argument free_queues has another name now.
+DROP FUNCTION IF EXISTS @internal@.claim_jobs(
+    text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[]);
+
+-- Of a tenant's rows, a tenant's role sees its own, as in jobs. A view runs as its owner, who sees all.
+CREATE VIEW @extschema@.job_queues AS
+SELECT j.queue_name, count(*)::int AS job_count, max(j.locked_at) AS locked_at,
+       (array_agg(j.locked_by ORDER BY j.locked_at DESC) FILTER (WHERE j.locked_at IS NOT NULL))[1] AS locked_by
+  FROM @extschema@.jobs j
+ WHERE j.queue_name IS NOT NULL
+   AND (j.database_id = (SELECT nullif(current_setting('jwt.claims.database_id', true), '')::uuid)
+        OR (SELECT pg_has_role(current_user, c.relowner, 'USAGE') FROM pg_class c
+             WHERE c.oid = '@extschema@.jobs'::regclass)
+        OR (SELECT r.rolbypassrls OR r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+        OR EXISTS (SELECT FROM pg_policy p CROSS JOIN unnest(p.polroles) AS r (role)
+                    WHERE p.polrelid = '@extschema@.jobs'::regclass AND p.polname = 'all_tenants'
+                      AND (r.role = 0 OR pg_has_role(current_user, r.role, 'USAGE'))))
+ GROUP BY j.queue_name;
+
+COMMENT ON VIEW @extschema@.job_queues IS
+    'Named queues in use: how many jobs each has, and which worker runs one.';
+
+SET LOCAL lock_timeout = DEFAULT;
