@@ -19,9 +19,9 @@ DECLARE
 
         accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs,
         end_held_jobs, ended_instances, exhausted_jobs, extend_job, fail_job, force_unlock_workers, forget_worker,
-        free_jobs, gate_key, gate_room, get_job, heartbeat, instance_lock, interrupt_jobs, next_run_at, open_gates,
-        permanently_fail_jobs, positions_left, register_waiter, release_claimed_jobs, release_held_jobs, release_jobs,
-        remove_job,
+        free_jobs, gate_key, gate_room, get_job, heartbeat, instance_lock, interrupt_jobs, jobs_held_elsewhere,
+        next_run_at, open_gates, permanently_fail_jobs, positions_left, register_waiter, release_claimed_jobs,
+        release_held_jobs, release_jobs, remove_job,
         require_worker_id, reschedule_jobs, retry_at, spend_tokens, take_back_jobs, unregister_waiter, waiter_horizon,
         waiter_horizon_passed, waiter_lock, wake_workers, warn_of_jobs,
 

@@ -93,6 +93,23 @@ BEGIN
 END
 $$;
 
+-- The positions, from 1, of the claims whose jobs somebody else holds at this moment. The caller settles the others.
+CREATE OR REPLACE FUNCTION @internal@.jobs_held_elsewhere(job_ids bigint[], epochs bigint[]) RETURNS int[]
+LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    free bigint[] := ARRAY(
+        SELECT j.id FROM unnest(job_ids) AS d (job_id) JOIN @extschema@.jobs j ON j.id = d.job_id
+           FOR UPDATE OF j SKIP LOCKED);
+BEGIN
+    RETURN ARRAY(
+        SELECT d.position FROM unnest(job_ids, epochs) WITH ORDINALITY AS d (job_id, epoch, position)
+          JOIN @extschema@.jobs j ON j.id = d.job_id
+         WHERE d.job_id <> ALL (free) AND (d.epoch IS NULL OR j.epoch = d.epoch));
+END
+$$;
+
 -- Functions have accepted these jobs: sets until when their callbacks may come, never earlier than it is set already.
 -- Returns the ids of claims that still stand and could not be changed, because somebody holds the row at this moment.
 --

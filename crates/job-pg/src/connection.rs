@@ -12,6 +12,7 @@ pub(crate) mod operation;
 mod plain;
 mod pool;
 pub(crate) mod pool_wait;
+mod settlers;
 pub(crate) mod statement;
 #[cfg(feature = "tls")]
 mod tls;
@@ -22,6 +23,7 @@ pub use builder::DbBuilder;
 pub use create_database::{CreateDatabaseError, create_database};
 pub use pool::Db;
 pub use pool_wait::PoolWaits;
+pub(crate) use settlers::SettlerStatus;
 
 #[cfg(not(feature = "tls"))]
 use plain as tls;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::{PoolError, TimeoutType};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 use job_utils::config::{ConfigError, Fault, Var, in_words};
 use job_utils::error::chain;
@@ -133,11 +133,25 @@ impl DbError {
         match self {
             Self::Query { source, .. } => source.code().map_or_else(
                 || is_broken(source),
-                |code| ["08", "57P"].iter().any(|class| code.code().starts_with(class)) || code.code() == STANDBY,
+                |code| {
+                    let ends = ["08", "57P"].iter().any(|class| code.code().starts_with(class));
+                    ends && !self.is_answer() || code.code() == STANDBY
+                },
             ),
             // A connection of somebody else's is not ours to give up.
             _ => false,
         }
+    }
+
+    /// Whether Postgres has answered the statement with an error and its connection goes on. An error that ends the
+    /// connection, as a shutdown does, is FATAL and no answer. A trigger of the application's can give an answer any
+    /// SQLSTATE.
+    pub(crate) fn is_answer(&self) -> bool {
+        let Self::Query { source, .. } = self else { return false };
+        source.as_db_error().is_some_and(|error| match error.parsed_severity() {
+            Some(severity) => severity == Severity::Error,
+            None => error.severity() == "ERROR",
+        })
     }
 
     /// Whether another transaction holds a row that the statement would have had to wait for.

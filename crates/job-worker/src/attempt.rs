@@ -83,6 +83,10 @@ impl Drop for StartedAttempt<'_> {
     }
 }
 
+fn task_of(attempt: &EndedAttempt) -> Option<&str> {
+    Some(&attempt.job.task)
+}
+
 /// How an attempt has ended in this process.
 enum End {
     /// With an outcome that is to be stored. It is `released` when the attempt could not do its work.
@@ -105,7 +109,7 @@ impl Runner {
         slots: Arc<Slots>,
     ) -> Self {
         let (of_settler, events) = (slots.clone(), context.events.clone());
-        let settler = Settler::spawn(context.db.clone(), move |results: SettleResults<EndedAttempt>| {
+        let settler = Settler::spawn(context.db.clone(), task_of, move |results: SettleResults<EndedAttempt>| {
             for (settlement, result) in &results {
                 emit_settled(&events, settlement, result);
                 if result.is_err() {

@@ -60,7 +60,10 @@ pub async fn run(config: WorkerConfig, shutdown: Shutdown) -> Result<Stopped, Wo
     let (port, probed) = (config.health_port, db.clone());
     let ready = move || {
         let db = probed.clone();
-        async move { db.ready().await }
+        async move {
+            db.ready().await?;
+            db.settles()
+        }
     };
     let worker = Worker::builder(db).config(config).dispatch_as_configured().build()?;
     // Health checks go on while the worker drains.

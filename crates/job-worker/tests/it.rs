@@ -28,6 +28,7 @@ mod it {
     mod queues;
     mod requests;
     mod retry_after;
+    mod settling;
     mod start;
     mod stop;
     mod support;

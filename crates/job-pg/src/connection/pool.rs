@@ -14,6 +14,7 @@ use crate::connection::any_pool::AnyPool;
 use crate::connection::connect::{Connector, Dedicated};
 use crate::connection::operation::ConnectionAlarm;
 use crate::connection::pool_wait;
+use crate::connection::settlers::Settlers;
 use crate::connection::tls;
 use crate::connection::url;
 use crate::error::DbError;
@@ -55,6 +56,8 @@ struct Inner {
     connection_alarm: ConnectionAlarm,
     /// The database's name, for messages.
     database: String,
+    /// Those who store outcomes here.
+    settlers: Settlers,
 }
 
 impl Db {
@@ -115,6 +118,7 @@ impl Db {
                 cancelling: TaskTracker::new(),
                 connection_alarm: ConnectionAlarm::new(),
                 database: client.get_dbname().unwrap_or_default().to_owned(),
+                settlers: Settlers::default(),
             }),
         })
     }
@@ -175,6 +179,11 @@ impl Db {
             }
             DbError::Connect(error)
         })
+    }
+
+    /// Those who store outcomes here.
+    pub(crate) fn settlers(&self) -> &Settlers {
+        &self.inner.settlers
     }
 
     /// For how many connections transactions may last.

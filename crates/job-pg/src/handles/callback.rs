@@ -34,7 +34,7 @@ impl CallbackDb {
     /// [`Self::new`] that calls `ended` with worker, job, outcome and what became of it, before whoever waits for it
     /// knows: also when nobody waits any more.
     pub fn telling(db: Db, ended: impl Fn(&str, i64, &Outcome, Settled) + Send + Sync + 'static) -> Self {
-        let settler = Settler::spawn(db.clone(), move |results: SettleResults<Ticket>| {
+        let settled = move |results: SettleResults<Ticket>| {
             for (settlement, result) in results {
                 if let Ok(settled) = result {
                     ended(&settlement.worker_id, settlement.job_id, &settlement.outcome, settled);
@@ -42,7 +42,9 @@ impl CallbackDb {
                 // Whoever asked may have stopped waiting; the outcome is stored all the same.
                 let _ = settlement.ticket.send(result);
             }
-        });
+        };
+        // A callback does not say which task its job is of.
+        let settler = Settler::spawn(db.clone(), |_| None, settled);
         Self { db, settler }
     }
 

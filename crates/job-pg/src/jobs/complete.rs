@@ -8,6 +8,8 @@ use crate::error::DbError;
 
 const SQL: &str = "SELECT @internal@.complete_held_jobs($1, $2, $3)";
 
+const HELD_ELSEWHERE: &str = "SELECT @internal@.jobs_held_elsewhere($1, $2)";
+
 impl Db {
     /// Removes the jobs that these workers hold, by the claims with these epochs; returns the positions, from 1, of
     /// those it did not: they are gone or claimed anew.
@@ -24,5 +26,15 @@ impl Db {
             self.row(&client, SQL, parameters).await?.try_get(0)
         };
         client.run("complete", result).await
+    }
+
+    /// The positions, from 1, of the claims whose jobs another transaction holds at this moment. It waits for none.
+    pub(crate) async fn held_elsewhere(&self, ids: &[i64], epochs: &[Option<i64>]) -> Result<Vec<i32>, DbError> {
+        let client = self.operation().await?;
+        let result = async {
+            let parameters: Parameters<'_> = &[(&ids, Type::INT8_ARRAY), (&epochs, Type::INT8_ARRAY)];
+            self.row(&client, HELD_ELSEWHERE, parameters).await?.try_get(0)
+        };
+        client.run("look for rows that others hold", result).await
     }
 }

@@ -25,6 +25,14 @@ pub enum NotReady {
     /// The database has another encoding than UTF8; says which, and what to do.
     #[error("{0}")]
     Encoding(String),
+    /// Postgres does not take outcomes of jobs.
+    #[error("{outcomes} outcomes of jobs are not stored; of the last one: {reason}")]
+    Unsettled {
+        /// How many wait.
+        outcomes: usize,
+        /// Why the last of them does.
+        reason: String,
+    },
     /// Row level security shows the user the jobs of one tenant at most, and it would wait for the others for good; or
     /// it may not call the functions of the services.
     #[error(
@@ -57,6 +65,7 @@ const READY: &str = "SELECT to_regclass('@extschema@.jobs') IS NOT NULL \
                      '@internal@.fire_schedules(text, uuid, bigint[], bigint[], timestamptz[], boolean[])') IS NOT NULL \
                      AND to_regprocedure(\
                      '@internal@.end_held_jobs(bigint[], text[], bigint[], text[], float8[], boolean[], boolean[])') IS NOT NULL \
+                     AND to_regprocedure('@internal@.jobs_held_elsewhere(bigint[], bigint[])') IS NOT NULL \
                      ELSE to_regnamespace('@internal@') IS NOT NULL END \
                      AND to_regclass('@extschema@.settings') IS NOT NULL \
                      AND @has_tables@, \
@@ -81,6 +90,32 @@ impl Db {
             return Err(NotReady::Schema { place: self.place().to_owned(), schema: self.schema().to_string() });
         };
         if row.get(0) { Ok(()) } else { Err(NotReady::Rights { user: row.get(1), schema: self.schema().to_string() }) }
+    }
+}
+
+/// A standby, or a server that has been told to take no writes.
+const TAKES_NO_WRITES: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
+
+impl Db {
+    /// Whether the server answers and takes no writes.
+    pub(crate) async fn takes_no_writes(&self) -> Result<bool, DbError> {
+        let client = self.operation().await?;
+        let asked = async { client.query_typed_one(TAKES_NO_WRITES, &[]).await?.try_get(0) };
+        client.run("ask whether the server takes writes", asked).await
+    }
+}
+
+impl Db {
+    /// Whether outcomes are stored.
+    ///
+    /// # Errors
+    /// So many wait, since Postgres answers them with errors or since their rows are held, that the slots of the worker
+    /// wait, too, or soon will.
+    pub fn settles(&self) -> Result<(), NotReady> {
+        match self.settlers().stuck() {
+            Some((outcomes, reason)) => Err(NotReady::Unsettled { outcomes, reason }),
+            None => Ok(()),
+        }
     }
 }
 

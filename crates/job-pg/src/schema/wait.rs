@@ -71,6 +71,7 @@ impl Db {
                 NotReady::Database(error) => format!("waiting for Postgres at {}: {}", self.place(), chain(error)),
                 missing @ NotReady::Schema { .. } => format!("waiting for the schema: {missing}"),
                 missing @ NotReady::Rights { .. } => format!("waiting for rights: {missing}"),
+                unsettled @ NotReady::Unsettled { .. } => unsettled.to_string(),
                 NotReady::Encoding(reason) => reason.clone(),
             };
             if reason != said {

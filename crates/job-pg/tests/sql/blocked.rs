@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use job_pg::{
-    CallbackDb, Fire, Materialised, ScheduledJob, SchedulerDb, SchedulerHeartbeat, SchedulerInstance, Settled,
+    CallbackDb, Fire, Materialised, ScheduledJob, SchedulerDb, SchedulerHeartbeat, SchedulerInstance, SettleError,
+    Settled,
 };
 use job_utils::outcome::Outcome;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -39,6 +41,40 @@ async fn an_outcome_that_must_wait_for_a_row_does_not_hold_up_the_others() {
 
     producer.run("COMMIT").await;
     assert_eq!(timeout(LIMIT, held).await.unwrap().unwrap().unwrap(), Settled::Done);
+}
+
+/// A trigger of the application's refuses one of many outcomes that were in one batch with it.
+#[tokio::test]
+async fn one_refused_outcome_of_five_hundred_costs_a_few_statements() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION count_try() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM nextval('public.tries'); RETURN NULL; END $$;
+         CREATE TRIGGER a BEFORE DELETE ON app_jobs.jobs FOR EACH STATEMENT EXECUTE FUNCTION count_try();
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+         CREATE TRIGGER b BEFORE DELETE ON app_jobs.jobs FOR EACH ROW WHEN (OLD.id = 333) EXECUTE FUNCTION refuse();
+         INSERT INTO app_jobs.jobs (task_identifier) SELECT 'x' FROM generate_series(1, 500);
+         SELECT app_jobs_internal.claim_jobs('work1', NULL, 500, '4 hours')",
+    )
+    .await;
+    let settler = CallbackDb::new(handle(db.url(), "app_jobs"));
+    let mut outcomes = JoinSet::new();
+    for id in 1..=500 {
+        let settler = settler.clone();
+        outcomes.spawn(async move { (id, settler.settle("work1", id, None, Outcome::Complete).await) });
+    }
+    while let Some(outcome) = timeout(LIMIT, outcomes.join_next()).await.unwrap() {
+        match outcome.unwrap() {
+            (333, Err(SettleError::Refused(reason))) => assert!(reason.contains("no"), "{reason}"),
+            (id, stored) => assert_eq!(stored.unwrap(), Settled::Done, "{id}"),
+        }
+    }
+    assert_eq!(s.show("SELECT id FROM app_jobs.jobs").await, "333");
+    // At most three levels of eight parts, and a few batches at the beginning.
+    let tries = s.number("SELECT last_value FROM tries").await;
+    assert!(tries <= 40, "{tries} statements");
 }
 
 #[tokio::test]

@@ -63,6 +63,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("heartbeat", WORKS),
     ("instance_lock", WORKS),
     ("interrupt_jobs", WORKS),
+    ("jobs_held_elsewhere", WORKS),
     ("json_expression", NOBODY),
     ("leave_scheduler", WORKS),
     ("lock_free_schedules", WORKS),
