@@ -19,11 +19,11 @@ DECLARE
 
         accept_held_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs,
         end_held_jobs, ended_instances, exhausted_jobs, extend_job, fail_job, force_unlock_workers, forget_worker,
-        free_jobs, gate_key, gate_room, get_job, heartbeat, instance_lock, interrupt_jobs, jobs_held_elsewhere,
-        next_run_at, open_gates, permanently_fail_jobs, positions_left, register_waiter, release_claimed_jobs,
-        release_held_jobs, release_jobs, remove_job,
-        require_worker_id, reschedule_jobs, retry_at, spend_tokens, take_back_jobs, unregister_waiter, waiter_horizon,
-        waiter_horizon_passed, waiter_lock, wake_workers, warn_of_jobs,
+        free_jobs, gate_key, gate_room, get_job, heartbeat, id_batches, instance_lock, interrupt_jobs,
+        jobs_held_elsewhere, lock_claimed_jobs, lock_idle_jobs, next_run_at, open_gates, permanently_fail_jobs,
+        positions_left, register_waiter, release_held_jobs, release_jobs, remove_job, require_worker_id,
+        reschedule_jobs, retry_at, spend_tokens, take_back_jobs, unregister_waiter, waiter_horizon,
+        waiter_horizon_passed, waiter_lock, wake_workers, warn_of_held_jobs, warn_operator,
 
         claim_scheduled_jobs, claim_schedules, enqueue_from_schedule, enqueue_job, fire_schedule, fire_schedules,
         get_scheduled_job, leave_scheduler, lock_free_schedules, mark_schedules, prune_schedule_fires,

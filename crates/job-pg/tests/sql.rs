@@ -28,6 +28,7 @@ mod sql {
     mod fires;
     mod forms;
     mod functions;
+    mod held;
     mod internal;
     mod isolation;
     mod kept_out;

@@ -241,3 +241,37 @@ impl Place {
         self.owner.remove(&self.admin).await;
     }
 }
+
+/// A connection that keeps the warnings of its calls.
+pub(crate) struct Notices {
+    client: Client,
+    told: mpsc::UnboundedReceiver<DbError>,
+}
+
+impl Notices {
+    /// Connects as the superuser.
+    pub(crate) async fn open(db: &TestDb) -> Self {
+        let (client, mut connection) = tokio_postgres::connect(db.url(), NoTls).await.unwrap();
+        let (sender, told) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notice(notice) = message {
+                    let _ = sender.send(notice);
+                }
+            }
+        });
+        Self { client, told }
+    }
+
+    /// Calls a function of the jobs schema: how many rows it gives, and its warnings.
+    pub(crate) async fn call(&mut self, call: &str) -> (i64, Vec<String>) {
+        let row = self.client.query_one(&format!("SELECT count(*) FROM app_jobs.{call}"), &[]).await.unwrap();
+        let mut said = Vec::new();
+        // Notices come before the answer.
+        while let Ok(notice) = self.told.try_recv() {
+            assert_eq!((notice.severity(), notice.hint().is_some()), ("WARNING", true), "{notice}");
+            said.push(notice.message().to_owned());
+        }
+        (row.get(0), said)
+    }
+}

@@ -22,7 +22,7 @@ const BY_HAND: &[&str] = &[
     "SELECT add_scheduled_job('x', '{}', '{\"rule\": \"61 * * * *\"}', 's'), run_scheduled_job(1)",
     "SELECT get_scheduled_job('by-hand'), release_scheduled_jobs('by-hand'); DELETE FROM scheduled_jobs; DELETE FROM jobs",
     // What is granted and not meant to be called by hand.
-    "SELECT warn_of_jobs('{1}', '{}'), warn_of_jobs('{1}', '{1}', '{1}'), positions_left(3, '{1}'), require_worker_id('by-hand')",
+    "SELECT warn_operator('{1}', '{1}', '{1}'), warn_of_held_jobs('{1}'), id_batches('{1}'), positions_left(3, '{1}'), require_worker_id('by-hand')",
     "SELECT retry_at(now(), 1), waiter_lock(1), wake_workers(true), instance_lock(gen_random_uuid())",
     "SELECT enqueue_job(NULL, NULL, 'x', '{}', 'k', 'q', now(), 1, 1, NULL, NULL), waiter_horizon_passed(waiter_horizon())",
     "SELECT next_run_at(NULL, NULL, '1 h'), refuse_large_payload('jobs', 1); DELETE FROM jobs",

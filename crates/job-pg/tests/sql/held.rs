@@ -1,0 +1,97 @@
+//! Operators' functions wait for nobody's rows, and leave no lock on a job that runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use job_testkit::eventually;
+
+use crate::sql::support::{LIMIT, Notices, Session, database};
+
+#[tokio::test]
+async fn what_another_transaction_holds_is_skipped_and_told_and_the_rest_is_changed() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("INSERT INTO app_jobs.jobs (task_identifier) SELECT 'x' FROM generate_series(1, 3000)").await;
+    let holder = Session::open(&db).await;
+    holder.run("BEGIN; SELECT FROM app_jobs.jobs WHERE id IN (7, 1007, 2007) FOR UPDATE").await;
+    let mut operator = Notices::open(&db).await;
+    let held = "jobs that another transaction holds were left alone: 3 in all, of them 7, 1007, 2007";
+    for (call, changed) in [
+        ("reschedule_jobs(ARRAY(SELECT id FROM app_jobs.jobs), run_at := '2030-01-01')", 2997),
+        ("permanently_fail_jobs(ARRAY(SELECT id FROM app_jobs.jobs))", 2997),
+        ("complete_jobs(ARRAY(SELECT id FROM app_jobs.jobs))", 2997),
+    ] {
+        let (count, told) = operator.call(call).await;
+        assert_eq!((count, told), (changed, vec![held.to_owned()]), "{call}");
+    }
+    holder.run("COMMIT").await;
+    assert_eq!(operator.call("complete_jobs('{7,1007,2007}')").await, (3, vec![]));
+}
+
+#[tokio::test]
+async fn what_somebody_holds_for_a_moment_is_changed_all_the_same() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("INSERT INTO app_jobs.jobs (task_identifier) SELECT 'x' FROM generate_series(1, 10)").await;
+    let holder = Session::open(&db).await;
+    holder.run("BEGIN; SELECT FROM app_jobs.jobs WHERE id = 5 FOR UPDATE").await;
+    let mut operator = Notices::open(&db).await;
+    let call = tokio::spawn(async move { operator.call("reschedule_jobs('{4,5,6}', priority := 1)").await });
+    let waits =
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    eventually(LIMIT, async || s.is(waits).await).await;
+    holder.run("COMMIT").await;
+    assert_eq!(call.await.unwrap(), (3, vec![]));
+}
+
+#[tokio::test]
+async fn claims_that_another_transaction_holds_are_left_and_told() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let mut operator = Notices::open(&db).await;
+    let held = "jobs that another transaction holds were left alone: 1 in all, of them 2";
+    for call in ["release_jobs('worker')", "force_unlock_workers('{worker}')"] {
+        s.run("DELETE FROM app_jobs.jobs; INSERT INTO app_jobs.jobs (id, task_identifier) VALUES (1, 'x'), (2, 'x'), (3, 'x');
+               SELECT app_jobs_internal.claim_jobs('worker', NULL, 3, '4 hours')")
+            .await;
+        let holder = Session::open(&db).await;
+        holder.run("BEGIN; SELECT FROM app_jobs.jobs WHERE id = 2 FOR UPDATE").await;
+        assert_eq!(operator.call(call).await, (1, vec![held.to_owned()]), "{call}");
+        assert_eq!(s.show("SELECT id FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await, "2", "{call}");
+        holder.run("COMMIT").await;
+        assert_eq!(operator.call(call).await, (1, vec![]), "{call}");
+        assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await, 0, "{call}");
+    }
+}
+
+/// Jobs begin while an operator reschedules them. PostgreSQL itself would leave locks on some of those that have begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_call_among_claims_holds_no_job_that_runs() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("INSERT INTO app_jobs.jobs (task_identifier) SELECT 'x' FROM generate_series(1, 20000)").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let claimer = Session::open(&db).await;
+    let claiming = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            while !stop.load(SeqCst) {
+                let sql = "SELECT FROM app_jobs_internal.claim_jobs('worker', NULL, 5, '4 hours')";
+                // A claim that had to wait gives up.
+                let _ = claimer.client.batch_execute(sql).await;
+            }
+        }
+    });
+    let operator = Session::open(&db).await;
+    for _ in 0..5 {
+        operator.run("BEGIN; SELECT FROM app_jobs.reschedule_jobs(ARRAY(SELECT id FROM app_jobs.jobs), run_at := now() - interval '1 h')").await;
+        let running = "SELECT array_agg(id) FROM app_jobs.jobs WHERE locked_at IS NOT NULL";
+        let before = s.show(running).await;
+        let sql = format!("SELECT FROM app_jobs.jobs WHERE id = ANY ('{before}') FOR UPDATE SKIP LOCKED");
+        let free = s.number(&format!("SELECT count(*) FROM ({sql}) j")).await;
+        assert_eq!(free, s.number(&format!("SELECT cardinality('{before}'::bigint[])")).await);
+        operator.run("COMMIT").await;
+    }
+    stop.store(true, SeqCst);
+    claiming.await.unwrap();
+}
