@@ -141,7 +141,8 @@ impl Claimer {
             if limit == 0 {
                 continue;
             }
-            let Some(from_start) = poller.begin(limit, now) else { continue };
+            let freed = self.slots.has_freed_gates(lane);
+            let Some(from_start) = poller.begin(limit, freed, now) else { continue };
             // One claim carries the heartbeat. One that goes on from the cursor has to be quick, and carries none.
             let heartbeat = (from_start && std::mem::take(&mut heartbeat_due)).then(|| self.slots.monitors.running());
             self.claims.start(lane, poller, limit, from_start, heartbeat);

@@ -116,17 +116,18 @@ impl Poller {
         self.pacer.not_before = now;
     }
 
-    /// Begins a claim for up to `limit` jobs, if it is time. Returns whether it is from the start.
-    pub(super) fn begin(&mut self, limit: usize, now: Instant) -> Option<bool> {
+    /// Begins a claim for up to `limit` jobs, if it is time. Returns whether it is from the start. `freed`: whether gates
+    /// have been freed, at which every claim looks.
+    pub(super) fn begin(&mut self, limit: usize, freed: bool, now: Instant) -> Option<bool> {
         let start_at = self.start_at();
         // A worker with one free slot must not give it to the first job that it sees of several.
-        let ahead = self.goes_ahead() && limit > 1 && !self.cursor.is_empty();
+        let ahead = self.goes_ahead() && limit > 1 && (freed || !self.cursor.is_empty());
         let from_start = now >= start_at && !ahead;
         if self.in_flight > 0 && (from_start || limit < BATCH) {
             // What a claim from the start says must hold for the whole lane, and half a batch can wait.
             return None;
         }
-        if !from_start && self.cursor.is_empty() {
+        if !from_start && self.cursor.is_empty() && !freed {
             // There is nothing to continue from.
             self.next_at = start_at;
             return None;
@@ -360,7 +361,7 @@ mod tests {
         let mut poller = poller(Duration::from_secs(5));
         let now = Instant::now();
         assert!(poller.may_claim(now));
-        assert_eq!(poller.begin(9, now), Some(true), "the first claim is from the start");
+        assert_eq!(poller.begin(9, false, now), Some(true), "the first claim is from the start");
         assert!(!poller.may_claim(now), "one at a time");
         assert_eq!(poller.poll_at(now), None);
         poller.end(9);
@@ -370,7 +371,7 @@ mod tests {
         poller.wake(false);
         let later = Instant::now();
         assert!(poller.may_claim(later));
-        assert_eq!(poller.begin(9, later), Some(true), "there is no cursor to go on from");
+        assert_eq!(poller.begin(9, false, later), Some(true), "there is no cursor to go on from");
         poller.wake(false);
         poller.end(9);
         poller.found_nothing(later, None, true);
@@ -382,7 +383,7 @@ mod tests {
         let mut poller = poller(Duration::from_secs(5));
         let now = Instant::now();
         let retry_at = now + Duration::from_millis(500);
-        poller.begin(9, now);
+        poller.begin(9, false, now);
         poller.end(9);
         poller.failed(retry_at);
         poller.wake(true);
