@@ -116,8 +116,8 @@ impl Poller {
         self.pacer.not_before = now;
     }
 
-    /// Begins a claim for up to `limit` jobs, if it is time. Returns whether it is from the start. `freed`: whether gates
-    /// have been freed, at which every claim looks.
+    /// Begins a claim for up to `limit` jobs, if it is time. Returns whether it is from the start. `freed`: whether
+    /// gates have been freed, at which every claim looks.
     pub(super) fn begin(&mut self, limit: usize, freed: bool, now: Instant) -> Option<bool> {
         let start_at = self.start_at();
         // A worker with one free slot must not give it to the first job that it sees of several.

@@ -111,6 +111,7 @@ async fn an_overdue_job_whose_row_somebody_holds_does_not_hold_up_other_jobs() {
     let mut worker = worker.spawn();
     let held = bench.add("held").await;
     worker.wait_for_line("job accepted", LIMIT).await;
+    eventually(LIMIT, async || bench.count("deadline IS NOT NULL").await == 1).await;
     bench.run(&format!("BEGIN; SELECT FROM app_jobs.jobs WHERE id = {held} FOR UPDATE")).await;
     let other = bench.db.connect().await;
     // Heartbeats come, and see that it is overdue.
