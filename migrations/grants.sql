@@ -29,8 +29,8 @@ DECLARE
         get_scheduled_job, leave_scheduler, lock_free_schedules, mark_schedules, prune_schedule_fires,
         release_scheduled_jobs, release_schedules, run_scheduled_job, schedule_digest, scheduler_heartbeat}';
     administrators CONSTANT text[] := runtime || '{
-        add_scheduled_job, add_scheduled_job_for_any_tenant, graphql_add_scheduled_job, set_max_payload,
-        set_notify}';
+        add_scheduled_job, add_scheduled_job_for_any_tenant, gate_name, graphql_add_scheduled_job, lock_limits, pause,
+        resume, set_limit, set_max_payload, set_notify}';
 BEGIN
     -- Whoever may use a table's row type can have a column of it, and then no column can be added to the table. Not in
     -- an extension: pg_dump does not know rights to the row types of its tables, and warns of each.

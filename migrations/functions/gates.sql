@@ -29,7 +29,7 @@ DECLARE
     swept timestamptz := now() - interval '1 minute';
 BEGIN
     SELECT * INTO gate FROM @extschema@.gates g
-     WHERE g.kind = gate_kind AND g.name IN (gate_name, '*') ORDER BY g.name = '*' LIMIT 1;
+     WHERE g.kind = gate_kind AND g.name IN (gate_name, '*') AND @gate_says(g)@ ORDER BY g.name = '*' LIMIT 1;
     IF gate.paused_at IS NOT NULL AND coalesce(gate.paused_until > now(), true) OR gate.closed_until > now() THEN
         RETURN 0;
     END IF;
@@ -74,7 +74,7 @@ BEGIN
         tokens := gate.burst - extract(epoch FROM greatest(coalesce(
             (SELECT t.full_at FROM @extschema@.gate_tokens t WHERE t.kind = gate_kind AND t.name = gate_name), now()),
             now()) - now()) * gate.rate / extract(epoch FROM gate.per);
-        room := least(coalesce(room, 2147483647), greatest(floor(tokens + 1e-6), 0)::int);
+        room := least(coalesce(room, 2147483647), greatest(floor(tokens + 1e-9), 0)::int);
     END IF;
     RETURN room;
 END
@@ -86,15 +86,17 @@ LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_pl
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO @extschema@.gate_tokens AS t (kind, name, full_at)
-    SELECT s.kind, s.name, now() + s.jobs * g.per / g.rate
+    SELECT s.kind, s.name,
+           -- Rounded up: a bucket gives no more than its rate.
+           now() + ceil(s.jobs * extract(epoch FROM g.per) * 1000000 / g.rate)::float8 * interval '1 microsecond'
       FROM (SELECT k.kind, k.name, count(*) AS jobs
               FROM @extschema@.jobs j
              CROSS JOIN LATERAL (VALUES ('queue', j.queue_name), ('task', j.task_identifier),
                                         ('tenant', j.database_id::text)) AS k (kind, name)
              WHERE j.id = ANY (job_ids) AND k.name IS NOT NULL GROUP BY k.kind, k.name) s
      CROSS JOIN LATERAL (
-           SELECT o.rate, o.per FROM @extschema@.gates o WHERE o.kind = s.kind AND o.name IN (s.name, '*')
-            ORDER BY o.name = '*' LIMIT 1) g
+           SELECT o.rate, o.per FROM @extschema@.gates o
+            WHERE o.kind = s.kind AND o.name IN (s.name, '*') AND @gate_says(o)@ ORDER BY o.name = '*' LIMIT 1) g
      WHERE g.rate IS NOT NULL ORDER BY s.kind, s.name
     ON CONFLICT ON CONSTRAINT gate_tokens_pkey DO UPDATE
        SET full_at = greatest(t.full_at, now()) + (excluded.full_at - now());
@@ -105,11 +107,11 @@ $$;
 -- claims up to max_jobs of them in order. skipped: another claim holds a gate that may be open.
 --
 -- What stands among the jobs of a gate and has another one, since somebody has set something for its task, is put in
--- its place, and looked at by the next claim.
+-- its place (moved), and the caller looks again. What stands among such jobs waits until they have been.
 CREATE OR REPLACE FUNCTION @internal@.open_gates(
     keys text[], queues text[], tasks text[], tenants uuid[], set_tasks text[], set_tenants text[], ruled boolean,
     max_jobs int, stale timestamptz, task_identifiers text[], excluded_tasks text[], OUT ids bigint[],
-    OUT skipped boolean
+    OUT skipped boolean, OUT moved boolean
 )
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
@@ -117,37 +119,96 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     swept timestamptz := now() - interval '1 minute';
     set_queues text[];
-    opened int[];
+    opened int[] := '{}';
     written boolean := pg_current_xact_id_if_assigned() IS NOT NULL;
     misplaced bigint[];
+    kinds CONSTANT text[] := '{tenant,task,queue}';
+    -- What is known of gates: kind and name, and how many jobs each lets start.
+    names text[] := '{}';
+    rooms int[] := '{}';
+    -- Of the key that is looked at: the names of its gates, NULL for none, and where they stand in rooms.
+    passed text[];
+    places int[] := '{}';
+    open boolean;
+    place int;
+    room int;
+    -- The gates of those that are open.
+    of_tasks text[] := '{}';
+    of_tenants text[] := '{}';
+    queue_rooms int[] := '{}';
+    task_rooms int[] := '{}';
+    tenant_rooms int[] := '{}';
 BEGIN
-    IF ruled THEN
-        set_queues := ARRAY(SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'queue');
-    END IF;
-    -- The first that are not known to be full.
-    SELECT array_agg(o.n) FILTER (WHERE o.locked), coalesce(bool_or(NOT o.locked), false) INTO opened, skipped
-      FROM (SELECT l.n, l.locked FROM (
-                SELECT k.n,
-                       CASE WHEN k.queue IS NOT NULL AND NOT coalesce(ARRAY[k.queue, '*'] && set_queues, false)
-                                 AND EXISTS (SELECT FROM @extschema@.jobs r
+    -- Jobs that still stand under a gate for which nothing is set any more.
+    ruled := ruled OR array_position(queues, NULL) IS NOT NULL;
+    skipped := false;
+    IF NOT ruled THEN
+        -- The first queues that run nothing.
+        SELECT array_agg(o.n) FILTER (WHERE o.locked), coalesce(bool_or(NOT o.locked), false) INTO opened, skipped
+          FROM (SELECT l.n, l.locked FROM (
+                    SELECT k.n,
+                           CASE WHEN EXISTS (SELECT FROM @extschema@.jobs r
                                               WHERE r.queue_name = k.queue AND @runs(r.queue_name IS NOT NULL)@)
-                            THEN NULL
-                            WHEN k.queue IS NOT NULL
-                                 AND NOT pg_try_advisory_xact_lock(@gate_lock('queue', k.queue)@) THEN false
-                            WHEN ARRAY[k.task, '*'] && set_tasks
-                                 AND NOT pg_try_advisory_xact_lock(@gate_lock('task', k.task)@) THEN false
-                            WHEN k.tenant IS NOT NULL AND ARRAY[k.tenant::text, '*'] && set_tenants
-                                 AND NOT pg_try_advisory_xact_lock(@gate_lock('tenant', k.tenant)@) THEN false
-                            ELSE true END AS locked
-                  FROM unnest(queues, tasks, tenants) WITH ORDINALITY AS k (queue, task, tenant, n)) l
-             WHERE l.locked IS NOT NULL LIMIT max_jobs) o;
-    IF opened IS NULL THEN
+                                THEN NULL
+                                ELSE pg_try_advisory_xact_lock(@gate_lock('queue', k.queue)@) END AS locked
+                      FROM unnest(queues) WITH ORDINALITY AS k (queue, n)) l
+                 WHERE l.locked IS NOT NULL LIMIT max_jobs) o;
+    ELSE
+        set_queues := ARRAY(SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'queue');
+        FOR i IN 1 .. cardinality(keys) LOOP
+            EXIT WHEN cardinality(opened) >= max_jobs;
+            passed := ARRAY[
+                CASE WHEN ARRAY[tenants[i]::text, '*'] && set_tenants
+                          AND strpos(keys[i], 'tenant' || quote_literal(tenants[i])) > 0 THEN tenants[i]::text END,
+                CASE WHEN ARRAY[tasks[i], '*'] && set_tasks
+                          AND strpos(keys[i], 'task' || quote_literal(tasks[i])) > 0 THEN tasks[i] END,
+                queues[i]];
+            open := true;
+            FOR k IN 1 .. 3 LOOP
+                CONTINUE WHEN NOT open OR passed[k] IS NULL;
+                place := array_position(names, kinds[k] || passed[k]);
+                IF place IS NULL THEN
+                    -- Looked at before the lock as well: a full gate is not locked, so that nobody comes again for it.
+                    FOR look IN 1 .. 2 LOOP
+                        IF k < 3 OR ARRAY[passed[k], '*'] && set_queues THEN
+                            room := @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale);
+                        ELSE
+                            room := CASE WHEN EXISTS (
+                                SELECT FROM @extschema@.jobs r
+                                 WHERE r.queue_name = passed[k] AND @runs(r.queue_name IS NOT NULL)@) THEN 0 ELSE 1 END;
+                        END IF;
+                        EXIT WHEN look = 2 OR room <= 0;
+                        IF NOT pg_try_advisory_xact_lock(@gate_lock(kinds[k], passed[k])@) THEN
+                            room := 0;
+                            skipped := true;
+                            EXIT;
+                        END IF;
+                    END LOOP;
+                    names := names || (kinds[k] || passed[k]);
+                    rooms := rooms || coalesce(room, max_jobs);
+                    place := cardinality(rooms);
+                END IF;
+                places[k] := place;
+                open := rooms[place] > 0;
+            END LOOP;
+            IF open THEN
+                opened := opened || i;
+                of_tenants := of_tenants || passed[1];
+                of_tasks := of_tasks || passed[2];
+                tenant_rooms := tenant_rooms || CASE WHEN passed[1] IS NOT NULL THEN rooms[places[1]] END;
+                task_rooms := task_rooms || CASE WHEN passed[2] IS NOT NULL THEN rooms[places[2]] END;
+                queue_rooms := queue_rooms || CASE WHEN passed[3] IS NOT NULL THEN rooms[places[3]] END;
+            END IF;
+        END LOOP;
+    END IF;
+    IF coalesce(cardinality(opened), 0) = 0 THEN
         RETURN;
     END IF;
     -- Above READ COMMITTED a later statement sees no more than the first. What has been committed since is not missed
     -- when the first id drawn under the locks is the next one after the snapshot, in which nobody was writing.
     IF current_setting('transaction_isolation') <> 'read committed'
-       AND (written OR pg_current_xact_id() <> pg_snapshot_xmax(pg_current_snapshot())
+       AND (written OR pg_current_xact_id_if_assigned() IS NOT NULL
+            OR pg_current_xact_id() <> pg_snapshot_xmax(pg_current_snapshot())
             OR EXISTS (SELECT FROM pg_snapshot_xip(pg_current_snapshot())))
     THEN
         skipped := true;
@@ -169,44 +230,30 @@ BEGIN
         RETURN;
     END IF;
     WITH k AS MATERIALIZED (
-        SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name,
-               CASE WHEN ARRAY[tasks[o.n], '*'] && set_tasks THEN tasks[o.n] END AS task,
-               CASE WHEN ARRAY[tenants[o.n]::text, '*'] && set_tenants THEN tenants[o.n]::text END AS tenant
-          FROM unnest(opened) AS o (n)),
-    queue_rooms AS MATERIALIZED (
-        SELECT d.queue_name,
-               CASE WHEN ARRAY[d.queue_name, '*'] && set_queues
-                    THEN @internal@.gate_room('queue', d.queue_name, 1, stale)
-                    WHEN EXISTS (SELECT FROM @extschema@.jobs r
-                                  WHERE r.queue_name = d.queue_name AND @runs(r.queue_name IS NOT NULL)@) THEN 0
-                    ELSE 1 END AS room
-          FROM (SELECT DISTINCT k.queue_name FROM k WHERE k.queue_name IS NOT NULL) d),
-    task_rooms AS MATERIALIZED (
-        SELECT d.task, coalesce(@internal@.gate_room('task', d.task, NULL, stale), max_jobs) AS room
-          FROM (SELECT DISTINCT k.task FROM k WHERE k.task IS NOT NULL) d),
-    tenant_rooms AS MATERIALIZED (
-        SELECT d.tenant, coalesce(@internal@.gate_room('tenant', d.tenant, NULL, stale), max_jobs) AS room
-          FROM (SELECT DISTINCT k.tenant FROM k WHERE k.tenant IS NOT NULL) d),
+        SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name, o.task, o.tenant, o.queue_room, o.task_room,
+               o.tenant_room
+          FROM unnest(opened, of_tasks, of_tenants, queue_rooms, task_rooms, tenant_rooms)
+               AS o (n, task, tenant, queue_room, task_room, tenant_room)),
     heads AS MATERIALIZED (
-        SELECT h.*, k.queue_name, q.room AS queue_room, k.task, t.room AS task_room, k.tenant, n.room AS tenant_room
+        SELECT h.*, k.queue_name, k.queue_room, k.task, k.task_room, k.tenant, k.tenant_room
           FROM k
-          LEFT JOIN queue_rooms q ON q.queue_name = k.queue_name
-          LEFT JOIN task_rooms t ON t.task = k.task
-          LEFT JOIN tenant_rooms n ON n.tenant = k.tenant
          CROSS JOIN LATERAL (
                SELECT j.id, j.priority, j.run_at,
-                      j.queue_name IS DISTINCT FROM k.queue_name OR j.gate_key IS DISTINCT FROM
-                      @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced
+                      j.gate_key IS DISTINCT FROM
+                      @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced,
+                      j.task_identifier <> k.task OR k.task IS NULL AND ARRAY[j.task_identifier, '*'] && set_tasks
+                      OR j.database_id::text IS DISTINCT FROM k.tenant
+                         AND (k.tenant IS NOT NULL OR ARRAY[j.database_id::text, '*'] && set_tenants) AS among_others
                  FROM @extschema@.jobs j
                 WHERE j.gate_key = k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@ AND j.run_at <= now()
-                  AND @takes(j.task_identifier)@
+                  AND j.queue_name IS NOT DISTINCT FROM k.queue_name AND @takes(j.task_identifier)@
                 ORDER BY j.priority, j.run_at, j.id
-                LIMIT least(max_jobs, q.room, t.room, n.room) FOR UPDATE SKIP LOCKED) h),
+                LIMIT least(max_jobs, k.queue_room, k.task_room, k.tenant_room) FOR UPDATE SKIP LOCKED) h),
     candidates AS (
         SELECT h.*, row_number() OVER (PARTITION BY h.queue_name ORDER BY h.priority, h.run_at, h.id) AS in_queue,
                row_number() OVER (PARTITION BY h.task ORDER BY h.priority, h.run_at, h.id) AS in_task,
                row_number() OVER (PARTITION BY h.tenant ORDER BY h.priority, h.run_at, h.id) AS in_tenant
-          FROM heads h WHERE NOT h.misplaced)
+          FROM heads h WHERE NOT (h.misplaced OR h.among_others IS TRUE))
     SELECT (SELECT array_agg(c.id) FROM candidates c
              WHERE (c.queue_name IS NULL OR c.in_queue <= c.queue_room)
                AND (c.task IS NULL OR c.in_task <= c.task_room)
@@ -215,6 +262,7 @@ BEGIN
       INTO ids, misplaced;
     IF misplaced IS NOT NULL THEN
         skipped := true;
+        moved := true;
         UPDATE @extschema@.jobs j
            SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
                updated_at = clock_timestamp()

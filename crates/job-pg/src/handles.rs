@@ -3,8 +3,10 @@
 
 mod admin;
 mod callback;
+mod gates;
 mod worker;
 
 pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule, ListFilter};
 pub use callback::CallbackDb;
+pub use gates::{Gate, GateError, GateSettings, Limit, Rate};
 pub use worker::WorkerDb;

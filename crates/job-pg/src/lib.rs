@@ -30,7 +30,10 @@ pub mod testing;
 
 pub use connection::{CreateDatabaseError, Db, DbBuilder, PoolWaits, ReadBudget, create_database};
 pub use error::{DbError, is_conflict};
-pub use handles::{AddJobError, AdminDb, AdminJob, AdminSchedule, CallbackDb, ListFilter, WorkerDb};
+pub use handles::{
+    AddJobError, AdminDb, AdminJob, AdminSchedule, CallbackDb, Gate, GateError, GateSettings, Limit, ListFilter, Rate,
+    WorkerDb,
+};
 pub use jobs::{
     ClaimId, ClaimReply, ClaimRequest, Claimed, CompleteError, Cursor, EnqueueClient, EnqueueError, Enqueued,
     ExhaustedJob, Field, Heartbeat, Instance, Interrupted, IntoJob, IntoTimestamp, Job, KeyMode, NewJob, Running,

@@ -28,6 +28,10 @@ mod sql {
     mod fires;
     mod forms;
     mod functions;
+    mod gate_limits;
+    mod gate_plans;
+    mod gate_rates;
+    mod gates;
     mod held;
     mod internal;
     mod isolation;

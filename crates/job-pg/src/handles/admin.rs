@@ -1,4 +1,4 @@
-//! The administration's handle: list jobs and schedules, enqueue. Nothing else.
+//! The administration's handle: list jobs and schedules, enqueue; and gates, by [`super::gates`]. Nothing else.
 
 use jiff::Timestamp;
 use postgres_types::Type;
@@ -147,7 +147,7 @@ job_utils::debug_as_chain!(AddJobError);
 /// What the administration may do in the database.
 #[derive(Clone)]
 pub struct AdminDb {
-    db: Db,
+    pub(super) db: Db,
 }
 
 impl AdminDb {

@@ -1,0 +1,207 @@
+-- What somebody sets for gates: pauses, limits and rates.
+
+-- The name under which a gate's row stands; an error when there is no such gate. without: a kind that the caller is not
+-- for.
+CREATE OR REPLACE FUNCTION @internal@.gate_name(kind text, name text, without text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF kind = 'host' THEN
+        RAISE EXCEPTION 'hosts have no gates yet' USING ERRCODE = 'feature_not_supported',
+            HINT = 'Give the kind task, queue or tenant: the tasks of the host, for example.';
+    ELSIF kind IS NULL OR kind NOT IN ('task', 'queue', 'tenant', 'all') OR kind = without THEN
+        RAISE EXCEPTION 'kind is %', coalesce(quote_literal(kind), 'NULL') USING ERRCODE = 'invalid_parameter_value',
+            HINT = concat('Give task, queue or tenant', CASE WHEN without IS NULL THEN ', or all' END, '.');
+    ELSIF kind = 'all' THEN
+        IF name IS NOT NULL THEN
+            RAISE EXCEPTION 'name is % for the kind all', quote_literal(name)
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'all has no name: give NULL.';
+        END IF;
+        RETURN '';
+    ELSIF name IS NULL OR name = '' THEN
+        RAISE EXCEPTION 'name is % for the kind %', coalesce(quote_literal(name), 'NULL'), kind
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('Give the name of one %1$s, or ''*'' for each %1$s that has no row of its own.', kind);
+    ELSIF kind = 'tenant' AND name <> '*' THEN
+        IF name !~* '^\{?([0-9a-f]{4}-?){8}\}?$' THEN
+            RAISE EXCEPTION 'name is % for the kind tenant', quote_literal(name)
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'A tenant is a uuid, the database_id of its jobs.';
+        END IF;
+        RETURN name::uuid::text;
+    END IF;
+    RETURN name;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.pause(
+    kind text, name text, until timestamptz DEFAULT NULL, reason text DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gate_name CONSTANT text := @internal@.gate_name(kind, name);
+    woken boolean;
+BEGIN
+    IF until <= clock_timestamp() THEN
+        RAISE EXCEPTION 'until is %, which is past', until USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give a later time, or NULL for a pause until resume.';
+    END IF;
+    DELETE FROM @extschema@.gates g WHERE NOT @gate_says(g)@;
+    INSERT INTO @extschema@.gates AS g (kind, name, paused_at, paused_until, reason)
+    VALUES (pause.kind, gate_name, clock_timestamp(), pause.until, pause.reason)
+    ON CONFLICT ON CONSTRAINT gates_pkey DO UPDATE
+       SET paused_at = CASE WHEN g.paused_at IS NOT NULL AND coalesce(g.paused_until > now(), true) THEN g.paused_at
+                            ELSE excluded.paused_at END,
+           paused_until = excluded.paused_until, reason = excluded.reason;
+    -- So that they look when it is over.
+    woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.pause(text, text, timestamptz, text) IS
+    'Starts no more jobs of a task, queue, tenant or of all until resume, or until the given time. '
+    'What runs goes on, and new jobs are accepted.';
+
+CREATE OR REPLACE FUNCTION @extschema@.resume(kind text, name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gate_name CONSTANT text := @internal@.gate_name(kind, name);
+    woken boolean;
+BEGIN
+    UPDATE @extschema@.gates g SET paused_at = NULL, paused_until = NULL, reason = NULL
+     WHERE g.kind = resume.kind AND g.name = gate_name;
+    DELETE FROM @extschema@.gates g WHERE NOT @gate_says(g)@;
+    woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.resume(text, text) IS
+    'Ends a pause. Nothing happens when there is none.';
+
+-- Waits for the claims under way, and has the lock that keeps new ones away until the transaction ends.
+CREATE OR REPLACE FUNCTION @internal@.lock_limits() RETURNS void
+LANGUAGE plpgsql SET lock_timeout = '2s' SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lock CONSTANT bigint := @limits_lock()@;
+BEGIN
+    PERFORM pg_advisory_xact_lock(lock);
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION 'a transaction that has claimed jobs has been open for 2 s'
+        USING ERRCODE = 'lock_not_available',
+              DETAIL = format('Server processes: %s.', (
+                  SELECT string_agg(l.pid::text, ', ') FROM pg_locks l
+                   WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                     AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                     AND (l.classid::bigint << 32) + l.objid::bigint = lock)),
+              HINT = 'Call set_limit again when it has ended.';
+END
+$$;
+
+-- No limit may be exceeded by a claim that does not know it. So claims under way end first, unless a limit is only
+-- lifted, and what runs already gets the key by which it is counted.
+CREATE OR REPLACE FUNCTION @extschema@.set_limit(
+    kind text, name text, max_running int DEFAULT NULL, rate int DEFAULT NULL, per interval DEFAULT '1 second',
+    burst int DEFAULT NULL
+) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gate_name CONSTANT text := @internal@.gate_name(kind, name, 'all');
+    fault text;
+    help text;
+    before @extschema@.gates;
+    after @extschema@.gates;
+    running bigint[];
+    keyed bigint;
+    woken boolean;
+BEGIN
+    IF max_running < 1 THEN
+        fault := format('max_running is %s', max_running);
+        help := 'Give at least 1, or NULL for no limit. pause keeps all jobs from starting.';
+    ELSIF rate < 1 THEN
+        fault := format('rate is %s', rate);
+        help := 'Give at least 1, or NULL for no limit; a longer per is a lower rate.';
+    ELSIF rate IS NULL AND burst IS NOT NULL THEN
+        fault := format('burst is %s without a rate', burst);
+        help := 'Give the rate as well: how many jobs may start per interval.';
+    ELSIF rate IS NOT NULL AND (per IS NULL OR per NOT BETWEEN interval '1 millisecond' AND interval '366 days') THEN
+        fault := format('per is %s', coalesce(quote_literal(per), 'NULL'));
+        help := 'Give the interval in which so many jobs may start: 1 millisecond to 366 days.';
+    ELSIF burst < 1 THEN
+        fault := format('burst is %s', burst);
+        help := 'Give at least 1: how many jobs may start at once. NULL is 1.';
+    ELSIF rate / extract(epoch FROM per) > 1000000 THEN
+        fault := format('rate is %s per %s', rate, per);
+        help := 'Give at most a million per second, or NULL for no limit.';
+    ELSIF burst * extract(epoch FROM per) / rate > 100 * 366 * 86400.0 THEN
+        fault := format('burst is %s, which takes more than 100 years to fill', burst);
+        help := 'Give a smaller burst.';
+    END IF;
+    IF fault IS NOT NULL THEN
+        RAISE EXCEPTION '%', fault USING ERRCODE = 'invalid_parameter_value', HINT = help;
+    END IF;
+
+    IF set_limit.max_running IS NOT NULL OR set_limit.rate IS NOT NULL
+       OR EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = set_limit.kind AND g.name = '*' AND gate_name <> '*')
+    THEN
+        PERFORM @internal@.lock_limits();
+        -- What claims in an older snapshot stumble upon.
+        INSERT INTO @extschema@.gate_tokens (kind, name, full_at) VALUES ('all', '', '-infinity')
+        ON CONFLICT ON CONSTRAINT gate_tokens_pkey DO UPDATE SET full_at = excluded.full_at;
+    END IF;
+
+    SELECT * INTO before FROM @extschema@.gates g
+     WHERE g.kind = set_limit.kind AND g.name IN (gate_name, '*') AND (g.max_running IS NOT NULL OR g.rate IS NOT NULL)
+     ORDER BY g.name = '*' LIMIT 1;
+    INSERT INTO @extschema@.gates AS g (kind, name, max_running, rate, per, burst)
+    VALUES (set_limit.kind, gate_name, set_limit.max_running, set_limit.rate,
+            CASE WHEN set_limit.rate IS NOT NULL THEN set_limit.per END,
+            CASE WHEN set_limit.rate IS NOT NULL THEN coalesce(set_limit.burst, 1) END)
+    ON CONFLICT ON CONSTRAINT gates_pkey DO UPDATE
+       SET max_running = excluded.max_running, rate = excluded.rate, per = excluded.per, burst = excluded.burst,
+           set_at = excluded.set_at, set_xid = excluded.set_xid;
+    DELETE FROM @extschema@.gates g WHERE NOT @gate_says(g)@;
+    SELECT * INTO after FROM @extschema@.gates g
+     WHERE g.kind = set_limit.kind AND g.name IN (gate_name, '*') AND (g.max_running IS NOT NULL OR g.rate IS NOT NULL)
+     ORDER BY g.name = '*' LIMIT 1;
+
+    -- What has been taken from a bucket stays taken, as far as the new one can hold it.
+    IF before.rate IS NULL OR after.rate IS NULL THEN
+        DELETE FROM @extschema@.gate_tokens t
+         WHERE t.kind = set_limit.kind AND (t.name = gate_name OR gate_name = '*' AND NOT EXISTS (
+               SELECT FROM @extschema@.gates g
+                WHERE g.kind = t.kind AND g.name = t.name AND (g.max_running IS NOT NULL OR g.rate IS NOT NULL)));
+    ELSE
+        UPDATE @extschema@.gate_tokens t
+           SET full_at = now() + after.per / after.rate * least(after.burst,
+                   extract(epoch FROM t.full_at - now()) * before.rate / extract(epoch FROM before.per))
+         WHERE t.full_at > now() AND t.kind = set_limit.kind
+           AND (t.name = gate_name OR gate_name = '*' AND NOT EXISTS (
+               SELECT FROM @extschema@.gates g
+                WHERE g.kind = t.kind AND g.name = t.name AND (g.max_running IS NOT NULL OR g.rate IS NOT NULL)));
+    END IF;
+
+    IF set_limit.kind <> 'queue' AND set_limit.max_running IS NOT NULL THEN
+        running := ARRAY(
+            SELECT r.id FROM @extschema@.jobs r
+             WHERE r.locked_at IS NOT NULL
+               AND CASE WHEN set_limit.kind = 'task' THEN gate_name IN (r.task_identifier, '*')
+                        ELSE r.database_id IS NOT NULL AND gate_name IN (r.database_id::text, '*') END
+               AND r.gate_key IS DISTINCT FROM
+                   @internal@.gate_key(r.task_identifier, r.queue_name, r.database_id));
+        UPDATE @extschema@.jobs j
+           SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
+               updated_at = clock_timestamp()
+         WHERE j.id = ANY (ARRAY(
+            SELECT r.id FROM @extschema@.jobs r WHERE r.id = ANY (running) AND r.locked_at IS NOT NULL
+             ORDER BY r.id FOR UPDATE SKIP LOCKED));
+        GET DIAGNOSTICS keyed = ROW_COUNT;
+        IF keyed < cardinality(running) THEN
+            -- Somebody holds one: claims count those without the key one by one from now on.
+            UPDATE @extschema@.gates g SET set_at = 'infinity' WHERE g.kind = set_limit.kind AND g.name = gate_name;
+        END IF;
+    END IF;
+    woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.set_limit(text, text, int, int, interval, int) IS
+    'Limits how many jobs of a task, queue or tenant run at once, and how many start per interval. NULL lifts a limit; '
+    'the name * is for each one that has no row of its own. A queue runs one job at a time unless set otherwise.';
