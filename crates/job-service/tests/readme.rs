@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 const README: &str = include_str!("../../../README.md");
 const LIBRARY: &str = include_str!("../../../docs/library.md");
 const ENQUEUE: &str = include_str!("../../../docs/enqueue.md");
+const GATES: &str = include_str!("../../../docs/gates.md");
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
 /// The contents of a page's code blocks in `language`.
@@ -111,6 +112,17 @@ async fn the_page_on_enqueueing_makes_the_jobs_and_schedules_that_it_shows() {
         .unwrap()
         .get(0);
     assert_eq!(payload, r#"{"id" : 9007199254740993}"#);
+}
+
+#[tokio::test]
+async fn the_page_on_gates_sets_what_it_shows() {
+    let test_db = migrated().await;
+    let client = test_db.connect().await;
+    run_sql(&client, GATES).await;
+    let gates = "SELECT string_agg(concat_ws('/', kind, name, max_running, rate, per, burst, paused_at), ' ' \
+                 ORDER BY kind, name) FROM app_jobs.gates";
+    let gates: String = client.query_one(gates, &[]).await.unwrap().get(0);
+    assert_eq!(gates, "queue/import/3 task/mail/100/00:00:01/20 tenant/*/10");
 }
 
 const SCALED_OBJECT: &str = include_str!("../../../deploy/kubernetes/components/keda/scaled-object.yaml");

@@ -16,6 +16,7 @@ mod heartbeat;
 mod heartbeat_thread;
 mod hook;
 mod lane;
+mod limits;
 mod monitor;
 mod outcome;
 mod payload_memory;
@@ -46,9 +47,10 @@ pub use job_pg::migrate::{MigrateError, Migrated, migrate};
 #[cfg(feature = "tls")]
 pub use job_pg::rustls;
 pub use job_pg::{
-    CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, IntoJob, IntoTimestamp,
-    IsolationLevel, Job, KeyMode, NewJob, NotReady, SqlState, Timestamp, Transaction, Uuid, deadpool_postgres, enqueue,
-    enqueue_in, enqueue_many, enqueue_many_in, jiff, schedule, tokio_postgres,
+    AdminDb, CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, Gate, GateError,
+    GateSettings, IntoJob, IntoTimestamp, IsolationLevel, Job, KeyMode, Limit, NewJob, NotReady, Rate, SqlState,
+    Timestamp, Transaction, Uuid, deadpool_postgres, enqueue, enqueue_in, enqueue_many, enqueue_many_in, jiff,
+    schedule, tokio_postgres,
 };
 pub use job_utils::events::{self, Event};
 pub use job_utils::shutdown::Shutdown;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "cli")]
 use job_pg::Db;
-use job_pg::{DbError, Identity, Instance, Listener, WorkerDb};
+use job_pg::{DbError, GateError, Identity, Instance, Listener, WorkerDb};
 use job_utils::config::{in_words, shown};
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
@@ -18,6 +18,7 @@ use crate::dispatch::Dispatcher;
 use crate::drain::Stopped;
 use crate::heartbeat::register;
 use crate::lane::lanes;
+use crate::limits::set_limits;
 use crate::payload_memory::{PayloadMemory, claimed_ahead};
 use crate::slots::Slots;
 use crate::worker::{BuildError, Worker};
@@ -35,6 +36,15 @@ pub enum WorkerError {
     /// The database settings are wrong or Postgres refuses them.
     #[error("the worker cannot use the database")]
     Db(#[from] DbError),
+    /// JOBS_TASKS has a limit that cannot be set, so that it would not be kept.
+    #[error("JOBS_TASKS: {task}.limit cannot be set")]
+    Limit {
+        /// The task.
+        task: String,
+        /// Why.
+        #[source]
+        source: GateError,
+    },
     /// The HTTP client cannot be set up.
     #[error("the worker cannot set up its HTTP client")]
     Http(#[source] std::io::Error),
@@ -90,6 +100,12 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
     let dispatcher = if dispatches { Some(Dispatcher::new(&config).map_err(WorkerError::Http)?) } else { None };
     if !db.wait_until_ready(&shutdown).await? {
         return Ok(Stopped::default());
+    }
+    tokio::select! {
+        () = shutdown.triggered() => return Ok(Stopped::default()),
+        set = set_limits(&db, &config.task_settings) => {
+            set.map_err(|(task, source)| WorkerError::Limit { task, source })?;
+        }
     }
     let instance = Uuid::new_v4();
     let listener = tokio::select! {

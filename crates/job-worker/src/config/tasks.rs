@@ -1,5 +1,7 @@
 //! Settings of single tasks: JOBS_TASKS.
 
+mod limit;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use job_pg::Limit;
 use job_utils::config::{HttpUrl, LONGEST, Reader, in_words, nearest, parse_duration, parse_http_url};
 use job_utils::variables;
 use job_utils::wire::dispatch::function_url;
@@ -45,6 +48,8 @@ pub struct TaskSettings {
     pub complete_on_2xx: Option<bool>,
     /// How failed attempts are tried again.
     pub retry: Option<RetrySettings>,
+    /// The limit that a worker sets at its start, for all workers.
+    pub limit: Option<Limit>,
 }
 
 /// How failed attempts of a task are tried again.
@@ -69,14 +74,14 @@ pub struct AllTasks {
     /// By task identifier.
     pub named: BTreeMap<String, TaskSettings>,
     /// Of those that are not named; and what a named one does not say is as here. But the concurrency is that of all of
-    /// them together.
+    /// them together, and the limit is for each task for which no limit is set.
     pub rest: TaskSettings,
 }
 
 impl AllTasks {
     /// The settings of a task.
     pub fn of(&self, task: &str) -> TaskSettings {
-        let rest = TaskSettings { concurrency: None, ..self.rest.clone() };
+        let rest = TaskSettings { concurrency: None, limit: None, ..self.rest.clone() };
         let Some(own) = self.named.get(task).cloned() else { return rest };
         TaskSettings {
             url: own.url.or(rest.url),
@@ -85,6 +90,7 @@ impl AllTasks {
             concurrency: own.concurrency,
             complete_on_2xx: own.complete_on_2xx.or(rest.complete_on_2xx),
             retry: own.retry.or(rest.retry),
+            limit: own.limit,
         }
     }
 
@@ -260,7 +266,7 @@ fn quoted(name: &str) -> String {
 #[derive(Default)]
 struct Faults(Vec<String>);
 
-const TASK: &[&str] = &["url", "timeout", "first_byte_timeout", "concurrency", "complete_on_2xx", "retry"];
+const TASK: &[&str] = &["url", "timeout", "first_byte_timeout", "concurrency", "complete_on_2xx", "retry", "limit"];
 const RETRY: &[&str] = &["max_attempts", "first", "cap", "jitter"];
 
 impl Faults {
@@ -298,6 +304,13 @@ impl Faults {
                     Some(retry) => read.retry = Some(self.retry(&at, retry)),
                     None => self
                         .add(&at, "is not an object: write {\"max_attempts\": 5, \"first\": \"1s\", \"cap\": \"10m\"}"),
+                },
+                "limit" => match value.as_object() {
+                    Some(limit) => read.limit = Some(self.limit(&at, limit)),
+                    None => self.add(
+                        &at,
+                        "is not an object: write {\"max_running\": 5, \"rate\": 100, \"per\": \"1s\", \"burst\": 5}",
+                    ),
                 },
                 _ => self.unknown(task, key, TASK),
             }

@@ -148,3 +148,46 @@ async fn a_worker_with_wrong_settings_of_a_task_does_not_start_and_says_where() 
         assert!(output.contains(told), "{output}");
     }
 }
+
+#[tokio::test]
+async fn a_limit_of_jobs_tasks_is_one_for_all_workers() {
+    let bench = Bench::new().await;
+    let function = FakeFunction::start(async |_| std::future::pending().await).await;
+    let tasks = json!({ "slow": { "limit": { "max_running": 3, "rate": 1, "per": "1h", "burst": 2 } } });
+    let start =
+        |id: &str| bench.worker(&function.url()).env("HOSTNAME", id).env("JOBS_TASKS", tasks.to_string()).spawn();
+    let mut workers = [start("worker-a"), start("worker-b")];
+    for worker in &mut workers {
+        worker.wait_for_line("worker looks for jobs", LIMIT).await;
+    }
+    for _ in 0..4 {
+        bench.add("slow").await;
+    }
+    // A job without a gate that was enqueued later has come: the rest of the others waits.
+    bench.add("another").await;
+    eventually(LIMIT, async || function.requests().iter().any(|request| request.target == "/another")).await;
+    eventually(LIMIT, async || function.requests().len() == 3).await;
+    let row = bench.db.connect().await;
+    let row = row.query_one("SELECT max_running, rate, per = '1h', burst FROM app_jobs.gates", &[]).await.unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2), row.get(3)), (3, 1, true, 2));
+}
+
+#[tokio::test]
+async fn a_worker_whose_limit_cannot_be_set_says_what_it_needs_and_does_not_start() {
+    let bench = Bench::new().await;
+    let role = format!("{}_runtime", bench.db.name());
+    bench.run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret' IN ROLE jobs_runtime")).await;
+    let tasks = json!({ "slow": { "limit": { "max_running": 3 } } });
+    let start = || {
+        let worker = bench.worker("http://127.0.0.1:9").env("PGUSER", &role).env("PGPASSWORD", "secret");
+        worker.env("JOBS_TASKS", tasks.to_string()).spawn()
+    };
+    let mut worker = start();
+    assert_eq!(worker.exit_code(LIMIT).await, 70);
+    let output = worker.output();
+    assert!(output.contains("JOBS_TASKS: slow.limit cannot be set") && output.contains("administrator"), "{output}");
+    // Set by somebody else, it needs no right.
+    bench.run("SELECT app_jobs.set_limit('task', 'slow', max_running => 3)").await;
+    start().wait_for_line("worker looks for jobs", LIMIT).await;
+    bench.run(&format!("DROP ROLE {role}")).await;
+}
