@@ -24,6 +24,9 @@ CREATE TABLE @extschema@.gates (
     set_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     CONSTRAINT gates_pkey PRIMARY KEY (kind, name),
     CONSTRAINT gates_kind CHECK (kind IN ('task', 'queue', 'tenant', 'host', 'all')),
+    CONSTRAINT gates_all CHECK (kind <> 'all' OR name = '' AND max_running IS NULL AND rate IS NULL),
+    CONSTRAINT gates_tenant CHECK (
+        kind <> 'tenant' OR name = '*' OR name ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'),
     CONSTRAINT gates_max_running_positive CHECK (max_running > 0),
     CONSTRAINT gates_rate CHECK (rate > 0 AND per > '0' AND burst > 0
                                  OR rate IS NULL AND per IS NULL AND burst IS NULL),
@@ -86,7 +89,7 @@ DROP FUNCTION IF EXISTS @internal@.claim_jobs(
     text, text[], int, interval, text[], boolean, int[], timestamptz[], bigint[], text[]);
 
 -- Of a tenant's rows, a tenant's role sees its own, as in jobs. A view runs as its owner, who sees all.
-CREATE VIEW @extschema@.job_queues AS
+CREATE VIEW @extschema@.job_queues WITH (security_barrier) AS
 SELECT j.queue_name, count(*)::int AS job_count, max(j.locked_at) AS locked_at,
        (array_agg(j.locked_by ORDER BY j.locked_at DESC) FILTER (WHERE j.locked_at IS NOT NULL))[1] AS locked_by
   FROM @extschema@.jobs j

@@ -70,7 +70,7 @@ DECLARE
     gated bigint[];
     skipped boolean;
     moved boolean;
-    found int;
+    startable bigint[];
     claimed bigint[];
 BEGIN
     PERFORM @internal@.require_worker_id(worker_id);
@@ -102,12 +102,20 @@ BEGIN
                  ORDER BY e.locked_at LIMIT max_jobs FOR UPDATE SKIP LOCKED));
         END IF;
         IF EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key = 'run_at' AND @waits(j)@ AND j.run_at <= now()) THEN
+            PERFORM set_config('jobs.placing', 'on', true);
             UPDATE @extschema@.jobs j
                SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
                    updated_at = clock_timestamp()
              WHERE j.id = ANY (ARRAY(
-                SELECT d.id FROM @extschema@.jobs d WHERE d.gate_key = 'run_at' AND @waits(d)@ AND d.run_at <= now()
-                 ORDER BY d.run_at LIMIT max_jobs + 1000 FOR UPDATE SKIP LOCKED));
+                SELECT f.id FROM @extschema@.jobs f
+                 WHERE @waits(f)@ AND f.id = ANY (ARRAY(
+                    SELECT d.id FROM (
+                        SELECT o.id, o.priority, o.run_at FROM @extschema@.jobs o
+                         WHERE o.gate_key = 'run_at' AND @waits(o)@ AND o.run_at <= now()
+                         ORDER BY o.run_at LIMIT max_jobs + 1000) d
+                     ORDER BY d.priority, d.run_at, d.id LIMIT max_jobs))
+                   FOR UPDATE SKIP LOCKED));
+            PERFORM set_config('jobs.placing', '', true);
         END IF;
     END IF;
 
@@ -141,13 +149,20 @@ BEGIN
                     WHERE j.gate_key = f.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
                     ORDER BY j.priority, j.run_at, j.id LIMIT 1) h;
         END IF;
-        IF walked = walk AND cardinality(keys) < max_jobs THEN
-            -- The first job of each gate, gate by gate.
+        IF keys IS NOT NULL THEN
+            SELECT g.ids, g.skipped, g.moved INTO gated, skipped, moved
+              FROM @internal@.open_gates(keys, queues, tasks, tenants, set_tasks, set_tenants, ruled, max_jobs, stale,
+                                         task_identifiers, excluded_tasks) g;
+        END IF;
+        -- The first job of each gate, gate by gate, a thousand gates at a time.
+        FOR page IN 1 .. 20 LOOP
+            EXIT WHEN walked IS DISTINCT FROM walk OR coalesce(cardinality(gated), 0) >= max_jobs
+                   OR page > 1 AND (gated IS NOT NULL OR last_gate IS NULL);
             WITH RECURSIVE gates (gate_key, queue_name, task, tenant, priority, run_at, id, n) AS (
                 SELECT h.*, 1 FROM (
                     SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
                       FROM @extschema@.jobs j
-                     WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > coalesce(after_gate, '')
+                     WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > coalesce(last_gate, after_gate, '')
                      ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
                 UNION ALL
                 SELECT h.*, g.n + 1
@@ -157,21 +172,27 @@ BEGIN
                         WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > g.gate_key
                         ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
                  WHERE g.n < 1000)
-            SELECT array_agg(k.gate_key), array_agg(k.queue_name),
-                   array_agg(k.task), array_agg(k.tenant),
+            SELECT array_agg(k.gate_key) FILTER (WHERE k.taken), array_agg(k.queue_name) FILTER (WHERE k.taken),
+                   array_agg(k.task) FILTER (WHERE k.taken), array_agg(k.tenant) FILTER (WHERE k.taken),
                    max(k.gate_key) FILTER (WHERE k.n = 1000)
               INTO keys, queues, tasks, tenants, last_gate
-              FROM (SELECT g.* FROM gates g ORDER BY g.priority, g.run_at, g.id) k;
+              FROM (SELECT g.*, @takes(g.task)@
+                                OR EXISTS (SELECT FROM @extschema@.jobs j
+                                            WHERE j.gate_key = g.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                                              AND @takes(j.task_identifier)@) AS taken
+                      FROM gates g ORDER BY g.priority, g.run_at, g.id) k;
             -- The next claim goes on with the gates behind these.
             PERFORM set_config('jobs.last_gate', coalesce(last_gate, ''), true);
-        END IF;
-        IF keys IS NOT NULL THEN
-            SELECT g.ids, g.skipped, g.moved INTO gated, skipped, moved
+            CONTINUE WHEN keys IS NULL;
+            SELECT CASE WHEN cardinality(g.ids) > coalesce(cardinality(gated), 0) THEN g.ids ELSE gated END,
+                   coalesce(skipped, false) OR coalesce(g.left_out, false),
+                   coalesce(moved, false) OR coalesce(g.placed, false)
+              INTO gated, skipped, moved
               FROM @internal@.open_gates(keys, queues, tasks, tenants, set_tasks, set_tenants, ruled, max_jobs, stale,
-                                         task_identifiers, excluded_tasks) g;
-        END IF;
+                                         task_identifiers, excluded_tasks) AS g (ids, left_out, placed);
+        END LOOP;
         wanted := max_jobs;
-        found := cardinality(gated);
+        startable := gated;
         -- Two statements of one text each: a single one for both takes 10 us a claim more, where a look that finds
         -- nothing takes 45 in all.
         IF gated IS NOT NULL AND deep THEN
@@ -196,8 +217,9 @@ BEGIN
         END IF;
         EXIT WHEN misplaced IS NULL AND (moved IS NOT TRUE OR free IS NOT NULL OR gated IS NOT NULL);
         -- Some of those behind them as well: each turn looks at everything anew.
+        PERFORM set_config('jobs.placing', 'on', true);
         UPDATE @extschema@.jobs j
-           SET gate_key = CASE WHEN j.run_at > now() THEN 'run_at'
+           SET gate_key = CASE WHEN j.run_at > clock_timestamp() THEN 'run_at'
                                ELSE @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) END,
                updated_at = clock_timestamp()
          WHERE j.id = ANY (misplaced || ARRAY(
@@ -205,11 +227,17 @@ BEGIN
              WHERE misplaced IS NOT NULL AND b.gate_key IS NULL AND @waits(b)@
                AND b.id = ANY (ARRAY(SELECT f.id FROM (@first_jobs(+ 200)@) f WHERE f.misplaced))
                FOR UPDATE SKIP LOCKED));
+        PERFORM set_config('jobs.placing', '', true);
     END LOOP;
 
-    -- There is more to put in its place; or a job was left for one that another claim has locked meanwhile.
-    IF skipped OR misplaced IS NOT NULL
-       OR found > coalesce(cardinality(gated), 0) AND coalesce(cardinality(free), 0) < wanted THEN
+    IF coalesce(cardinality(free), 0) < wanted AND cardinality(startable) > coalesce(cardinality(gated), 0) THEN
+        -- Others hold some of those without a gate: what was left for them starts.
+        gated := gated || (ARRAY(
+            SELECT j.id FROM @extschema@.jobs j WHERE j.id = ANY (startable) AND j.id <> ALL (coalesce(gated, '{}'))
+             ORDER BY j.priority, j.run_at, j.id))[:wanted - coalesce(cardinality(free), 0)];
+    END IF;
+    -- There is more to put in its place, or there are gates that nobody has looked at.
+    IF skipped OR misplaced IS NOT NULL OR last_gate IS NOT NULL THEN
         -- next_run_at says when to look again.
         PERFORM set_config('jobs.gate_skipped', 'on', true);
     END IF;
@@ -281,14 +309,18 @@ BEGIN
         RETURN now() + interval '2 milliseconds';
     END IF;
     RETURN least(
-        (SELECT j.run_at FROM @extschema@.jobs j
+        -- Somebody holds what is due already.
+        (SELECT CASE WHEN j.run_at > now() THEN j.run_at ELSE now() + interval '50 milliseconds' END
+           FROM @extschema@.jobs j
           WHERE j.gate_key = 'run_at' AND @waits(j)@ AND j.run_at <= now() + within AND @takes(j.task_identifier)@
           ORDER BY j.run_at LIMIT 1),
         (SELECT min(o.opens) FROM @extschema@.gates g
-           LEFT JOIN @extschema@.gate_tokens t
-             ON t.kind = g.kind AND g.name IN (t.name, '*') AND t.full_at > now() AND g.rate IS NOT NULL
-          CROSS JOIN LATERAL (VALUES
-                (g.paused_until), (g.closed_until), (t.full_at - (g.burst - 1) * g.per / g.rate)) AS o (opens)
-          WHERE o.opens > now() AND o.opens <= now() + within));
+          CROSS JOIN LATERAL (VALUES (g.paused_until), (g.closed_until)) AS o (opens)
+          WHERE o.opens > now() AND o.opens <= now() + within),
+        (SELECT min(n.at) FROM @extschema@.gate_tokens t
+          CROSS JOIN LATERAL (
+                SELECT t.full_at - (g.burst - 1) * g.per / g.rate AS at FROM @extschema@.gates g
+                 WHERE g.kind = t.kind AND g.name IN (t.name, '*') AND @gate_says(g)@ ORDER BY g.name = '*' LIMIT 1) n
+          WHERE t.full_at > now() AND n.at > now() AND n.at <= now() + within));
 END
 $$;

@@ -36,7 +36,8 @@ BEGIN
     room := coalesce(gate.max_running, most);
     IF room IS NOT NULL THEN
         IF gate_kind <> 'queue' AND (gate.set_at > now() - interval '10 seconds'
-                                     OR gate.set_xid >= pg_snapshot_xmin(pg_current_snapshot())) THEN
+                                     OR gate.set_at > now() - interval '1 day'
+                                        AND gate.set_xid >= pg_snapshot_xmin(pg_current_snapshot())) THEN
             -- Jobs that a claim has started which did not see the gate yet count as well: they get its key. One that
             -- somebody holds counts all the same.
             UPDATE @extschema@.jobs j
@@ -221,7 +222,8 @@ BEGIN
              CROSS JOIN LATERAL (SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name) k
              CROSS JOIN LATERAL (
                    SELECT j.id, j.priority, j.run_at FROM @extschema@.jobs j
-                    WHERE j.gate_key = k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@ AND j.run_at <= now()
+                    WHERE j.gate_key = k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                      AND j.run_at <= clock_timestamp()
                       AND j.queue_name = k.queue_name AND @takes(j.task_identifier)@
                     ORDER BY j.priority, j.run_at, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) h
              WHERE NOT EXISTS (SELECT FROM @extschema@.jobs r
@@ -245,7 +247,8 @@ BEGIN
                       OR j.database_id::text IS DISTINCT FROM k.tenant
                          AND (k.tenant IS NOT NULL OR ARRAY[j.database_id::text, '*'] && set_tenants) AS among_others
                  FROM @extschema@.jobs j
-                WHERE j.gate_key = k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@ AND j.run_at <= now()
+                WHERE j.gate_key = k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                  AND j.run_at <= clock_timestamp()
                   AND j.queue_name IS NOT DISTINCT FROM k.queue_name AND @takes(j.task_identifier)@
                 ORDER BY j.priority, j.run_at, j.id
                 LIMIT least(max_jobs, k.queue_room, k.task_room, k.tenant_room) FOR UPDATE SKIP LOCKED) h),
@@ -263,10 +266,12 @@ BEGIN
     IF misplaced IS NOT NULL THEN
         skipped := true;
         moved := true;
+        PERFORM set_config('jobs.placing', 'on', true);
         UPDATE @extschema@.jobs j
            SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
                updated_at = clock_timestamp()
          WHERE j.id = ANY (misplaced);
+        PERFORM set_config('jobs.placing', '', true);
     END IF;
 END
 $$;

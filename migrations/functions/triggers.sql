@@ -32,8 +32,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     @only_on(jobs)@
     -- What runs is counted by its gates.
-    NEW.gate_key := CASE WHEN NEW.run_at > now() AND NEW.locked_at IS NULL THEN 'run_at'
-                         ELSE @internal@.gate_key(NEW.task_identifier, NEW.queue_name, NEW.database_id) END;
+    IF NEW.run_at > clock_timestamp() AND NEW.locked_at IS NULL THEN
+        NEW.gate_key := 'run_at';
+    ELSIF EXISTS (SELECT FROM @extschema@.gates) THEN
+        NEW.gate_key := @internal@.gate_key(NEW.task_identifier, NEW.queue_name, NEW.database_id);
+    ELSE
+        NEW.gate_key := 'queue' || quote_literal(NEW.queue_name);
+    END IF;
     RETURN NEW;
 END
 $$;
@@ -65,44 +70,35 @@ BEGIN
 END
 $$;
 
--- A release, a retry, a reschedule or a replaced key: workers look again, or plan their next look anew. Not for jobs
--- that a claim puts in their place: it wakes nobody but for what it leaves.
+-- A release, a retry, a reschedule or a replaced key: workers look again, or plan their next look anew. So they do when
+-- what ran has left its gate, whether anything is seen to wait there or not: it may not be committed yet. Not for jobs
+-- that a claim puts in their place (jobs.placing): it takes them, or looks again itself.
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_updated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    claimable boolean;
     wake boolean;
     woken boolean;
 BEGIN
     @only_on(jobs)@
-    SELECT bool_or(n.locked_at IS NULL AND n.attempts < n.max_attempts) INTO claimable FROM new_rows n;
-    IF claimable THEN
-        SELECT bool_or(o.locked_at IS NOT NULL OR o.gate_key IS NOT DISTINCT FROM n.gate_key
-                       OR (o.priority, o.run_at, o.attempts) IS DISTINCT FROM (n.priority, n.run_at, n.attempts))
-          INTO wake FROM old_rows o JOIN new_rows n ON n.id = o.id;
-    ELSIF EXISTS (SELECT FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL) THEN
-        -- What ran and does not come again has left its gate.
-        SELECT bool_or(n.locked_at IS NULL OR n.gate_key IS DISTINCT FROM o.gate_key)
-               AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key <> 'run_at' AND @waits(j)@)
-          INTO wake FROM old_rows o JOIN new_rows n ON n.id = o.id
-         WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL;
+    SELECT bool_or(n.locked_at IS NULL AND n.attempts < n.max_attempts) INTO wake FROM new_rows n;
+    IF wake AND current_setting('jobs.placing', true) = 'on' THEN
+        RETURN NULL;
     END IF;
-    IF wake THEN
+    IF wake OR (SELECT count(*) FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL)
+               > (SELECT count(*) FROM new_rows n WHERE n.gate_key IS NOT NULL AND n.locked_at IS NOT NULL) THEN
         woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
     END IF;
     RETURN NULL;
 END
 $$;
 
--- What a gate held back may start when a job that ran is gone.
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_deleted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     woken boolean;
 BEGIN
     @only_on(jobs)@
-    IF EXISTS (SELECT FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL)
-       AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key <> 'run_at' AND @waits(j)@) THEN
+    IF EXISTS (SELECT FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL) THEN
         woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
     END IF;
     RETURN NULL;

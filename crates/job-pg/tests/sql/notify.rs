@@ -122,7 +122,8 @@ async fn a_freed_queue_wakes_when_jobs_are_left_in_it() {
         ("UPDATE app_jobs.jobs SET queue_name = NULL WHERE id = 4", 1),
         ("DELETE FROM app_jobs.jobs WHERE id IN (2, 4)", 0),
         ("SELECT app_jobs.get_job('worker')", 0),
-        ("SELECT app_jobs.complete_job('worker', 5)", 0),
+        // Whoever adds a job at this moment may have found the queue busy.
+        ("SELECT app_jobs.complete_job('worker', 5)", 1),
     ] {
         assert_eq!(woken(&s, &mut ear, statement).await, times, "{statement}");
     }

@@ -197,3 +197,51 @@ async fn jobs_that_become_due_take_their_place_in_the_order() {
         assert_eq!(s.get_job("'worker'").await, Some(job));
     }
 }
+
+#[tokio::test]
+async fn a_single_job_is_found_behind_many_closed_queues() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("INSERT INTO app_jobs.jobs (task_identifier, queue_name) SELECT 'x', 'busy' FROM generate_series(1, 300)")
+        .await;
+    assert!(s.get_job("'worker'").await.is_some());
+    let other_task = "INSERT INTO app_jobs.jobs (task_identifier, queue_name) SELECT 'other', 'o' || n FROM generate_series(1, 50) n";
+    s.run(other_task).await;
+    let free = s.add_job("'x', '{}', queue_name := 'z', priority := 1").await;
+    assert_eq!(s.get_job("'worker', '{x}'").await, Some(free), "of the tasks that are asked for");
+    // More gates than a page has.
+    s.run("TRUNCATE app_jobs.jobs; INSERT INTO app_jobs.jobs (task_identifier, queue_name) SELECT 'x', 'q' || n % 1011 FROM generate_series(1, 2022) n")
+        .await;
+    assert_eq!(s.number("SELECT count(*) FROM app_jobs_internal.claim_jobs('worker', NULL, 2000, NULL)").await, 1011);
+    let last = s.add_job("'x', '{}', queue_name := 'zz', priority := 1").await;
+    assert_eq!(s.get_job("'worker'").await, Some(last));
+}
+
+#[tokio::test]
+async fn what_somebody_holds_keeps_no_other_job_from_starting() {
+    let db = database().await;
+    let (s, holder) = (Session::open(&db).await, Session::open(&db).await);
+    s.run("SELECT app_jobs.add_job('free') FROM generate_series(1, 5)").await;
+    s.run("SELECT app_jobs.add_job('queued', queue_name := 'q' || n) FROM generate_series(1, 5) n").await;
+    holder.run("BEGIN; UPDATE app_jobs.jobs SET priority = 0 WHERE task_identifier = 'free'").await;
+    let claimed = "SELECT count(*) FROM app_jobs_internal.claim_jobs('worker', NULL, 5, NULL)";
+    assert_eq!(s.number(claimed).await, 5, "those of the queues");
+    holder.run("COMMIT").await;
+    assert_eq!(s.number(claimed).await, 5);
+}
+
+#[tokio::test]
+async fn a_claim_in_an_open_transaction_keeps_what_it_takes_and_nothing_else() {
+    let db = database().await;
+    let (s, other) = (Session::open(&db).await, Session::open(&db).await);
+    s.run("BEGIN; SELECT 1").await;
+    other
+        .run("SELECT app_jobs.add_job('x', run_at := clock_timestamp() + interval '10 ms') FROM generate_series(1, 20)")
+        .await;
+    other.run("SELECT app_jobs.add_job('x') FROM generate_series(1, 20)").await;
+    eventually(LIMIT, async || other.is("SELECT bool_and(run_at < now()) FROM app_jobs.jobs").await).await;
+    assert!(s.get_job("'worker'").await.is_some());
+    let claimed = "SELECT count(*) FROM app_jobs_internal.claim_jobs('other-worker', NULL, 100, NULL)";
+    assert_eq!(other.number(claimed).await, 39);
+    s.run("COMMIT").await;
+}

@@ -65,7 +65,7 @@ impl Poller {
             exhausted: true,
             woken: false,
             pacer: Pacer { found_at: None, not_before: now },
-            backoff: PollBackoff { pause: SHORTEST_POLL },
+            backoff: PollBackoff { pause: SHORTEST_POLL, soon: Duration::ZERO },
             start: StartScans { ended: now, took: Duration::ZERO, passed_over: false },
         }
     }
@@ -192,7 +192,7 @@ impl Poller {
         self.exhausted = true;
         let pause =
             if notified { self.poll_interval } else { self.backoff.next(self.start.least_pause(), self.poll_interval) };
-        let wait = due.map_or(pause, |due| due.min(pause));
+        let wait = due.map_or(pause, |due| due.max(self.backoff.soon()).min(pause));
         self.more = self.woken;
         self.next_at = if self.woken { now } else { now + wait };
     }
@@ -269,7 +269,12 @@ impl Pacer {
 /// none before it.
 struct PollBackoff {
     pause: Duration,
+    /// The least pause before the next claim, however soon something is said to be due: somebody may hold it for long.
+    soon: Duration,
 }
+
+/// The longest of those least pauses.
+const LONGEST_SOON: Duration = Duration::from_millis(200);
 
 impl PollBackoff {
     fn next(&mut self, least: Duration, longest: Duration) -> Duration {
@@ -278,8 +283,16 @@ impl PollBackoff {
         pause
     }
 
+    /// Doubles from claim to claim that finds nothing.
+    fn soon(&mut self) -> Duration {
+        let soon = self.soon;
+        self.soon = (soon * 2).clamp(Duration::from_millis(1), LONGEST_SOON);
+        soon
+    }
+
     fn reset(&mut self) {
         self.pause = SHORTEST_POLL;
+        self.soon = Duration::ZERO;
     }
 }
 
