@@ -191,7 +191,7 @@ async fn an_update_of_an_extension_with_other_tables_or_old_workers_is_refused_a
     assert!(error.message().contains("alive-worker"), "{}", error.message());
     assert!(error.hint().unwrap_or_default().contains("Stop them"), "{error:?}");
     assert_eq!(differences(&before, &everything(&s).await), Vec::<String>::new());
-    s.run("DELETE FROM app_jobs.workers; ALTER TABLE app_jobs.jobs RENAME organization_id TO not_yet").await;
+    s.run("DELETE FROM app_jobs.workers; ALTER TABLE app_jobs.jobs RENAME gate_key TO not_yet").await;
     let before = everything(&s).await;
     let error = s.error(UPDATE).await;
     assert!(error.message().contains("the tables of this extension"), "{}", error.message());
