@@ -125,7 +125,8 @@ async fn slow_jobs_that_end_together_are_not_taken_for_quick_ones() {
     let worker = worker.state(told).raw_task("slow", TaskOptions::new(), slow).build().unwrap();
     let shutdown = Shutdown::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));
-    let slow = "locked_at < clock_timestamp() - interval '150 ms'";
+    // A handler may begin a while after its job was claimed, on a busy machine.
+    let slow = "locked_at < clock_timestamp() - interval '1 s'";
     eventually(LIMIT, async || bench.count(slow).await == 50).await;
     done.send(50).unwrap();
     eventually(LIMIT, async || bench.count("locked_at IS NOT NULL AND id > 50").await >= 50).await;

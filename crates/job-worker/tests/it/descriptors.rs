@@ -19,8 +19,9 @@ async fn a_job_for_which_no_descriptor_is_left_loses_no_attempt() {
     for _ in 1..JOBS {
         bench.add_with("task", "{}", ", max_attempts := 1").await;
     }
-    let line = worker.wait_for_line("Too many open files", LIMIT).await;
-    assert!(line.contains("WARN") && line.contains("JOBS_CONCURRENCY"), "{line}");
+    // Others may say as much of their connections before.
+    let line = worker.wait_for_line("lower JOBS_CONCURRENCY", LIMIT).await;
+    assert!(line.contains("WARN") && line.contains("Too many open files"), "{line}");
     eventually(LIMIT, async || bench.count("last_error LIKE '%Too many open files%' AND attempts = 0").await > 0).await;
     assert_eq!(bench.count("attempts > 1 OR attempts = 1 AND locked_at IS NULL").await, 0);
     gate.open();
