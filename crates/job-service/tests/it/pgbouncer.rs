@@ -22,8 +22,10 @@ const LOCKED: &str = "SELECT (SELECT count(*) FROM app_jobs.jobs WHERE locked_at
                       + (SELECT count(*) FROM app_jobs.scheduled_jobs WHERE locked_at IS NOT NULL) \
                       + (SELECT count(*) FROM app_jobs.job_queues WHERE locked_at IS NOT NULL)";
 
-/// What listening sessions hold: the name and the instance of the worker, and of the scheduler.
+/// What listening sessions hold: the name and the instance of the worker, and of the scheduler. Not what a claim holds
+/// while it lasts.
 const NAMES: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+                     AND (classid::bigint << 32) + objid::bigint <> hashtextextended('app_jobs.limits', 0) \
                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// A database with a pooler in front of it.
