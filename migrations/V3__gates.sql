@@ -34,7 +34,7 @@ CREATE TABLE @extschema@.gates (
 );
 
 COMMENT ON TABLE @extschema@.gates IS
-    E'@behavior -insert -update -delete\nLimits, rates, pauses and closed hosts: what can hold jobs back. '
+    E'@behavior -*\nLimits, rates, pauses and closed hosts: what can hold jobs back. '
     'pause, resume and set_limit change it.';
 
 -- What has been taken from the token buckets of rates.
@@ -51,7 +51,7 @@ COMMENT ON TABLE @extschema@.gate_tokens IS E'@behavior -*\nWhat has been taken 
 -- to pass, and it stands in the order of the jobs with the same ones.
 ALTER TABLE @extschema@.jobs ADD COLUMN gate_key text COLLATE "C";
 COMMENT ON COLUMN @extschema@.jobs.gate_key IS
-    'Which gates a waiting job has to pass: run_at, or its queue, task or tenant; NULL for none. Derived.';
+    E'@behavior -*\nWhich gates a waiting job has to pass: run_at, or its queue, task or tenant; NULL: none. Derived.';
 
 UPDATE @extschema@.jobs
    SET gate_key = CASE WHEN run_at > now() THEN 'run_at' ELSE 'queue' || quote_literal(queue_name) END
@@ -104,6 +104,6 @@ SELECT j.queue_name, count(*)::int AS job_count, max(j.locked_at) AS locked_at,
  GROUP BY j.queue_name;
 
 COMMENT ON VIEW @extschema@.job_queues IS
-    'Named queues in use: how many jobs each has, and which worker runs one.';
+    E'@primaryKey queue_name\nNamed queues in use: how many jobs each has, and which worker runs one.';
 
 SET LOCAL lock_timeout = DEFAULT;
