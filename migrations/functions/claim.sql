@@ -101,6 +101,9 @@ BEGIN
                    AND e.run_at <= now() AND (e.deadline IS NULL OR e.deadline < swept) AND @takes(e.task_identifier)@
                  ORDER BY e.locked_at LIMIT max_jobs FOR UPDATE SKIP LOCKED));
         END IF;
+    END IF;
+    IF deep OR cardinality(free_gates) > 0 THEN
+        -- A transaction of get_job may stay open: it moves no more than it may take.
         IF EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key = 'run_at' AND @waits(j)@ AND j.run_at <= now()) THEN
             PERFORM set_config('jobs.placing', 'on', true);
             UPDATE @extschema@.jobs j
@@ -113,7 +116,8 @@ BEGIN
                         SELECT o.id, o.priority, o.run_at FROM @extschema@.jobs o
                          WHERE o.gate_key = 'run_at' AND @waits(o)@ AND o.run_at <= now()
                          ORDER BY o.run_at LIMIT max_jobs + 1000) d
-                     ORDER BY d.priority, d.run_at, d.id LIMIT max_jobs))
+                     ORDER BY d.priority, d.run_at, d.id
+                     LIMIT CASE WHEN epochs IS NULL THEN max_jobs ELSE max_jobs + 1000 END))
                    FOR UPDATE SKIP LOCKED));
             PERFORM set_config('jobs.placing', '', true);
         END IF;

@@ -133,6 +133,8 @@ pub(crate) enum What {
     Touched,
     /// A waiting job that was enqueued anew under its key.
     Replaced,
+    /// A claim has put a waiting job where it belongs: nothing that is recorded has changed.
+    Placed,
     /// The row of a job that nobody held is gone.
     Removed,
     /// A failure of a job that nobody held.
@@ -168,6 +170,7 @@ impl Change {
             (true, false) => What::Released,
             (false, false) if new.n != old.n => What::Replaced,
             (false, false) if new.error != old.error || new.run_at != old.run_at => What::FailedUnheld,
+            (false, false) if new == old => What::Placed,
             (false, false) => What::Unexplained,
         }
     }
@@ -240,6 +243,8 @@ mod tests {
         assert_eq!(what(Some(&free), Some(&other)), What::Replaced);
         assert_eq!(what(Some(&free), None), What::Removed);
         assert_eq!(what(Some(&free), Some(&failed)), What::FailedUnheld);
-        assert_eq!(what(Some(&free), Some(&free)), What::Unexplained);
+        assert_eq!(what(Some(&free), Some(&free)), What::Placed);
+        let moved = Row { priority: free.priority + 1, ..free.clone() };
+        assert_eq!(what(Some(&free), Some(&moved)), What::Unexplained);
     }
 }
