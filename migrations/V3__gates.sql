@@ -19,9 +19,8 @@ CREATE TABLE @extschema@.gates (
     reason text,
     closed_until timestamptz,
     closed_reason text,
-    -- When a limit was set last, and by which transaction: claims that began before it may not have seen it.
+    -- When a limit was set last: claims that began before it may not have seen it.
     set_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    set_xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     CONSTRAINT gates_pkey PRIMARY KEY (kind, name),
     CONSTRAINT gates_kind CHECK (kind IN ('task', 'queue', 'tenant', 'host', 'all')),
     CONSTRAINT gates_all CHECK (kind <> 'all' OR name = '' AND max_running IS NULL AND rate IS NULL),

@@ -30,9 +30,10 @@ $$;
 -- last look ended that went gate by gate; that is told in the setting jobs.last_gate.
 --
 -- Jobs without a gate are claimed in their order. Of those with one, the first max_jobs + 200 are looked at, whatever
--- their gates, and when those are not enough, the first of up to 1,000 gates. Then each of these gates is locked
--- without waiting: an advisory lock, so that there is no row that every job of a gate writes. What runs is counted in a
--- later statement, which sees what all who had the lock before have committed: no limit is ever exceeded.
+-- their gates. When those are not enough, the first job of each gate is, a thousand gates at a time, until something is
+-- found or 20,000 have been looked at. Each of these gates is locked without waiting: an advisory lock, so that no row
+-- is written by every job of a gate. What runs is counted in a later statement, which sees what all who had the lock
+-- before have committed: no limit is ever exceeded.
 --
 -- What stands where it does not belong (written by replication or with triggers off, or before its gate was set) is
 -- put in its place when a claim comes by.
@@ -52,6 +53,8 @@ DECLARE
     stale timestamptz := now() - coalesce(job_expiry, interval '4 hours');
     -- Workers fail what is past its deadline. When nobody has done so, there is none, and its lock is as any other's.
     swept timestamptz := now() - interval '1 minute';
+    -- now() may be long ago: a job that is due by the clock is not put behind others of its queue.
+    moment timestamptz := clock_timestamp();
     -- What is set for gates. set_tasks and set_tenants are those with a row, * among them.
     ruled boolean;
     stopped boolean;
@@ -89,46 +92,43 @@ BEGIN
         RETURN;
     END IF;
 
-    IF deep THEN
-        -- Ranges of indexes that are empty as long as nothing hangs, and nothing has become due.
-        IF EXISTS (SELECT FROM @extschema@.jobs j WHERE j.locked_at IS NOT NULL AND j.locked_at < stale) THEN
-            UPDATE @extschema@.jobs j
-               SET locked_at = NULL, locked_by = NULL, epoch = NULL, instance = NULL, accepted = false,
-                   deadline = NULL, updated_at = clock_timestamp()
-             WHERE j.id = ANY (ARRAY(
-                SELECT e.id FROM @extschema@.jobs e
-                 WHERE e.locked_at IS NOT NULL AND e.locked_at < stale AND e.attempts < e.max_attempts
-                   AND e.run_at <= now() AND (e.deadline IS NULL OR e.deadline < swept) AND @takes(e.task_identifier)@
-                 ORDER BY e.locked_at LIMIT max_jobs FOR UPDATE SKIP LOCKED));
-        END IF;
+    -- Ranges of indexes that are empty as long as nothing hangs, and nothing has become due.
+    IF deep AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.locked_at IS NOT NULL AND j.locked_at < stale) THEN
+        UPDATE @extschema@.jobs j SET @unlocked()@
+         WHERE j.id = ANY (ARRAY(
+            SELECT e.id FROM @extschema@.jobs e
+             WHERE e.locked_at IS NOT NULL AND e.locked_at < stale AND e.attempts < e.max_attempts
+               AND e.run_at <= now() AND (e.deadline IS NULL OR e.deadline < swept) AND @takes(e.task_identifier)@
+             ORDER BY e.locked_at LIMIT max_jobs FOR UPDATE SKIP LOCKED));
     END IF;
-    IF deep OR cardinality(free_gates) > 0 THEN
-        -- A transaction of get_job may stay open: it moves no more than it may take.
-        IF EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key = 'run_at' AND @waits(j)@ AND j.run_at <= now()) THEN
-            PERFORM set_config('jobs.placing', 'on', true);
-            UPDATE @extschema@.jobs j
-               SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
-                   updated_at = clock_timestamp()
-             WHERE j.id = ANY (ARRAY(
-                SELECT f.id FROM @extschema@.jobs f
-                 WHERE @waits(f)@ AND f.id = ANY (ARRAY(
-                    SELECT d.id FROM (
-                        SELECT o.id, o.priority, o.run_at FROM @extschema@.jobs o
-                         WHERE o.gate_key = 'run_at' AND @waits(o)@ AND o.run_at <= now()
-                         ORDER BY o.run_at LIMIT max_jobs + 1000) d
-                     ORDER BY d.priority, d.run_at, d.id
-                     LIMIT CASE WHEN epochs IS NULL THEN max_jobs ELSE max_jobs + 1000 END))
-                   FOR UPDATE SKIP LOCKED));
-            PERFORM set_config('jobs.placing', '', true);
-        END IF;
+    IF (deep OR cardinality(free_gates) > 0)
+       AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key = 'run_at' AND @waits(j)@ AND j.run_at <= moment)
+    THEN
+        -- A transaction of get_job may stay open: it moves no more than it may take, and those of queues, of which none
+        -- may start before one that comes first.
+        PERFORM set_config('jobs.placing', 'on', true);
+        UPDATE @extschema@.jobs j
+           SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
+               updated_at = clock_timestamp()
+         WHERE j.id = ANY (ARRAY(
+            SELECT f.id FROM @extschema@.jobs f
+             WHERE @waits(f)@ AND f.id = ANY (ARRAY(
+                SELECT d.id FROM (
+                    SELECT o.id, o.queue_name, row_number() OVER (ORDER BY o.priority, o.run_at, o.id) AS n
+                      FROM (SELECT w.id, w.queue_name, w.priority, w.run_at FROM @extschema@.jobs w
+                             WHERE w.gate_key = 'run_at' AND @waits(w)@ AND w.run_at <= moment
+                             ORDER BY w.run_at LIMIT max_jobs + 1000) o) d
+                 WHERE d.n <= max_jobs OR epochs IS NOT NULL OR d.queue_name IS NOT NULL))
+               FOR UPDATE SKIP LOCKED));
+        PERFORM set_config('jobs.placing', '', true);
     END IF;
 
     FOR turn IN 1 .. 3 LOOP
         gated := NULL;
         moved := false;
         IF deep THEN
-            SELECT array_agg(k.gate_key), array_agg(k.queue_name),
-                   array_agg(k.task), array_agg(k.tenant), sum(k.jobs)
+            SELECT array_agg(k.gate_key), array_agg(k.queue_name), array_agg(k.task), array_agg(k.tenant),
+                   sum(k.jobs)
               INTO keys, queues, tasks, tenants, walked
               FROM (SELECT w.gate_key, w.queue_name, count(*) AS jobs,
                            min(w.task_identifier) FILTER (
@@ -144,8 +144,7 @@ BEGIN
                                      ORDER BY j.priority, j.run_at, j.id LIMIT walk) g) w
                      GROUP BY w.gate_key, w.queue_name ORDER BY min(w.n)) k;
         ELSIF cardinality(free_gates) > 0 THEN
-            SELECT array_agg(h.gate_key), array_agg(h.queue_name),
-                   array_agg(h.task_identifier),
+            SELECT array_agg(h.gate_key), array_agg(h.queue_name), array_agg(h.task_identifier),
                    array_agg(h.database_id)
               INTO keys, queues, tasks, tenants
               FROM (SELECT DISTINCT f.gate_key FROM unnest(free_gates) AS f (gate_key)) f CROSS JOIN LATERAL (

@@ -156,7 +156,7 @@ BEGIN
             CASE WHEN set_limit.rate IS NOT NULL THEN coalesce(set_limit.burst, 1) END)
     ON CONFLICT ON CONSTRAINT gates_pkey DO UPDATE
        SET max_running = excluded.max_running, rate = excluded.rate, per = excluded.per, burst = excluded.burst,
-           set_at = excluded.set_at, set_xid = excluded.set_xid;
+           set_at = excluded.set_at;
     DELETE FROM @extschema@.gates g WHERE NOT @gate_says(g)@;
     SELECT * INTO after FROM @extschema@.gates g
      WHERE g.kind = set_limit.kind AND g.name IN (gate_name, '*') AND (g.max_running IS NOT NULL OR g.rate IS NOT NULL)

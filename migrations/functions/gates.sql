@@ -35,11 +35,9 @@ BEGIN
     END IF;
     room := coalesce(gate.max_running, most);
     IF room IS NOT NULL THEN
-        IF gate_kind <> 'queue' AND (gate.set_at > now() - interval '10 seconds'
-                                     OR gate.set_at > now() - interval '1 day'
-                                        AND gate.set_xid >= pg_snapshot_xmin(pg_current_snapshot())) THEN
-            -- Jobs that a claim has started which did not see the gate yet count as well: they get its key. One that
-            -- somebody holds counts all the same.
+        IF gate_kind <> 'queue' AND gate.set_at > now() - interval '10 seconds' THEN
+            -- set_limit gives what runs the gate's key, but for rows that somebody holds; whoever writes to gates by
+            -- hand gives none. Those get it here, and one that somebody holds counts all the same.
             UPDATE @extschema@.jobs j
                SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
                    updated_at = clock_timestamp()

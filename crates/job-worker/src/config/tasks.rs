@@ -373,7 +373,7 @@ mod tests {
     use super::*;
     use crate::config::WorkerConfig;
 
-    fn read(value: &str) -> Result<AllTasks, String> {
+    pub(super) fn read(value: &str) -> Result<AllTasks, String> {
         let env = BTreeMap::from([("JOBS_TASKS", value)]);
         WorkerConfig::from_env(&env).map(|config| config.task_settings).map_err(|error| error.to_string())
     }

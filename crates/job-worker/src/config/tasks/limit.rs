@@ -46,15 +46,8 @@ impl Faults {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
+    use super::super::tests::read;
     use super::*;
-    use crate::config::WorkerConfig;
-
-    fn read(value: &str) -> Result<AllTasks, String> {
-        let env = BTreeMap::from([("JOBS_TASKS", value)]);
-        WorkerConfig::from_env(&env).map(|config| config.task_settings).map_err(|error| error.to_string())
-    }
 
     #[test]
     fn a_limit_is_that_of_one_task_and_not_of_those_that_are_not_named() {
