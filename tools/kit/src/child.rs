@@ -83,6 +83,9 @@ mod tests {
 
     use super::*;
 
+    /// A signal to this process ends the children of all tests: one at a time.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     /// A shell that waits for a process of its own, whose id it writes down.
     fn shell(file: &Path) -> Command {
         let mut shell = Command::new("/bin/sh");
@@ -113,6 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_signal_ends_a_child_with_the_processes_that_it_has_started() {
+        let _alone = ALONE.lock().await;
         let file = tempfile::tempdir().unwrap();
         let file = file.path().join("pid");
         let run = tokio::spawn(status(shell(&file)));
@@ -124,6 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn so_does_the_end_of_whoever_waits_for_it() {
+        let _alone = ALONE.lock().await;
         let file = tempfile::tempdir().unwrap();
         let file = file.path().join("pid");
         let run = tokio::spawn(status(shell(&file)));
