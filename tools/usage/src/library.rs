@@ -16,7 +16,7 @@ use toolkit::steps::{self, Steps, cargo_output, command};
 /// How long a newcomer waits for the first line. The program is built by then.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Every crate that is published can be packaged and checked from its package, alone, and cargo has nothing to say about
+/// Every crate that is published can be packaged and checked from its package, alone, and cargo has nothing to say of
 /// it.
 pub(crate) async fn packages() -> Result<()> {
     let not_published = not_published().await?;
