@@ -105,4 +105,16 @@ SELECT j.queue_name, count(*)::int AS job_count, max(j.locked_at) AS locked_at,
 COMMENT ON VIEW @extschema@.job_queues IS
     E'@primaryKey queue_name\nNamed queues in use: how many jobs each has, and which worker runs one.';
 
+-- Attempts that somebody has cancelled, for the process that runs them: the job's row is gone, and cannot say why.
+CREATE TABLE @extschema@.cancelled_attempts (
+    instance uuid NOT NULL,
+    job_id bigint NOT NULL,
+    epoch bigint NOT NULL,
+    reason text,
+    cancelled_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT cancelled_attempts_pkey PRIMARY KEY (instance, epoch)
+);
+COMMENT ON TABLE @extschema@.cancelled_attempts IS
+    E'@behavior -*\nAttempts that were cancelled while they ran, until their worker has been told.';
+
 SET LOCAL lock_timeout = DEFAULT;

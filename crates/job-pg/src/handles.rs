@@ -3,10 +3,12 @@
 
 mod admin;
 mod callback;
+mod cancel;
 mod gates;
 mod worker;
 
 pub use admin::{AddJobError, AdminDb, AdminJob, AdminSchedule, ListFilter};
 pub use callback::CallbackDb;
+pub use cancel::{CancelError, CancelledJobs};
 pub use gates::{Gate, GateError, GateSettings, Limit, Rate};
 pub use worker::WorkerDb;

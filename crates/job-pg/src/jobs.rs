@@ -2,6 +2,7 @@
 //! heartbeat of those who run them.
 
 mod accept;
+mod cancelled;
 pub(crate) mod claim;
 pub(crate) mod columns;
 mod complete;
@@ -14,6 +15,7 @@ mod payload;
 mod release;
 mod settle;
 
+pub use cancelled::{CANCEL_CHANNEL, CancelledAttempt};
 pub use claim::{ClaimId, ClaimReply, ClaimRequest, Claimed, Cursor, Job};
 pub use complete_in_transaction::{CompleteError, TransactionOptions, attempt_token, complete_in_transaction};
 pub use enqueue::{EnqueueClient, EnqueueError, Enqueued, Field, enqueue, enqueue_in, enqueue_many, enqueue_many_in};

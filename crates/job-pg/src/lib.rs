@@ -31,14 +31,14 @@ pub mod testing;
 pub use connection::{CreateDatabaseError, Db, DbBuilder, PoolWaits, ReadBudget, create_database};
 pub use error::{DbError, is_conflict};
 pub use handles::{
-    AddJobError, AdminDb, AdminJob, AdminSchedule, CallbackDb, Gate, GateError, GateSettings, Limit, ListFilter, Rate,
-    WorkerDb,
+    AddJobError, AdminDb, AdminJob, AdminSchedule, CallbackDb, CancelError, CancelledJobs, Gate, GateError,
+    GateSettings, Limit, ListFilter, Rate, WorkerDb,
 };
 pub use jobs::{
-    ClaimId, ClaimReply, ClaimRequest, Claimed, CompleteError, Cursor, EnqueueClient, EnqueueError, Enqueued,
-    ExhaustedJob, Field, Heartbeat, Instance, Interrupted, IntoJob, IntoTimestamp, Job, KeyMode, NewJob, Running,
-    SettleError, SettleResults, Settled, Settlement, Settler, TransactionOptions, attempt_token,
-    complete_in_transaction, enqueue, enqueue_in, enqueue_many, enqueue_many_in,
+    CANCEL_CHANNEL, CancelledAttempt, ClaimId, ClaimReply, ClaimRequest, Claimed, CompleteError, Cursor, EnqueueClient,
+    EnqueueError, Enqueued, ExhaustedJob, Field, Heartbeat, Instance, Interrupted, IntoJob, IntoTimestamp, Job,
+    KeyMode, NewJob, Running, SettleError, SettleResults, Settled, Settlement, Settler, TransactionOptions,
+    attempt_token, complete_in_transaction, enqueue, enqueue_in, enqueue_many, enqueue_many_in,
 };
 pub use listener::{Horizon, Identity, Listener, WaiterState, Wake};
 pub use schedules::{

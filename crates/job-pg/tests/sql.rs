@@ -13,6 +13,7 @@ mod sql {
     mod blocked;
     mod borrowed_pool;
     mod bounds;
+    mod cancel;
     mod carried_over;
     mod catalog;
     mod claim;

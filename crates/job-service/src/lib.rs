@@ -17,13 +17,13 @@ pub use job_scheduler::{SchedulerError, Stopped as SchedulerStopped};
 pub use job_server::ServerConfig;
 pub use job_server::ServerError;
 pub use job_worker::{
-    AdminDb, BoxError, BuildError, CallbackSecrets, Cancelled, CompleteError, ConfigError, Context, Db, DbBuilder,
-    DbError, EnqueueClient, EnqueueError, Enqueued, Event, Fault, Field, Gate, GateError, GateSettings, HandlerResult,
-    Hook, IntoJob, IntoOutcome, IntoTimestamp, IsolationLevel, Job, JobError, KeyMode, Limit, MigrateError, Migrated,
-    NewJob, Next, NotReady, Outcome, PostgresConfig, ProcessEnv, Rate, Retry, SchemaName, Shutdown, SqlState,
-    Stopped as WorkerStopped, Task, TaskOptions, Tasks, Timestamp, Transaction, Uuid, Worker, WorkerBuilder,
-    WorkerConfig, WorkerError, config, deadpool_postgres, enqueue, enqueue_in, enqueue_many, enqueue_many_in, events,
-    jiff, migrate, rustls, testing, tokio_postgres,
+    AdminDb, BoxError, BuildError, CallbackSecrets, CancelError, Cancelled, CancelledJobs, CompleteError, ConfigError,
+    Context, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Event, Fault, Field, Gate, GateError,
+    GateSettings, HandlerResult, Hook, IntoJob, IntoOutcome, IntoTimestamp, IsolationLevel, Job, JobError, KeyMode,
+    Limit, MigrateError, Migrated, NewJob, Next, NotReady, Outcome, PostgresConfig, ProcessEnv, Rate, Retry,
+    SchemaName, Shutdown, SqlState, Stopped as WorkerStopped, Task, TaskOptions, Tasks, Timestamp, Transaction, Uuid,
+    Worker, WorkerBuilder, WorkerConfig, WorkerError, config, deadpool_postgres, enqueue, enqueue_in, enqueue_many,
+    enqueue_many_in, events, jiff, migrate, rustls, testing, tokio_postgres,
 };
 
 /// The variables that the service reads: those of its three parts.
@@ -90,6 +90,11 @@ struct Functions;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/gates.md")]
 struct Gates;
+
+/// The page on cancelling: so are its.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/cancel.md")]
+struct Cancel;
 
 #[cfg(test)]
 mod tests {

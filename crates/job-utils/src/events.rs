@@ -114,6 +114,14 @@ pub enum Event<'a> {
         /// What went wrong.
         error: &'a str,
     },
+    /// Somebody has cancelled the job while this attempt ran: it is gone, and no attempt follows. Told by the worker
+    /// that ran the attempt. Of jobs that waited, or that a function had accepted, nothing is told.
+    JobCancelled {
+        /// Which attempt.
+        attempt: Attempt<'a>,
+        /// Why, when somebody has said so.
+        reason: Option<&'a str>,
+    },
     /// The job waits, and no attempt is used up.
     JobSnoozed {
         /// Which attempt.
@@ -139,7 +147,7 @@ pub enum Event<'a> {
         /// Why.
         error: &'a str,
     },
-    /// An outcome came too late and changed nothing: a callback was faster, or the job was taken away.
+    /// An outcome came too late and changed nothing: a callback was faster, or the job was taken away or cancelled.
     OutcomeStale(Attempt<'a>),
     /// Attempts were ended here because their jobs were taken away: deleted, unlocked, claimed anew, or ended by
     /// somebody else.

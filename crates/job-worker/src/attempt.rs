@@ -15,7 +15,7 @@ use job_utils::outcome::{Outcome, storable};
 use crate::context::{Context, WorkerContext};
 use crate::dispatch::Dispatcher;
 use crate::handler::{CANCEL_GRACE, Registered, Registry};
-use crate::monitor::SlotMonitor;
+use crate::monitor::{SlotMonitor, Taken};
 use crate::payload_memory::{MemoryPermit, PayloadMemory};
 use crate::slots::Slots;
 
@@ -35,6 +35,10 @@ pub(crate) struct Runner {
 /// counted, the job would be claimed and fetched in vain for ever, and as a failed attempt it says why, waits longer
 /// each time, and ends.
 const SLOW_FETCHES: u32 = 5;
+
+/// How long hooks may go on after the end of a handler whose job was taken away. With the grace of the handler it is
+/// less than the two seconds in which the slot of a cancelled job is to be free.
+const HOOK_GRACE: Duration = Duration::from_millis(250);
 
 /// Why a job that was claimed without its payload does not run.
 enum NoPayload {
@@ -95,8 +99,8 @@ enum End {
     Completed(Outcome),
     /// A function has the job and will call back.
     Accepted,
-    /// Its job was taken away.
-    TakenAway,
+    /// Its job was taken away or cancelled.
+    Taken(Taken),
 }
 
 impl Runner {
@@ -157,7 +161,7 @@ impl Runner {
             let fetched = tokio::select! {
                 biased;
                 fetched = Box::pin(self.fetch_payload(&mut job)) => fetched,
-                () = monitor.taken() => Err(NoPayload::Gone),
+                _ = monitor.taken() => Err(NoPayload::Gone),
             };
             match fetched {
                 Ok(reserved) => permit = Some(reserved),
@@ -252,19 +256,20 @@ impl Runner {
             biased;
             outcome = self.registry.run(task, &context) => outcome,
             // The handler ends by itself then; what a hook does around it may not.
-            () = async { monitor.taken().await; tokio::time::sleep(2 * CANCEL_GRACE).await } => {
+            taken = taken_for_long(monitor) => {
+                context.take_away(taken);
                 Outcome::retry("its job was taken away")
             }
         };
         monitor.end();
-        let (completed, taken) = (context.is_completed(), context.is_taken_away());
+        let (completed, taken) = (context.is_completed(), context.taken_away().cloned());
         drop(context);
         let duration = attempt.end();
-        if completed || taken {
+        if completed || taken.is_some() {
             self.registry.uncounted_retries.reset(job.id);
         }
-        if taken && !completed {
-            self.end(lane, job, max_attempts, duration, End::TakenAway).await;
+        if let Some(taken) = taken.filter(|_| !completed) {
+            self.end(lane, job, max_attempts, duration, End::Taken(taken)).await;
             return duration;
         }
         match Arc::get_mut(&mut job) {
@@ -302,7 +307,7 @@ impl Runner {
                 None => End::Accepted,
             },
             // With the request its connection is closed.
-            () = monitor.taken() => End::TakenAway,
+            taken = monitor.taken() => End::Taken(taken),
         };
         monitor.end();
         let duration = attempt.end();
@@ -323,7 +328,12 @@ impl Runner {
         let attempt = attempt_of(self.db.worker_id(), job.borrow(), max_attempts, Some(duration));
         let claim = job.borrow().claim_id();
         match end {
-            End::TakenAway => self.slots.forget(&[claim]),
+            End::Taken(taken) => {
+                if let Taken::Cancelled(reason) = taken {
+                    events.emit(&Event::JobCancelled { attempt, reason: reason.as_deref() });
+                }
+                self.slots.forget(&[claim]);
+            }
             End::Accepted => {
                 events.emit(&Event::JobAccepted(attempt));
                 self.slots.accepted(claim);
@@ -358,6 +368,13 @@ impl Runner {
             tracing::warn!(job.id = job_id, "{error}");
         }
     }
+}
+
+/// Waits until an attempt whose job was taken away should have ended by itself.
+async fn taken_for_long(monitor: &SlotMonitor) -> Taken {
+    let taken = monitor.taken().await;
+    tokio::time::sleep(CANCEL_GRACE + HOOK_GRACE).await;
+    taken
 }
 
 /// An attempt as events tell of it.

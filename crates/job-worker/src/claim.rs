@@ -11,9 +11,11 @@
 //!                         demand only
 //!   Reconciler            jobs locked for this process and      BufferRelease    jobs that wait for a slot too long
 //!                         not known to it
+//!   Cancellations         attempts that somebody has cancelled
 //! ```
 
 mod buffer_release;
+mod cancellations;
 mod failures;
 mod in_flight;
 mod poller;
@@ -33,6 +35,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::attempt::Runner;
 use crate::claim::buffer_release::BufferRelease;
+use crate::claim::cancellations::Cancellations;
 use crate::claim::failures::ClaimFailures;
 use crate::claim::in_flight::{ClaimsInFlight, EndedClaim};
 use crate::claim::poller::Poller;
@@ -62,6 +65,7 @@ pub(crate) struct Claimer {
     heartbeat: HeartbeatTimer,
     reconciler: Reconciler,
     buffer_release: BufferRelease,
+    cancellations: Cancellations,
     drain: Drain,
 }
 
@@ -91,6 +95,7 @@ impl Claimer {
             heartbeat,
             reconciler: Reconciler::new(db.clone(), slots.clone(), events.clone()),
             buffer_release: BufferRelease::new(db.clone(), slots.clone()),
+            cancellations: Cancellations::new(db.clone(), slots.clone(), listener.clone()),
             drain: Drain::new(config, db, slots.clone(), thread),
             slots,
             listener,
@@ -114,11 +119,15 @@ impl Claimer {
                 () = self.reconciler.searched(claims_in_flight) => self.wake(),
                 () = tokio::time::sleep_until(poll_at) => self.poll(),
                 () = self.buffer_release.released() => {}
+                () = self.cancellations.end_attempts() => {}
             }
         }
         let stopped = Instant::now();
         self.end_claims(stopped).await;
-        let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.heartbeat.go_on()));
+        let (heartbeat, cancellations) = (self.heartbeat, self.cancellations);
+        let heartbeat = AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::join!(heartbeat.go_on(), cancellations.go_on());
+        }));
         self.drain.run(stopped, self.running.into_inner(), heartbeat).await
     }
 
@@ -187,7 +196,7 @@ impl Claimer {
         if exhausted && !self.slots.has_freed_gates(lane) {
             poller.pace(began, &jobs, self.waiter.always_notified());
         }
-        for job in self.slots.fill(lane, jobs) {
+        for job in self.slots.fill(lane, self.cancellations.without_cancelled(jobs)) {
             self.running.start(lane, job);
         }
         self.waiter.found_something(self.pollers.iter().any(|poller| !poller.is_awake()));

@@ -12,24 +12,12 @@ use job_utils::events::Events;
 use job_utils::shutdown::Shutdown;
 use tracing::Span;
 
-use crate::monitor::SlotMonitor;
+use crate::cancelled::Cancelled;
+use crate::monitor::{SlotMonitor, Taken};
 
 /// A transaction that is without a statement for as long as the handler had left, and this, is taken for that of a
 /// halted process.
 const IDLE_MARGIN: Duration = Duration::from_secs(5);
-
-/// Why a handler is to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Cancelled {
-    /// The worker stops. It waits for its grace; what has not ended then is given back and starts anew elsewhere.
-    Stopping,
-    /// The task's time is up. A handler that has looked has a second more to say how the attempt ends.
-    TimedOut,
-    /// The job is no longer this attempt's: it was deleted or unlocked, or somebody else has it. What the handler
-    /// returns does nothing; one that has looked has a second more to clean up.
-    TakenAway,
-}
 
 /// What a handler is told and given besides the payload: its job, the worker's state `S`, the pool, and when to end.
 /// Cheap to clone.
@@ -68,8 +56,8 @@ struct AttemptContext {
     monitor: Option<Arc<SlotMonitor>>,
     /// There once somebody has asked for it, or the handler is to end.
     ending: OnceLock<Shutdown>,
-    /// That is because the job was taken away.
-    taken_away: AtomicBool,
+    /// That is because the job was taken away or cancelled.
+    taken: OnceLock<Taken>,
     /// The handler has asked whether it is to end.
     cancellation_observed: AtomicBool,
     /// A transaction is open or waited for.
@@ -119,7 +107,7 @@ impl Context {
             worker,
             monitor,
             ending: OnceLock::new(),
-            taken_away: AtomicBool::new(false),
+            taken: OnceLock::new(),
             cancellation_observed: AtomicBool::new(false),
             open: AtomicBool::new(false),
             begun: AtomicBool::new(true),
@@ -177,8 +165,8 @@ impl<S> Context<S> {
         attempt_token(self.attempt.job.id, self.attempt.job.epoch)
     }
 
-    /// Waits until the handler is to end, because the worker stops, its time is up, or its job was taken away. Nobody
-    /// ends it before the grace of the stop is over, or a second after the others.
+    /// Waits until the handler is to end, because the worker stops, its time is up, or its job was taken away or
+    /// cancelled. Nobody ends it before the grace of the stop is over, or a second after the others.
     pub async fn cancelled(&self) -> Cancelled {
         let AttemptContext { worker, ending, cancellation_observed, .. } = &*self.attempt;
         cancellation_observed.store(true, Ordering::Relaxed);
@@ -201,6 +189,14 @@ impl<S> Context<S> {
             return Some(Cancelled::TimedOut);
         }
         worker.stopping.is_triggered().then_some(Cancelled::Stopping)
+    }
+
+    /// Why the job was cancelled, when it was and somebody has said so.
+    pub fn cancel_reason(&self) -> Option<&str> {
+        match self.attempt.taken.get() {
+            Some(Taken::Cancelled(reason)) => reason.as_deref(),
+            _ => None,
+        }
     }
 
     /// Does the job's work in a transaction that completes the job as well: both are committed or neither is. When the
@@ -372,11 +368,11 @@ impl<S> Context<S> {
 
     /// Why it is to end, when it is and the worker does not stop.
     fn ended_by(&self) -> Cancelled {
-        if self.attempt.taken_away.load(Ordering::Relaxed) { Cancelled::TakenAway } else { Cancelled::TimedOut }
+        self.attempt.taken.get().map_or(Cancelled::TimedOut, Cancelled::from)
     }
 
-    /// Waits until the job has been taken away.
-    pub(crate) async fn taken(&self) {
+    /// Waits until the job has been taken away or cancelled.
+    pub(crate) async fn taken(&self) -> Taken {
         match &self.attempt.monitor {
             Some(monitor) => monitor.taken().await,
             None => std::future::pending().await,
@@ -415,15 +411,16 @@ impl<S> Context<S> {
         self.observes_cancellation()
     }
 
-    /// The job was taken away. Returns whether the handler has asked for that.
-    pub(crate) fn take_away(&self) -> bool {
-        self.attempt.taken_away.store(true, Ordering::Relaxed);
+    /// The job was taken away or cancelled. Returns whether the handler has asked for that.
+    pub(crate) fn take_away(&self, taken: Taken) -> bool {
+        // It is taken once.
+        let _ = self.attempt.taken.set(taken);
         self.time_out()
     }
 
-    /// Whether the job was taken away.
-    pub(crate) fn is_taken_away(&self) -> bool {
-        self.attempt.taken_away.load(Ordering::Relaxed)
+    /// How the job was taken away, if it was.
+    pub(crate) fn taken_away(&self) -> Option<&Taken> {
+        self.attempt.taken.get()
     }
 
     /// Whether the handler has asked whether it is to end.

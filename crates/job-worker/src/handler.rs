@@ -123,7 +123,7 @@ async fn limited(
     let about_to_end = tokio::select! {
         biased;
         ended = tokio::time::timeout(timeout, &mut running) => ended.map_err(|_| context.time_out()),
-        () = context.taken() => Err(context.take_away()),
+        taken = context.taken() => Err(context.take_away(taken)),
     };
     let ended = match about_to_end {
         Ok(ended) => Some(ended),
@@ -141,7 +141,7 @@ async fn limited(
                 held.as_secs()
             ),
         },
-        None if context.is_taken_away() => "its job was taken away".to_owned(),
+        None if context.taken_away().is_some() => "its job was taken away".to_owned(),
         None => not_done(context, timeout),
     };
     Outcome::Retry { error, after: None }

@@ -167,6 +167,7 @@ impl HeartbeatTimer {
         if claims.is_empty() {
             return;
         }
+        self.slots.jobs_gone.notify_one();
         let (slots, events) = (self.slots.clone(), self.events.clone());
         self.ending.spawn(async move {
             tokio::time::sleep(TAKEN_AWAY_GRACE).await;

@@ -2,6 +2,7 @@
 
 mod accept;
 mod attempt;
+mod cancelled;
 mod claim;
 pub mod config;
 mod context;
@@ -28,7 +29,8 @@ pub mod testing;
 mod uncounted_retries;
 mod worker;
 
-pub use crate::context::{Cancelled, Context};
+pub use crate::cancelled::Cancelled;
+pub use crate::context::Context;
 #[cfg(feature = "dispatch")]
 #[doc(hidden)]
 pub use crate::dispatch::CallbackProbe;
@@ -47,10 +49,10 @@ pub use job_pg::migrate::{MigrateError, Migrated, migrate};
 #[cfg(feature = "tls")]
 pub use job_pg::rustls;
 pub use job_pg::{
-    AdminDb, CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued, Field, Gate, GateError,
-    GateSettings, IntoJob, IntoTimestamp, IsolationLevel, Job, KeyMode, Limit, NewJob, NotReady, Rate, SqlState,
-    Timestamp, Transaction, Uuid, deadpool_postgres, enqueue, enqueue_in, enqueue_many, enqueue_many_in, jiff,
-    schedule, tokio_postgres,
+    AdminDb, CancelError, CancelledJobs, CompleteError, Db, DbBuilder, DbError, EnqueueClient, EnqueueError, Enqueued,
+    Field, Gate, GateError, GateSettings, IntoJob, IntoTimestamp, IsolationLevel, Job, KeyMode, Limit, NewJob,
+    NotReady, Rate, SqlState, Timestamp, Transaction, Uuid, deadpool_postgres, enqueue, enqueue_in, enqueue_many,
+    enqueue_many_in, jiff, schedule, tokio_postgres,
 };
 pub use job_utils::events::{self, Event};
 pub use job_utils::shutdown::Shutdown;

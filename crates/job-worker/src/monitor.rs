@@ -1,8 +1,9 @@
 //! Slot monitor: what a slot runs at this moment.
 //!
-//! An attempt is found by its claim while it runs, to be ended when its job has been taken away. And the monitor knows
-//! how long the attempt's handler has held its thread.
+//! An attempt is found by its claim while it runs, to be ended when its job has been taken away or cancelled. And the
+//! monitor knows how long the attempt's handler has held its thread.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,8 +47,20 @@ struct RunningAttempt {
     since: Instant,
     /// It may end its job by itself, in a transaction: that the job is gone means nothing.
     ends_itself: bool,
-    taken: bool,
+    taken: Option<Taken>,
 }
+
+/// How an attempt has lost its job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It was deleted, unlocked, or claimed by somebody else.
+    Away,
+    /// Somebody has cancelled it, and perhaps said why.
+    Cancelled(Option<Arc<str>>),
+}
+
+/// Claims that somebody has cancelled, and why.
+pub(crate) type CancelledClaims = HashMap<ClaimId, Option<Arc<str>>>;
 
 impl SlotMonitors {
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -77,7 +90,7 @@ impl SlotMonitors {
         let inner = self.inner();
         let claim = |monitor: &Arc<SlotMonitor>| {
             let attempt = monitor.attempt();
-            let attempt = attempt.as_ref().filter(|attempt| !attempt.ends_itself && !attempt.taken)?;
+            let attempt = attempt.as_ref().filter(|attempt| !attempt.ends_itself && attempt.taken.is_none())?;
             (attempt.since.elapsed() >= ASK_AFTER).then_some(attempt.claim)
         };
         inner.all.iter().filter_map(claim).collect()
@@ -88,15 +101,37 @@ impl SlotMonitors {
         let inner = self.inner();
         let ended = |monitor: &Arc<SlotMonitor>| {
             let mut attempt = monitor.attempt();
-            let attempt = attempt.as_mut().filter(|attempt| !attempt.ends_itself && !attempt.taken)?;
+            let attempt = attempt.as_mut().filter(|attempt| !attempt.ends_itself && attempt.taken.is_none())?;
             if !claims.contains(&attempt.claim) {
                 return None;
             }
-            attempt.taken = true;
+            attempt.taken = Some(Taken::Away);
             monitor.taken.notify_waiters();
             Some(attempt.claim.0)
         };
         inner.all.iter().filter_map(ended).collect()
+    }
+
+    /// Ends the attempts among these that run, and removes them from the map. One that may end its job by itself is
+    /// ended as well: by the time that a cancellation is seen, it has not.
+    pub(crate) fn cancel(&self, cancelled: &mut CancelledClaims) {
+        for monitor in &self.inner().all {
+            let mut attempt = monitor.attempt();
+            let Some(attempt) = attempt.as_mut() else { continue };
+            let Some(reason) = cancelled.remove(&attempt.claim) else { continue };
+            if attempt.taken.is_none() {
+                attempt.taken = Some(Taken::Cancelled(reason));
+                monitor.taken.notify_waiters();
+            }
+        }
+    }
+
+    /// Whether an attempt has run for so long.
+    pub(crate) fn any_runs_since(&self, age: Duration) -> bool {
+        let runs = |monitor: &Arc<SlotMonitor>| {
+            monitor.attempt().as_ref().is_some_and(|attempt| attempt.since.elapsed() >= age)
+        };
+        self.inner().all.iter().any(runs)
     }
 
     /// How long a handler has blocked its thread, one that still does or one that has let go of it not long ago.
@@ -112,7 +147,7 @@ impl SlotMonitor {
 
     /// An attempt begins.
     pub(crate) fn begin(&self, claim: ClaimId) {
-        let attempt = RunningAttempt { claim, since: Instant::now(), ends_itself: false, taken: false };
+        let attempt = RunningAttempt { claim, since: Instant::now(), ends_itself: false, taken: None };
         *self.attempt() = Some(attempt);
     }
 
@@ -129,13 +164,13 @@ impl SlotMonitor {
         }
     }
 
-    /// Waits until the attempt that runs here has been taken away.
-    pub(crate) async fn taken(&self) {
+    /// Waits until the attempt that runs here has been taken away or cancelled.
+    pub(crate) async fn taken(&self) -> Taken {
         loop {
             // Made first: it wakes for what comes after this.
             let notified = self.taken.notified();
-            if self.attempt().as_ref().is_some_and(|attempt| attempt.taken) {
-                return;
+            if let Some(taken) = self.attempt().as_ref().and_then(|attempt| attempt.taken.clone()) {
+                return taken;
             }
             notified.await;
         }
@@ -183,11 +218,16 @@ mod tests {
         assert!(monitors.take_away(&[(1, 8), (2, 7)]).is_empty(), "another claim of the job, and another job");
         monitor.ends_itself((1, 8));
         assert_eq!(monitors.take_away(&[(1, 7)]), [1]);
-        monitor.taken().await;
+        assert_eq!(monitor.taken().await, Taken::Away);
         assert!(monitors.take_away(&[(1, 7)]).is_empty(), "once");
         monitor.begin((1, 9));
         monitor.ends_itself((1, 9));
         assert!(monitors.take_away(&[(1, 9)]).is_empty());
+        let reason: Option<Arc<str>> = Some("a reason".into());
+        let mut cancelled = CancelledClaims::from([((1, 9), reason.clone()), ((2, 9), None)]);
+        monitors.cancel(&mut cancelled);
+        assert_eq!(cancelled, CancelledClaims::from([((2, 9), None)]), "the other does not run");
+        assert_eq!(monitor.taken().await, Taken::Cancelled(reason), "whether it ends its job itself or not");
         monitor.end();
         assert!(monitors.take_away(&[(1, 9)]).is_empty(), "its outcome is known");
         monitors.give_back(monitor);

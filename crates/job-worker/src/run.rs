@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "cli")]
 use job_pg::Db;
-use job_pg::{DbError, GateError, Identity, Instance, Listener, WorkerDb};
+use job_pg::{CANCEL_CHANNEL, DbError, GateError, Identity, Instance, Listener, WorkerDb};
 use job_utils::config::{in_words, shown};
 use job_utils::shutdown::Shutdown;
 use uuid::Uuid;
@@ -23,8 +23,8 @@ use crate::payload_memory::{PayloadMemory, claimed_ahead};
 use crate::slots::Slots;
 use crate::worker::{BuildError, Worker};
 
-/// Notifications that there may be something to claim.
-const CHANNELS: &[&str] = &["jobs:insert"];
+/// Notifications that there may be something to claim, and that attempts have been cancelled.
+const CHANNELS: &[&str] = &["jobs:insert", CANCEL_CHANNEL];
 
 /// Why a worker cannot run.
 #[derive(thiserror::Error)]

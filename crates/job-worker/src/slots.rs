@@ -17,7 +17,7 @@ use job_pg::{ClaimId, Job};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::monitor::SlotMonitors;
+use crate::monitor::{CancelledClaims, SlotMonitors};
 
 /// The rate is that of this window and of the one before it. The window is longer than a claim takes, since nothing
 /// ends while one is waited for. A job that takes longer is not quick: of those nothing is held ahead, although many
@@ -41,6 +41,8 @@ pub(crate) struct Slots {
     pub(crate) job_left: Notify,
     /// A function has accepted a job.
     pub(crate) accepting: Notify,
+    /// Jobs of this worker have gone that it has not ended. They may have been cancelled.
+    pub(crate) jobs_gone: Notify,
 }
 
 struct State {
@@ -156,8 +158,8 @@ impl Slots {
             stopped: false,
         };
         let state = Mutex::new(state);
-        let (monitors, room, job_left, accepting) = Default::default();
-        Self { state, concurrency, prefetch, payload_bytes, monitors, room, job_left, accepting }
+        let (monitors, room, job_left, accepting, jobs_gone) = Default::default();
+        Self { state, concurrency, prefetch, payload_bytes, monitors, room, job_left, accepting, jobs_gone }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -325,6 +327,34 @@ impl Slots {
             state.held.remove(claim);
         }
         aged
+    }
+
+    /// Drops the jobs of these claims from the buffers, and removes them from the map.
+    pub(crate) fn drop_cancelled(&self, cancelled: &mut CancelledClaims) {
+        let mut state = self.state();
+        let State { lanes, buffered, held, .. } = &mut *state;
+        let before = held.len();
+        for lane in lanes {
+            lane.buffer.retain(|job| {
+                if cancelled.remove(&job.claim_id()).is_none() {
+                    return true;
+                }
+                *buffered -= job.payload.len();
+                held.remove(&job.claim_id());
+                false
+            });
+        }
+        if held.len() < before {
+            drop(state);
+            self.room.notify_one();
+            self.job_left.notify_one();
+        }
+    }
+
+    /// Whether it holds one of these claims.
+    pub(crate) fn holds_any(&self, claims: &CancelledClaims) -> bool {
+        let state = self.state();
+        claims.keys().any(|claim| state.held.contains(claim))
     }
 
     /// When the oldest buffer will be `age` old; None when all are empty.

@@ -7,6 +7,7 @@ mod it {
     mod blocking;
     mod buffer;
     mod builder;
+    mod cancel;
     mod configuration;
     mod connections;
     mod descriptors;

@@ -61,6 +61,7 @@ const INTERFACE: &[&str] = &[
     "add_jobs",
     "add_scheduled_job",
     "add_scheduled_job_for_any_tenant",
+    "cancel_jobs",
     "complete_in_transaction",
     "complete_job",
     "complete_jobs",

@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::connection::Db;
 use crate::error::DbError;
-use crate::jobs::Interrupted;
 use crate::jobs::claim::{ClaimReply, ClaimRequest, Job};
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running};
+use crate::jobs::{CancelledAttempt, Interrupted};
 use crate::listener::Horizon;
 use crate::listener::Listener;
 use crate::schema::NotReady;
@@ -109,6 +109,22 @@ impl WorkerDb {
     /// epochs `kept`.
     pub async fn interrupt_unknown(&self, reason: &str, kept: &[i64]) -> Result<Interrupted, DbError> {
         self.db.interrupt(self.instance.id, reason, kept).await
+    }
+
+    /// The attempts of this instance that somebody has cancelled, until they are forgotten.
+    ///
+    /// # Errors
+    /// The database did not say.
+    pub async fn cancelled_attempts(&self) -> Result<Vec<CancelledAttempt>, DbError> {
+        self.db.cancelled_attempts(self.instance.id).await
+    }
+
+    /// This instance knows that the attempts with these epochs have been cancelled.
+    ///
+    /// # Errors
+    /// The database did not do it.
+    pub async fn forget_cancelled(&self, epochs: &[i64]) -> Result<(), DbError> {
+        self.db.forget_cancelled(self.instance.id, epochs).await
     }
 
     /// Whether every transaction has ended that may have written jobs without waking this waiter. Claim once more after

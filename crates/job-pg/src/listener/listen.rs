@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::connection::Db;
 use crate::connection::connect::Connector;
 use crate::error::DbError;
+use crate::jobs::CANCEL_CHANNEL;
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running};
 use crate::listener::notify::{Registrar, WaiterState};
 use job_utils::backoff::Backoff;
@@ -94,6 +95,8 @@ enum Question {
 pub struct Listener {
     /// Wakes after each notification, and once after each reconnection.
     pub wake: Wake,
+    /// The same for notifications that attempts were cancelled; those do not wake the other.
+    pub cancelled: Wake,
     /// Whether the id was free when the process came. Others may have come since: see [`Listener::identity`].
     pub identity: Identity,
     listening: Arc<AtomicBool>,
@@ -116,7 +119,7 @@ impl Listener {
         id: &str,
         instance: Option<Uuid>,
     ) -> Self {
-        let wake = Wake::default();
+        let (wake, cancelled) = (Wake::default(), Wake::default());
         let (identified, identity) = oneshot::channel();
         let (questions, asked) = mpsc::channel(1);
         let name = format!("{}.{kind}:{id}", db.schema().as_str());
@@ -128,6 +131,7 @@ impl Listener {
             name,
             instance,
             wake: wake.clone(),
+            cancelled: cancelled.clone(),
             listening: listening.clone(),
             gap: gap.clone(),
             asked,
@@ -135,7 +139,7 @@ impl Listener {
         let task = AbortOnDropHandle::new(tokio::spawn(async move { task.listen(identified).await }));
         // It says so before anything else, and does not end by itself.
         let identity = identity.await.unwrap_or(Identity::Unknown);
-        Self { wake, identity, listening, gap, questions, _task: Arc::new(task) }
+        Self { wake, cancelled, identity, listening, gap, questions, _task: Arc::new(task) }
     }
 
     /// Whether notifications can wake its owner. While they cannot, the owner polls often, and the identity is unknown.
@@ -206,6 +210,7 @@ struct ListenerTask {
     name: String,
     instance: Option<Uuid>,
     wake: Wake,
+    cancelled: Wake,
     listening: Arc<AtomicBool>,
     gap: Arc<AtomicBool>,
     asked: mpsc::Receiver<Question>,
@@ -244,6 +249,7 @@ impl ListenerTask {
                     backoff.reset();
                     // Whatever was written during the gap sent its notification to nobody.
                     self.wake.wake();
+                    self.cancelled.wake();
                     if self.serve(&client, messages).await == Ended::Unowned {
                         return;
                     }
@@ -288,6 +294,7 @@ impl ListenerTask {
     fn stop_listening(&self, identified: &mut Option<oneshot::Sender<Identity>>) {
         if self.listening.swap(false, Ordering::Relaxed) {
             self.wake.wake();
+            self.cancelled.wake();
         }
         if let Some(identified) = identified.take() {
             let _ = identified.send(Identity::Unknown);
@@ -301,8 +308,9 @@ impl ListenerTask {
         loop {
             let answered = tokio::select! {
                 message = messages.recv() => match message {
-                    Some(AsyncMessage::Notification(_)) => {
-                        self.wake.wake();
+                    Some(AsyncMessage::Notification(notification)) => {
+                        let cancels = notification.channel() == CANCEL_CHANNEL;
+                        if cancels { self.cancelled.wake() } else { self.wake.wake() }
                         true
                     }
                     Some(_) => true,

@@ -53,6 +53,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("fires", include_str!("../../migrations/functions/fires.sql")),
     ("forms", include_str!("../../migrations/functions/forms.sql")),
     ("tenants", include_str!("../../migrations/functions/tenants.sql")),
+    ("cancel", include_str!("../../migrations/functions/cancel.sql")),
     ("administration", include_str!("../../migrations/functions/administration.sql")),
     ("row_jobs", include_str!("../../migrations/functions/row_jobs.sql")),
     ("triggers", include_str!("../../migrations/functions/triggers.sql")),

@@ -23,6 +23,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("add_jobs", ENQUEUES),
     ("add_scheduled_job", SCHEDULES),
     ("add_scheduled_job_for_any_tenant", ADMINISTERS),
+    ("cancel_jobs", WORKS),
     ("claim_instance_jobs", WORKS),
     ("claim_jobs", WORKS),
     ("claim_scheduled_jobs", WORKS),

@@ -72,6 +72,9 @@ pub(super) fn write(event: &Event<'_>) {
             after = in_words(*after),
             error = error
         ),
+        Event::JobCancelled { attempt, reason } => {
+            line!(info, "job cancelled", attempt, duration_ms = duration_ms(attempt), reason = reason);
+        }
         Event::OutcomeStale(attempt) => line!(debug, "job already settled", attempt),
         _ => write_seldom(event),
     }

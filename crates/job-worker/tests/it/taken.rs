@@ -1,4 +1,5 @@
-//! Attempts whose jobs are taken away while they run: their slots are free again within ten seconds.
+//! Attempts whose jobs are taken away while they run: their slots are free again within ten seconds, however long the
+//! lease is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -49,7 +50,7 @@ async fn attempts_whose_jobs_are_taken_away_free_their_slots_within_ten_seconds(
             });
         }
     });
-    let mut worker = bench.worker(&url).env("JOBS_CONCURRENCY", "4").spawn();
+    let mut worker = bench.worker(&url).env("JOBS_CONCURRENCY", "4").env("JOBS_LEASE", "1h").spawn();
     let mut ids = Vec::new();
     for _ in 0..4 {
         ids.push(bench.add("slow").await);
