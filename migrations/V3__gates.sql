@@ -72,6 +72,10 @@ CREATE INDEX jobs_gated_idx ON @extschema@.jobs (priority, run_at, id)
 CREATE INDEX jobs_gate_idx ON @extschema@.jobs (gate_key, priority, run_at, id)
     WHERE gate_key <> 'run_at' AND locked_at IS NULL AND attempts < max_attempts;
 
+-- Jobs of queues whose tasks or tenants have a gate, in the order of each queue, whatever their other gates are.
+CREATE INDEX jobs_queue_order_idx ON @extschema@.jobs (queue_name, priority, run_at, id)
+    WHERE queue_name IS NOT NULL AND gate_key > 'run_at' AND locked_at IS NULL AND attempts < max_attempts;
+
 -- What runs, by gate. The expression keeps the planner from these indexes where it wants the one on locked_at, which
 -- has every running job.
 CREATE INDEX jobs_queue_running_idx ON @extschema@.jobs (queue_name)

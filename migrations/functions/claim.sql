@@ -148,9 +148,20 @@ BEGIN
                    array_agg(h.database_id)
               INTO keys, queues, tasks, tenants
               FROM (SELECT DISTINCT f.gate_key FROM unnest(free_gates) AS f (gate_key)) f CROSS JOIN LATERAL (
-                   SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id FROM @extschema@.jobs j
+                   SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
+                     FROM @extschema@.jobs j
                     WHERE j.gate_key = f.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
-                    ORDER BY j.priority, j.run_at, j.id LIMIT 1) h;
+                    ORDER BY j.priority, j.run_at, j.id LIMIT 1) h
+             -- Where tasks or tenants of the queue's jobs have gates, an earlier job may stand elsewhere: a deep look
+             -- finds it.
+             WHERE NOT EXISTS (
+                   SELECT FROM @extschema@.jobs j
+                    WHERE j.queue_name = h.queue_name AND j.gate_key > 'run_at' AND @waits(j)@
+                      AND (j.priority, j.run_at, j.id) < (h.priority, h.run_at, h.id) AND j.gate_key <> h.gate_key)
+               AND (h.gate_key < 'run_at' OR NOT EXISTS (
+                   SELECT FROM @extschema@.jobs j
+                    WHERE j.gate_key = 'queue' || quote_literal(h.queue_name) AND j.gate_key <> 'run_at'
+                      AND @waits(j)@ AND (j.priority, j.run_at, j.id) < (h.priority, h.run_at, h.id)));
         END IF;
         IF keys IS NOT NULL THEN
             SELECT g.ids, g.skipped, g.moved INTO gated, skipped, moved

@@ -122,7 +122,7 @@ DECLARE
     written boolean := pg_current_xact_id_if_assigned() IS NOT NULL;
     misplaced bigint[];
     kinds CONSTANT text[] := '{tenant,task,queue}';
-    -- What is known of gates: kind and name, and how many jobs each lets start.
+    -- What is known of gates: kind and name, and how many jobs each lets start; -1: another claim has it.
     names text[] := '{}';
     rooms int[] := '{}';
     -- Of the key that is looked at: the names of its gates, NULL for none, and where they stand in rooms.
@@ -178,7 +178,7 @@ BEGIN
                         END IF;
                         EXIT WHEN look = 2 OR room <= 0;
                         IF NOT pg_try_advisory_xact_lock(@gate_lock(kinds[k], passed[k])@) THEN
-                            room := 0;
+                            room := -1;
                             skipped := true;
                             EXIT;
                         END IF;
@@ -189,6 +189,11 @@ BEGIN
                 END IF;
                 places[k] := place;
                 open := rooms[place] > 0;
+                -- A claim that has the gate for a moment is no reason to take a later job of the queue.
+                IF rooms[place] < 0 AND k < 3 AND queues[i] IS NOT NULL THEN
+                    names := names || ('queue' || queues[i]);
+                    rooms := rooms || 0;
+                END IF;
             END LOOP;
             IF open THEN
                 opened := opened || i;

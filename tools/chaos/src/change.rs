@@ -1,11 +1,13 @@
 //! A change of a job's row, as the audit trigger wrote it down, and what it means.
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::history::Micros;
+use super::operations::{Gate, GateKind, Limit, Rate};
 
 /// What the checker knows of a row.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -14,7 +16,9 @@ pub(crate) struct Row {
     pub(crate) n: Option<u64>,
     /// The schedule that made it.
     pub(crate) schedule: Option<u32>,
+    pub(crate) task: String,
     pub(crate) queue: Option<String>,
+    pub(crate) tenant: Option<String>,
     pub(crate) priority: i32,
     pub(crate) run_at: Micros,
     pub(crate) attempts: i32,
@@ -38,7 +42,9 @@ impl Row {
         Ok(Self {
             n: value["n"].as_u64(),
             schedule: number("schedule").and_then(|schedule| u32::try_from(schedule).ok()),
+            task: text("task").unwrap_or_default(),
             queue: text("queue"),
+            tenant: text("tenant"),
             priority: i32::try_from(required("priority")?)?,
             run_at: Micros(required("run_at")?),
             attempts: i32::try_from(required("attempts")?)?,
@@ -64,6 +70,14 @@ impl Row {
     /// Whether it has failed for good.
     pub(crate) fn is_exhausted(&self) -> bool {
         !self.is_held() && self.attempts >= self.max_attempts
+    }
+
+    /// The gates that it has to pass where something is set for them.
+    pub(crate) fn gates(&self) -> Vec<Gate> {
+        let queue = self.queue.iter().map(|queue| Gate::new(GateKind::Queue, queue));
+        let tenant = self.tenant.iter().map(|tenant| Gate::new(GateKind::Tenant, tenant));
+        let always = [Gate::new(GateKind::All, ""), Gate::new(GateKind::Task, &self.task)];
+        always.into_iter().chain(tenant).chain(queue).collect()
     }
 
     /// The place among the jobs of its queue.
@@ -108,10 +122,59 @@ pub(crate) struct Change {
     pub(crate) at: Micros,
     /// now() of its transaction.
     pub(crate) now: Micros,
+    /// When its transaction was committed; None where that is not known.
+    pub(crate) committed: Option<Micros>,
     pub(crate) xid: u64,
+    /// The operator's call that made it.
+    pub(crate) call: Option<usize>,
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) old: Option<Row>,
     pub(crate) new: Option<Row>,
+}
+
+/// What is set for a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Setting {
+    pub(crate) limit: Limit,
+    pub(crate) paused_at: Option<Micros>,
+    pub(crate) paused_until: Option<Micros>,
+}
+
+impl Setting {
+    /// From `chaos.gate_facts`.
+    pub(crate) fn read(value: &Value) -> Result<Self> {
+        let number = |name: &str| value[name].as_u64();
+        let small = |name: &str| number(name).map(u32::try_from).transpose().context(name.to_owned());
+        let time = |name: &str| value[name].as_i64().map(Micros);
+        let rate = match (small("rate")?, number("per"), small("burst")?) {
+            (Some(starts), Some(per), Some(burst)) => Some(Rate { starts, per: Duration::from_micros(per), burst }),
+            _ => None,
+        };
+        Ok(Self {
+            limit: Limit { max_running: small("max_running")?, rate },
+            paused_at: time("paused_at"),
+            paused_until: time("paused_until"),
+        })
+    }
+
+    pub(crate) fn is_paused(&self, now: Micros) -> bool {
+        self.paused_at.is_some() && self.paused_until.is_none_or(|until| until > now)
+    }
+
+    /// Whether it says anything. A row that does not is as if it were not there.
+    pub(crate) fn says(&self, now: Micros) -> bool {
+        self.limit != Limit::default() || self.is_paused(now)
+    }
+}
+
+/// A change of what is set for a gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GateChange {
+    pub(crate) at: Micros,
+    pub(crate) gate: Gate,
+    pub(crate) call: Option<usize>,
+    /// None: the row is gone.
+    pub(crate) new: Option<Setting>,
 }
 
 /// What a change means.
@@ -139,6 +202,8 @@ pub(crate) enum What {
     Removed,
     /// A failure of a job that nobody held.
     FailedUnheld,
+    /// An operator has changed a job that nobody held, or removed one.
+    Operated,
     /// Nothing that a queue does.
     Unexplained,
 }
@@ -155,6 +220,7 @@ impl Change {
     pub(crate) fn what(&self) -> What {
         let (old, new) = match (&self.old, &self.new) {
             (None, Some(_)) => return What::Inserted,
+            (Some(_), None) if self.call.is_some() => return What::Operated,
             (Some(old), None) => return if old.is_held() { What::Completed } else { What::Removed },
             (None, None) => return What::Unexplained,
             (Some(old), Some(new)) => (old, new),
@@ -168,11 +234,17 @@ impl Change {
             // Its first interruption again, after it was replaced by key.
             (true, false) if new.error != old.error => What::Rescued,
             (true, false) => What::Released,
+            (false, false) if new != old && self.call.is_some() => What::Operated,
             (false, false) if new.n != old.n => What::Replaced,
             (false, false) if new.error != old.error || new.run_at != old.run_at => What::FailedUnheld,
             (false, false) if new == old => What::Placed,
             (false, false) => What::Unexplained,
         }
+    }
+
+    /// Whether a job begins to be held, by whomever.
+    pub(crate) fn is_claim(&self) -> bool {
+        matches!(self.what(), What::Claimed | What::Reclaimed)
     }
 
     /// The row, after the change if it is still there.
@@ -186,8 +258,12 @@ impl fmt::Display for Change {
         write!(f, "{:?}", self.what())?;
         let Some(row) = self.row() else { return Ok(()) };
         write!(f, ", attempt {} of {}", row.attempts, row.max_attempts)?;
-        if let Some(queue) = &row.queue {
-            write!(f, ", {queue}")?;
+        write!(f, ", {}", row.task)?;
+        for name in [&row.queue, &row.tenant].into_iter().flatten() {
+            write!(f, ", {name}")?;
+        }
+        if let Some(call) = self.call {
+            write!(f, ", call {call}")?;
         }
         if row.priority != 0 {
             write!(f, ", priority {}", row.priority)?;
@@ -244,6 +320,15 @@ mod tests {
         assert_eq!(what(Some(&free), None), What::Removed);
         assert_eq!(what(Some(&free), Some(&failed)), What::FailedUnheld);
         assert_eq!(what(Some(&free), Some(&free)), What::Placed);
+        let by_call = |old: &Row, new: Option<&Row>| {
+            let (old, new) = (Some(old.clone()), new.cloned());
+            Change { old, new, call: Some(3), ..Change::default() }.what()
+        };
+        assert_eq!(by_call(&free, None), What::Operated);
+        assert_eq!(by_call(&free, Some(&failed)), What::Operated);
+        assert_eq!(by_call(&free, Some(&free)), What::Placed);
+        assert_eq!(by_call(&held, None), What::Operated);
+        assert_eq!(by_call(&held, Some(&failed)), What::Failed);
         let moved = Row { priority: free.priority + 1, ..free.clone() };
         assert_eq!(what(Some(&free), Some(&moved)), What::Unexplained);
     }

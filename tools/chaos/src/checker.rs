@@ -4,8 +4,14 @@
 //! ([`Change`]); what happened in a function is what the function told the harness before it told anybody else
 //! ([`super::history::Event`]).
 
+mod cancels;
 mod committed;
+mod gates;
+mod limits;
+mod operators;
+mod pauses;
 mod queues;
+mod rates;
 mod rescues;
 mod schedules;
 mod settlements;
@@ -19,8 +25,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::change::{Change, Row};
+use super::change::{Change, GateChange, Row};
 use super::history::{Entry, Micros};
+use gates::Gates;
 pub(crate) use rescues::worker_id;
 pub(crate) use settlements::failure_of;
 use timelines::Timelines;
@@ -32,6 +39,8 @@ pub(crate) struct Evidence {
     pub(crate) entries: Vec<Entry>,
     /// In the order of `seq`.
     pub(crate) changes: Vec<Change>,
+    /// What was set for gates, in the order of time.
+    pub(crate) gates: Vec<GateChange>,
     /// The jobs table at the end.
     pub(crate) rows: BTreeMap<i64, Row>,
 }
@@ -68,9 +77,19 @@ pub(crate) enum Rule {
     Overlap,
     /// It runs them in the order of priority, run_at and id.
     Order,
+    /// No more jobs of a queue, task or tenant run at once than its limit says.
+    Limit,
+    /// No more start in a time than its rate gives.
+    Rate,
+    /// None starts while it is paused.
+    Pause,
+    /// An operator's call changes what waits, as asked, and nothing else.
+    Operator,
+    /// A cancelled job neither ends otherwise nor starts.
+    Cancel,
     /// A graceful stop repeats nothing and leaves nothing behind.
     Stop,
-    /// A job that is due does not wait for long.
+    /// A job that may start does not wait for long.
     Stuck,
     /// A schedule fires once at a time, and goes on.
     Schedule,
@@ -90,6 +109,11 @@ impl fmt::Display for Rule {
             Self::Robbed => "taken from a live worker",
             Self::Overlap => "overlap in a named queue",
             Self::Order => "wrong order in a named queue",
+            Self::Limit => "limit exceeded",
+            Self::Rate => "rate exceeded",
+            Self::Pause => "started in a pause",
+            Self::Operator => "operator's call",
+            Self::Cancel => "after its cancellation",
             Self::Stop => "repeated by a graceful stop",
             Self::Stuck => "stuck",
             Self::Schedule => "schedule",
@@ -150,6 +174,14 @@ pub(crate) struct Figures {
     pub(crate) stale: usize,
     /// Claims of named queues whose order was checked.
     pub(crate) ordered: usize,
+    /// Claims behind a limit that has been set, and those that filled it.
+    pub(crate) limited: usize,
+    pub(crate) filled: usize,
+    /// Claims that took a token.
+    pub(crate) rated: usize,
+    /// Changes of jobs by operators, and how many of them were cancels of jobs that ran.
+    pub(crate) operated: usize,
+    pub(crate) cancelled: usize,
     /// Graceful stops of workers, and the jobs that were in flight.
     pub(crate) stops: usize,
     pub(crate) in_flight: usize,
@@ -174,9 +206,15 @@ pub(crate) fn check(evidence: &Evidence, terms: &Terms) -> Verdict {
     committed::check(evidence, &timelines, &mut findings);
     settlements::check(&timelines, &mut findings, &mut figures);
     rescues::check(&timelines, terms, &mut findings, &mut figures);
-    queues::check(evidence, terms, &mut findings, &mut figures);
+    let gates = Gates::of(evidence);
+    queues::check(evidence, &gates, &mut findings, &mut figures);
+    limits::check(evidence, &gates, terms, &mut findings, &mut figures);
+    rates::check(evidence, &gates, &mut findings, &mut figures);
+    pauses::check(evidence, &gates, &mut findings);
+    operators::check(evidence, &mut findings, &mut figures);
+    cancels::check(evidence, &timelines, &mut findings, &mut figures);
     stops::check(evidence, &timelines, &mut findings, &mut figures);
-    stuck::check(&timelines, terms, &mut findings, &mut figures);
+    stuck::check(evidence, &timelines, &gates, terms, &mut findings, &mut figures);
     schedules::check(evidence, &timelines, terms, &mut findings);
     Verdict { violations: findings.0, figures }
 }

@@ -9,8 +9,9 @@ use job_utils::config::Reader;
 use serde_json::Value;
 use tokio_postgres::{Client, NoTls};
 
-use super::change::{Change, Row, Snapshot};
+use super::change::{Change, GateChange, Row, Setting, Snapshot};
 use super::history::{Event, History, Micros};
+use super::operations::{Gate, GateKind};
 use super::workload::{SCHEDULES, task, tick};
 
 /// The database's name.
@@ -19,7 +20,10 @@ pub(crate) const NAME: &str = "chaos";
 const AUDIT: &str = include_str!("audit.sql");
 
 const CHANGES: &str = "SELECT seq, job_id, chaos.micros(at), chaos.micros(now), xid, snapshot, chaos.facts(old), \
-                       chaos.facts(new) FROM chaos.changes ORDER BY seq";
+                       chaos.facts(new), chaos.committed(xid), call FROM chaos.changes ORDER BY seq";
+
+const GATE_CHANGES: &str =
+    "SELECT chaos.micros(at), kind, name, call, chaos.gate_facts(new) FROM chaos.gate_changes ORDER BY seq";
 
 const ROWS: &str = "SELECT j.id, chaos.facts(to_jsonb(j)) FROM app_jobs.jobs j";
 
@@ -36,6 +40,8 @@ pub(crate) async fn connect(url: &str) -> Result<Client> {
 /// Makes the database anew, with the schema and the audit. `server` leads to the database postgres, `own` to this one.
 pub(crate) async fn prepare(server: &str, own: &str) -> Result<()> {
     let client = connect(server).await?;
+    // When each transaction was committed; it has effect with the next start of the server.
+    client.batch_execute("ALTER SYSTEM SET track_commit_timestamp = on").await?;
     client.batch_execute(&format!("DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")).await?;
     client.batch_execute(&format!("CREATE DATABASE {NAME}")).await?;
     let variables = BTreeMap::from([("DATABASE_URL", own)]);
@@ -86,9 +92,28 @@ pub(crate) async fn changes(url: &str) -> Result<Vec<Change>> {
             snapshot: row.get::<_, Option<&str>>(5).map(Snapshot::read).transpose()?,
             old: facts(6)?,
             new: facts(7)?,
+            committed: row.get::<_, Option<i64>>(8).map(Micros),
+            call: row.get::<_, Option<i32>>(9).map(usize::try_from).transpose()?,
         })
     };
     client.query(CHANGES, &[]).await?.iter().map(read).collect()
+}
+
+/// Every change of what is set for a gate, in order.
+pub(crate) async fn gate_changes(url: &str) -> Result<Vec<GateChange>> {
+    let read = |row: &tokio_postgres::Row| {
+        let kind = row.get(1);
+        Ok(GateChange {
+            at: Micros(row.get(0)),
+            gate: Gate::new(
+                GateKind::read(kind).with_context(|| format!("a gate of the kind {kind}"))?,
+                row.get::<_, &str>(2),
+            ),
+            call: row.get::<_, Option<i32>>(3).map(usize::try_from).transpose()?,
+            new: row.get::<_, Option<Value>>(4).map(|value| Setting::read(&value)).transpose()?,
+        })
+    };
+    connect(url).await?.query(GATE_CHANGES, &[]).await?.iter().map(read).collect()
 }
 
 /// The jobs that are in the table.

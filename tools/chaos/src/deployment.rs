@@ -51,9 +51,10 @@ impl Deployment {
     /// Starts everything.
     pub(crate) async fn start(history: History) -> Result<Self> {
         let directory = env::target_dir().join("chaos-postgres");
-        let cluster = Cluster::start(&directory, ClusterOptions { durable: false, max_connections: 100 }).await?;
+        let mut cluster = Cluster::start(&directory, ClusterOptions { durable: false, max_connections: 100 }).await?;
         let own = cluster.url(NAME);
         database::prepare(&cluster.url("postgres"), &own).await?;
+        cluster.restart().await?;
         let mut ports = BTreeMap::new();
         let mut targets = BTreeMap::from([(Link::Producers, cluster.port())]);
         for service in services() {

@@ -3,11 +3,12 @@
 //! Times are microseconds since 1970 by this machine's clock, which is Postgres's as well: so an event and a change of
 //! a row can be compared.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::operations::Act;
 use super::plan::{Kind, Target};
 
 /// An instant.
@@ -34,6 +35,18 @@ impl Micros {
     }
 }
 
+/// What came of an operator's call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Done,
+    /// The jobs that it says it has changed.
+    Changed(BTreeSet<i64>),
+    /// The connection was lost: it may have had its effect.
+    Unknown,
+    /// Postgres refused it.
+    Refused(String),
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -43,6 +56,8 @@ pub(crate) enum Event {
     Unresolved { n: u64 },
     /// The transaction with job `n` was rolled back.
     RolledBack { n: u64 },
+    /// A producer's transaction met an error of serialization, and is tried again.
+    SerializationFailed { serializable: bool },
     /// A function received a job. `run` names this run and no other.
     Started {
         run: u64,
@@ -68,6 +83,10 @@ pub(crate) enum Event {
     ScheduleAdded { schedule: u32 },
     /// From now on it does not.
     ScheduleRemoved { schedule: u32 },
+    /// An operator makes a call of the plan, perhaps once more.
+    CallBegan { call: usize, act: Act },
+    /// It has returned.
+    CallEnded { call: usize, answer: Answer },
 }
 
 /// An event and its time.
@@ -92,6 +111,10 @@ impl fmt::Display for Event {
         match self {
             Self::Committed { n, job } => write!(f, "enqueued as n = {n}: job {job}"),
             Self::Unresolved { n } => write!(f, "the commit of n = {n} was cut off"),
+            Self::SerializationFailed { serializable } => {
+                let level = if *serializable { "SERIALIZABLE" } else { "REPEATABLE READ" };
+                write!(f, "an error of serialization for a producer in {level}")
+            }
             Self::RolledBack { n } => write!(f, "n = {n} was rolled back"),
             Self::Started { run, job, worker, epoch, function, .. } => {
                 write!(f, "function-{function} starts run {run} of job {job} for {worker}")?;
@@ -106,6 +129,13 @@ impl fmt::Display for Event {
             Self::StopDone { worker, code } => write!(f, "{worker} has stopped with {code:?}"),
             Self::ScheduleAdded { schedule } => write!(f, "schedule {schedule} is there"),
             Self::ScheduleRemoved { schedule } => write!(f, "schedule {schedule} is gone"),
+            Self::CallBegan { call, act } => write!(f, "call {call} begins: {act}"),
+            Self::CallEnded { call, answer: Answer::Done } => write!(f, "call {call} returns"),
+            Self::CallEnded { call, answer: Answer::Changed(jobs) } => {
+                write!(f, "call {call} returns: {} jobs", jobs.len())
+            }
+            Self::CallEnded { call, answer: Answer::Unknown } => write!(f, "call {call}: the connection is lost"),
+            Self::CallEnded { call, answer: Answer::Refused(error) } => write!(f, "call {call} is refused: {error}"),
         }
     }
 }

@@ -7,6 +7,8 @@ mod database;
 mod deployment;
 pub(crate) mod function;
 mod history;
+mod operations;
+mod operator;
 mod plan;
 mod producer;
 mod recorder;
@@ -30,6 +32,8 @@ use toolkit::setup;
 use checker::{Evidence, Terms, Verdict, check};
 use deployment::{Deployment, EXPIRY};
 use history::History;
+use operations::{Call, calls};
+use operator::Operator;
 use plan::{Fault, LEASE, plan};
 use producer::Producers;
 use report::Report;
@@ -92,9 +96,16 @@ async fn run(options: Options) -> Result<()> {
     let seed = options.seed.unwrap_or_else(|| Rng::new().u64(1..100_000));
     let length = Duration::from_secs(options.seconds);
     let faults = plan(seed, length);
-    println!("chaos: seed {seed}, {} s, {} jobs, {} faults", options.seconds, options.jobs, faults.len());
+    let calls = calls(seed, length);
+    println!(
+        "chaos: seed {seed}, {} s, {} jobs, {} faults, {} calls of operators",
+        options.seconds,
+        options.jobs,
+        faults.len(),
+        calls.len()
+    );
     if options.plan {
-        faults.iter().for_each(|fault| println!("{fault}"));
+        lines(&faults, &calls).iter().for_each(|line| println!("{line}"));
         return Ok(());
     }
     setup::postgres().await?;
@@ -105,7 +116,7 @@ async fn run(options: Options) -> Result<()> {
 
     let history = History::default();
     let mut deployment = Deployment::start(history.clone()).await?;
-    let lived = live(&mut deployment, seed, &options, &faults, &history).await;
+    let lived = live(&mut deployment, seed, &options, &faults, &calls, &history).await;
     if lived.is_err() {
         deployment.mend().await?;
     }
@@ -113,11 +124,13 @@ async fn run(options: Options) -> Result<()> {
     let evidence = Evidence {
         entries: history.entries(),
         changes: database::changes(&url).await?,
+        gates: database::gate_changes(&url).await?,
         rows: database::rows(&url).await?,
     };
     let terms = Terms { lease: LEASE, expiry: EXPIRY, stuck: LEASE + MARGIN };
     let Verdict { violations, figures } = check(&evidence, &terms);
-    let report = Report { seed, options: &options, faults: &faults, evidence: &evidence, figures, violations };
+    let report =
+        Report { seed, options: &options, faults: &faults, calls: &calls, evidence: &evidence, figures, violations };
     println!("{}", report.summary());
     if let Err(error) = &lived {
         println!("{error:#}");
@@ -134,12 +147,22 @@ async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
+/// Faults and calls in the order of their time, for a person.
+fn lines(faults: &[Fault], calls: &[Call]) -> Vec<String> {
+    let faults = faults.iter().enumerate().map(|(number, fault)| (fault.at, format!("fault {number:3}: {fault}")));
+    let calls = calls.iter().enumerate().map(|(number, call)| (call.at, format!("call  {number:3}: {call}")));
+    let mut lines: Vec<_> = faults.chain(calls).collect();
+    lines.sort_by_key(|(at, _)| *at);
+    lines.into_iter().map(|(_, line)| line).collect()
+}
+
 /// From the first job to the last one's end.
 async fn live(
     deployment: &mut Deployment,
     seed: u64,
     options: &Options,
     faults: &[Fault],
+    calls: &[Call],
     history: &History,
 ) -> Result<()> {
     let url = deployment.url();
@@ -151,12 +174,14 @@ async fn live(
         span: Duration::from_secs(options.seconds).mul_f64(0.95),
         history: history.clone(),
     };
-    let mut enqueuing = JoinSet::new();
+    let mut outside = JoinSet::new();
     for first in 0..PRODUCERS {
-        enqueuing.spawn(producers.clone().run(first, PRODUCERS));
+        outside.spawn(producers.clone().run(first, PRODUCERS));
     }
+    let operator = Operator { url: url.clone(), calls: calls.to_vec(), history: history.clone() };
+    outside.spawn(operator.run());
     strike(deployment, faults, Duration::from_secs(options.seconds)).await?;
-    while let Some(ended) = enqueuing.join_next().await {
+    while let Some(ended) = outside.join_next().await {
         ended??;
     }
     database::remove_schedules(&url, history).await?;

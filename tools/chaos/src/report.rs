@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use job_testkit::env;
 
 use super::checker::{Evidence, Figures, Violation, story};
 use super::history::{Event, Micros};
+use super::operations::{Act, Call, Limit};
 use super::plan::{Fault, Kind, Target};
 
 /// How many violations, and how many stories of jobs, go to the terminal.
@@ -20,6 +22,7 @@ pub(crate) struct Report<'a> {
     pub(crate) seed: u64,
     pub(crate) options: &'a super::Options,
     pub(crate) faults: &'a [Fault],
+    pub(crate) calls: &'a [Call],
     pub(crate) evidence: &'a Evidence,
     pub(crate) figures: Figures,
     pub(crate) violations: Vec<Violation>,
@@ -35,6 +38,9 @@ impl Report<'_> {
         let count = |is: fn(&Event) -> bool| self.evidence.entries.iter().filter(|entry| is(&entry.event)).count();
         let cut_off = count(|event| matches!(event, Event::Unresolved { .. }));
         let rolled_back = count(|event| matches!(event, Event::RolledBack { .. }));
+        let serialization = count(|event| matches!(event, Event::SerializationFailed { .. }));
+        let Figures { limited, filled, rated, operated, cancelled, .. } = self.figures;
+        let held = self.held().as_secs_f64();
         let seconds = self.seconds();
         let stuck = match stuck_job {
             Some(job) => format!("{:.1} s (job {job})", longest_stuck.as_secs_f64()),
@@ -53,36 +59,73 @@ impl Report<'_> {
         };
         format!(
             "jobs      {jobs} ({scheduled} by schedules): {completed} completed, {exhausted} failed for good; \
-             {rolled_back} rolled back, {cut_off} commits cut off\n\
+             {rolled_back} rolled back, {cut_off} commits cut off, {serialization} errors of serialization\n\
              faults    {}\n\
              runs      {runs}, of which {reruns} again ({repeats} without a failure before); {stale} outcomes came too late\n\
              claims    {rescued} taken from silent or dead workers{restarted}, {released} given back; {ordered} checked for their order\n\
              stops     {stops} in order, with {in_flight} jobs in flight\n\
+             gates     {}; {limited} claims behind limits, {filled} of which filled them, {rated} tokens\n\
+             operators {}, {operated} jobs changed, {cancelled} running ones cancelled; a snapshot held for {held:.0} s\n\
              stuck     {stuck} at the longest\n\
              seed {}   {verdict}, after {seconds:.0} s",
             self.struck(),
+            self.set(),
+            self.operated(),
             self.seed,
         )
     }
 
+    /// What was set for gates.
+    fn set(&self) -> String {
+        count(self.calls.iter().filter_map(|call| match &call.act {
+            Act::SetLimit { limit, .. } if *limit == Limit::default() => None,
+            Act::SetLimit { limit: Limit { rate: Some(_), .. }, .. } => Some("rates"),
+            Act::SetLimit { .. } => Some("limits"),
+            Act::Pause { .. } => Some("pauses"),
+            _ => None,
+        }))
+    }
+
+    /// Calls on many jobs.
+    fn operated(&self) -> String {
+        count(self.calls.iter().filter_map(|call| match &call.act {
+            Act::Reschedule { .. } => Some("reschedules"),
+            Act::Fail { .. } => Some("failures for good"),
+            Act::Complete { .. } => Some("completions"),
+            Act::Cancel { .. } => Some("cancels"),
+            _ => None,
+        }))
+    }
+
+    /// For how long a snapshot was held.
+    fn held(&self) -> Duration {
+        let mut since: BTreeMap<usize, Micros> = BTreeMap::new();
+        let mut held = Duration::ZERO;
+        for entry in &self.evidence.entries {
+            match &entry.event {
+                Event::CallBegan { call, act: Act::HoldSnapshot { .. } } => _ = since.insert(*call, entry.at),
+                Event::CallEnded { call, .. } => {
+                    held += since.remove(call).map(|from| entry.at.since(from)).unwrap_or_default()
+                }
+                _ => {}
+            }
+        }
+        held
+    }
+
     /// Faults by kind.
     fn struck(&self) -> String {
-        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-        for fault in self.faults {
-            let word = match (fault.target, fault.kind) {
-                (Target::Postgres, Kind::Kill) => "Postgres crashes",
-                (Target::Postgres, _) => "Postgres restarts",
-                (_, Kind::Kill) => "kills",
-                (_, Kind::Halt) => "halts",
-                (_, Kind::Stop | Kind::Restart) => "graceful stops",
-                (_, Kind::Cut) => "cut connections",
-                (_, Kind::Blackhole) => "silent connections",
-                (_, Kind::Delay(_)) => "slow connections",
-                (_, Kind::Lose(_)) => "lost answers",
-            };
-            *kinds.entry(word).or_default() += 1;
-        }
-        kinds.iter().map(|(word, count)| format!("{count} {word}")).collect::<Vec<_>>().join(", ")
+        count(self.faults.iter().map(|fault| match (fault.target, fault.kind) {
+            (Target::Postgres, Kind::Kill) => "Postgres crashes",
+            (Target::Postgres, _) => "Postgres restarts",
+            (_, Kind::Kill) => "kills",
+            (_, Kind::Halt) => "halts",
+            (_, Kind::Stop | Kind::Restart) => "graceful stops",
+            (_, Kind::Cut) => "cut connections",
+            (_, Kind::Blackhole) => "silent connections",
+            (_, Kind::Delay(_)) => "slow connections",
+            (_, Kind::Lose(_)) => "lost answers",
+        }))
     }
 
     fn seconds(&self) -> f64 {
@@ -114,8 +157,8 @@ impl Report<'_> {
         std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let options = self.options;
         let mut text = format!("seed {}, {} s, {} jobs\n\n", self.seed, options.seconds, options.jobs);
-        for (number, fault) in self.faults.iter().enumerate() {
-            _ = writeln!(text, "fault {number}: {fault}");
+        for line in super::lines(self.faults, self.calls) {
+            _ = writeln!(text, "{line}");
         }
         _ = writeln!(text, "\n{}\n", self.summary());
         for violation in &self.violations {
@@ -128,6 +171,8 @@ impl Report<'_> {
         }
         let mut all: Vec<(Micros, String)> = Vec::new();
         all.extend(self.evidence.entries.iter().map(|entry| (entry.at, entry.event.to_string())));
+        let gates = self.evidence.gates.iter();
+        all.extend(gates.map(|change| (change.at, format!("{}: {:?}", change.gate, change.new))));
         let changes = self.evidence.changes.iter();
         all.extend(changes.map(|change| (change.at, format!("job {}: {change}", change.job))));
         all.sort_by_key(|(at, _)| *at);
@@ -146,4 +191,11 @@ impl Report<'_> {
             _ = writeln!(text, "{:8.3}  {line}", at.since(start).as_secs_f64());
         }
     }
+}
+
+/// How many there are of each kind.
+fn count<'a>(kinds: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    kinds.for_each(|kind| *counts.entry(kind).or_default() += 1);
+    counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ")
 }

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use serde_json::{Value, json};
+use tokio_postgres::IsolationLevel;
 
 use super::plan::FUNCTIONS;
 
 /// Named queues, each with jobs of several priorities.
-const QUEUES: u32 = 8;
+pub(crate) const QUEUES: u32 = 8;
+/// Tenants, besides the jobs without one.
+pub(crate) const TENANTS: u32 = 4;
 /// Keys that jobs take from each other.
 const KEYS: u32 = 12;
 
@@ -102,12 +105,48 @@ impl Behaviour {
     }
 }
 
+/// An isolation level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+impl Level {
+    pub(crate) fn of_driver(self) -> IsolationLevel {
+        match self {
+            Self::ReadCommitted => IsolationLevel::ReadCommitted,
+            Self::RepeatableRead => IsolationLevel::RepeatableRead,
+            Self::Serializable => IsolationLevel::Serializable,
+        }
+    }
+}
+
+/// In which isolation level a transaction enqueues, and for how long it stays open after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Transaction {
+    pub(crate) level: Level,
+    pub(crate) open: Duration,
+}
+
+impl Transaction {
+    /// Any level; a few stay open for long.
+    pub(crate) fn random(rng: &mut Rng) -> Self {
+        let levels = [Level::ReadCommitted, Level::RepeatableRead, Level::Serializable];
+        let level = levels[rng.usize(..levels.len())];
+        let open = if rng.u32(0..100) == 0 { rng.u64(500..3000) } else { 0 };
+        Self { level, open: Duration::from_millis(open) }
+    }
+}
+
 /// One job, as it is enqueued.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Spec {
     pub(crate) n: u64,
     pub(crate) task: String,
     pub(crate) queue: Option<String>,
+    pub(crate) tenant: Option<String>,
     pub(crate) key: Option<String>,
     pub(crate) priority: i32,
     /// How long after its enqueueing it is due.
@@ -136,7 +175,7 @@ impl Spec {
         }
         let (mut queue, mut key) = (None, None);
         match rng.u32(0..100) {
-            0..20 => queue = Some(format!("queue-{}", rng.u32(0..QUEUES))),
+            0..20 => queue = Some(queue_name(rng.u32(0..QUEUES))),
             20..23 => key = Some(format!("key-{}", rng.u32(0..KEYS))),
             _ => {}
         }
@@ -148,7 +187,9 @@ impl Spec {
         };
         let delay = if rng.u32(0..100) < 8 { rng.u64(200..4000) } else { 0 };
         let task = task(rng.usize(1..=FUNCTIONS));
-        Self { n, task, queue, key, priority, delay: Duration::from_millis(delay), max_attempts, behaviour }
+        // A key belongs to one tenant.
+        let tenant = (key.is_none() && rng.u32(0..4) == 0).then(|| tenant(rng.u32(0..TENANTS)));
+        Self { n, task, queue, tenant, key, priority, delay: Duration::from_millis(delay), max_attempts, behaviour }
     }
 
     /// What the function receives.
@@ -162,6 +203,16 @@ impl Spec {
 /// The task that a function does.
 pub(crate) fn task(function: usize) -> String {
     format!("chaos:function-{function}")
+}
+
+/// The name of a queue.
+pub(crate) fn queue_name(queue: u32) -> String {
+    format!("queue-{queue}")
+}
+
+/// The uuid of a tenant.
+pub(crate) fn tenant(tenant: u32) -> String {
+    format!("00000000-0000-4000-8000-{tenant:012x}")
 }
 
 /// What a schedule's jobs carry.
@@ -187,6 +238,7 @@ mod tests {
         let specs: Vec<Spec> = (0..2000).map(|n| Spec::of(1, n, 2000)).collect();
         let count = |is: &dyn Fn(&Spec) -> bool| specs.iter().filter(|spec| is(spec)).count();
         assert!(count(&|spec| spec.queue.is_some()) > 200);
+        assert!(count(&|spec| spec.tenant.is_some()) > 400);
         assert!(count(&|spec| spec.key.is_some()) > 20);
         assert!(count(&|spec| spec.behaviour.fails == 2) > 0);
         let always = |spec: &Spec| spec.behaviour.fails == ALWAYS;
@@ -194,6 +246,9 @@ mod tests {
         assert_eq!(count(&|spec| always(spec) && spec.behaviour.failure == Failure::Busy), 0);
         assert!(count(&|spec| spec.behaviour.work > Duration::from_secs(1)) > 0);
         assert!(count(&|spec| spec.delay > Duration::ZERO) > 0);
+        let mut rng = Rng::with_seed(1);
+        let transactions: Vec<Transaction> = (0..1000).map(|_| Transaction::random(&mut rng)).collect();
+        assert!(transactions.iter().any(|transaction| transaction.open > Duration::from_secs(1)));
         for mode in [Mode::Answer, Mode::Callback, Mode::Both] {
             assert!(count(&|spec| spec.behaviour.mode == mode) > 200, "{mode:?}");
         }

@@ -67,6 +67,28 @@ async fn a_freed_queue_has_no_precedence_over_more_urgent_jobs() {
 }
 
 #[tokio::test]
+async fn a_freed_queue_whose_jobs_have_several_gates_keeps_its_order() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.set_limit('task', 'limited', 100)").await;
+    let mut jobs = Vec::new();
+    for task in ["x", "limited", "x", "limited", "limited"] {
+        jobs.push(s.add_job(&format!("'{task}', '{{}}', queue_name := 'q'")).await);
+    }
+    let end = ("now()", i64::MAX);
+    let plain = ", free_gates := ARRAY['queue''q''']";
+    let limited = ", free_gates := ARRAY['task''limited'' queue''q''']";
+    let last = jobs[4].to_string();
+    for (job, freed, next) in
+        [(jobs[0], plain, "~"), (jobs[1], limited, "~"), (jobs[2], plain, "~"), (jobs[3], limited, &last)]
+    {
+        assert_eq!(s.get_job("'worker'").await, Some(job));
+        s.run(&format!("SELECT app_jobs.complete_job('worker', {job})")).await;
+        assert_eq!(look(&s, end, freed).await, next, "after {job}");
+    }
+}
+
+#[tokio::test]
 async fn a_batch_takes_one_job_of_each_queue_and_any_number_of_others() {
     let db = database().await;
     let s = Session::open(&db).await;

@@ -1,12 +1,12 @@
-//! Named queues: one job at a time, in the order of priority, run_at and id.
+//! Named queues: jobs start in the order of priority, run_at and id. How many run at once is a limit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::change::{Change, Row, What};
-use super::super::history::Micros;
-use super::{Evidence, Figures, Findings, Rule, Terms};
+use super::gates::Gates;
+use super::{Evidence, Figures, Findings, Rule};
 
-pub(super) fn check(evidence: &Evidence, terms: &Terms, findings: &mut Findings, figures: &mut Figures) {
+pub(super) fn check(evidence: &Evidence, gates: &Gates, findings: &mut Findings, figures: &mut Figures) {
     let mut queues: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
     for change in &evidence.changes {
         if let Some(queue) = change.row().and_then(|row| row.queue.as_deref()) {
@@ -14,53 +14,40 @@ pub(super) fn check(evidence: &Evidence, terms: &Terms, findings: &mut Findings,
         }
     }
     for (queue, changes) in queues {
-        overlaps(queue, &changes, terms, findings);
-        orders(queue, &changes, findings, figures);
+        orders(queue, &changes, gates, findings, figures);
     }
 }
 
-fn overlaps(queue: &str, changes: &[&Change], terms: &Terms, findings: &mut Findings) {
-    let mut running: Option<(i64, Micros)> = None;
-    for change in changes {
-        match change.what() {
-            What::Claimed | What::Reclaimed => {
-                if let Some((other, since)) = running
-                    && other != change.job
-                    && change.now.since(since) < terms.expiry
-                {
-                    findings.job(
-                        Rule::Overlap,
-                        change.job,
-                        format!("claimed in {queue} while job {other} was running"),
-                    );
-                }
-                let locked_at = change.new.as_ref().and_then(|row| row.locked_at);
-                running = Some((change.job, locked_at.unwrap_or(change.at)));
-            }
-            What::Completed | What::Failed | What::Released | What::Rescued => {
-                running = running.filter(|(job, _)| *job != change.job);
-            }
-            _ => {}
-        }
-    }
+/// What was known of a job when another was claimed.
+struct Seen<'a> {
+    row: Option<&'a Row>,
+    /// Whether that was so before the claim began.
+    is_old: bool,
 }
 
-fn orders(queue: &str, changes: &[&Change], findings: &mut Findings, figures: &mut Figures) {
+fn orders(queue: &str, changes: &[&Change], gates: &Gates, findings: &mut Findings, figures: &mut Figures) {
     for (index, claim) in changes.iter().enumerate() {
         let (Some(snapshot), Some(claimed), What::Claimed) = (&claim.snapshot, &claim.old, claim.what()) else {
             continue;
         };
         figures.ordered += 1;
         // Each job as the claim could see it. What it could not see was not committed yet, and is nobody's fault.
-        let mut seen: BTreeMap<i64, Option<&Row>> = BTreeMap::new();
+        let mut seen: BTreeMap<i64, Seen<'_>> = BTreeMap::new();
         for change in changes[..index].iter().filter(|change| snapshot.sees(change.xid)) {
-            seen.insert(change.job, change.new.as_ref());
+            // The snapshot is that of the claim's end: what was committed after its beginning it may have missed.
+            let is_old = change.committed.is_none_or(|committed| committed <= claim.now);
+            seen.insert(change.job, Seen { row: change.new.as_ref(), is_old });
         }
+        // What others were changing, it passed by; and the others that it took start with it.
+        let taken = |change: &&&Change| change.xid == claim.xid || !snapshot.sees(change.xid) && change.now <= claim.at;
+        let passed: BTreeSet<i64> = changes.iter().filter(taken).map(|change| change.job).collect();
         let due = |row: &Row| row.waits() && row.run_at <= claim.now;
         let earlier = seen
             .into_iter()
-            .filter_map(|(job, row)| Some((job, row?)))
+            .filter(|(job, seen)| seen.is_old && !passed.contains(job))
+            .filter_map(|(job, seen)| Some((job, seen.row?)))
             .filter(|(job, row)| *job != claim.job && due(row) && row.order(*job) < claimed.order(claim.job))
+            .filter(|(_, row)| may_start(row, claimed, claim, gates))
             .min_by_key(|(job, row)| row.order(*job));
         if let Some((earlier, row)) = earlier {
             let text =
@@ -68,4 +55,10 @@ fn orders(queue: &str, changes: &[&Change], findings: &mut Findings, figures: &m
             findings.job(Rule::Order, claim.job, text);
         }
     }
+}
+
+/// Whether nothing can have held an earlier job back but what let the claimed one pass.
+fn may_start(earlier: &Row, claimed: &Row, claim: &Change, gates: &Gates) -> bool {
+    let passed = claimed.gates();
+    earlier.gates().iter().all(|gate| passed.contains(gate) || !gates.is_set(gate, claim.now, claim.at))
 }

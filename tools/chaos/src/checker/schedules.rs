@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::super::change::What;
 use super::super::history::{Event, Micros};
 use super::timelines::{Timeline, Timelines};
 use super::{Evidence, Findings, Rule, Terms};
@@ -40,9 +39,8 @@ fn silence(schedule: u32, free: Micros, next: Micros, terms: &Terms, findings: &
 
 /// When a job had ended for its schedule: it is gone, or all attempts are used.
 fn ended(timeline: &Timeline<'_>) -> Option<Micros> {
-    let over = |change: &&&super::Change| {
-        change.what() == What::Completed || change.new.as_ref().is_some_and(|row| row.is_exhausted())
-    };
+    let over =
+        |change: &&&super::Change| change.new.is_none() || change.new.as_ref().is_some_and(|row| row.is_exhausted());
     timeline.changes.iter().find(over).map(|change| change.at)
 }
 

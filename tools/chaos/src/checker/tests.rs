@@ -1,5 +1,6 @@
 //! Histories written by hand: one that is right in every way, and each way to be wrong.
 
+mod gates;
 mod made;
 
 use super::super::change::{Change, Row, Snapshot};

@@ -51,6 +51,7 @@ pub(super) struct Run {
     pub(super) worker: String,
     pub(super) epoch: Option<i64>,
     pub(super) at: Micros,
+    pub(super) function: usize,
     /// When it ended, and whether well.
     pub(super) finished: Option<(Micros, bool)>,
 }
@@ -147,6 +148,12 @@ fn follow(timeline: &mut Timeline<'_>, change: &Change, findings: &mut Findings)
     match what {
         What::Inserted if !timeline.changes.is_empty() => findings.job(Rule::Unexplained, job, "inserted twice"),
         What::Inserted | What::Replaced | What::Touched | What::Placed => {}
+        // Whether an operator may have done it is another question.
+        What::Operated => {
+            if let Some(live) = live {
+                live.end = Some(End { what, at: change.at, error: None });
+            }
+        }
         What::Claimed | What::Reclaimed => {
             if let Some(live) = live {
                 if what == What::Claimed {
@@ -187,10 +194,10 @@ fn runs(evidence: &Evidence) -> Vec<Run> {
     let mut runs: BTreeMap<u64, Run> = BTreeMap::new();
     for entry in &evidence.entries {
         match &entry.event {
-            Event::Started { run, job, n, worker, epoch, .. } => {
-                let (run, worker) = (*run, worker.clone());
-                let started = Run { run, job: *job, n: *n, worker, epoch: *epoch, at: entry.at, finished: None };
-                runs.insert(run, started);
+            Event::Started { run, job, n, worker, epoch, function } => {
+                let (run, job, n, epoch, function) = (*run, *job, *n, *epoch, *function);
+                let (worker, at) = (worker.clone(), entry.at);
+                runs.insert(run, Run { run, job, n, worker, epoch, at, function, finished: None });
             }
             Event::Finished { run, success } => {
                 if let Some(run) = runs.get_mut(run) {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::super::change::{Change, Row, Snapshot};
-use super::super::super::history::{Entry, Event, Micros};
+use super::super::super::change::{Change, GateChange, Row, Setting, Snapshot};
+use super::super::super::history::{Answer, Entry, Event, Micros};
+use super::super::super::operations::{Act, Gate, Limit};
 use super::super::super::plan::{Kind, Target};
 use super::super::{Evidence, Rule, Terms, Verdict, check, worker_id};
 
@@ -21,6 +22,9 @@ pub(super) struct Made {
     pub(super) epochs: i64,
     pub(super) runs: u64,
     pub(super) faults: usize,
+    pub(super) calls: usize,
+    /// The call that is being made.
+    pub(super) call: Option<usize>,
 }
 
 impl Made {
@@ -49,7 +53,39 @@ impl Made {
         let seq = self.evidence.changes.len() as u64;
         // Every transaction sees all before it.
         let snapshot = Some(Snapshot::read(&format!("1:{}:", seq + 1)).unwrap());
-        self.evidence.changes.push(Change { seq, job, at, now: at, xid: seq + 1, snapshot, old, new });
+        let (xid, committed, call) = (seq + 1, Some(at), self.call);
+        self.evidence.changes.push(Change { seq, job, at, now: at, committed, xid, call, snapshot, old, new });
+    }
+
+    /// An operator's call, which does something and returns.
+    pub(super) fn call(&mut self, act: Act, answer: Answer, does: impl FnOnce(&mut Self)) -> &mut Self {
+        let call = self.calls;
+        self.calls += 1;
+        self.event(Event::CallBegan { call, act });
+        self.call = Some(call);
+        does(self);
+        self.call = None;
+        self.event(Event::CallEnded { call, answer });
+        self
+    }
+
+    /// Sets something for a gate; None removes the row.
+    pub(super) fn set(&mut self, gate: Gate, new: Option<Setting>) -> &mut Self {
+        let act = Act::Resume { gate: gate.clone() };
+        self.call(act, Answer::Done, |made| {
+            let (at, call) = (made.tick(), made.call);
+            made.evidence.gates.push(GateChange { at, gate, call, new });
+        })
+    }
+
+    pub(super) fn limit(&mut self, gate: Gate, max_running: u32) -> &mut Self {
+        let limit = Limit { max_running: Some(max_running), rate: None };
+        self.set(gate, Some(Setting { limit, ..Setting::default() }))
+    }
+
+    pub(super) fn pause(&mut self, gate: Gate, lasts: Option<i64>) -> &mut Self {
+        let (paused_at, paused_until) = (Some(Micros(self.clock)), lasts.map(|lasts| Micros(self.clock + lasts)));
+        self.set(gate, Some(Setting { paused_at, paused_until, ..Setting::default() }))
     }
 
     pub(super) fn row(&self, job: i64) -> Row {
@@ -65,8 +101,8 @@ impl Made {
 
     /// A job that is due at once; n is its id.
     pub(super) fn insert(&mut self, job: i64) -> &mut Self {
-        let row = Row { n: Some(job as u64), max_attempts: 25, run_at: Micros(self.clock), ..Row::default() };
-        self.insert_as(job, row);
+        let (task, run_at) = ("a".to_owned(), Micros(self.clock));
+        self.insert_as(job, Row { n: Some(job as u64), max_attempts: 25, run_at, task, ..Row::default() });
         self
     }
 
