@@ -19,6 +19,8 @@ CREATE TABLE @extschema@.gates (
     reason text,
     closed_until timestamptz,
     closed_reason text,
+    -- Of a host that has closed by itself: once closed_until has passed, one job may start, and for so long no other.
+    probe_pause interval,
     -- When a limit was set last: claims that began before it may not have seen it.
     set_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT gates_pkey PRIMARY KEY (kind, name),
@@ -29,7 +31,9 @@ CREATE TABLE @extschema@.gates (
     CONSTRAINT gates_max_running_positive CHECK (max_running > 0),
     CONSTRAINT gates_rate CHECK (rate > 0 AND per > '0' AND burst > 0
                                  OR rate IS NULL AND per IS NULL AND burst IS NULL),
-    CONSTRAINT gates_weight_positive CHECK (weight > 0)
+    CONSTRAINT gates_weight_positive CHECK (weight > 0),
+    CONSTRAINT gates_probe_pause CHECK (kind = 'host' AND closed_until IS NOT NULL AND probe_pause > '0'
+                                        OR probe_pause IS NULL)
 );
 
 COMMENT ON TABLE @extschema@.gates IS
@@ -45,6 +49,36 @@ CREATE TABLE @extschema@.gate_tokens (
     CONSTRAINT gate_tokens_pkey PRIMARY KEY (kind, name)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE @extschema@.gate_tokens IS E'@behavior -*\nWhat has been taken from the token buckets of rates.';
+
+-- The host that a task's jobs are sent to, as workers tell before they send the first one.
+CREATE TABLE @extschema@.task_hosts (
+    task text COLLATE "C" NOT NULL,
+    host text COLLATE "C" NOT NULL,
+    CONSTRAINT task_hosts_pkey PRIMARY KEY (task)
+);
+CREATE INDEX task_hosts_host_idx ON @extschema@.task_hosts (host, task);
+COMMENT ON TABLE @extschema@.task_hosts IS
+    E'@behavior -*\nThe host that a task''s jobs are sent to, as workers have told.';
+
+-- Hosts that some worker could not use lately, and the failures in a row: five different ones close the host's gate.
+CREATE TABLE @extschema@.host_failures (
+    host text COLLATE "C" NOT NULL,
+    -- The last failures, five at most: which jobs, the number and the message of the attempt, and when it was due.
+    job_ids bigint[] NOT NULL DEFAULT '{}',
+    attempts int[] NOT NULL DEFAULT '{}',
+    errors text[] NOT NULL DEFAULT '{}',
+    run_ats timestamptz[] NOT NULL DEFAULT '{}',
+    -- The last one: whether there was no connection, when it was, and whose.
+    unreachable boolean NOT NULL DEFAULT false,
+    failed_at timestamptz NOT NULL,
+    failed_by text NOT NULL,
+    -- The worker that has used the host since.
+    reached_at timestamptz,
+    reached_by text,
+    CONSTRAINT host_failures_pkey PRIMARY KEY (host)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE @extschema@.host_failures IS
+    E'@behavior -*\nHosts that a worker could not use lately, and the last failures.';
 
 -- Where a job that waits stands. NULL: in the common order. run_at: it waits for its time. Else the gates that it has
 -- to pass, and it stands in the order of the jobs with the same ones.

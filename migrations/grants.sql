@@ -17,12 +17,15 @@ DECLARE
         enqueue_all_for_any_tenant, enqueue_all_for_own_tenant, enqueue_for_any_tenant, enqueue_for_own_tenant,
         graphql_add_job, refuse_large_payload,
 
-        accept_held_jobs, cancel_jobs, claim_instance_jobs, claim_jobs, complete_held_jobs, complete_job, complete_jobs,
+        accept_held_jobs, cancel_jobs, claim_instance_jobs, claim_jobs, close_host, complete_held_jobs, complete_job,
+        complete_jobs,
         end_held_jobs, ended_instances, exhausted_jobs, extend_job, fail_job, force_unlock_workers, forget_worker,
-        free_jobs, gate_key, gate_room, get_job, heartbeat, id_batches, instance_lock, interrupt_jobs,
-        jobs_held_elsewhere, lock_claimed_jobs, lock_idle_jobs, next_run_at, open_gates, permanently_fail_jobs,
+        free_jobs, gate_key, gate_room, get_job, heartbeat, host_asked, host_failed, host_news,
+        host_succeeded, id_batches, instance_lock, interrupt_jobs, jobs_held_elsewhere, lock_claimed_jobs,
+        lock_idle_jobs, next_run_at, open_gates, permanently_fail_jobs,
         positions_left, register_waiter, release_held_jobs, release_jobs, remove_job, require_worker_id,
-        reschedule_jobs, retry_at, spend_tokens, take_back_jobs, unregister_waiter, waiter_horizon,
+        reschedule_jobs, retry_at, return_attempts, spend_tokens, take_back_jobs, tell_task_hosts,
+        unregister_waiter, waiter_horizon,
         waiter_horizon_passed, waiter_lock, wake_workers, warn_of_held_jobs, warn_operator,
 
         claim_scheduled_jobs, claim_schedules, enqueue_from_schedule, enqueue_job, fire_schedule, fire_schedules,
@@ -38,8 +41,8 @@ BEGIN
                     WHERE e.extname = 'pgpm-database-jobs' AND e.extnamespace = '@extschema@'::regnamespace)
     THEN
         REVOKE USAGE ON TYPE @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.gates,
-            @extschema@.gate_tokens, @extschema@.cancelled_attempts, @extschema@.limits, @extschema@.workers,
-            @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
+            @extschema@.gate_tokens, @extschema@.host_failures, @extschema@.task_hosts, @extschema@.cancelled_attempts,
+            @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
     END IF;
 
     -- PUBLIC may call every function again where rights were left out of a dump, or of a restore (--no-acl).
@@ -73,17 +76,17 @@ BEGIN
         IF role_name = 'administrator' THEN
             GRANT SELECT ON @extschema@.job_queues TO administrator;
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gates, @extschema@.gate_tokens,
-                @extschema@.cancelled_attempts, @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.settings,
-                @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires
-                TO administrator;
+                @extschema@.host_failures, @extschema@.task_hosts, @extschema@.cancelled_attempts, @extschema@.jobs,
+                @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.limits, @extschema@.workers,
+                @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
             GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
         ELSIF role_name = 'jobs_runtime' THEN
             -- INSERT into jobs: a schedule makes one. Schedules are watched and marked, never made or removed.
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.jobs, @extschema@.workers, @extschema@.schedulers
                 TO jobs_runtime;
             GRANT SELECT ON @extschema@.gates, @extschema@.job_queues TO jobs_runtime;
-            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gate_tokens, @extschema@.cancelled_attempts
-                TO jobs_runtime;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gate_tokens, @extschema@.host_failures,
+                @extschema@.task_hosts, @extschema@.cancelled_attempts TO jobs_runtime;
             REVOKE UPDATE ON @extschema@.scheduled_jobs FROM jobs_runtime;
             GRANT SELECT, UPDATE (locked_at, locked_by, instance, owed_since, released_at, fired_until, ended_at,
                 last_error, last_scheduled, last_scheduled_id) ON @extschema@.scheduled_jobs TO jobs_runtime;

@@ -55,11 +55,13 @@ DECLARE
     swept timestamptz := now() - interval '1 minute';
     -- now() may be long ago: a job that is due by the clock is not put behind others of its queue.
     moment timestamptz := clock_timestamp();
-    -- What is set for gates. set_tasks and set_tenants are those with a row, * among them.
+    -- What is set for gates. set_tasks and set_tenants are those with a row, * among them; set_tasks also those whose
+    -- host has one.
     ruled boolean;
     stopped boolean;
     set_tasks text[];
     set_tenants text[];
+    hosts_ruled boolean;
     free bigint[];
     misplaced bigint[];
     wanted int := max_jobs;
@@ -86,10 +88,19 @@ BEGIN
            coalesce(bool_or(g.kind = 'all' AND g.paused_at IS NOT NULL AND coalesce(g.paused_until > now(), true)),
                     false),
            coalesce(array_agg(g.name) FILTER (WHERE g.kind = 'task'), '{}'),
-           coalesce(array_agg(g.name) FILTER (WHERE g.kind = 'tenant'), '{}')
-      INTO ruled, stopped, set_tasks, set_tenants FROM @extschema@.gates g;
+           coalesce(array_agg(g.name) FILTER (WHERE g.kind = 'tenant'), '{}'),
+           coalesce(bool_or(g.kind = 'host'), false)
+      INTO ruled, stopped, set_tasks, set_tenants, hosts_ruled FROM @extschema@.gates g;
     IF stopped THEN
         RETURN;
+    END IF;
+    IF hosts_ruled THEN
+        set_tasks := set_tasks || ARRAY(
+            SELECT t.task FROM @extschema@.task_hosts t
+             WHERE EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND g.name IN (t.host, '*')));
+    END IF;
+    IF hosts_ruled OR deep AND EXISTS (SELECT FROM @extschema@.host_failures) THEN
+        PERFORM set_config('jobs.hosts', @internal@.host_news(), true);
     END IF;
 
     -- Ranges of indexes that are empty as long as nothing hangs, and nothing has become due.

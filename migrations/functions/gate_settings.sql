@@ -5,12 +5,9 @@
 CREATE OR REPLACE FUNCTION @internal@.gate_name(kind text, name text, without text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF kind = 'host' THEN
-        RAISE EXCEPTION 'hosts have no gates yet' USING ERRCODE = 'feature_not_supported',
-            HINT = 'Give the kind task, queue or tenant: the tasks of the host, for example.';
-    ELSIF kind IS NULL OR kind NOT IN ('task', 'queue', 'tenant', 'all') OR kind = without THEN
+    IF kind IS NULL OR kind NOT IN ('task', 'queue', 'tenant', 'host', 'all') OR kind = without THEN
         RAISE EXCEPTION 'kind is %', coalesce(quote_literal(kind), 'NULL') USING ERRCODE = 'invalid_parameter_value',
-            HINT = concat('Give task, queue or tenant', CASE WHEN without IS NULL THEN ', or all' END, '.');
+            HINT = concat('Give task, queue, tenant or host', CASE WHEN without IS NULL THEN ', or all' END, '.');
     ELSIF kind = 'all' THEN
         IF name IS NOT NULL THEN
             RAISE EXCEPTION 'name is % for the kind all', quote_literal(name)
@@ -27,6 +24,14 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'A tenant is a uuid, the database_id of its jobs.';
         END IF;
         RETURN name::uuid::text;
+    ELSIF kind = 'host' AND name <> '*' THEN
+        IF name !~* '^https?://(\[[0-9a-f:.]+\]|[^][/?#@:\s]+)(:[0-9]{1,5})?/?$' THEN
+            RAISE EXCEPTION 'name is % for the kind host', quote_literal(name)
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'A host is the beginning of a function''s URL: http://functions:8080, say.';
+        END IF;
+        -- As the workers have it: without the scheme's own port.
+        RETURN regexp_replace(rtrim(lower(name), '/'), '^(http(?=://.*:80$)|https(?=://.*:443$))(.*):[0-9]+$', '\1\2');
     END IF;
     RETURN name;
 END
@@ -57,7 +62,7 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.pause(text, text, timestamptz, text) IS
-    'Starts no more jobs of a task, queue, tenant or of all until resume, or until the given time. '
+    'Starts no more jobs of a task, queue, tenant, host or of all until resume, or until the given time. '
     'What runs goes on, and new jobs are accepted.';
 
 CREATE OR REPLACE FUNCTION @extschema@.resume(kind text, name text) RETURNS void
@@ -182,7 +187,10 @@ BEGIN
         running := ARRAY(
             SELECT r.id FROM @extschema@.jobs r
              WHERE r.locked_at IS NOT NULL
-               AND CASE WHEN set_limit.kind = 'task' THEN gate_name IN (r.task_identifier, '*')
+               AND CASE set_limit.kind
+                        WHEN 'task' THEN gate_name IN (r.task_identifier, '*')
+                        WHEN 'host' THEN EXISTS (SELECT FROM @extschema@.task_hosts t
+                                                  WHERE t.task = r.task_identifier AND gate_name IN (t.host, '*'))
                         ELSE r.database_id IS NOT NULL AND gate_name IN (r.database_id::text, '*') END
                AND r.gate_key IS DISTINCT FROM
                    @internal@.gate_key(r.task_identifier, r.queue_name, r.database_id));
@@ -203,5 +211,6 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.set_limit(text, text, int, int, interval, int) IS
-    'Limits how many jobs of a task, queue or tenant run at once, and how many start per interval. NULL lifts a limit; '
+    'Limits how many jobs of a task, queue, tenant or host run at once, and how many start per interval. '
+    'NULL lifts a limit; '
     'the name * is for each one that has no row of its own. A queue runs one job at a time unless set otherwise.';

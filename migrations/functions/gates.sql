@@ -1,7 +1,7 @@
 -- Gates: which of the jobs that have one may start.
 
 -- Which gates a job has to pass when it is due, as gate_key has it: its tenant and its task when somebody has set
--- something for them, and its queue. NULL for none.
+-- something for them, and its queue. NULL for none. The gate of a host is one of its tasks'.
 CREATE OR REPLACE FUNCTION @internal@.gate_key(task text, queue text, tenant uuid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -10,6 +10,9 @@ BEGIN
                  SELECT FROM @extschema@.gates g WHERE g.kind = 'tenant' AND g.name IN (tenant::text, '*'))
              THEN 'tenant' || quote_literal(tenant::text) END,
         CASE WHEN EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'task' AND g.name IN (task, '*'))
+               OR EXISTS (SELECT FROM @extschema@.task_hosts t
+                            JOIN @extschema@.gates g ON g.kind = 'host' AND g.name IN (t.host, '*')
+                           WHERE t.task = gate_key.task)
              THEN 'task' || quote_literal(task) END,
         'queue' || quote_literal(queue)), '');
 END
@@ -44,14 +47,12 @@ BEGIN
              WHERE j.id = ANY (ARRAY(
                 SELECT r.id FROM @extschema@.jobs r
                  WHERE r.locked_at IS NOT NULL AND coalesce(r.gate_key, '') < 'run_at'
-                   AND CASE gate_kind WHEN 'task' THEN r.task_identifier = gate_name
-                                      ELSE r.database_id = gate_name::uuid END
+                   AND @passes(r)@
                    FOR UPDATE SKIP LOCKED));
             room := room - (
                 SELECT count(*) FROM @extschema@.jobs r
                  WHERE r.locked_at IS NOT NULL AND coalesce(r.gate_key, '') < 'run_at'
-                   AND CASE gate_kind WHEN 'task' THEN r.task_identifier = gate_name
-                                      ELSE r.database_id = gate_name::uuid END);
+                   AND @passes(r)@);
         END IF;
         room := room - CASE gate_kind
             WHEN 'queue' THEN (
@@ -62,6 +63,13 @@ BEGIN
                 SELECT count(*) FROM (
                     SELECT FROM @extschema@.jobs r WHERE r.task_identifier = gate_name AND @runs(r.gate_key > 'run_at')@
                      LIMIT greatest(room, 0)) c)
+            WHEN 'host' THEN (
+                SELECT count(*) FROM (
+                    SELECT FROM @extschema@.task_hosts t
+                     CROSS JOIN LATERAL (
+                           SELECT FROM @extschema@.jobs r
+                            WHERE r.task_identifier = t.task AND @runs(r.gate_key > 'run_at')@) j
+                     WHERE t.host = gate_name LIMIT greatest(room, 0)) c)
             ELSE (
                 SELECT count(*) FROM (
                     SELECT FROM @extschema@.jobs r
@@ -75,15 +83,26 @@ BEGIN
             now()) - now()) * gate.rate / extract(epoch FROM gate.per);
         room := least(coalesce(room, 2147483647), greatest(floor(tokens + 1e-9), 0)::int);
     END IF;
-    RETURN room;
+    -- Of a host that may be back one job finds out, whatever runs still.
+    RETURN CASE WHEN gate.probe_pause IS NULL THEN room ELSE least(coalesce(room, 1), 1) END;
 END
 $$;
 
--- Takes the tokens of the rates that the jobs pass, one a job.
+-- Takes the tokens of the rates that the jobs pass, one a job. Of a host that may be back it takes the turn: while its
+-- job finds out, and when that is never heard of again, no other starts before closed_until.
 CREATE OR REPLACE FUNCTION @internal@.spend_tokens(job_ids bigint[]) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND g.probe_pause IS NOT NULL) THEN
+        PERFORM @internal@.close_host(p.name, clock_timestamp() + p.probe_pause, p.closed_reason,
+                                      least(p.probe_pause * 2, interval '1 minute'))
+           FROM (SELECT DISTINCT g.name, g.probe_pause, g.closed_reason
+                   FROM @extschema@.jobs j
+                   JOIN @extschema@.task_hosts t ON t.task = j.task_identifier
+                   JOIN @extschema@.gates g ON g.kind = 'host' AND g.name = t.host AND g.probe_pause IS NOT NULL
+                  WHERE j.id = ANY (job_ids) ORDER BY g.name) p;
+    END IF;
     INSERT INTO @extschema@.gate_tokens AS t (kind, name, full_at)
     SELECT s.kind, s.name,
            -- Rounded up: a bucket gives no more than its rate.
@@ -91,7 +110,9 @@ BEGIN
       FROM (SELECT k.kind, k.name, count(*) AS jobs
               FROM @extschema@.jobs j
              CROSS JOIN LATERAL (VALUES ('queue', j.queue_name), ('task', j.task_identifier),
-                                        ('tenant', j.database_id::text)) AS k (kind, name)
+                                        ('tenant', j.database_id::text),
+                                        ('host', (SELECT h.host FROM @extschema@.task_hosts h
+                                                   WHERE h.task = j.task_identifier))) AS k (kind, name)
              WHERE j.id = ANY (job_ids) AND k.name IS NOT NULL GROUP BY k.kind, k.name) s
      CROSS JOIN LATERAL (
            SELECT o.rate, o.per FROM @extschema@.gates o
@@ -118,10 +139,14 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     swept timestamptz := now() - interval '1 minute';
     set_queues text[];
+    set_hosts text[];
     opened int[] := '{}';
     written boolean := pg_current_xact_id_if_assigned() IS NOT NULL;
     misplaced bigint[];
-    kinds CONSTANT text[] := '{tenant,task,queue}';
+    kinds CONSTANT text[] := '{tenant,task,queue,host}';
+    -- In which order they are looked at: a closed one is not locked, nor are those behind it.
+    looks CONSTANT int[] := '{4,1,2,3}';
+    k int;
     -- What is known of gates: kind and name, and how many jobs each lets start; -1: another claim has it.
     names text[] := '{}';
     rooms int[] := '{}';
@@ -137,6 +162,8 @@ DECLARE
     queue_rooms int[] := '{}';
     task_rooms int[] := '{}';
     tenant_rooms int[] := '{}';
+    of_hosts text[] := '{}';
+    host_rooms int[] := '{}';
 BEGIN
     -- Jobs that still stand under a gate for which nothing is set any more.
     ruled := ruled OR array_position(queues, NULL) IS NOT NULL;
@@ -154,6 +181,7 @@ BEGIN
                  WHERE l.locked IS NOT NULL LIMIT max_jobs) o;
     ELSE
         set_queues := ARRAY(SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'queue');
+        set_hosts := ARRAY(SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'host');
         FOR i IN 1 .. cardinality(keys) LOOP
             EXIT WHEN cardinality(opened) >= max_jobs;
             passed := ARRAY[
@@ -161,15 +189,19 @@ BEGIN
                           AND strpos(keys[i], 'tenant' || quote_literal(tenants[i])) > 0 THEN tenants[i]::text END,
                 CASE WHEN ARRAY[tasks[i], '*'] && set_tasks
                           AND strpos(keys[i], 'task' || quote_literal(tasks[i])) > 0 THEN tasks[i] END,
-                queues[i]];
+                queues[i], NULL];
+            IF set_hosts <> '{}' AND passed[2] IS NOT NULL THEN
+                passed[4] := (SELECT t.host FROM @extschema@.task_hosts t
+                               WHERE t.task = passed[2] AND ARRAY[t.host, '*'] && set_hosts);
+            END IF;
             open := true;
-            FOR k IN 1 .. 3 LOOP
+            FOREACH k IN ARRAY looks LOOP
                 CONTINUE WHEN NOT open OR passed[k] IS NULL;
                 place := array_position(names, kinds[k] || passed[k]);
                 IF place IS NULL THEN
                     -- Looked at before the lock as well: a full gate is not locked, so that nobody comes again for it.
                     FOR look IN 1 .. 2 LOOP
-                        IF k < 3 OR ARRAY[passed[k], '*'] && set_queues THEN
+                        IF k <> 3 OR ARRAY[passed[k], '*'] && set_queues THEN
                             room := @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale);
                         ELSE
                             room := CASE WHEN EXISTS (
@@ -190,7 +222,7 @@ BEGIN
                 places[k] := place;
                 open := rooms[place] > 0;
                 -- A claim that has the gate for a moment is no reason to take a later job of the queue.
-                IF rooms[place] < 0 AND k < 3 AND queues[i] IS NOT NULL THEN
+                IF rooms[place] < 0 AND k <> 3 AND queues[i] IS NOT NULL THEN
                     names := names || ('queue' || queues[i]);
                     rooms := rooms || 0;
                 END IF;
@@ -201,6 +233,8 @@ BEGIN
                 of_tasks := of_tasks || passed[2];
                 tenant_rooms := tenant_rooms || CASE WHEN passed[1] IS NOT NULL THEN rooms[places[1]] END;
                 task_rooms := task_rooms || CASE WHEN passed[2] IS NOT NULL THEN rooms[places[2]] END;
+                of_hosts := of_hosts || passed[4];
+                host_rooms := host_rooms || CASE WHEN passed[4] IS NOT NULL THEN rooms[places[4]] END;
                 queue_rooms := queue_rooms || CASE WHEN passed[3] IS NOT NULL THEN rooms[places[3]] END;
             END IF;
         END LOOP;
@@ -236,11 +270,12 @@ BEGIN
     END IF;
     WITH k AS MATERIALIZED (
         SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name, o.task, o.tenant, o.queue_room, o.task_room,
-               o.tenant_room
-          FROM unnest(opened, of_tasks, of_tenants, queue_rooms, task_rooms, tenant_rooms)
-               AS o (n, task, tenant, queue_room, task_room, tenant_room)),
+               o.tenant_room, o.host, o.host_room
+          FROM unnest(opened, of_tasks, of_tenants, queue_rooms, task_rooms, tenant_rooms, of_hosts, host_rooms)
+               AS o (n, task, tenant, queue_room, task_room, tenant_room, host, host_room)),
     heads AS MATERIALIZED (
-        SELECT h.*, k.queue_name, k.queue_room, k.task, k.task_room, k.tenant, k.tenant_room
+        SELECT h.*, k.queue_name, k.queue_room, k.task, k.task_room, k.tenant, k.tenant_room,
+               k.host, k.host_room
           FROM k
          CROSS JOIN LATERAL (
                SELECT j.id, j.priority, j.run_at,
@@ -254,16 +289,18 @@ BEGIN
                   AND j.run_at <= clock_timestamp()
                   AND j.queue_name IS NOT DISTINCT FROM k.queue_name AND @takes(j.task_identifier)@
                 ORDER BY j.priority, j.run_at, j.id
-                LIMIT least(max_jobs, k.queue_room, k.task_room, k.tenant_room) FOR UPDATE SKIP LOCKED) h),
+                LIMIT least(max_jobs, k.queue_room, k.task_room, k.tenant_room, k.host_room) FOR UPDATE SKIP LOCKED) h),
     candidates AS (
         SELECT h.*, row_number() OVER (PARTITION BY h.queue_name ORDER BY h.priority, h.run_at, h.id) AS in_queue,
                row_number() OVER (PARTITION BY h.task ORDER BY h.priority, h.run_at, h.id) AS in_task,
-               row_number() OVER (PARTITION BY h.tenant ORDER BY h.priority, h.run_at, h.id) AS in_tenant
+               row_number() OVER (PARTITION BY h.tenant ORDER BY h.priority, h.run_at, h.id) AS in_tenant,
+               row_number() OVER (PARTITION BY h.host ORDER BY h.priority, h.run_at, h.id) AS in_host
           FROM heads h WHERE NOT (h.misplaced OR h.among_others IS TRUE))
     SELECT (SELECT array_agg(c.id) FROM candidates c
              WHERE (c.queue_name IS NULL OR c.in_queue <= c.queue_room)
                AND (c.task IS NULL OR c.in_task <= c.task_room)
-               AND (c.tenant IS NULL OR c.in_tenant <= c.tenant_room)),
+               AND (c.tenant IS NULL OR c.in_tenant <= c.tenant_room)
+               AND (c.host IS NULL OR c.in_host <= c.host_room)),
            (SELECT array_agg(h.id) FROM heads h WHERE h.misplaced)
       INTO ids, misplaced;
     IF misplaced IS NOT NULL THEN
@@ -273,7 +310,16 @@ BEGIN
         UPDATE @extschema@.jobs j
            SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
                updated_at = clock_timestamp()
-         WHERE j.id = ANY (misplaced);
+         WHERE j.id = ANY (misplaced || ARRAY(
+            -- And those behind them: all that waited for a host that is back, for example.
+            SELECT b.id FROM @extschema@.jobs b
+             WHERE b.gate_key IS DISTINCT FROM @internal@.gate_key(b.task_identifier, b.queue_name, b.database_id)
+               AND @waits(b)@ AND b.id = ANY (ARRAY(
+                   SELECT n.id FROM @extschema@.jobs n
+                    WHERE n.gate_key = (SELECT m.gate_key FROM @extschema@.jobs m WHERE m.id = misplaced[1])
+                      AND n.gate_key <> 'run_at' AND @waits(n)@
+                    ORDER BY n.priority, n.run_at, n.id LIMIT max_jobs + 200))
+               FOR UPDATE SKIP LOCKED));
         PERFORM set_config('jobs.placing', '', true);
     END IF;
 END

@@ -34,6 +34,7 @@ mod sql {
     mod gate_rates;
     mod gates;
     mod held;
+    mod hosts;
     mod internal;
     mod isolation;
     mod kept_out;

@@ -23,7 +23,7 @@ use crate::slots::Slots;
 pub(crate) struct Runner {
     registry: Arc<Registry>,
     /// For what has no handler.
-    dispatcher: Option<Dispatcher>,
+    pub(crate) dispatcher: Option<Dispatcher>,
     context: Arc<WorkerContext>,
     settler: Settler<EndedAttempt>,
     slots: Arc<Slots>,
@@ -298,11 +298,19 @@ impl Runner {
         monitor: &SlotMonitor,
         permit: Option<MemoryPermit>,
     ) -> Duration {
+        let pass = match dispatcher.pass(&job) {
+            Ok(pass) => Some(pass),
+            Err(waiting) => Box::pin(dispatcher.admit(&job, waiting, monitor.taken())).await,
+        };
+        let Some(pass) = pass else {
+            self.slots.give_back(job.claim_id());
+            return Duration::MAX;
+        };
         let (payload, max_attempts) = (std::mem::take(&mut job.payload), job.max_attempts);
         let attempt = self.start(&job, max_attempts);
         let end = tokio::select! {
             biased;
-            ended = dispatcher.dispatch(&job, payload, permit) => match ended {
+            ended = dispatcher.dispatch(&job, payload, permit, pass) => match ended {
                 Some(outcome) => End::Outcome { outcome, released: false },
                 None => End::Accepted,
             },

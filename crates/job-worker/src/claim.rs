@@ -67,6 +67,7 @@ pub(crate) struct Claimer {
     buffer_release: BufferRelease,
     cancellations: Cancellations,
     drain: Drain,
+    runner: Arc<Runner>,
 }
 
 impl Claimer {
@@ -90,7 +91,7 @@ impl Claimer {
             pollers: pollers.collect(),
             claims: ClaimsInFlight::new(db.clone(), slots.clone()),
             failures: ClaimFailures::new(),
-            running: SlotTasks::new(runner),
+            running: SlotTasks::new(runner.clone()),
             waiter: WaiterRegistration::new(db.clone(), listener.clone()),
             heartbeat,
             reconciler: Reconciler::new(db.clone(), slots.clone(), events.clone()),
@@ -99,6 +100,7 @@ impl Claimer {
             drain: Drain::new(config, db, slots.clone(), thread),
             slots,
             listener,
+            runner,
         }
     }
 
@@ -161,7 +163,7 @@ impl Claimer {
     fn claim_ended(&mut self, ended: EndedClaim) {
         let EndedClaim { lane, from_start, limit, freed, took, found, .. } = ended;
         self.pollers[lane].end(limit);
-        let ClaimReply { claimed, heartbeat, last_gate } = match found {
+        let ClaimReply { claimed, heartbeat, last_gate, hosts } = match found {
             Ok(found) => found,
             Err(error) => return self.claim_failed(lane, freed, &error),
         };
@@ -173,6 +175,10 @@ impl Claimer {
         if from_start {
             poller.scanned(took);
             poller.cursor.advance_gates(last_gate);
+        }
+        let jobs: &[Job] = if let Claimed::Jobs(jobs) = &claimed { jobs } else { &[] };
+        if let Some(dispatcher) = &self.runner.dispatcher {
+            dispatcher.claimed(&hosts, from_start, now - took, jobs);
         }
         match claimed {
             Claimed::Jobs(jobs) => self.claimed(lane, jobs, limit, now - took),

@@ -3,6 +3,8 @@
 mod body;
 mod connect;
 mod failure;
+mod host;
+mod hosts;
 mod origin;
 mod payload;
 mod probe;
@@ -11,20 +13,24 @@ mod secrets;
 mod target;
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::WorkerConfig;
-use job_pg::Job;
+use job_pg::{HostNews, Job, WorkerDb};
 use job_utils::config::{in_words, shown};
 use job_utils::outcome::{Outcome, storable};
 use job_utils::telemetry::LogLimit;
 use job_utils::wire::dispatch::Answer;
+use tokio::time::Instant;
 
 pub use crate::dispatch::probe::CallbackProbe;
 
 use crate::dispatch::body::AnswerBody;
 use crate::dispatch::failure::{Failure, Progress};
+use crate::dispatch::host::{Host, Sign, TURN, Turn};
+use crate::dispatch::hosts::Hosts;
 use crate::dispatch::origin::idle_limit;
 use crate::dispatch::payload::body_of;
 use crate::dispatch::reading::{AnswerReader, ReadAnswer};
@@ -40,6 +46,7 @@ const MOST_TASKS: usize = 10_000;
 /// Sends jobs to functions.
 pub(crate) struct Dispatcher {
     targets: Targets,
+    hosts: Hosts,
     callback: Callback,
     http2: bool,
     callback_timeout: Duration,
@@ -55,6 +62,7 @@ impl Dispatcher {
     pub(crate) fn new(config: &WorkerConfig) -> std::io::Result<Self> {
         Ok(Self {
             targets: Targets::new(config)?,
+            hosts: Hosts::new(),
             callback: Callback::new(config),
             http2: config.http2,
             callback_timeout: config.callback_timeout,
@@ -64,42 +72,93 @@ impl Dispatcher {
         })
     }
 
-    /// Sends a job to its function, and says how the attempt ended; None when the function has accepted the job. The
-    /// payload has been taken out of the job; its share of the memory ends when it is sent.
-    pub(crate) async fn dispatch(&self, job: &Job, payload: String, permit: Option<MemoryPermit>) -> Option<Outcome> {
-        let target = match self.targets.of(&job.task) {
-            Ok(target) => target,
-            Err(message) => return Some(Outcome::Retry { error: storable(&message), after: None }),
-        };
-        let (retry, attempt) = (&target.policy.retry, job.attempts);
-        match self.answer(&target, job, payload, permit).await {
-            Answer::Accepted => None,
-            // The least that the function asks for.
-            Answer::Ended(Outcome::Retry { error, after: Some(asked) }) if !retry.is_last(attempt) => {
-                Some(Outcome::Retry { error, after: Some(retry.wait_of_at_least(asked, attempt)) })
-            }
-            Answer::Ended(Outcome::Complete) => Some(Outcome::Complete),
-            Answer::Ended(outcome) => Some(retry.after_failure(attempt).applied_to(outcome)),
+    /// The worker runs, and this is how workers tell each other of hosts.
+    pub(crate) fn tell_by(&self, db: WorkerDb) {
+        self.hosts.tell_by(db);
+    }
+
+    /// A claim that began then has brought this of hosts, and these jobs. `whole`: it was from the start.
+    pub(crate) fn claimed(&self, news: &[HostNews], whole: bool, began: Instant, jobs: &[Job]) {
+        self.hosts.claimed(news, whole, began, jobs, &self.targets);
+    }
+
+    /// Whether a job can be sent at once, as nearly all can; else [`Dispatcher::admit`] says.
+    pub(crate) fn pass(&self, job: &Job) -> Result<Pass, NoPass> {
+        match self.targets.of(&job.task) {
+            Ok(target) if !(target.is_told() && target.origin.host.is_clear()) => Err(NoPass(target)),
+            target => Ok(Pass { target, turn: None }),
         }
     }
 
-    async fn answer(&self, target: &Target, job: &Job, payload: String, permit: Option<MemoryPermit>) -> Answer {
+    /// Waits until a job may be sent; None: its host is closed, or it was `taken`, and it has to be given back.
+    pub(crate) async fn admit<T>(
+        &self,
+        job: &Job,
+        NoPass(target): NoPass,
+        taken: impl Future<Output = T>,
+    ) -> Option<Pass> {
+        let turn = tokio::select! {
+            biased;
+            turn = self.hosts.admit(job, &target, &self.targets) => turn?,
+            _ = taken => return None,
+        };
+        Some(Pass { target: Ok(target), turn })
+    }
+
+    /// Sends a job to its function, and says how the attempt ended; None when the function has accepted the job. The
+    /// payload has been taken out of the job; its share of the memory ends when it is sent.
+    pub(crate) async fn dispatch(
+        &self,
+        job: &Job,
+        payload: String,
+        permit: Option<MemoryPermit>,
+        Pass { target, turn }: Pass,
+    ) -> Option<Outcome> {
+        let target = match target {
+            Ok(target) => target,
+            Err(message) => return Some(Outcome::Retry { error: storable(&message), after: None }),
+        };
+        let host = &target.origin.host;
+        let answer = self.answer(&target, job, payload, permit);
+        let ((answer, sign), _turn) = match turn {
+            None => (answer.await, None),
+            Some(turn) => Box::pin(in_turn(host, turn, answer)).await,
+        };
+        let outcome = outcome_of(&target, job.attempts, answer);
+        if sign == Sign::Up && host.is_clear() {
+            return outcome;
+        }
+        Box::pin(self.hosts.met(&target.origin, sign, job, outcome)).await
+    }
+
+    async fn answer(
+        &self,
+        target: &Target,
+        job: &Job,
+        payload: String,
+        permit: Option<MemoryPermit>,
+    ) -> (Answer, Sign) {
         let mut progress = Progress::Connecting;
         let posted = self.post(target, job, (payload, permit), &mut progress);
         let posted = tokio::time::timeout(target.policy.timeout.time, posted).await;
         let failure = match posted {
-            Ok(Ok(answer)) => return without_secrets(answer, target),
+            Ok(Ok(answer)) => {
+                let status = if let Progress::Reading { status, .. } = progress { status } else { 0 };
+                let sign = Sign::of_answer(status, &answer);
+                return (without_secrets(answer, target), sign);
+            }
             Ok(Err(failure)) => failure,
             Err(_) => Failure::OutOfTime(target.policy.timeout, progress),
         };
         let message = storable(&failure.message(&shown(&target.url), self.http2));
-        match failure.not_started() {
+        let answer = match failure.not_started() {
             Some(after) => {
                 self.warn_of_descriptors(&failure, &message);
-                Answer::Ended(Outcome::Snooze { after, error: Some(message) })
+                Outcome::Snooze { after, error: Some(message) }
             }
-            None => Answer::Ended(Outcome::Retry { error: message, after: None }),
-        }
+            None => Outcome::Retry { error: message, after: None },
+        };
+        (Answer::Ended(answer), Sign::of_failure(&failure))
     }
 
     async fn post(
@@ -168,6 +227,43 @@ impl Dispatcher {
             );
         }
     }
+}
+
+/// What lets a job be sent.
+pub(crate) struct Pass {
+    /// Where to; the error says why there is no such place.
+    target: Result<Arc<Target>, String>,
+    turn: Option<Turn>,
+}
+
+/// A job that has to wait before it can be sent, or cannot be sent now.
+pub(crate) struct NoPass(Arc<Target>);
+
+/// How an attempt ended by its answer; None when the function has accepted the job.
+fn outcome_of(target: &Target, attempt: i32, answer: Answer) -> Option<Outcome> {
+    let retry = &target.policy.retry;
+    match answer {
+        Answer::Accepted => None,
+        // The least that the function asks for.
+        Answer::Ended(Outcome::Retry { error, after: Some(asked) }) if !retry.is_last(attempt) => {
+            Some(Outcome::Retry { error, after: Some(retry.wait_of_at_least(asked, attempt)) })
+        }
+        Answer::Ended(Outcome::Complete) => Some(Outcome::Complete),
+        Answer::Ended(outcome) => Some(retry.after_failure(attempt).applied_to(outcome)),
+    }
+}
+
+/// Waits for an answer as the only one that tries the host. When it does not come within a moment, others try as well.
+async fn in_turn<T>(host: &Host, turn: Turn, answer: impl Future<Output = T>) -> (T, Option<Turn>) {
+    let mut answer = pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => return (answer, Some(turn)),
+        () = tokio::time::sleep(TURN) => {}
+    }
+    host.connected();
+    drop(turn);
+    (answer.await, None)
 }
 
 /// An answer whose message repeats nothing secret that the function was sent.

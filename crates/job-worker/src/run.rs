@@ -148,6 +148,9 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
     let _triggered = stopping.trigger_on_drop();
     let context = WorkerContext::new(db, stopping, events.clone());
     let memory = PayloadMemory::new(&config);
+    if let Some(dispatcher) = &dispatcher {
+        dispatcher.tell_by(worker_db.clone());
+    }
     let runner = Runner::new(context, worker_db.clone(), memory, registry, dispatcher, slots.clone());
     let claimer = Claimer::new(&config, worker_db, Arc::new(runner), slots, listener, &events);
     Ok(claimer.run(&shutdown).await)

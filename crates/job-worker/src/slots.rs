@@ -43,6 +43,8 @@ pub(crate) struct Slots {
     pub(crate) accepting: Notify,
     /// Jobs of this worker have gone that it has not ended. They may have been cancelled.
     pub(crate) jobs_gone: Notify,
+    /// A job is to be given back.
+    pub(crate) giving_back: Notify,
 }
 
 struct State {
@@ -57,6 +59,8 @@ struct State {
     buffered: usize,
     /// Jobs may be locked for this process that it does not know of.
     reconcile: bool,
+    /// Claims whose job cannot be sent now.
+    given_back: Vec<ClaimId>,
     stopped: bool,
 }
 
@@ -155,11 +159,23 @@ impl Slots {
             accepted: VecDeque::new(),
             buffered: 0,
             reconcile: false,
+            given_back: Vec::new(),
             stopped: false,
         };
         let state = Mutex::new(state);
-        let (monitors, room, job_left, accepting, jobs_gone) = Default::default();
-        Self { state, concurrency, prefetch, payload_bytes, monitors, room, job_left, accepting, jobs_gone }
+        let (monitors, room, job_left, accepting, jobs_gone, giving_back) = Default::default();
+        Self {
+            state,
+            concurrency,
+            prefetch,
+            payload_bytes,
+            monitors,
+            room,
+            job_left,
+            accepting,
+            jobs_gone,
+            giving_back,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -355,6 +371,22 @@ impl Slots {
     pub(crate) fn holds_any(&self, claims: &CancelledClaims) -> bool {
         let state = self.state();
         claims.keys().any(|claim| state.held.contains(claim))
+    }
+
+    /// A claim's job cannot be sent now.
+    pub(crate) fn give_back(&self, claim: ClaimId) {
+        let mut state = self.state();
+        // Once given back, it may be claimed again at any moment.
+        state.held.remove(&claim);
+        state.given_back.push(claim);
+        drop(state);
+        self.job_left.notify_one();
+        self.giving_back.notify_one();
+    }
+
+    /// Takes what is to be given back.
+    pub(crate) fn take_given_back(&self) -> Vec<ClaimId> {
+        std::mem::take(&mut self.state().given_back)
     }
 
     /// When the oldest buffer will be `age` old; None when all are empty.

@@ -16,6 +16,7 @@ mod it {
     mod failures;
     mod handlers;
     mod health;
+    mod hosts;
     mod keep_alive;
     mod leases;
     mod library;

@@ -198,6 +198,8 @@ pub(crate) enum What {
     Replaced,
     /// A claim has put a waiting job where it belongs: nothing that is recorded has changed.
     Placed,
+    /// A failed attempt that is given back, as its host was down.
+    Returned,
     /// The row of a job that nobody held is gone.
     Removed,
     /// A failure of a job that nobody held.
@@ -236,6 +238,7 @@ impl Change {
             (true, false) => What::Released,
             (false, false) if new != old && self.call.is_some() => What::Operated,
             (false, false) if new.n != old.n => What::Replaced,
+            (false, false) if new.attempts < old.attempts && new.error == old.error => What::Returned,
             (false, false) if new.error != old.error || new.run_at != old.run_at => What::FailedUnheld,
             (false, false) if new == old => What::Placed,
             (false, false) => What::Unexplained,
@@ -319,6 +322,8 @@ mod tests {
         assert_eq!(what(Some(&free), Some(&other)), What::Replaced);
         assert_eq!(what(Some(&free), None), What::Removed);
         assert_eq!(what(Some(&free), Some(&failed)), What::FailedUnheld);
+        let returned = Row { attempts: 0, run_at: Micros(1), ..failed.clone() };
+        assert_eq!(what(Some(&failed), Some(&returned)), What::Returned);
         assert_eq!(what(Some(&free), Some(&free)), What::Placed);
         let by_call = |old: &Row, new: Option<&Row>| {
             let (old, new) = (Some(old.clone()), new.cloned());

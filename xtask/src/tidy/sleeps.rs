@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/job-worker/src/claim/waiter.rs", "between two claims of what was written before the worker registered"),
     ("crates/job-worker/src/limits.rs", "back-off while the database is away, or a claim's transaction is open"),
     ("crates/job-worker/src/drain.rs", "between two questions for callbacks during a stop"),
+    ("crates/job-worker/src/dispatch/hosts.rs", "between two tries to connect to a host; ends with the worker"),
     ("crates/job-worker/src/dispatch/probe.rs", "between two tries of the callback URL; the service ends it at a stop"),
     (
         "crates/job-worker/src/heartbeat.rs",

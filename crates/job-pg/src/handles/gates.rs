@@ -17,7 +17,7 @@ const RESUME: &str = "SELECT @extschema@.resume($1, $2)";
 const SET_LIMIT: &str =
     "SELECT @extschema@.set_limit($1, $2, $3, $4, pg_catalog.make_interval(secs => $5::pg_catalog.float8), $6)";
 const GATES: &str = "SELECT kind, name, max_running, rate, extract(epoch FROM per)::float8, burst, paused_at, \
-                     paused_until, reason FROM @extschema@.gates ORDER BY kind, name";
+                     paused_until, reason, closed_until, closed_reason FROM @extschema@.gates ORDER BY kind, name";
 
 /// What can hold jobs back. The name `*` is each one of the kind that has no row of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Gate<'a> {
     Queue(&'a str),
     /// The jobs with this `database_id`, a uuid.
     Tenant(&'a str),
+    /// The jobs that are sent to this host: scheme, host and port, as in `http://functions:8080`.
+    Host(&'a str),
     /// All jobs. They can be paused, and have no limit.
     All,
 }
@@ -39,13 +41,14 @@ impl<'a> Gate<'a> {
             Self::Task(_) => "task",
             Self::Queue(_) => "queue",
             Self::Tenant(_) => "tenant",
+            Self::Host(_) => "host",
             Self::All => "all",
         }
     }
 
     fn name(self) -> Option<&'a str> {
         match self {
-            Self::Task(name) | Self::Queue(name) | Self::Tenant(name) => Some(name),
+            Self::Task(name) | Self::Queue(name) | Self::Tenant(name) | Self::Host(name) => Some(name),
             Self::All => None,
         }
     }
@@ -75,7 +78,7 @@ pub struct Rate {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GateSettings {
-    /// `task`, `queue`, `tenant` or `all`.
+    /// `task`, `queue`, `tenant`, `host` or `all`.
     pub kind: String,
     /// Its name; `*` for each one of the kind that has no row of its own, empty for the kind `all`.
     pub name: String,
@@ -87,6 +90,11 @@ pub struct GateSettings {
     pub paused_until: Option<Timestamp>,
     /// Why it was paused.
     pub reason: Option<String>,
+    /// Until when a host's gate is closed, which has closed by itself. When that is past and there is still a reason,
+    /// one job finds out whether the host is up.
+    pub closed_until: Option<Timestamp>,
+    /// Why it has closed.
+    pub closed_reason: Option<String>,
 }
 
 /// A pause or limit that was not set.
@@ -207,5 +215,7 @@ fn settings(row: &Row) -> Result<GateSettings, Error> {
         paused_at: instant(6)?,
         paused_until: instant(7)?,
         reason: row.try_get(8)?,
+        closed_until: instant(9)?,
+        closed_reason: row.try_get(10)?,
     })
 }

@@ -10,6 +10,7 @@ use crate::connection::Db;
 use crate::error::DbError;
 use crate::jobs::claim::{ClaimReply, ClaimRequest, Job};
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running};
+use crate::jobs::hosts::{HostFailure, HostNews, HostVerdict};
 use crate::jobs::{CancelledAttempt, Interrupted};
 use crate::listener::Horizon;
 use crate::listener::Listener;
@@ -147,6 +148,40 @@ impl WorkerDb {
     /// Waits until claims and releases that were dropped before their end have been cancelled, not for long.
     pub async fn cancelled(&self) {
         self.db.cancelled().await;
+    }
+
+    /// Tells to which hosts the jobs of these tasks go, before the first is sent there. Returns what there is to know
+    /// of hosts.
+    ///
+    /// # Errors
+    /// The database did not take it down.
+    pub async fn tell_task_hosts(&self, tasks: &[String], hosts: &[String]) -> Result<Vec<HostNews>, DbError> {
+        self.db.tell_task_hosts(tasks, hosts).await
+    }
+
+    /// A host has asked all workers to wait so long: its gate is closed until then, for an hour at most.
+    ///
+    /// # Errors
+    /// The database did not take it down.
+    pub async fn host_asked(&self, host: &str, wait: Duration, reason: &str) -> Result<(), DbError> {
+        self.db.host_asked(host, wait, reason).await
+    }
+
+    /// A request has failed in a way that says that its host is down. Called before the outcome is stored, and says
+    /// what it is.
+    ///
+    /// # Errors
+    /// The database did not take it down.
+    pub async fn host_failed(&self, failure: HostFailure<'_>) -> Result<HostVerdict, DbError> {
+        self.db.host_failed(&self.worker_id, failure).await
+    }
+
+    /// This worker has used a host that is closed or suspected. Returns whether that has opened it.
+    ///
+    /// # Errors
+    /// The database did not take it down.
+    pub async fn host_succeeded(&self, host: &str) -> Result<bool, DbError> {
+        self.db.host_succeeded(&self.worker_id, host).await
     }
 
     /// Gives back the listed claims, as job id and epoch; returns how many.

@@ -12,6 +12,7 @@ use crate::connection::Db;
 use crate::error::DbError;
 use crate::jobs::columns::{Instant, RawJson};
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running, taken};
+use crate::jobs::hosts::HostNews;
 
 /// The columns of a claimed job, without a payload that has more than $14 bytes, and those of the last row: when the
 /// next job is due, and whether writes notify on demand.
@@ -31,7 +32,8 @@ macro_rules! claimed {
             $first,
             ", @internal@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, \
              $9, $10, $15) j) \
-             SELECT *, NULL::float8, NULL::boolean, nullif(current_setting('jobs.last_gate', true), '')"
+             SELECT *, NULL::float8, NULL::boolean, (SELECT nullif(current_setting('jobs.last_gate', true), '')), \
+             (SELECT nullif(current_setting('jobs.hosts', true), ''))"
         )
     };
 }
@@ -42,7 +44,8 @@ macro_rules! nothing {
         " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
          CASE WHEN $6 AND NOT EXISTS (SELECT FROM claimed) THEN \
          extract(epoch FROM @internal@.next_run_at($2, $5, make_interval(secs => $11)) - now())::float8 END, \
-         EXISTS (SELECT FROM @extschema@.settings), nullif(current_setting('jobs.last_gate', true), '')"
+         EXISTS (SELECT FROM @extschema@.settings), nullif(current_setting('jobs.last_gate', true), ''), \
+         nullif(current_setting('jobs.hosts', true), '')"
     };
 }
 
@@ -105,6 +108,8 @@ pub struct ClaimReply {
     pub heartbeat: Option<Heartbeat>,
     /// The last gate that it looked at, when there are more.
     pub last_gate: Option<String>,
+    /// What there is to know of hosts. Of those that are only suspected, a claim from the start alone tells.
+    pub hosts: Vec<HostNews>,
 }
 
 /// What there was to claim.
@@ -336,6 +341,7 @@ fn epochs(limit: usize) -> Vec<i64> {
 fn read(rows: &[Row], running: &Running) -> Result<ClaimReply, tokio_postgres::Error> {
     let (mut jobs, mut nothing, mut heartbeat) = (Vec::with_capacity(rows.len()), None, None);
     let last_gate = rows.first().map(|row| row.try_get(16)).transpose()?.flatten();
+    let hosts = rows.first().map(|row| row.try_get::<_, Option<&str>>(17)).transpose()?.flatten();
     for row in rows {
         if row.try_get::<_, Option<i64>>(0)?.is_some() {
             jobs.push(Job::from_row(row)?);
@@ -345,8 +351,8 @@ fn read(rows: &[Row], running: &Running) -> Result<ClaimReply, tokio_postgres::E
         // A run_at far away, or infinity, is no duration: a later claim will find it.
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         nothing = Some(Claimed::Nothing { due, on_demand: row.try_get(15)? });
-        if row.len() > 17 {
-            heartbeat = Some(Heartbeat::from_row(row, 17, running)?);
+        if row.len() > 18 {
+            heartbeat = Some(Heartbeat::from_row(row, 18, running)?);
         }
     }
     let claimed = match nothing {
@@ -357,5 +363,5 @@ fn read(rows: &[Row], running: &Running) -> Result<ClaimReply, tokio_postgres::E
             Claimed::Jobs(jobs)
         }
     };
-    Ok(ClaimReply { claimed, heartbeat, last_gate })
+    Ok(ClaimReply { claimed, heartbeat, last_gate, hosts: HostNews::read(hosts) })
 }

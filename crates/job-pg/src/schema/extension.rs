@@ -18,6 +18,7 @@ const DUMPED: &[(&str, &str)] = &[
     ("scheduled_jobs", ""),
     ("scheduled_jobs_id_seq", ""),
     ("gates", ""),
+    ("task_hosts", ""),
     ("settings", ""),
     ("limits", ""),
 ];

@@ -14,14 +14,18 @@ const GATES_OF_JOBS: &str = "
            coalesce(g.max_running, CASE n.kind WHEN 'queue' THEN 1 END) AS most,
            (SELECT count(*) FROM app_jobs.jobs r
              WHERE r.locked_at IS NOT NULL AND n.name = CASE n.kind WHEN 'task' THEN r.task_identifier
-                   WHEN 'queue' THEN r.queue_name ELSE r.database_id::text END) AS running,
+                   WHEN 'queue' THEN r.queue_name
+                   WHEN 'host' THEN (SELECT h.host FROM app_jobs.task_hosts h WHERE h.task = r.task_identifier)
+                   ELSE r.database_id::text END) AS running,
            g.burst - coalesce((SELECT extract(epoch FROM greatest(t.full_at - now(), '0')) FROM app_jobs.gate_tokens t
                                 WHERE t.kind = n.kind AND t.name = n.name), 0) * g.rate / extract(epoch FROM g.per)
                AS tokens,
            g.paused_at IS NOT NULL AND coalesce(g.paused_until > now(), true) AS paused
       FROM app_jobs.jobs j
      CROSS JOIN LATERAL (VALUES ('task', j.task_identifier), ('queue', j.queue_name),
-                                ('tenant', j.database_id::text)) AS n (kind, name)
+                                ('tenant', j.database_id::text),
+                                ('host', (SELECT h.host FROM app_jobs.task_hosts h
+                                           WHERE h.task = j.task_identifier))) AS n (kind, name)
       LEFT JOIN LATERAL (
            SELECT * FROM app_jobs.gates g
             WHERE g.kind = n.kind AND g.name IN (n.name, '*')
@@ -32,9 +36,10 @@ const GATES_OF_JOBS: &str = "
 /// One random change.
 async fn step(s: &Session, rng: &mut Rng) -> String {
     let tenant = TENANTS[rng.usize(..3)];
-    let (kind, name) = match rng.u8(..3) {
+    let (kind, name) = match rng.u8(..4) {
         0 => ("task", ["'a'", "'b'", "'*'"][rng.usize(..3)]),
         1 => ("queue", ["'q'", "'r'", "'*'"][rng.usize(..3)]),
+        2 => ("host", ["'http://h:1'", "'http://i'", "'*'"][rng.usize(..3)]),
         _ => ("tenant", [TENANTS[0], TENANTS[1], "'*'"][rng.usize(..3)]),
     };
     let (kind, name) = if rng.u8(..12) == 0 { ("all", "NULL") } else { (kind, name) };
@@ -69,6 +74,7 @@ async fn step(s: &Session, rng: &mut Rng) -> String {
 async fn whatever_is_done_no_limit_is_exceeded_and_what_may_start_is_claimed() {
     let db = database().await;
     let s = Session::open(&db).await;
+    s.run("SELECT app_jobs_internal.tell_task_hosts('{a,b,c}', '{http://h:1,http://h:1,http://i}')").await;
     let (mut started, mut held) = (0, 0);
     for seed in 0..25 {
         let mut rng = Rng::with_seed(seed);

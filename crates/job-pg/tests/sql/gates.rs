@@ -160,16 +160,16 @@ async fn a_wrong_argument_is_named_with_what_to_give_instead() {
     let db = database().await;
     let s = Session::open(&db).await;
     for (call, message, hint) in [
-        ("pause('tasks', 't')", "kind is 'tasks'", "Give task, queue or tenant, or all."),
+        ("pause('tasks', 't')", "kind is 'tasks'", "Give task, queue, tenant or host, or all."),
         ("pause(NULL, 't')", "kind is NULL", "Give task"),
-        ("pause('host', 'h')", "hosts have no gates yet", "Give the kind task"),
-        ("set_limit('host', 'h', 1)", "hosts have no gates yet", "Give the kind task"),
+        ("pause('host', 'h')", "name is 'h' for the kind host", "A host is the beginning of a function's URL"),
+        ("set_limit('host', 'h', 1)", "name is 'h' for the kind host", "A host is the beginning of a function's URL"),
         ("pause('task', NULL)", "name is NULL for the kind task", "'*' for each task"),
         ("resume('queue', '')", "name is '' for the kind queue", "Give the name of one queue"),
         ("pause('all', 't')", "name is 't' for the kind all", "give NULL"),
         ("pause('tenant', 'acme')", "name is 'acme' for the kind tenant", "A tenant is a uuid"),
         ("pause('task', 't', until => '2000-01-01')", "until is 2000-01-01 00:00:00+00, which is past", "a later time"),
-        ("set_limit('all', NULL, 1)", "kind is 'all'", "Give task, queue or tenant."),
+        ("set_limit('all', NULL, 1)", "kind is 'all'", "Give task, queue, tenant or host."),
         ("set_limit('task', 't', max_running => 0)", "max_running is 0", "Give at least 1"),
         ("set_limit('task', 't', rate => 0)", "rate is 0", "a longer per"),
         ("set_limit('task', 't', rate => 1, per => NULL)", "per is NULL", "1 millisecond to 366 days"),

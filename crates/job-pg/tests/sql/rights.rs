@@ -44,6 +44,7 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
         ("add_job_for_any_tenant", 1),
         ("add_scheduled_job", 10),
         ("add_scheduled_job_for_any_tenant", 1),
+        ("close_host", 1),
         ("complete_in_transaction", 1),
         ("enqueue_all_for_any_tenant", 1),
         ("enqueue_all_for_own_tenant", 1),

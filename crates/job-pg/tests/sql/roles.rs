@@ -284,9 +284,9 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
     let rights = table_rights(&place.admin, &role.name).await;
     assert_eq!(
         rights,
-        "cancelled_attempts|SELECT INSERT UPDATE DELETE\ngate_tokens|SELECT INSERT UPDATE DELETE\ngates|SELECT\njobs|SELECT INSERT UPDATE DELETE\nschedule_fires|SELECT INSERT UPDATE DELETE\n\
+        "cancelled_attempts|SELECT INSERT UPDATE DELETE\ngate_tokens|SELECT INSERT UPDATE DELETE\ngates|SELECT\nhost_failures|SELECT INSERT UPDATE DELETE\njobs|SELECT INSERT UPDATE DELETE\nschedule_fires|SELECT INSERT UPDATE DELETE\n\
          scheduled_jobs|SELECT\nschedulers|SELECT INSERT UPDATE DELETE\nsettings|SELECT\n\
-         workers|SELECT INSERT UPDATE DELETE"
+         task_hosts|SELECT INSERT UPDATE DELETE\nworkers|SELECT INSERT UPDATE DELETE"
     );
     let columns = "SELECT string_agg(a.attname::text, ' ' ORDER BY a.attname::text) FROM pg_attribute a
                     WHERE a.attrelid = 'app_jobs.scheduled_jobs'::regclass AND a.attacl::text ~ 'jobs_runtime=w'";
@@ -305,7 +305,7 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
         .await;
     assert_eq!(
         as_owner,
-        "add_job\nadd_job_for_any_tenant\ncomplete_in_transaction\n\
+        "add_job\nadd_job_for_any_tenant\nclose_host\ncomplete_in_transaction\n\
          enqueue_all_for_any_tenant\nenqueue_all_for_own_tenant\nenqueue_for_any_tenant\nenqueue_for_own_tenant\nrefuse_large_payload"
     );
     place.admin.run("SELECT app_jobs.add_scheduled_job('x', '{}', '{}', 'k')").await;

@@ -1,4 +1,5 @@
-//! Buffer release: give back what has waited for a slot too long. Another worker may have one free.
+//! Buffer release: give back what has waited for a slot too long, as another worker may have one free, and what cannot
+//! be sent now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,14 +26,21 @@ impl BufferRelease {
         Self { db, slots, releasing: JoinSet::new() }
     }
 
-    /// Waits until buffered jobs are too old, and starts to give them back.
+    /// Waits until buffered jobs are too old, or jobs cannot be sent, and starts to give them back.
     pub(super) async fn released(&mut self) {
-        match self.slots.aged_at(BUFFER_AGE) {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
+        let aged = async {
+            match self.slots.aged_at(BUFFER_AGE) {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = aged => {}
+            () = self.slots.giving_back.notified() => {}
         }
         while self.releasing.try_join_next().is_some() {}
-        let claims = self.slots.take_aged(BUFFER_AGE);
+        let mut claims = self.slots.take_aged(BUFFER_AGE);
+        claims.extend(self.slots.take_given_back());
         if !claims.is_empty() {
             self.releasing.spawn(release(self.db.clone(), claims));
         }
@@ -50,10 +58,12 @@ async fn release(db: WorkerDb, claims: Vec<ClaimId>) {
     loop {
         match db.release(&claims).await {
             Ok(jobs) => {
-                tracing::debug!(jobs, "gave back jobs that waited for a free slot");
+                tracing::debug!(jobs, "gave back jobs that waited for a free slot or for their host");
                 return;
             }
-            Err(error) => tracing::warn!("cannot give back jobs yet that wait for a slot: {}", chain(&error)),
+            Err(error) => {
+                tracing::warn!("cannot give back jobs yet that wait for a slot or for their host: {}", chain(&error))
+            }
         }
         tokio::time::sleep(backoff.next_wait()).await;
     }

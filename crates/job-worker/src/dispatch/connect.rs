@@ -135,6 +135,11 @@ impl Connector {
         .await
     }
 
+    /// Whether a connection can be had.
+    pub(crate) async fn reach(&self, address: &ServerAddress) -> Result<(), Failure> {
+        in_time(async { self.io(address).await.map(drop) }).await
+    }
+
     async fn io(&self, address: &ServerAddress) -> Result<Io, Failure> {
         let io = self.tcp.clone().call(address.uri.clone()).await.map_err(|error| {
             let cause = chain(&error);

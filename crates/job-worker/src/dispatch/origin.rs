@@ -24,6 +24,7 @@ use hyper::client::conn::http2;
 
 use crate::dispatch::connect::{Connection, Connector, ServerAddress};
 use crate::dispatch::failure::{Failure, Limit, Progress, is_broken_off};
+use crate::dispatch::host::Host;
 use crate::dispatch::payload::Payload;
 
 /// Idle connections are closed before the function's server does, which is after 5 s in Node.
@@ -45,6 +46,8 @@ const REAP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The connections to one server.
 pub(crate) struct Origin {
+    /// Whether it can be used.
+    pub(crate) host: Host,
     address: ServerAddress,
     connector: Arc<Connector>,
     idle: Mutex<Idle>,
@@ -127,8 +130,13 @@ fn announced(value: &HeaderValue) -> Option<Duration> {
 }
 
 impl Origin {
-    pub(crate) fn new(address: ServerAddress, connector: Arc<Connector>) -> Self {
-        Self { address, connector, idle: Mutex::default(), connecting: tokio::sync::Mutex::default() }
+    pub(crate) fn new(host: Host, address: ServerAddress, connector: Arc<Connector>) -> Self {
+        Self { host, address, connector, idle: Mutex::default(), connecting: tokio::sync::Mutex::default() }
+    }
+
+    /// Whether a connection can be had, without a request over it.
+    pub(crate) async fn reach(&self) -> Result<(), Failure> {
+        self.connector.reach(&self.address).await
     }
 
     /// Sends a request once. When the server has closed an idle connection before a byte of the request was written,

@@ -1,6 +1,7 @@
 //! Target: where a task's jobs go, with everything of the request that is the same for all of them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use url::Url;
 
 use crate::dispatch::connect::{Connector, ServerAddress, authority};
 use crate::dispatch::failure::Limit;
+use crate::dispatch::host::Host;
 use crate::dispatch::origin::Origin;
 use crate::dispatch::payload::Payload;
 use crate::dispatch::secrets::{Secrets, credentials};
@@ -86,6 +88,8 @@ pub(crate) struct Target {
     /// What no message may repeat.
     pub(crate) secrets: Secrets,
     pub(crate) policy: Policy,
+    /// The database knows that the task goes there.
+    told: AtomicBool,
     uri: Uri,
     headers: HeaderMap,
 }
@@ -113,7 +117,16 @@ impl Target {
         let uri = uri.map_err(|error| cannot(&error))?;
         let secrets = Secrets::of([&url, &shared.callback_url]);
         let policy = Policy::of(&shared.tasks.of(task), shared);
-        Ok(Self { url, origin, secrets, policy, uri, headers: all })
+        Ok(Self { url, origin, secrets, policy, told: AtomicBool::default(), uri, headers: all })
+    }
+
+    /// Whether the database knows that the task goes there.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_told(&self, told: bool) {
+        self.told.store(told, Ordering::Relaxed);
     }
 
     /// The request of a job, with its payload as Postgres returned it.
@@ -189,7 +202,10 @@ impl Targets {
         let connector = Arc::new(Connector::new(tls, config.http2)?);
         let mut origins = HashMap::new();
         for url in urls() {
-            let origin = || ServerAddress::of(url).map(|address| Arc::new(Origin::new(address, connector.clone())));
+            let origin = || {
+                let host = Host::new(url.origin().ascii_serialization());
+                ServerAddress::of(url).map(|address| Arc::new(Origin::new(host, address, connector.clone())))
+            };
             origins.entry(url.origin()).or_insert_with(origin);
         }
         let origin = |url: &Url| origins[&url.origin()].clone();
@@ -212,6 +228,11 @@ impl Targets {
             (task.clone(), target.map(Arc::new).map_err(bad))
         });
         Ok(Self { mapped: mapped.collect(), base: Url::clone(base), origins, cached: Mutex::default(), shared })
+    }
+
+    /// All servers.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Arc<Origin>> {
+        self.origins.values().flatten()
     }
 
     /// A task's target; the error says why there is none.

@@ -23,7 +23,7 @@ fn worker(bench: &Bench, made: &Certificates, map: &serde_json::Value) -> Progra
 }
 
 /// A port that takes connections, and what is done with each.
-async fn listening<F, Fut>(treat: F) -> u16
+pub(crate) async fn listening<F, Fut>(treat: F) -> u16
 where
     F: Fn(TcpStream) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,

@@ -47,26 +47,30 @@ async fn without_a_usable_retry_after_429_and_503_are_failures_like_any_other() 
 #[tokio::test]
 async fn a_job_is_due_when_the_function_said_and_a_429_uses_up_no_attempt() {
     let bench = Bench::new().await;
-    let function = FakeFunction::start(async |request| {
-        let (status, wait) = match request.target.as_str() {
-            "/busy" => (429, "120"),
-            "/down" => (503, "120"),
-            "/long" => (429, "999999"),
-            // Two minutes after the answer's Date, whatever the clock here says.
-            _ => (503, "Sun, 06 Nov 1994 08:51:37 GMT"),
-        };
-        let answer = Answer::text(status, "not now").header("Retry-After", wait);
-        if request.target == "/date" { answer.header("Date", "Sun, 06 Nov 1994 08:49:37 GMT") } else { answer }
-    })
-    .await;
-    let _worker = bench.worker(&function.url()).spawn();
-    // With one attempt only, and in a queue: one that waits is not exhausted, and holds nobody up.
-    for (task, attempts, wait, last_error) in [
-        ("busy", 0, 120.0, "HTTP 429: not now"),
-        ("down", 1, 120.0, "HTTP 503: not now"),
-        ("long", 0, 86400.0, "HTTP 429: not now"),
-        ("date", 1, 120.0, "HTTP 503: not now"),
+    // A host each: it is closed to all its jobs until then.
+    let mut functions = Vec::new();
+    for (task, status, wait) in [
+        ("busy", 429, "120"),
+        ("down", 503, "120"),
+        ("long", 429, "999999"),
+        // Two minutes after the answer's Date, whatever the clock here says.
+        ("date", 503, "Sun, 06 Nov 1994 08:51:37 GMT"),
     ] {
+        let answer = Answer::text(status, "not now").header("Retry-After", wait);
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        let answer = if task == "date" { answer.header("Date", date) } else { answer };
+        functions.push((task, FakeFunction::answering(answer).await));
+    }
+    let urls = functions.iter().map(|(task, function)| format!(r#""{task}": "{}/{task}""#, function.url()));
+    let map = format!("{{{}}}", urls.collect::<Vec<_>>().join(", "));
+    let _worker = bench.worker("http://127.0.0.1:9").env("INTERNAL_GATEWAY_DEVELOPMENT_MAP", map).spawn();
+    // With one attempt only, and in a queue: one that waits is not exhausted, and holds nobody up.
+    for ((task, function), (attempts, wait, last_error)) in functions.iter().zip([
+        (0, 120.0, "HTTP 429: not now"),
+        (1, 120.0, "HTTP 503: not now"),
+        (0, 86400.0, "HTTP 429: not now"),
+        (1, 120.0, "HTTP 503: not now"),
+    ]) {
         let id = bench.add_with(task, "{}", ", max_attempts := 1, queue_name := 'one'").await;
         let put_off = bench.failed(id).await;
         let told = format!("{last_error} (POST {}/{task})", function.url());

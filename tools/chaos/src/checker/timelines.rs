@@ -147,7 +147,7 @@ fn follow(timeline: &mut Timeline<'_>, change: &Change, findings: &mut Findings)
     let live = timeline.claims.last_mut().filter(|claim| claim.end.is_none());
     match what {
         What::Inserted if !timeline.changes.is_empty() => findings.job(Rule::Unexplained, job, "inserted twice"),
-        What::Inserted | What::Replaced | What::Touched | What::Placed => {}
+        What::Inserted | What::Replaced | What::Touched | What::Placed | What::Returned => {}
         // Whether an operator may have done it is another question.
         What::Operated => {
             if let Some(live) = live {

@@ -1,0 +1,181 @@
+-- Hosts: where the jobs of tasks go, and hosts that are down. The database knows no URLs; workers tell what they meet.
+
+-- What a worker has to know of hosts, a line each, of which the first letter says: g, it has a gate; c, its gate is
+-- closed; u, so it is, and there was no connection; s, nothing is closed, but some worker could not use it. The name is
+-- behind a space. NULL: nothing.
+CREATE OR REPLACE FUNCTION @internal@.host_news() RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT string_agg(concat(
+                   CASE WHEN g.probe_pause IS NOT NULL AND f.unreachable THEN 'u'
+                        WHEN g.probe_pause IS NOT NULL OR g.closed_until > clock_timestamp() THEN 'c'
+                        WHEN g.name IS NOT NULL THEN 'g' ELSE 's' END, ' ', coalesce(g.name, f.host)), E'\n')
+          FROM (SELECT * FROM @extschema@.gates w WHERE w.kind = 'host') g
+          FULL JOIN @extschema@.host_failures f ON f.host = g.name);
+END
+$$;
+
+-- Where the jobs of these tasks are sent to. It waits for whoever sets a limit, so that either that one counts the
+-- tasks' jobs, or the worker that calls this hears of the limit before it sends the first. Returns host_news.
+CREATE OR REPLACE FUNCTION @internal@.tell_task_hosts(tasks text[], hosts text[]) RETURNS text
+LANGUAGE plpgsql SET lock_timeout = '3s' SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(@limits_lock()@);
+    INSERT INTO @extschema@.task_hosts AS t (task, host)
+    SELECT n.task, min(n.host) FROM unnest(tasks, hosts) AS n (task, host)
+     WHERE NOT EXISTS (SELECT FROM @extschema@.task_hosts o WHERE o.task = n.task AND o.host = n.host)
+     GROUP BY n.task ORDER BY n.task
+    ON CONFLICT ON CONSTRAINT task_hosts_pkey DO UPDATE SET host = excluded.host;
+    RETURN @internal@.host_news();
+END
+$$;
+
+-- Closes a host's gate until then, or opens it (until NULL). pause: how long it stays closed while the first job that
+-- starts then finds out; NULL: as it was, and it opens by itself when there was none. SECURITY DEFINER: who runs jobs
+-- may set no gates.
+CREATE OR REPLACE FUNCTION @internal@.close_host(host text, until timestamptz, reason text, pause interval)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    woken boolean;
+BEGIN
+    IF until IS NULL THEN
+        UPDATE @extschema@.gates g SET closed_until = NULL, closed_reason = NULL, probe_pause = NULL
+         WHERE g.kind = 'host' AND g.name = host;
+        DELETE FROM @extschema@.gates g WHERE g.kind = 'host' AND g.name = host AND NOT @gate_says(g)@;
+        woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+        RETURN;
+    END IF;
+    INSERT INTO @extschema@.gates AS g (kind, name, closed_until, closed_reason, probe_pause)
+    VALUES ('host', host, until, left(reason, 500), pause)
+    ON CONFLICT ON CONSTRAINT gates_pkey DO UPDATE
+       SET closed_until = greatest(g.closed_until, excluded.closed_until), closed_reason = excluded.closed_reason,
+           probe_pause = coalesce(excluded.probe_pause, g.probe_pause);
+END
+$$;
+
+-- A host has asked all to wait (Retry-After): for an hour at most.
+CREATE OR REPLACE FUNCTION @internal@.host_asked(host text, wait interval, reason text) RETURNS void
+LANGUAGE plpgsql SET lock_timeout = '1s' SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    until CONSTANT timestamptz := clock_timestamp() + least(wait, interval '1 hour');
+BEGIN
+    -- Those that were sent together are all answered so.
+    IF NOT EXISTS (SELECT FROM @extschema@.gates g
+                    WHERE g.kind = 'host' AND g.name = host AND g.closed_until > until - interval '500 ms')
+    THEN
+        PERFORM @internal@.close_host(host, until, reason, NULL);
+    END IF;
+END
+$$;
+
+-- Gives back the attempts of jobs that have failed because their host is down, as far as nobody has changed the jobs
+-- since. What is just being written is left for the next call.
+CREATE OR REPLACE FUNCTION @internal@.return_attempts(failed_host text) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE @extschema@.jobs j
+       SET attempts = b.attempt - 1, run_at = least(j.run_at, b.run_at), updated_at = clock_timestamp()
+      FROM (SELECT w.id, n.attempt, n.run_at
+              FROM @extschema@.host_failures f
+             CROSS JOIN LATERAL unnest(f.job_ids, f.attempts, f.errors, f.run_ats)
+                   AS n (job_id, attempt, error, run_at)
+              JOIN @extschema@.jobs w ON w.id = n.job_id
+             WHERE f.host = failed_host AND w.locked_at IS NULL AND NOT w.superseded AND w.last_error = n.error
+               AND w.attempts IN (n.attempt, w.max_attempts) AND w.attempts >= n.attempt
+               FOR UPDATE OF w SKIP LOCKED) b
+     WHERE j.id = b.id;
+END
+$$;
+
+-- A request to a host has failed in a way that says that the host is down. Five such failures in a row, of two jobs at
+-- least and none five minutes after the one before, close its gate; what is answered says how the attempt ends:
+--
+--   counted   it has failed
+--   closed    the gate is closed, and the attempt is not counted
+--   reached   another worker has used the host in the last minute: this one cannot reach it, and closes it for nobody
+--
+-- unreachable: there was no connection. anew: since its last failure this worker has used the host. The job's number of
+-- the attempt, message and run_at are those by which the attempts that closed the gate are given back.
+CREATE OR REPLACE FUNCTION @internal@.host_failed(
+    worker_id text, failed_host text, unreachable boolean, anew boolean, job_id bigint, attempt int, error text,
+    run_at timestamptz
+) RETURNS text
+LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET lock_timeout = '1s' SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    moment CONSTANT timestamptz := clock_timestamp();
+    seen @extschema@.host_failures;
+    closed boolean;
+BEGIN
+    INSERT INTO @extschema@.host_failures (host, failed_at, failed_by) VALUES (failed_host, moment, worker_id)
+    ON CONFLICT ON CONSTRAINT host_failures_pkey DO NOTHING;
+    SELECT * INTO seen FROM @extschema@.host_failures f WHERE f.host = failed_host FOR UPDATE;
+    IF NOT FOUND THEN
+        -- Somebody has just used it.
+        RETURN 'counted';
+    END IF;
+    closed := EXISTS (SELECT FROM @extschema@.gates g
+                       WHERE g.kind = 'host' AND g.name = failed_host AND g.probe_pause IS NOT NULL);
+    IF NOT closed AND seen.reached_by <> worker_id AND seen.reached_at > moment - interval '1 minute' THEN
+        UPDATE @extschema@.host_failures f SET failed_at = moment, failed_by = worker_id WHERE f.host = failed_host;
+        RETURN 'reached';
+    END IF;
+    IF NOT closed THEN
+        IF anew OR seen.failed_at < moment - interval '5 minutes' THEN
+            seen.job_ids := '{}';
+            seen.attempts := '{}';
+            seen.errors := '{}';
+            seen.run_ats := '{}';
+        END IF;
+        closed := cardinality(seen.job_ids) >= 4 AND EXISTS (SELECT FROM unnest(seen.job_ids) AS o (id)
+                                                              WHERE o.id <> job_id);
+        IF closed THEN
+            PERFORM @internal@.close_host(failed_host, moment + interval '1 second', error, interval '2 seconds');
+        ELSE
+            -- Of a single job that fails again and again the last ones are kept.
+            seen.job_ids := (seen.job_ids || job_id)[greatest(cardinality(seen.job_ids) - 3, 1):];
+            seen.attempts := (seen.attempts || attempt)[greatest(cardinality(seen.attempts) - 3, 1):];
+            seen.errors := (seen.errors || error)[greatest(cardinality(seen.errors) - 3, 1):];
+            seen.run_ats := (seen.run_ats || run_at)[greatest(cardinality(seen.run_ats) - 3, 1):];
+        END IF;
+    END IF;
+    UPDATE @extschema@.host_failures f
+       SET job_ids = seen.job_ids, attempts = seen.attempts, errors = seen.errors, run_ats = seen.run_ats,
+           unreachable = host_failed.unreachable, failed_at = moment, failed_by = worker_id, reached_at = NULL,
+           reached_by = NULL
+     WHERE f.host = failed_host;
+    IF closed THEN
+        PERFORM @internal@.return_attempts(failed_host);
+    END IF;
+    RETURN CASE WHEN closed THEN 'closed' ELSE 'counted' END;
+END
+$$;
+
+-- A worker has used a host that is closed, or that some worker could not use: it is up. Returns whether that opens it.
+CREATE OR REPLACE FUNCTION @internal@.host_succeeded(worker_id text, used_host text) RETURNS boolean
+LANGUAGE plpgsql SET lock_timeout = '1s' SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    moment CONSTANT timestamptz := clock_timestamp();
+BEGIN
+    PERFORM FROM @extschema@.host_failures f WHERE f.host = used_host FOR UPDATE;
+    PERFORM @internal@.return_attempts(f.host)
+       FROM @extschema@.host_failures f
+       JOIN @extschema@.gates g ON g.kind = 'host' AND g.name = f.host AND g.probe_pause IS NOT NULL
+      WHERE f.host = used_host;
+    DELETE FROM @extschema@.host_failures f
+     WHERE f.host = used_host AND (f.failed_by = worker_id OR f.failed_at < moment - interval '1 minute');
+    UPDATE @extschema@.host_failures f
+       SET job_ids = '{}', attempts = '{}', errors = '{}', run_ats = '{}', reached_at = moment, reached_by = worker_id
+     WHERE f.host = used_host;
+    IF EXISTS (SELECT FROM @extschema@.gates g
+                WHERE g.kind = 'host' AND g.name = used_host AND g.probe_pause IS NOT NULL)
+    THEN
+        PERFORM @internal@.close_host(used_host, NULL, NULL, NULL);
+        RETURN true;
+    END IF;
+    RETURN false;
+END
+$$;
