@@ -92,7 +92,8 @@ LANGUAGE sql STABLE AS $$
         'max_running', r -> 'max_running', 'rate', r -> 'rate', 'burst', r -> 'burst',
         'per', (extract(epoch FROM (r ->> 'per')::interval) * 1000000)::bigint,
         'paused_at', chaos.micros((r ->> 'paused_at')::timestamptz),
-        'paused_until', chaos.micros((r ->> 'paused_until')::timestamptz))
+        'paused_until', chaos.micros((r ->> 'paused_until')::timestamptz),
+        'closed_until', chaos.micros((r ->> 'closed_until')::timestamptz), 'probed', r ->> 'probe_pause' IS NOT NULL)
      WHERE r IS NOT NULL
 $$;
 

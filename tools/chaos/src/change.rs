@@ -19,6 +19,8 @@ pub(crate) struct Row {
     pub(crate) task: String,
     pub(crate) queue: Option<String>,
     pub(crate) tenant: Option<String>,
+    /// Where its task is sent to.
+    pub(crate) host: Option<String>,
     pub(crate) priority: i32,
     pub(crate) run_at: Micros,
     pub(crate) attempts: i32,
@@ -45,6 +47,7 @@ impl Row {
             task: text("task").unwrap_or_default(),
             queue: text("queue"),
             tenant: text("tenant"),
+            host: text("host"),
             priority: i32::try_from(required("priority")?)?,
             run_at: Micros(required("run_at")?),
             attempts: i32::try_from(required("attempts")?)?,
@@ -76,8 +79,9 @@ impl Row {
     pub(crate) fn gates(&self) -> Vec<Gate> {
         let queue = self.queue.iter().map(|queue| Gate::new(GateKind::Queue, queue));
         let tenant = self.tenant.iter().map(|tenant| Gate::new(GateKind::Tenant, tenant));
+        let host = self.host.iter().map(|host| Gate::new(GateKind::Host, host));
         let always = [Gate::new(GateKind::All, ""), Gate::new(GateKind::Task, &self.task)];
-        always.into_iter().chain(tenant).chain(queue).collect()
+        always.into_iter().chain(tenant).chain(queue).chain(host).collect()
     }
 
     /// The place among the jobs of its queue.
@@ -138,6 +142,10 @@ pub(crate) struct Setting {
     pub(crate) limit: Limit,
     pub(crate) paused_at: Option<Micros>,
     pub(crate) paused_until: Option<Micros>,
+    /// Until when a host has closed itself.
+    pub(crate) closed_until: Option<Micros>,
+    /// Whether it stays closed after that, but for one job at a time that finds out.
+    pub(crate) probed: bool,
 }
 
 impl Setting {
@@ -154,6 +162,8 @@ impl Setting {
             limit: Limit { max_running: small("max_running")?, rate },
             paused_at: time("paused_at"),
             paused_until: time("paused_until"),
+            closed_until: time("closed_until"),
+            probed: value["probed"].as_bool().unwrap_or_default(),
         })
     }
 
@@ -161,9 +171,14 @@ impl Setting {
         self.paused_at.is_some() && self.paused_until.is_none_or(|until| until > now)
     }
 
+    /// Whether no job at all may start.
+    pub(crate) fn is_shut(&self, now: Micros) -> bool {
+        self.is_paused(now) || self.closed_until.is_some_and(|until| until > now)
+    }
+
     /// Whether it says anything. A row that does not is as if it were not there.
     pub(crate) fn says(&self, now: Micros) -> bool {
-        self.limit != Limit::default() || self.is_paused(now)
+        self.limit != Limit::default() || self.is_shut(now) || self.probed
     }
 }
 

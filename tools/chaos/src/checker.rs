@@ -7,6 +7,7 @@
 mod cancels;
 mod committed;
 mod gates;
+mod hosts;
 mod limits;
 mod operators;
 mod pauses;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use super::change::{Change, GateChange, Row};
 use super::history::{Entry, Micros};
 use gates::Gates;
+pub(crate) use hosts::DOWN;
 pub(crate) use rescues::worker_id;
 pub(crate) use settlements::failure_of;
 use timelines::Timelines;
@@ -85,6 +87,8 @@ pub(crate) enum Rule {
     Pause,
     /// An operator's call changes what waits, as asked, and nothing else.
     Operator,
+    /// A host that has closed itself uses up no attempt.
+    Host,
     /// A cancelled job neither ends otherwise nor starts.
     Cancel,
     /// A graceful stop repeats nothing and leaves nothing behind.
@@ -113,6 +117,7 @@ impl fmt::Display for Rule {
             Self::Rate => "rate exceeded",
             Self::Pause => "started in a pause",
             Self::Operator => "operator's call",
+            Self::Host => "attempt used up by a closed host",
             Self::Cancel => "after its cancellation",
             Self::Stop => "repeated by a graceful stop",
             Self::Stuck => "stuck",
@@ -182,6 +187,9 @@ pub(crate) struct Figures {
     /// Changes of jobs by operators, and how many of them were cancels of jobs that ran.
     pub(crate) operated: usize,
     pub(crate) cancelled: usize,
+    /// Times that a host has closed itself as it was down, and failed attempts that were given back.
+    pub(crate) closed: usize,
+    pub(crate) returned: usize,
     /// Graceful stops of workers, and the jobs that were in flight.
     pub(crate) stops: usize,
     pub(crate) in_flight: usize,
@@ -212,6 +220,7 @@ pub(crate) fn check(evidence: &Evidence, terms: &Terms) -> Verdict {
     rates::check(evidence, &gates, &mut findings, &mut figures);
     pauses::check(evidence, &gates, &mut findings);
     operators::check(evidence, &mut findings, &mut figures);
+    hosts::check(evidence, &timelines, &mut findings, &mut figures);
     cancels::check(evidence, &timelines, &mut findings, &mut figures);
     stops::check(evidence, &timelines, &mut findings, &mut figures);
     stuck::check(evidence, &timelines, &gates, terms, &mut findings, &mut figures);

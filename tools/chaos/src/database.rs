@@ -78,11 +78,25 @@ pub(crate) async fn open_jobs(url: &str) -> Result<i64> {
     Ok(connect(url).await?.query_one(OPEN, &[]).await?.get(0))
 }
 
+/// Where the jobs of each task are sent to, as workers have told.
+async fn hosts(client: &Client) -> Result<BTreeMap<String, String>> {
+    let known = "SELECT to_regclass('app_jobs.task_hosts') IS NOT NULL";
+    if !client.query_one(known, &[]).await?.get::<_, bool>(0) {
+        return Ok(BTreeMap::new());
+    }
+    let rows = client.query("SELECT task, host FROM app_jobs.task_hosts", &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Every change of a job's row, in order.
 pub(crate) async fn changes(url: &str) -> Result<Vec<Change>> {
     let client = connect(url).await?;
+    let hosts = hosts(&client).await?;
     let read = |row: &tokio_postgres::Row| {
-        let facts = |index: usize| row.get::<_, Option<Value>>(index).map(|value| Row::read(&value)).transpose();
+        let facts = |index: usize| {
+            let read = row.get::<_, Option<Value>>(index).map(|value| Row::read(&value)).transpose()?;
+            anyhow::Ok(read.map(|row| Row { host: hosts.get(&row.task).cloned(), ..row }))
+        };
         anyhow::Ok(Change {
             seq: u64::try_from(row.get::<_, i64>(0))?,
             job: row.get(1),

@@ -186,6 +186,7 @@ impl Deployment {
                 process.try_exit(KILL_LIMIT).await.context("a killed process does not end")?;
             }
             (Target::Service(service), Kind::Halt) => self.process(service)?.signal(Signal::Stop),
+            (Target::Service(Service::Function(index)), Kind::Down) => self.recorder.set_down(index, true),
             (Target::Service(service), _) => {
                 self.stop(service).await?;
                 self.spawn(service)?;
@@ -207,6 +208,7 @@ impl Deployment {
     pub(crate) async fn end(&mut self, number: usize, fault: &Fault) -> Result<()> {
         match (fault.target, fault.kind) {
             (Target::Service(service), Kind::Halt) => self.process(service)?.signal(Signal::Continue),
+            (Target::Service(Service::Function(index)), Kind::Down) => self.recorder.set_down(index, false),
             (Target::Service(service), _) => {
                 self.spawn(service)?;
                 self.start_reaper()?;

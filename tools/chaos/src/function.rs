@@ -21,7 +21,7 @@ use reqwest::{Client, Url};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::checker::failure_of;
+use super::checker::{DOWN, failure_of};
 use super::workload::{Behaviour, Failure, Mode};
 
 /// How long a callback is tried again.
@@ -76,14 +76,18 @@ struct Begun {
 }
 
 impl Recorder {
-    async fn begin(&self, job: &str, worker: &str, epoch: Option<i64>, payload: &Value) -> Result<Begun> {
+    /// None: it is to be down.
+    async fn begin(&self, job: &str, worker: &str, epoch: Option<i64>, payload: &Value) -> Result<Option<Begun>> {
         let job: i64 = job.parse().context("not a job id")?;
         let n = &payload["n"];
         let start = json!({ "job": job, "n": n, "worker": worker, "epoch": epoch, "function": self.index });
         let answer = self.post("start", &start).await?;
+        if answer["down"] == true {
+            return Ok(None);
+        }
         let number = |name: &str| answer[name].as_u64().with_context(|| format!("no {name} in {answer}"));
         let success = number("failures")? >= u64::from(Behaviour::read(payload).fails);
-        Ok(Begun { run: number("run")?, success })
+        Ok(Some(Begun { run: number("run")?, success }))
     }
 
     async fn end(&self, begun: &Begun) -> Result<()> {
@@ -100,6 +104,7 @@ impl Recorder {
 async fn with_sdk(recorder: Recorder, context: Context, payload: Value) -> Result<Value, FunctionError> {
     let (job, worker) = (context.job_id.unwrap_or_default(), context.worker_id.unwrap_or_default());
     let begun = recorder.begin(&job, &worker, None, &payload).await?;
+    let begun = begun.ok_or_else(|| FunctionError::status(503, DOWN))?;
     let behaviour = Behaviour::read(&payload);
     work_for(behaviour.work).await;
     recorder.end(&begun).await?;
@@ -132,7 +137,9 @@ async fn attempt(shared: Arc<Shared>, headers: &HeaderMap, body: &[u8]) -> Resul
     let epoch = query.get("epoch").and_then(|epoch| epoch.parse().ok());
     let payload: Value = serde_json::from_slice(body)?;
     let behaviour = Behaviour::read(&payload);
-    let begun = shared.recorder.begin(&job, &worker, epoch, &payload).await?;
+    let Some(begun) = shared.recorder.begin(&job, &worker, epoch, &payload).await? else {
+        return Ok((StatusCode::SERVICE_UNAVAILABLE, json!({ "error": DOWN }).to_string()).into_response());
+    };
     let report = Report { url, job, worker, error: (!begun.success).then(|| failure_of(begun.run)) };
     if behaviour.mode == Mode::Callback {
         tokio::spawn(async move {

@@ -23,6 +23,8 @@ pub(crate) enum GateKind {
     Task,
     Queue,
     Tenant,
+    /// Nobody here sets it: it closes by itself.
+    Host,
     All,
 }
 
@@ -32,13 +34,13 @@ impl GateKind {
             Self::Task => "task",
             Self::Queue => "queue",
             Self::Tenant => "tenant",
+            Self::Host => "host",
             Self::All => "all",
         }
     }
 
-    /// None for a kind that nobody here sets.
     pub(crate) fn read(name: &str) -> Option<Self> {
-        [Self::Task, Self::Queue, Self::Tenant, Self::All].into_iter().find(|kind| kind.name() == name)
+        [Self::Task, Self::Queue, Self::Tenant, Self::Host, Self::All].into_iter().find(|kind| kind.name() == name)
     }
 }
 

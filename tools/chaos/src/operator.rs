@@ -22,8 +22,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SOME_JOBS: &str = "ARRAY(SELECT id FROM app_jobs.jobs ORDER BY hashint8extended(id, $1) LIMIT $2::int8)";
 
 /// The same, but half of them jobs that run where there are any.
-const RUNNING_FIRST: &str = "ARRAY((SELECT id FROM app_jobs.jobs WHERE locked_at IS NOT NULL LIMIT $2::int8 / 2) \
-                             UNION (SELECT id FROM app_jobs.jobs ORDER BY hashint8extended(id, $1) LIMIT $2::int8 / 2))";
+const RUNNING_FIRST: &str = "ARRAY((SELECT id FROM app_jobs.jobs WHERE locked_at IS NOT NULL LIMIT $2::int8 / 2) UNION \
+           (SELECT id FROM app_jobs.jobs ORDER BY hashint8extended(id, $1) LIMIT $2::int8 / 2))";
 
 /// Who makes the calls of a run.
 #[derive(Clone)]

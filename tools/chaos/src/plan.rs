@@ -97,6 +97,8 @@ pub(crate) enum Kind {
     Kill,
     /// SIGSTOP, and SIGCONT after the fault's time.
     Halt,
+    /// A function answers 503 for the fault's time, as a proxy does whose server is down.
+    Down,
     /// SIGTERM, wait for the end, and a new process.
     Stop,
     /// Postgres is stopped in order and started again.
@@ -129,6 +131,7 @@ impl fmt::Display for Fault {
         match kind {
             Kind::Kill => write!(f, "SIGKILL, back after {lasts:?}"),
             Kind::Halt => write!(f, "SIGSTOP for {lasts:?}"),
+            Kind::Down => write!(f, "answers 503 for {lasts:?}"),
             Kind::Stop => write!(f, "SIGTERM, then started again"),
             Kind::Restart => write!(f, "restart, down for {lasts:?}"),
             Kind::Cut => write!(f, "connections reset"),
@@ -155,6 +158,7 @@ enum Card {
     HaltScheduler,
     KillFunction,
     HaltFunction,
+    DownFunction,
     RestartPostgres,
     KillPostgres,
     CutDatabase,
@@ -185,6 +189,8 @@ const DECK: &[Card] = &[
     Card::KillFunction,
     Card::KillFunction,
     Card::HaltFunction,
+    Card::DownFunction,
+    Card::DownFunction,
     Card::RestartPostgres,
     Card::KillPostgres,
     Card::CutDatabase,
@@ -273,6 +279,7 @@ impl Dealer {
             Card::HaltScheduler => (Target::Service(Service::Scheduler), Kind::Halt, millis(rng, 300..3000)),
             Card::KillFunction => (Target::Service(Service::Function(function)), Kind::Kill, millis(rng, 200..1500)),
             Card::HaltFunction => (Target::Service(Service::Function(function)), Kind::Halt, millis(rng, 300..3000)),
+            Card::DownFunction => (Target::Service(Service::Function(function)), Kind::Down, millis(rng, 1500..4000)),
             Card::RestartPostgres => (Target::Postgres, Kind::Restart, millis(rng, 0..1500)),
             Card::KillPostgres => (Target::Postgres, Kind::Kill, millis(rng, 0..1500)),
             Card::CutDatabase => (Target::Link(database), Kind::Cut, Duration::ZERO),
@@ -404,7 +411,7 @@ mod tests {
     fn a_minute_has_every_kind() {
         for seed in 0..50 {
             let faults = plan(seed, MINUTE);
-            for kind in [Kind::Kill, Kind::Halt, Kind::Stop, Kind::Cut, Kind::Blackhole] {
+            for kind in [Kind::Kill, Kind::Halt, Kind::Down, Kind::Stop, Kind::Cut, Kind::Blackhole] {
                 assert!(has(&faults, kind, |_| true), "{seed}: no {kind:?}");
             }
             assert!(faults.iter().any(|fault| matches!(fault.kind, Kind::Delay(_))), "{seed}");

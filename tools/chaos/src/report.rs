@@ -39,7 +39,7 @@ impl Report<'_> {
         let cut_off = count(|event| matches!(event, Event::Unresolved { .. }));
         let rolled_back = count(|event| matches!(event, Event::RolledBack { .. }));
         let serialization = count(|event| matches!(event, Event::SerializationFailed { .. }));
-        let Figures { limited, filled, rated, operated, cancelled, .. } = self.figures;
+        let Figures { limited, filled, rated, operated, cancelled, closed, returned, .. } = self.figures;
         let held = self.held().as_secs_f64();
         let seconds = self.seconds();
         let stuck = match stuck_job {
@@ -64,7 +64,8 @@ impl Report<'_> {
              runs      {runs}, of which {reruns} again ({repeats} without a failure before); {stale} outcomes came too late\n\
              claims    {rescued} taken from silent or dead workers{restarted}, {released} given back; {ordered} checked for their order\n\
              stops     {stops} in order, with {in_flight} jobs in flight\n\
-             gates     {}; {limited} claims behind limits, {filled} of which filled them, {rated} tokens\n\
+             gates     {}; {limited} claims behind limits, {filled} of which filled them, {rated} tokens; \
+             {closed} hosts closed, {returned} attempts given back\n\
              operators {}, {operated} jobs changed, {cancelled} running ones cancelled; a snapshot held for {held:.0} s\n\
              stuck     {stuck} at the longest\n\
              seed {}   {verdict}, after {seconds:.0} s",
@@ -120,6 +121,7 @@ impl Report<'_> {
             (Target::Postgres, _) => "Postgres restarts",
             (_, Kind::Kill) => "kills",
             (_, Kind::Halt) => "halts",
+            (_, Kind::Down) => "functions down",
             (_, Kind::Stop | Kind::Restart) => "graceful stops",
             (_, Kind::Cut) => "cut connections",
             (_, Kind::Blackhole) => "silent connections",

@@ -100,7 +100,12 @@ impl Behaviour {
             900..990 => 300..1000,
             _ => 1500..2500,
         };
-        let failure = [Failure::Status, Failure::Thrown, Failure::Busy][rng.usize(..3)];
+        let failure = match rng.u32(0..12) {
+            0..6 => Failure::Status,
+            6..11 => Failure::Thrown,
+            // It closes the function's host for all of its jobs.
+            _ => Failure::Busy,
+        };
         Self { mode, work: Duration::from_millis(rng.u64(work)), fails: 0, failure }
     }
 }

@@ -11,6 +11,9 @@ use super::Evidence;
 /// A job of a named queue runs alone unless somebody has set a limit.
 const QUEUE_LIMIT: u32 = 1;
 
+/// When what a worker has found out of a host is known to all.
+const EFFECT: Duration = Duration::from_secs(1);
+
 /// What somebody has set, until the next one is set.
 #[derive(Debug, Clone, Copy)]
 struct Set {
@@ -38,9 +41,12 @@ impl Gates {
         }
         let mut sets: BTreeMap<Gate, Vec<Set>> = BTreeMap::new();
         for change in &evidence.gates {
-            let returned = change.call.and_then(|call| returns.get(&call)?.iter().find(|at| **at >= change.at));
-            // One that has not returned promises nothing.
-            let promised = returned.copied().unwrap_or(Micros(i64::MAX));
+            let promised = match change.call {
+                // One that has not returned promises nothing.
+                Some(call) => returns.get(&call).and_then(|all| all.iter().find(|at| **at >= change.at)).copied(),
+                None => Some(change.at.plus(EFFECT)),
+            };
+            let promised = promised.unwrap_or(Micros(i64::MAX));
             let set = Set { written: change.at, promised, setting: change.new };
             sets.entry(change.gate.clone()).or_default().push(set);
         }
@@ -105,10 +111,10 @@ impl Gates {
         rates.all(|rate| rate == first).then_some(first).flatten()
     }
 
-    /// Whether a claim that began at `from` and was made at `until` had to find the gate paused.
-    pub(super) fn is_paused(&self, gate: &Gate, from: Micros, until: Micros, now: Micros) -> bool {
+    /// Whether a claim that began at `from` and was made at `until` had to find the gate paused, or closed by itself.
+    pub(super) fn is_shut(&self, gate: &Gate, from: Micros, until: Micros, now: Micros) -> bool {
         let possible = self.possible(gate, from, until, now);
-        possible.iter().all(|setting| setting.is_some_and(|setting| setting.is_paused(now)))
+        possible.iter().all(|setting| setting.is_some_and(|setting| setting.is_shut(now)))
     }
 
     /// Whether something may be set for the gate between the two times.
@@ -136,8 +142,9 @@ impl Gates {
         let sets = rows.iter().filter_map(|row| self.sets.get(row)).flatten();
         let mut moments: Vec<Micros> = sets
             .flat_map(|set| {
-                let ends = set.setting.and_then(|setting| setting.paused_until);
-                [Some(set.written), Some(set.promised), ends].into_iter().flatten()
+                let ends = set.setting.map(|setting| [setting.paused_until, setting.closed_until]);
+                let ends = ends.into_iter().flatten();
+                [Some(set.written), Some(set.promised)].into_iter().chain(ends).flatten()
             })
             .collect();
         moments.sort_unstable();
@@ -145,16 +152,16 @@ impl Gates {
         moments
     }
 
-    /// From when until when a gate may be paused.
-    pub(super) fn pauses(&self, gate: &Gate) -> Vec<(Micros, Micros)> {
+    /// From when until when a gate may be paused, or a host that is down closed.
+    pub(super) fn closings(&self, gate: &Gate) -> Vec<(Micros, Micros)> {
         let mut moments = self.moments(gate);
         moments.push(Micros(i64::MAX));
-        let paused = |at: Micros| {
+        let closed = |at: Micros| {
             let possible = self.possible(gate, at, at, at);
-            possible.iter().any(|setting| setting.is_some_and(|setting| setting.is_paused(at)))
+            possible.iter().any(|setting| setting.is_some_and(|setting| setting.is_shut(at) || setting.probed))
         };
         let spans = moments.windows(2).filter_map(|pair| match pair {
-            [from, until] if paused(*from) => Some((*from, *until)),
+            [from, until] if closed(*from) => Some((*from, *until)),
             _ => None,
         });
         spans.collect()

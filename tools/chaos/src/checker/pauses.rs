@@ -1,5 +1,5 @@
 //! Pauses: once `pause` has returned, no claim that begins starts a job, until the pause is over. A claim that was
-//! under way may, for a second.
+//! under way may, for a second. A host that has closed itself is as if it were paused.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ pub(super) fn check(evidence: &Evidence, gates: &Gates, findings: &mut Findings)
     for claim in evidence.changes.iter().filter(|change| change.is_claim()) {
         let known = known_to(claim);
         let passed = claim.row().map(Row::gates).unwrap_or_default();
-        for gate in passed.iter().filter(|gate| gates.is_paused(gate, known, claim.at, claim.now)) {
-            findings.job(Rule::Pause, claim.job, format!("claimed while {gate} was paused"));
+        for gate in passed.iter().filter(|gate| gates.is_shut(gate, known, claim.at, claim.now)) {
+            findings.job(Rule::Pause, claim.job, format!("claimed while {gate} was paused, or closed"));
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::change::{Change, Row, What};
+use super::super::history::{Answer, Event, Micros};
 use super::gates::Gates;
 use super::{Evidence, Figures, Findings, Rule};
 
@@ -13,9 +14,27 @@ pub(super) fn check(evidence: &Evidence, gates: &Gates, findings: &mut Findings,
             queues.entry(queue).or_default().push(change);
         }
     }
+    let lost = lost_calls(evidence);
     for (queue, changes) in queues {
-        orders(queue, &changes, gates, findings, figures);
+        orders(queue, &changes, gates, &lost, findings, figures);
     }
+}
+
+/// From when until when operators' calls were under way that a loss of the connection has undone, perhaps: which jobs
+/// they held meanwhile is not known, and claims passed those by.
+fn lost_calls(evidence: &Evidence) -> Vec<(Micros, Micros)> {
+    let mut began: BTreeMap<usize, Micros> = BTreeMap::new();
+    let mut lost = Vec::new();
+    for entry in &evidence.entries {
+        match &entry.event {
+            Event::CallBegan { call, act } if act.gate().is_none() => _ = began.insert(*call, entry.at),
+            Event::CallEnded { call, answer: Answer::Unknown } => {
+                lost.extend(began.remove(call).map(|from| (from, entry.at)));
+            }
+            _ => {}
+        }
+    }
+    lost
 }
 
 /// What was known of a job when another was claimed.
@@ -25,8 +44,18 @@ struct Seen<'a> {
     is_old: bool,
 }
 
-fn orders(queue: &str, changes: &[&Change], gates: &Gates, findings: &mut Findings, figures: &mut Figures) {
+fn orders(
+    queue: &str,
+    changes: &[&Change],
+    gates: &Gates,
+    lost: &[(Micros, Micros)],
+    findings: &mut Findings,
+    figures: &mut Figures,
+) {
     for (index, claim) in changes.iter().enumerate() {
+        if lost.iter().any(|(from, until)| *from <= claim.at && claim.now <= *until) {
+            continue;
+        }
         let (Some(snapshot), Some(claimed), What::Claimed) = (&claim.snapshot, &claim.old, claim.what()) else {
             continue;
         };

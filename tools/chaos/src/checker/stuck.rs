@@ -2,8 +2,8 @@
 //!
 //! What happens is: a function starts it, the function's work ends, the attempt ends by an outcome. That it is claimed,
 //! given back or rescued is no progress. While it waits, progress is also the start of a job before it in the order of
-//! claiming. The time in which one of its gates is closed does not count: a pause, as many that run as may, or no
-//! token.
+//! claiming. The time in which one of its gates is closed does not count: a pause, as many that run as may, no token,
+//! or a host that is down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub(super) fn check(
 fn closed(evidence: &Evidence, gates: &Gates, terms: &Terms) -> BTreeMap<Gate, Vec<(Micros, Micros)>> {
     let mut closed = BTreeMap::new();
     for (gate, changes) in by_gate(evidence, gates) {
-        let mut spans = gates.pauses(&gate);
+        let mut spans = gates.closings(&gate);
         spans.extend(full(&gate, &changes, gates, terms));
         spans.extend(empty(&gate, &changes, gates));
         closed.insert(gate, merged(spans));

@@ -2,6 +2,7 @@
 
 mod gates;
 mod made;
+mod operators;
 
 use super::super::change::{Change, Row, Snapshot};
 use super::super::history::{Event, Micros};

@@ -1,12 +1,10 @@
 //! Histories with gates: what operators set, and each way in which it is not kept.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::super::change::{Row, Setting, Snapshot};
-use super::super::super::history::{Answer, Micros};
-use super::super::super::operations::{Act, Gate, GateKind, Limit, Rate};
-use super::super::super::plan::{Kind, Service, Target};
+use super::super::super::history::Micros;
+use super::super::super::operations::{Gate, GateKind, Limit, Rate};
 use super::super::Rule;
 use super::made::{Made, SECOND, made};
 
@@ -325,103 +323,4 @@ fn later_jobs_behind_the_same_gate_that_start_are_no_excuse() {
     };
     assert_eq!(between(3, [1, 2]).wrong(), []);
     assert_eq!(between(1, [2, 3]).wrong()[0], (Rule::Stuck, Some(1)));
-}
-
-#[test]
-fn what_becomes_of_a_job_after_its_cancellation_is_told() {
-    let cancelled = |next: &dyn Fn(&mut Made)| {
-        made(|made| {
-            made.insert(1).insert(2).claim(1, 1);
-            let run = made.start(1, None);
-            made.call(Act::Cancel { jobs: 2 }, some(&[1, 2]), |made| _ = made.complete(1).complete(2));
-            // Its callback comes, and is stale.
-            made.finish(run, true);
-            next(made);
-        })
-    };
-    let good = cancelled(&|_| ());
-    assert_eq!(good.wrong(), []);
-    assert_eq!((good.verdict().figures.cancelled, good.verdict().figures.operated), (1, 2));
-    // A start that was on its way, and one that was not.
-    assert_eq!(cancelled(&|made| _ = made.wait(SECOND).start(1, Some(1))).wrong(), []);
-    assert_eq!(cancelled(&|made| _ = made.wait(6 * SECOND).start(1, Some(1))).wrong(), [(Rule::Cancel, Some(1))]);
-    let halted = cancelled(&|made| {
-        let back = made.fault(Target::Service(Service::Worker(1)), Kind::Halt);
-        made.wait(6 * SECOND).event(back);
-        made.start(1, Some(1));
-    });
-    assert_eq!(halted.wrong(), []);
-    let back = cancelled(&|made| {
-        let row = Row { n: Some(1), max_attempts: 25, ..Row::default() };
-        made.change(1, Some(row));
-        made.complete(1);
-    });
-    assert!(back.wrong().contains(&(Rule::Cancel, Some(1))), "{:?}", back.wrong());
-    // One that had failed for good is left alone.
-    let failed = made(|made| {
-        made.insert(1).claim(1, 1);
-        let row = made.free(1);
-        made.change(1, Some(Row { attempts: row.max_attempts, run_at: Micros(0), error: Some("no".into()), ..row }));
-        made.call(Act::Cancel { jobs: 1 }, some(&[1]), |made| _ = made.complete(1));
-    });
-    assert_eq!(failed.wrong(), [(Rule::Operator, Some(1))]);
-}
-
-fn some(jobs: &[i64]) -> Answer {
-    Answer::Changed(BTreeSet::from_iter(jobs.iter().copied()))
-}
-
-#[test]
-fn what_operators_do_with_jobs_that_wait_is_as_it_should_be() {
-    let made = made(|made| {
-        (1..=3).for_each(|job| _ = made.insert(job));
-        let later = |made: &Made, job| Row { run_at: Micros(made.clock + SECOND), priority: 1, ..made.row(job) };
-        let act = Act::Reschedule { jobs: 3, after: Duration::from_secs(1), priority: Some(1), attempts: None };
-        made.call(act, some(&[1, 2]), |made| {
-            made.change(1, Some(later(made, 1)));
-            made.change(2, Some(later(made, 2)));
-        });
-        made.call(Act::Complete { jobs: 1 }, some(&[1]), |made| _ = made.complete(1));
-        made.call(Act::Fail { jobs: 1 }, some(&[3]), |made| {
-            let row = made.row(3);
-            made.change(3, Some(Row { attempts: row.max_attempts, error: Some("no".into()), ..row }));
-        });
-        made.wait(SECOND).run(2, 1);
-    });
-    assert_eq!(made.wrong(), []);
-    assert_eq!(made.verdict().figures.operated, 4);
-}
-
-#[test]
-fn a_call_that_changes_what_runs_or_something_else_or_does_not_tell_is_told() {
-    let running = made(|made| {
-        made.insert(1).claim(1, 1);
-        let run = made.start(1, None);
-        made.finish(run, true);
-        made.call(Act::Complete { jobs: 1 }, some(&[1]), |made| _ = made.complete(1));
-    });
-    assert_eq!(running.wrong(), [(Rule::Operator, Some(1))]);
-    let call = |act: Act, answer: Answer, row: Row| {
-        made(move |made| {
-            made.insert(1);
-            let row = Row { n: Some(1), max_attempts: 25, task: "a".into(), ..row };
-            made.call(act, answer, |made| made.change(1, Some(row))).run(1, 1);
-        })
-    };
-    let later = Row { run_at: Micros(SECOND / 2), ..Row::default() };
-    let reschedule = |priority| Act::Reschedule { jobs: 1, after: Duration::ZERO, priority, attempts: None };
-    assert_eq!(call(reschedule(None), some(&[1]), later.clone()).wrong(), []);
-    assert_eq!(call(reschedule(None), Answer::Unknown, later.clone()).wrong(), []);
-    let wrong = [(Rule::Operator, Some(1))];
-    assert_eq!(call(reschedule(Some(3)), some(&[1]), later.clone()).wrong(), wrong);
-    assert_eq!(call(Act::Fail { jobs: 1 }, some(&[1]), later.clone()).wrong(), wrong);
-    assert_eq!(call(Act::Complete { jobs: 1 }, some(&[1]), later.clone()).wrong(), wrong);
-    assert_eq!(call(Act::Resume { gate: task("a") }, Answer::Done, later.clone()).wrong(), wrong);
-    assert_eq!(call(reschedule(None), some(&[]), later).wrong(), wrong);
-    let untrue = made(|made| _ = made.insert(1).call(reschedule(None), some(&[1]), |_| ()).run(1, 1));
-    assert_eq!(untrue.wrong(), wrong);
-    let refused = made(|made| {
-        made.insert(1).call(reschedule(None), Answer::Refused("deadlock".into()), |_| ()).run(1, 1);
-    });
-    assert_eq!(refused.wrong(), [(Rule::Operator, None)]);
 }
