@@ -5,7 +5,7 @@ import { performance } from 'node:perf_hooks'
 
 const FLAGS = {
   setup: [],
-  enqueue: ['jobs', 'mode', 'clients', 'payload-bytes', 'queues', 'future', 'notify'],
+  enqueue: ['jobs', 'mode', 'clients', 'payload-bytes', 'queues', 'priorities', 'future', 'notify'],
   drain: ['jobs', 'workers', 'cap-seconds'],
   latency: ['jobs', 'rate'],
   idle: ['seconds'],
@@ -88,15 +88,18 @@ export class Probe {
 /** How job `n` is to be made: its payload, the name of its queue, when it is due. */
 function jobOf(n, flags) {
   const queues = Number(flags.queues ?? 0)
+  const priorities = Number(flags.priorities ?? 0)
   return {
     payload: { n, pad: 'x'.repeat(Number(flags['payload-bytes'] ?? 0)) },
     queue: queues > 0 ? `queue-${n % queues}` : undefined,
+    priority: priorities > 0 ? (n * 7_919) % priorities : undefined,
     dueAt: flags.future ? new Date(Date.now() + (86_400 + (n % 3600)) * 1000) : undefined,
   }
 }
 
 async function enqueue(rival, flags) {
   if (flags.queues && !rival.queues) await unsupported('--queues')
+  if (flags.priorities && !rival.priorities) await unsupported('--priorities')
   if (flags.notify && flags.notify !== 'always') await unsupported('--notify demand')
   const jobs = Number(flags.jobs)
   const clients = Number(flags.clients ?? 1)
@@ -193,7 +196,8 @@ async function idle(rival, flags) {
  * Runs this process's command for one rival:
  * - `setup(url)`; `connect(url, clients)` → `{ addMany(jobs), addOne(job), left() }`;
  * - `prepare(url, 'throughput' | 'latency', probe)` → `{ start(), stop() }`, a connected worker that does not run yet;
- * - `bulk`: jobs of one addMany at the most; `queues`: whether jobs can name a queue; `settings`, in words.
+ * - `bulk`: jobs of one addMany at the most; `queues`: whether jobs can name a queue; `priorities`: whether they
+ *   can have any of a million; `settings`, in words.
  */
 export async function main(rival) {
   const { command, flags } = await args()

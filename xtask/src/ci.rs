@@ -41,6 +41,24 @@ const WITH_OTHER_FEATURES: &[&str] = &[
     "job-service --no-default-features --features cron",
 ];
 
+/// The programs of bench/ that are ours: they are in a workspace of their own, which no other check builds.
+const BENCH: &[&str] = &[
+    "check",
+    "--quiet",
+    "--locked",
+    "--manifest-path",
+    "bench/Cargo.toml",
+    "--target-dir",
+    "bench/target",
+    "-p",
+    "ours",
+    "-p",
+    "limits",
+    "-p",
+    "function",
+    "--all-targets",
+];
+
 /// One plan for every change; `cargo xtask chaos` takes others.
 const SOME_CHAOS: &[&str] = &["--seed", "20", "--seconds", "20", "--jobs", "1500"];
 
@@ -66,6 +84,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         let arguments: Vec<&str> = ["check", "--quiet", "-p"].into_iter().chain(build.split(' ')).collect();
         steps.cargo(build, &arguments).await?;
     }
+    steps.cargo("programs that bench measures", BENCH).await?;
     let without_tls = ["test", "--quiet", "-p", "job-pg", "--no-default-features", "--lib", "connection::plain"];
     steps.cargo("job-pg without TLS", &without_tls).await?;
     steps.step("nothing is linked that is of no use", not_linked()).await?;

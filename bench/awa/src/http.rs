@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::{Awa, builder, pool};
 
-const SPEC: Spec = Spec { payload_bytes: 0, queues: 0, future: false };
+const SPEC: Spec = Spec { payload_bytes: 0, queues: 0, priorities: 0, future: false };
 /// How often the end of a drain is looked for.
 const LOOK: Duration = Duration::from_millis(5);
 

@@ -1,10 +1,15 @@
 //! A minimal function over HTTP/1.1 and HTTP/2 by prior knowledge, in one thread.
 //!
 //! `function answer` answers `{"complete":true}`: the answer ends the job. `function callback` answers 200 `{}` and
-//! then posts to the request's `X-Callback-Url`, over kept-alive connections. The first line of stdout is the base URL.
+//! then posts to the request's `X-Callback-Url`, over kept-alive connections. `function down 60` answers 503 for a
+//! minute from the first request on, then prints `requests` and how many there were, and from then on is
+//! `function answer`. The first line of stdout is the base URL.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io::Write;
+use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use async_channel::{Receiver, Sender};
@@ -97,16 +102,46 @@ fn start_callbacks() -> Sender<Callback> {
     sender
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    callbacks: Option<Sender<Callback>>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+/// How requests are answered.
+#[derive(Clone)]
+enum Mode {
+    Answer,
+    CallBack(Sender<Callback>),
+    Down(Rc<Down>),
+}
+
+/// A function that is down from its first request on, for some time.
+struct Down {
+    time: Duration,
+    requests: Cell<u64>,
+    is_back: Cell<bool>,
+}
+
+impl Down {
+    /// Counts a request; whether it is to be refused.
+    fn refuses(self: &Rc<Self>) -> bool {
+        self.requests.set(self.requests.get() + 1);
+        if self.requests.get() == 1 {
+            let down = self.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(down.time).await;
+                down.is_back.set(true);
+                println!("requests {}", down.requests.get());
+            });
+        }
+        !self.is_back.get()
+    }
+}
+
+async fn answer(request: Request<Incoming>, mode: Mode) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     // The payload is read, as any function would.
     let whole = body.collect().await.is_ok();
-    let text = match callbacks {
-        None => &br#"{"complete":true}"#[..],
-        Some(callbacks) => {
+    let is_down = matches!(&mode, Mode::Down(down) if down.refuses());
+    let text = match mode {
+        Mode::Down(_) if is_down => &b"{}"[..],
+        Mode::Answer | Mode::Down(_) => &br#"{"complete":true}"#[..],
+        Mode::CallBack(callbacks) => {
             match callback(&head.headers) {
                 // They are received for as long as this process lives.
                 Ok(callback) => drop(callbacks.try_send(callback)),
@@ -116,7 +151,9 @@ async fn answer(
         }
     };
     let mut response = Response::new(Full::new(Bytes::from_static(text)));
-    if !whole {
+    if is_down {
+        *response.status_mut() = hyper::StatusCode::SERVICE_UNAVAILABLE;
+    } else if !whole {
         *response.status_mut() = hyper::StatusCode::BAD_REQUEST;
     }
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -133,17 +170,27 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Here {
     }
 }
 
-async fn serve(calls_back: bool) -> Result<()> {
-    let callbacks = calls_back.then(start_callbacks);
+async fn serve() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mode = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["answer"] => Mode::Answer,
+        ["callback"] => Mode::CallBack(start_callbacks()),
+        ["down", seconds] => Mode::Down(Rc::new(Down {
+            time: Duration::from_secs(seconds.parse()?),
+            requests: Cell::new(0),
+            is_back: Cell::new(false),
+        })),
+        _ => bail!("usage: function answer|callback|down SECONDS"),
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("http://{}", listener.local_addr()?);
     std::io::stdout().flush()?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let callbacks = callbacks.clone();
+        let mode = mode.clone();
         tokio::task::spawn_local(async move {
-            let service = service_fn(|request| answer(request, callbacks.clone()));
+            let service = service_fn(|request| answer(request, mode.clone()));
             // A worker that stops cuts its connections; that is no error of ours.
             let _ = auto::Builder::new(Here).serve_connection(TokioIo::new(stream), service).await;
         });
@@ -152,10 +199,5 @@ async fn serve(calls_back: bool) -> Result<()> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let calls_back = match std::env::args().nth(1).as_deref() {
-        Some("answer") => false,
-        Some("callback") => true,
-        _ => bail!("usage: function answer|callback"),
-    };
-    tokio::task::LocalSet::new().run_until(serve(calls_back)).await
+    tokio::task::LocalSet::new().run_until(serve()).await
 }

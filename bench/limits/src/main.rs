@@ -65,7 +65,7 @@ fn payload(job: u64) -> String {
 }
 
 async fn enqueue(args: &Args) -> Result<Value> {
-    if ["payload-bytes", "queues", "future"].into_iter().any(|flag| args.has(flag)) {
+    if ["payload-bytes", "queues", "priorities", "future"].into_iter().any(|flag| args.has(flag)) {
         unsupported("the lean table takes plain jobs only");
     }
     let jobs = args.number("jobs", None)?;

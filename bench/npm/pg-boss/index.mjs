@@ -14,14 +14,16 @@ async function boss(url, options) {
   return made
 }
 
-function insertion({ payload, dueAt }) {
-  return { data: payload, startAfter: dueAt }
+function insertion({ payload, dueAt, priority }) {
+  // Its larger numbers run earlier.
+  return { data: payload, startAfter: dueAt, ...(priority === undefined ? {} : { priority: -priority }) }
 }
 
 await main({
   bulk: 5_000,
   // A queue of pg-boss is what a worker subscribes to, not a name that jobs serialise on.
   queues: false,
+  priorities: true,
   settings: {
     throughput: 'batch 500, local concurrency 2, burst while batches are full, poll 0.5 s, LISTEN',
     latency: 'batch 1, local concurrency 24, poll 0.5 s, LISTEN',

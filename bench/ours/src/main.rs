@@ -5,9 +5,11 @@
 //!   demand then finds nobody waiting.
 //! - `http-latency --jobs N`: enqueues one job after the other and times each until its row is gone. The worker is a
 //!   job-service that somebody else started.
+//! - `limit`, `rate`, `producers`, `claims`, `fair`, `bulk`: gates under load; each adds its jobs itself (src/gates/).
 //!
 //! Variables `JOBS_*` of the environment go before the settings written here, for trying others.
 
+mod gates;
 mod producer;
 
 use std::collections::BTreeMap;
@@ -110,6 +112,7 @@ impl Rival for Ours {
 
     const BULK: u64 = 10_000;
     const QUEUES: bool = true;
+    const PRIORITIES: bool = true;
 
     async fn connect(url: &str, clients: u32) -> Result<Ours> {
         let mut free = Vec::new();
@@ -186,7 +189,7 @@ async fn busy(url: &str) -> Result<()> {
 
 async fn http_latency(args: &Args) -> Result<Value> {
     let producer = Producer::connect(args.required("url")?).await?;
-    let spec = Spec { payload_bytes: 0, queues: 0, future: false };
+    let spec = Spec::default();
     let mut times = Vec::new();
     for job in 0..args.number("jobs", None)? {
         let called = Instant::now();
@@ -204,12 +207,17 @@ async fn http_latency(args: &Args) -> Result<Value> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    match std::env::args().nth(1).as_deref() {
-        Some("busy") => busy(Args::read(&[])?.required("url")?).await,
-        Some("http-latency") => {
-            println!("{}", http_latency(&Args::read(&["jobs"])?).await?);
-            Ok(())
-        }
-        _ => rivalkit::main::<Ours>().await,
-    }
+    let result = match std::env::args().nth(1).as_deref() {
+        Some("busy") => return busy(Args::read(&[])?.required("url")?).await,
+        Some("http-latency") => http_latency(&Args::read(&["jobs"])?).await?,
+        Some("limit") => gates::limit::measure(&Args::read(gates::limit::FLAGS)?).await?,
+        Some("rate") => gates::rate::measure(&Args::read(gates::rate::FLAGS)?).await?,
+        Some("producers") => gates::producers::measure(&Args::read(gates::producers::FLAGS)?).await?,
+        Some("claims") => gates::claims::measure(&Args::read(gates::claims::FLAGS)?).await?,
+        Some("fair") => gates::fair::measure(&Args::read(gates::fair::FLAGS)?).await?,
+        Some("bulk") => gates::bulk::measure(&Args::read(gates::bulk::FLAGS)?).await?,
+        _ => return rivalkit::main::<Ours>().await,
+    };
+    println!("{result}");
+    Ok(())
 }

@@ -67,6 +67,9 @@ fn new_job(job: u64, spec: &Spec) -> NewJob {
     if let Some(queue) = spec.queue(job) {
         new = new.queue(queue);
     }
+    if let Some(priority) = spec.priority(job) {
+        new = new.priority(priority);
+    }
     if let Some(seconds) = spec.due_in(job) {
         new = new.run_at(Timestamp::now() + SignedDuration::from_secs(seconds as i64));
     }

@@ -25,7 +25,7 @@ impl Args {
         let mut known = vec!["url"];
         known.extend(match command.as_str() {
             "setup" => &[][..],
-            "enqueue" => &["jobs", "mode", "clients", "payload-bytes", "queues", "future", "notify"],
+            "enqueue" => &["jobs", "mode", "clients", "payload-bytes", "queues", "priorities", "future", "notify"],
             "drain" => &["jobs", "workers", "cap-seconds"],
             "latency" => &["jobs", "rate"],
             "idle" => &["seconds"],

@@ -17,12 +17,14 @@ pub use probe::Probe;
 pub use run::main;
 
 /// How jobs are to be made.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Spec {
     /// Bytes of padding in each payload.
     pub payload_bytes: usize,
     /// Named queues that the jobs take in turn; 0: none.
     pub queues: u64,
+    /// Distinct priorities of the jobs; 0: all have the default.
+    pub priorities: u64,
     /// Whether the jobs are due in a day (spread over an hour) and not now.
     pub future: bool,
 }
@@ -38,6 +40,14 @@ impl Spec {
     #[must_use]
     pub fn queue(&self, job: u64) -> Option<String> {
         (self.queues > 0).then(|| format!("queue-{}", job % self.queues))
+    }
+
+    /// The job's priority. Neighbours in the order of ids are far apart in that of priorities, so that indexes are
+    /// filled in no order.
+    #[must_use]
+    pub fn priority(&self, job: u64) -> Option<i32> {
+        // A prime that divides no round number: every priority comes once before one comes again.
+        (self.priorities > 0).then(|| (job * 7_919 % self.priorities) as i32)
     }
 
     /// Seconds from now at which the job is due; `None`: at once.
@@ -69,6 +79,8 @@ pub trait Rival: Sized + Send + Sync + 'static {
     const BULK: u64;
     /// Whether jobs can name a queue.
     const QUEUES: bool;
+    /// Whether jobs can have any of a million priorities.
+    const PRIORITIES: bool = false;
 
     /// Connects a producer with `clients` connections at the most.
     fn connect(url: &str, clients: u32) -> impl Future<Output = Result<Self>> + Send;

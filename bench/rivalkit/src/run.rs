@@ -41,10 +41,14 @@ async fn enqueue<R: Rival>(args: &Args) -> Result<Value> {
     let spec = Arc::new(Spec {
         payload_bytes: args.number("payload-bytes", Some(0))? as usize,
         queues: args.number("queues", Some(0))?,
+        priorities: args.number("priorities", Some(0))?,
         future: args.has("future"),
     });
     if spec.queues > 0 && !R::QUEUES {
         unsupported("--queues");
+    }
+    if spec.priorities > 0 && !R::PRIORITIES {
+        unsupported("--priorities");
     }
     if args.text("notify").is_some_and(|notify| notify != "always") {
         unsupported("--notify demand");
@@ -125,7 +129,7 @@ async fn latency<R: Rival>(args: &Args) -> Result<Value> {
     let probe = Arc::new(Probe::timing(jobs));
     let worker = R::start(R::prepare(url, Profile::Latency, 0, probe.clone()).await?).await?;
     let rival = Arc::new(R::connect_for_latency(url, OPEN_LOOP_CLIENTS).await?);
-    let spec = Spec { payload_bytes: 0, queues: 0, future: false };
+    let spec = Spec::default();
     // The worker's own start-up work must not count.
     sleep(Duration::from_secs(1)).await;
     let before = match args.number("rate", Some(0))? {

@@ -1,5 +1,7 @@
 //! The bars: what must be shown, beside what was measured.
 
+mod gates;
+
 use super::plan::{Scale, count};
 use super::program::{ORIGINAL, Programs};
 use super::results::Results;
@@ -21,6 +23,11 @@ struct Medians<'a> {
 impl Medians<'_> {
     fn ours(&self, scenario: &str, figure: &str) -> Option<f64> {
         self.results.median(scenario, &self.programs.ours.name, figure)
+    }
+
+    /// The most of all rounds, for what must never be exceeded.
+    fn most(&self, scenario: &str, figure: &str) -> Option<f64> {
+        self.results.summary(scenario, &self.programs.ours.name, figure).map(|summary| summary.most)
     }
 
     fn limit(&self, scenario: &str) -> Option<f64> {
@@ -131,6 +138,7 @@ pub(super) fn bars(scale: &Scale, results: &Results, programs: &Programs) -> Vec
         "p50 below half of the original's",
         below(p50("http-latency"), original, 0.5),
     );
+    gates::bars(&medians, &mut bar);
     let held = format!("{} schedules", count(scale.schedules));
     let spread = |figure| medians.ours("schedules", figure);
     let together = |figure| medians.ours("schedules-together", figure);

@@ -19,7 +19,7 @@ use super::schedules;
 use super::server::{process_cpu_seconds, process_rss_kb};
 
 /// How long a process may take to start or to stop.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 /// How long our own drain may take.
 const CAP: Duration = Duration::from_secs(60);
 /// How long a rival's drain may take; what it has done by then counts.
@@ -47,14 +47,20 @@ pub(super) fn takes_part(scenario: &Scenario, program: &Program) -> bool {
 
 /// A running function.
 pub(super) struct Function {
-    process: Process,
+    pub(super) process: Process,
     pub(super) url: String,
 }
 
 impl Function {
     /// The fast one, in a mode.
     pub(super) async fn start_fast(programs: &Programs, mode: &str) -> Result<Self> {
-        let mut process = Child::at(programs.function.path()?).arg(mode).try_spawn()?;
+        Self::start_with(programs, &[mode]).await
+    }
+
+    /// The fast one, with these arguments.
+    pub(super) async fn start_with(programs: &Programs, arguments: &[&str]) -> Result<Self> {
+        let child = arguments.iter().fold(Child::at(programs.function.path()?), |child, argument| child.arg(argument));
+        let mut process = child.try_spawn()?;
         let url = process.wait_for_line("http://", LIMIT).await;
         Ok(Self { process, url })
     }
@@ -88,7 +94,7 @@ impl Function {
 }
 
 /// job-service as it is shipped, for a database and a function.
-fn service(runner: &Runner<'_>, database: &str, function: &str) -> Result<(Child, u16)> {
+pub(super) fn service(runner: &Runner<'_>, database: &str, function: &str) -> Result<(Child, u16)> {
     let port = free_port()?;
     let service = Child::at(program::service("job-service"))
         .env("DATABASE_URL", runner.server.url(database))

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people, who read its output")]
 
 mod bars;
+mod gates;
 mod http;
 mod machine;
 mod meter;
@@ -35,7 +36,7 @@ use toolkit::setup;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench")]
 struct Options {
-    /// One round with small numbers, within 5 minutes; the report goes to target/
+    /// One round with small numbers, within 7 minutes; the report goes to target/
     #[arg(long)]
     quick: bool,
     /// Other job libraries too: the programs in bench/, as far as they can be built here

@@ -109,10 +109,12 @@ impl Programs {
             let arguments = ["build", "--profile", PROFILE, "-q", "-j", "2", "-p", service, "--bin", service];
             steps::cargo(&arguments, &[]).await?;
         }
+        // In one build, or cargo would build what they share with the features of each.
+        build(&["limits", "ours", "function"]).await?;
         let mut programs = Self {
-            limits: own("limits", Kind::Limits).await?,
-            ours: own("ours", Kind::Ours).await?,
-            function: own("function", Kind::Limits).await?,
+            limits: own("limits", Kind::Limits),
+            ours: own("ours", Kind::Ours),
+            function: own("function", Kind::Limits),
             rivals: Vec::new(),
             node: None,
             absent: Vec::new(),
@@ -137,9 +139,10 @@ impl Programs {
                 Some(version) => format!("{name} {version} (crate)"),
                 None => format!("{name} (crate)"),
             };
-            match build(&package).await {
-                Ok(binary) => {
-                    self.rivals.push(Program { name, label, kind: Kind::Rival, command: vec![binary.into()] })
+            match build(&[&package]).await {
+                Ok(()) => {
+                    let command = vec![binary(&package).into()];
+                    self.rivals.push(Program { name, label, kind: Kind::Rival, command });
                 }
                 Err(error) => self.absent.push(format!("{label}: {error:#}")),
             }
@@ -217,34 +220,27 @@ pub(super) fn bench() -> PathBuf {
     env::workspace_dir().join("bench")
 }
 
-async fn own(name: &str, kind: Kind) -> Result<Program> {
-    let binary = build(name).await?;
+fn own(name: &str, kind: Kind) -> Program {
     let label = if kind == Kind::Ours { "**this project**" } else { "limit" };
-    Ok(Program { name: name.to_owned(), label: label.to_owned(), kind, command: vec![binary.into()] })
+    Program { name: name.to_owned(), label: label.to_owned(), kind, command: vec![binary(name).into()] }
 }
 
-/// Builds a package of the workspace in bench/ and returns its binary.
-async fn build(package: &str) -> Result<PathBuf> {
-    let target = bench().join("target");
-    let (manifest, directory) = (bench().join("Cargo.toml"), target.to_string_lossy().into_owned());
-    let manifest = manifest.to_string_lossy().into_owned();
-    let arguments = [
-        "build",
-        "--release",
-        "-q",
-        "-j",
-        "2",
-        "--manifest-path",
-        &manifest,
-        "--target-dir",
-        &directory,
-        "-p",
-        package,
-    ];
-    println!("building {package}");
+/// Where a package of the workspace in bench/ is, once it is built.
+fn binary(package: &str) -> PathBuf {
+    bench().join("target").join("release").join(package)
+}
+
+/// Builds packages of the workspace in bench/.
+async fn build(packages: &[&str]) -> Result<()> {
+    let (manifest, target) = (bench().join("Cargo.toml"), bench().join("target"));
+    let (manifest, directory) = (manifest.to_string_lossy(), target.to_string_lossy());
+    let mut arguments = vec!["build", "--release", "-q", "-j", "2"];
+    arguments.extend(["--manifest-path", &manifest, "--target-dir", &directory]);
+    arguments.extend(packages.iter().flat_map(|package| ["-p", package]));
+    let names = packages.join(", ");
+    println!("building {names}");
     // No path of this machine may get into the report.
-    steps::cargo(&arguments, &[]).await.ok().with_context(|| format!("package {package} cannot be built"))?;
-    Ok(target.join("release").join(package))
+    steps::cargo(&arguments, &[]).await.ok().with_context(|| format!("{names} cannot be built"))
 }
 
 /// The names of directories in `parent` that hold `file`, in order.

@@ -1,6 +1,7 @@
 //! The report in Markdown.
 
 use super::bars::{bars, best_rival};
+use super::gates::Column;
 use super::plan::{Group, Scale, Scenario, Work};
 use super::program::{Kind, Program, Programs};
 use super::results::{Outcome, Results, Summary};
@@ -66,7 +67,13 @@ impl Report<'_> {
 
     fn group(&self, group: &Group) -> String {
         let mut tables = String::new();
-        for shape in [Shape::Rate, Shape::Latency, Shape::Held, Shape::Fires, Shape::Idle] {
+        let mut shapes = vec![Shape::Rate, Shape::Latency, Shape::Held, Shape::Fires, Shape::Idle];
+        for shape in group.scenarios.iter().flat_map(Shape::of) {
+            if !shapes.contains(&shape) {
+                shapes.push(shape);
+            }
+        }
+        for shape in shapes {
             let rows: String = group
                 .scenarios
                 .iter()
@@ -94,6 +101,8 @@ impl Report<'_> {
                 Some(_) if self.results.summary(scenario.name, &program.name, shape.figure()).is_some() => {
                     self.cells(scenario, program, shape)
                 }
+                // Not all programs have all figures of a table of columns.
+                Some(Outcome::Measured { .. }) if matches!(shape, Shape::Columns(_)) => continue,
                 Some(Outcome::NoTime) => "no time left".to_owned(),
                 Some(_) => "failed".to_owned(),
             };
@@ -107,6 +116,10 @@ impl Report<'_> {
         let summary = |figure: &str| self.results.summary(scenario.name, &program.name, figure);
         let plain = |figure: &str, digits| summary(figure).map_or_else(|| "–".to_owned(), |one| spread(one, digits));
         match shape {
+            Shape::Columns(columns) => {
+                let cells: Vec<_> = columns.iter().map(|column| plain(column.figure, column.digits)).collect();
+                cells.join(" | ")
+            }
             Shape::Idle => {
                 let cells = [("cpu_percent", 3), ("rss_mb", 1), ("statements_per_min", 1), ("pg_percent", 3)];
                 cells.map(|(figure, digits)| plain(figure, digits)).join(" | ")
@@ -187,16 +200,22 @@ enum Shape {
     /// Schedules that fire.
     Fires,
     Idle,
+    /// One figure a column.
+    Columns(&'static [Column]),
 }
 
 impl Shape {
-    fn of(scenario: &Scenario) -> &'static [Self] {
+    fn of(scenario: &Scenario) -> Vec<Self> {
         match scenario.work {
-            Work::Add { .. } | Work::Drain(_) | Work::Post { .. } | Work::HttpDrain { .. } => &[Self::Rate],
-            Work::Latency { .. } | Work::HttpLatency { .. } => &[Self::Latency],
-            Work::Schedules(Schedules { fires: Fires::Spread { .. }, .. }) => &[Self::Held, Self::Fires],
-            Work::Schedules(_) => &[Self::Fires],
-            Work::Idle => &[Self::Idle],
+            Work::Add { .. } | Work::Drain(_) | Work::Post { .. } | Work::HttpDrain { .. } => vec![Self::Rate],
+            Work::Latency { .. } | Work::HttpLatency { .. } => vec![Self::Latency],
+            Work::Schedules(Schedules { fires: Fires::Spread { .. }, .. }) => vec![Self::Held, Self::Fires],
+            Work::Schedules(_) => vec![Self::Fires],
+            Work::Idle => vec![Self::Idle],
+            Work::Gate(gate) => {
+                let rate = gate.is_rate().then_some(Self::Rate);
+                rate.into_iter().chain(gate.columns().map(Self::Columns)).collect()
+            }
         }
     }
 
@@ -208,11 +227,16 @@ impl Shape {
             Self::Held => "held_per_s",
             Self::Fires => "p50_ms",
             Self::Idle => "rss_mb",
+            Self::Columns(columns) => columns.first().map_or("", |column| column.figure),
         }
     }
 
-    fn head(self) -> &'static str {
-        match self {
+    fn head(self) -> String {
+        let head = match self {
+            Self::Columns(columns) => {
+                let heads: String = columns.iter().map(|column| format!(" {} |", column.head)).collect();
+                return format!("| | |{heads}\n|---|---|{}", "---|".repeat(columns.len()));
+            }
             Self::Rate => {
                 "| | | per second | × the best rival | × the limit | CPU µs: PostgreSQL / program / function |\n|---|---|---|---|---|---|"
             }
@@ -228,7 +252,8 @@ impl Shape {
             Self::Idle => {
                 "| | | CPU % | resident MB | statements a minute | CPU % of PostgreSQL |\n|---|---|---|---|---|---|"
             }
-        }
+        };
+        head.to_owned()
     }
 }
 

@@ -15,8 +15,8 @@ use super::schedules;
 use super::server::Server;
 
 /// How long a rival's drain may take. What it has done by then counts.
-const RIVAL_CAP: u64 = 20;
-const OUR_CAP: u64 = 120;
+pub(super) const RIVAL_CAP: u64 = 20;
+pub(super) const OUR_CAP: u64 = 120;
 /// How long jobs are added at a rate.
 const RATE_SECONDS: u64 = 4;
 
@@ -178,6 +178,7 @@ impl<'a> Runner<'a> {
             Work::HttpDrain { function } => http::drain(self, program, database, function, jobs).await,
             Work::HttpLatency { function } => http::latency(self, program, database, function, jobs).await,
             Work::Schedules(one) => schedules::measure(self, program, database, one, jobs).await,
+            Work::Gate(gate) => gate.measure(self, program, database, jobs).await,
             Work::Idle => http::idle(self, database, scenario.jobs).await,
         }
     }
