@@ -14,6 +14,8 @@ CREATE TABLE @extschema@.gates (
     per interval,
     burst int,
     weight numeric,
+    -- For tenants, with the name *: who waits is served by the least run time per weight.
+    fair boolean,
     paused_at timestamptz,
     paused_until timestamptz,
     reason text,
@@ -31,10 +33,14 @@ CREATE TABLE @extschema@.gates (
     CONSTRAINT gates_max_running_positive CHECK (max_running > 0),
     CONSTRAINT gates_rate CHECK (rate > 0 AND per > '0' AND burst > 0
                                  OR rate IS NULL AND per IS NULL AND burst IS NULL),
-    CONSTRAINT gates_weight_positive CHECK (weight > 0),
+    CONSTRAINT gates_weight CHECK (weight IS NULL OR weight >= 0.001 AND weight <= 1000000 AND kind = 'tenant'),
+    CONSTRAINT gates_fair CHECK (fair IS NULL OR fair AND kind = 'tenant' AND name = '*'),
     CONSTRAINT gates_probe_pause CHECK (kind = 'host' AND closed_until IS NOT NULL AND probe_pause > '0'
                                         OR probe_pause IS NULL)
 );
+
+-- Whether there is any rate: there may be a row for every tenant.
+CREATE INDEX gates_rate_idx ON @extschema@.gates (kind) WHERE rate IS NOT NULL;
 
 COMMENT ON TABLE @extschema@.gates IS
     E'@behavior -*\nLimits, rates, pauses and closed hosts: what can hold jobs back. '
@@ -79,6 +85,44 @@ CREATE TABLE @extschema@.host_failures (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE @extschema@.host_failures IS
     E'@behavior -*\nHosts that a worker could not use lately, and the last failures.';
+
+-- While tenants are served fairly, what each has used; functions/fairness.sql explains it. Of a name the row with the
+-- largest number counts. It is inserted, and the others are deleted, so that it is found at once however many dead ones
+-- somebody's old snapshot keeps. The name is a tenant's, empty for jobs without one, and * for all together.
+CREATE TABLE @extschema@.gate_usage (
+    name text COLLATE "C" NOT NULL,
+    number bigint NOT NULL,
+    -- Virtual time: seconds of run time by weight, since it is counted. Of *: where those that are served stand.
+    served float8 NOT NULL,
+    -- Seconds that one job takes, by the last ones.
+    mean float8,
+    -- How many run, and the sum of when they began, in milliseconds.
+    running bigint NOT NULL DEFAULT 0,
+    since bigint NOT NULL DEFAULT 0,
+    -- When the last one ended; of *, when this was added up.
+    ended_at timestamptz,
+    -- Of *: what has been added up is of transactions before this one, but for those that were open.
+    upto xid8,
+    unended xid8[],
+    recounted_at timestamptz,
+    CONSTRAINT gate_usage_pkey PRIMARY KEY (name, number)
+);
+COMMENT ON TABLE @extschema@.gate_usage IS E'@behavior -*\nThe run time that tenants have used.';
+
+-- What has not been added up yet: an entry for each tenant of a statement that starts or ends jobs.
+CREATE TABLE @extschema@.gate_usage_log (
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    name text COLLATE "C" NOT NULL,
+    seconds float8 NOT NULL DEFAULT 0,
+    ended int NOT NULL DEFAULT 0,
+    running int NOT NULL DEFAULT 0,
+    since bigint NOT NULL DEFAULT 0,
+    ended_at timestamptz,
+    -- It had been idle: this is no less than served of gate_usage, before the seconds of the log are added.
+    served float8
+);
+CREATE INDEX gate_usage_log_idx ON @extschema@.gate_usage_log (xid);
+COMMENT ON TABLE @extschema@.gate_usage_log IS E'@behavior -*\nWhat has to be added to gate_usage.';
 
 -- Where a job that waits stands. NULL: in the common order. run_at: it waits for its time. Else the gates that it has
 -- to pass, and it stands in the order of the jobs with the same ones.

@@ -28,12 +28,14 @@ DECLARE
         unregister_waiter, waiter_horizon,
         waiter_horizon_passed, waiter_lock, wake_workers, warn_of_held_jobs, warn_operator,
 
+        add_up_usage, added_upto, fair_gates, fair_shares, recount_usage, tenant_weight,
+
         claim_scheduled_jobs, claim_schedules, enqueue_from_schedule, enqueue_job, fire_schedule, fire_schedules,
         get_scheduled_job, leave_scheduler, lock_free_schedules, mark_schedules, prune_schedule_fires,
         release_scheduled_jobs, release_schedules, run_scheduled_job, schedule_digest, scheduler_heartbeat}';
     administrators CONSTANT text[] := runtime || '{
         add_scheduled_job, add_scheduled_job_for_any_tenant, gate_name, graphql_add_scheduled_job, lock_limits, pause,
-        resume, set_limit, set_max_payload, set_notify}';
+        resume, set_fair, set_limit, set_max_payload, set_notify, set_weight}';
 BEGIN
     -- Whoever may use a table's row type can have a column of it, and then no column can be added to the table. Not in
     -- an extension: pg_dump does not know rights to the row types of its tables, and warns of each.
@@ -43,6 +45,7 @@ BEGIN
         REVOKE USAGE ON TYPE @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.gates,
             @extschema@.gate_tokens, @extschema@.host_failures, @extschema@.task_hosts, @extschema@.cancelled_attempts,
             @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
+        REVOKE USAGE ON TYPE @extschema@.gate_usage, @extschema@.gate_usage_log FROM PUBLIC;
     END IF;
 
     -- PUBLIC may call every function again where rights were left out of a dump, or of a restore (--no-acl).
@@ -75,6 +78,7 @@ BEGIN
 
         IF role_name = 'administrator' THEN
             GRANT SELECT ON @extschema@.job_queues TO administrator;
+            GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gate_usage, @extschema@.gate_usage_log TO administrator;
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gates, @extschema@.gate_tokens,
                 @extschema@.host_failures, @extschema@.task_hosts, @extschema@.cancelled_attempts, @extschema@.jobs,
                 @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.limits, @extschema@.workers,
@@ -87,6 +91,7 @@ BEGIN
             GRANT SELECT ON @extschema@.gates, @extschema@.job_queues TO jobs_runtime;
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gate_tokens, @extschema@.host_failures,
                 @extschema@.task_hosts, @extschema@.cancelled_attempts TO jobs_runtime;
+            GRANT SELECT, INSERT, DELETE ON @extschema@.gate_usage, @extschema@.gate_usage_log TO jobs_runtime;
             REVOKE UPDATE ON @extschema@.scheduled_jobs FROM jobs_runtime;
             GRANT SELECT, UPDATE (locked_at, locked_by, instance, owed_since, released_at, fired_until, ended_at,
                 last_error, last_scheduled, last_scheduled_id) ON @extschema@.scheduled_jobs TO jobs_runtime;

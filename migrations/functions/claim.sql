@@ -35,6 +35,9 @@ $$;
 -- is written by every job of a gate. What runs is counted in a later statement, which sees what all who had the lock
 -- before have committed: no limit is ever exceeded.
 --
+-- While tenants are served fairly, every job has a gate, and every look goes gate by gate: fair_gates says whose turn
+-- it is.
+--
 -- What stands where it does not belong (written by replication or with triggers off, or before its gate was set) is
 -- put in its place when a claim comes by.
 --
@@ -55,17 +58,26 @@ DECLARE
     swept timestamptz := now() - interval '1 minute';
     -- now() may be long ago: a job that is due by the clock is not put behind others of its queue.
     moment timestamptz := clock_timestamp();
-    -- What is set for gates. set_tasks and set_tenants are those with a row, * among them; set_tasks also those whose
-    -- host has one.
+    -- What is set for gates. set_tasks are those with a row, * among them, and those whose host
+    -- has one. tenant_gates: which tenants have a gate.
     ruled boolean;
-    stopped boolean;
-    set_tasks text[];
-    set_tenants text[];
-    hosts_ruled boolean;
+    stopped boolean := false;
+    hosts_ruled boolean := false;
+    set_tasks text[] := '{}';
+    tenant_gates text := 'none';
+    -- What fair_gates says of the gates.
+    priorities int[];
+    run_ats timestamptz[];
+    firsts bigint[];
+    starts float8[];
+    costs float8[];
+    lifts float8[];
+    clock float8;
     free bigint[];
     misplaced bigint[];
     wanted int := max_jobs;
     walk int := max_jobs + 200;
+    behind int := 200;
     walked bigint;
     last_gate text;
     keys text[];
@@ -84,13 +96,20 @@ BEGIN
         PERFORM set_config('jobs.gate_skipped', 'on', true);
         RETURN;
     END IF;
-    SELECT count(*) > 0,
-           coalesce(bool_or(g.kind = 'all' AND g.paused_at IS NOT NULL AND coalesce(g.paused_until > now(), true)),
-                    false),
-           coalesce(array_agg(g.name) FILTER (WHERE g.kind = 'task'), '{}'),
-           coalesce(array_agg(g.name) FILTER (WHERE g.kind = 'tenant'), '{}'),
-           coalesce(bool_or(g.kind = 'host'), false)
-      INTO ruled, stopped, set_tasks, set_tenants, hosts_ruled FROM @extschema@.gates g;
+    ruled := EXISTS (SELECT FROM @extschema@.gates);
+    IF ruled THEN
+        -- Each by the index: there may be a row for every tenant.
+        SELECT EXISTS (SELECT FROM @extschema@.gates g
+                        WHERE g.kind = 'all' AND g.paused_at IS NOT NULL AND coalesce(g.paused_until > now(), true)),
+               ARRAY(SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'task'),
+               coalesce((SELECT CASE WHEN g.fair THEN 'fair' ELSE 'all' END FROM @extschema@.gates g
+                          WHERE g.kind = 'tenant' AND g.name = '*' AND @gate_asks(g)@),
+                        CASE WHEN EXISTS (SELECT FROM @extschema@.gates g
+                                           WHERE g.kind = 'tenant' AND g.name <> '*' AND @gate_asks(g)@)
+                             THEN 'some' ELSE 'none' END),
+               EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host')
+          INTO stopped, set_tasks, tenant_gates, hosts_ruled;
+    END IF;
     IF stopped THEN
         RETURN;
     END IF;
@@ -101,6 +120,10 @@ BEGIN
     END IF;
     IF hosts_ruled OR deep AND EXISTS (SELECT FROM @extschema@.host_failures) THEN
         PERFORM set_config('jobs.hosts', @internal@.host_news(), true);
+    END IF;
+    IF tenant_gates = 'fair' AND epochs IS NOT NULL THEN
+        -- Whose turn it is shows when all have been put in their place.
+        behind := 2000;
     END IF;
 
     -- Ranges of indexes that are empty as long as nothing hangs, and nothing has become due.
@@ -137,7 +160,13 @@ BEGIN
     FOR turn IN 1 .. 3 LOOP
         gated := NULL;
         moved := false;
-        IF deep THEN
+        IF tenant_gates = 'fair' THEN
+            SELECT f.keys, f.queues, f.tasks, f.tenants, f.priorities, f.run_ats, f.ids, f.starts, f.costs, f.lifts,
+                   f.clock, f.last_gate
+              INTO keys, queues, tasks, tenants, priorities, run_ats, firsts, starts, costs, lifts, clock, last_gate
+              FROM @internal@.fair_gates(after_gate, max_jobs, task_identifiers, excluded_tasks) f;
+            PERFORM set_config('jobs.last_gate', coalesce(last_gate, ''), true);
+        ELSIF deep THEN
             SELECT array_agg(k.gate_key), array_agg(k.queue_name), array_agg(k.task), array_agg(k.tenant),
                    sum(k.jobs)
               INTO keys, queues, tasks, tenants, walked
@@ -176,8 +205,9 @@ BEGIN
         END IF;
         IF keys IS NOT NULL THEN
             SELECT g.ids, g.skipped, g.moved INTO gated, skipped, moved
-              FROM @internal@.open_gates(keys, queues, tasks, tenants, set_tasks, set_tenants, ruled, max_jobs, stale,
-                                         task_identifiers, excluded_tasks) g;
+              FROM @internal@.open_gates(keys, queues, tasks, tenants, set_tasks, tenant_gates, ruled, max_jobs, stale,
+                                         task_identifiers, excluded_tasks, priorities, run_ats, firsts, starts, costs,
+                                         lifts, clock) g;
         END IF;
         -- The first job of each gate, gate by gate, a thousand gates at a time.
         FOR page IN 1 .. 20 LOOP
@@ -213,14 +243,16 @@ BEGIN
                    coalesce(skipped, false) OR coalesce(g.left_out, false),
                    coalesce(moved, false) OR coalesce(g.placed, false)
               INTO gated, skipped, moved
-              FROM @internal@.open_gates(keys, queues, tasks, tenants, set_tasks, set_tenants, ruled, max_jobs, stale,
+              FROM @internal@.open_gates(keys, queues, tasks, tenants, set_tasks, tenant_gates, ruled, max_jobs, stale,
                                          task_identifiers, excluded_tasks) AS g (ids, left_out, placed);
         END LOOP;
         wanted := max_jobs;
         startable := gated;
         -- Two statements of one text each: a single one for both takes 10 us a claim more, where a look that finds
         -- nothing takes 45 in all.
-        IF gated IS NOT NULL AND deep THEN
+        IF tenant_gates = 'fair' THEN
+            NULL; -- Those without a gate have not been put in their place yet.
+        ELSIF gated IS NOT NULL AND deep THEN
             SELECT count(*) FILTER (WHERE NOT m.gated), array_agg(m.id) FILTER (WHERE m.gated) INTO wanted, gated
               FROM (SELECT f.id, f.priority, f.run_at, false AS gated FROM (@first_jobs()@) f
                     UNION ALL
@@ -233,7 +265,20 @@ BEGIN
                     SELECT g.id, g.priority, g.run_at, true FROM @extschema@.jobs g WHERE g.id = ANY (gated)
                      ORDER BY priority, run_at, id LIMIT max_jobs) m;
         END IF;
-        IF deep THEN
+        IF tenant_gates = 'fair' THEN
+            -- Writes put their jobs in their place. The look for others passes the dead entries of those, and is made
+            -- for a twentieth of the time.
+            moment := clock_timestamp();
+            free := NULL;
+            misplaced := NULL;
+            IF gated IS NULL OR extract(epoch FROM moment) >= coalesce(
+                   nullif(current_setting('jobs.placing_at', true), ''), '0')::float8 THEN
+                misplaced := ARRAY(SELECT d.id FROM (@first_jobs(FOR UPDATE SKIP LOCKED)@) d);
+                misplaced := nullif(misplaced, '{}');
+                PERFORM set_config('jobs.placing_at', extract(
+                    epoch FROM clock_timestamp() + 20 * (clock_timestamp() - moment))::text, false);
+            END IF;
+        ELSIF deep THEN
             SELECT array_agg(d.id) FILTER (WHERE NOT d.misplaced), array_agg(d.id) FILTER (WHERE d.misplaced)
               INTO free, misplaced FROM (@first_jobs(FOR UPDATE SKIP LOCKED)@) d;
         ELSE
@@ -250,7 +295,7 @@ BEGIN
          WHERE j.id = ANY (misplaced || ARRAY(
             SELECT b.id FROM @extschema@.jobs b
              WHERE misplaced IS NOT NULL AND b.gate_key IS NULL AND @waits(b)@
-               AND b.id = ANY (ARRAY(SELECT f.id FROM (@first_jobs(+ 200)@) f WHERE f.misplaced))
+               AND b.id = ANY (ARRAY(SELECT f.id FROM (@first_jobs(+ behind)@) f WHERE f.misplaced))
                FOR UPDATE SKIP LOCKED));
         PERFORM set_config('jobs.placing', '', true);
     END LOOP;

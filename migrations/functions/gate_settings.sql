@@ -214,3 +214,53 @@ COMMENT ON FUNCTION @extschema@.set_limit(text, text, int, int, interval, int) I
     'Limits how many jobs of a task, queue, tenant or host run at once, and how many start per interval. '
     'NULL lifts a limit; '
     'the name * is for each one that has no row of its own. A queue runs one job at a time unless set otherwise.';
+
+CREATE OR REPLACE FUNCTION @extschema@.set_fair(kind text, "on" boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    woken boolean;
+BEGIN
+    IF kind IS DISTINCT FROM 'tenant' THEN
+        RAISE EXCEPTION 'kind is %', coalesce(quote_literal(kind), 'NULL') USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give tenant: fairness is among tenants. A task or a queue can have a limit (set_limit).';
+    ELSIF "on" IS NULL THEN
+        RAISE EXCEPTION 'on is NULL' USING ERRCODE = 'invalid_parameter_value', HINT = 'Give true or false.';
+    ELSIF "on" THEN
+        INSERT INTO @extschema@.gates AS g (kind, name, fair) VALUES ('tenant', '*', true)
+        ON CONFLICT ON CONSTRAINT gates_pkey DO UPDATE SET fair = true;
+    ELSE
+        UPDATE @extschema@.gates g SET fair = NULL WHERE g.kind = 'tenant' AND g.name = '*' AND g.fair;
+        DELETE FROM @extschema@.gates g WHERE NOT @gate_says(g)@;
+        DELETE FROM @extschema@.gate_usage_log;
+        DELETE FROM @extschema@.gate_usage;
+    END IF;
+    woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.set_fair(text, boolean) IS
+    'Whether tenants are served fairly: of those whose jobs wait, the one whose jobs have run for the least time, by '
+    'its weight, has the next turn. Jobs without a tenant count as one more.';
+
+CREATE OR REPLACE FUNCTION @extschema@.set_weight(kind text, name text, weight numeric) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gate_name text;
+BEGIN
+    IF kind IS DISTINCT FROM 'tenant' THEN
+        RAISE EXCEPTION 'kind is %', coalesce(quote_literal(kind), 'NULL') USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give tenant: only tenants have a weight.';
+    ELSIF weight NOT BETWEEN 0.001 AND 1000000 THEN
+        RAISE EXCEPTION 'weight is %', weight USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give 0.001 to 1000000, or NULL for the usual one, which is 1.';
+    END IF;
+    gate_name := @internal@.gate_name(kind, name);
+    INSERT INTO @extschema@.gates AS g (kind, name, weight) VALUES (set_weight.kind, gate_name, set_weight.weight)
+    ON CONFLICT ON CONSTRAINT gates_pkey DO UPDATE SET weight = excluded.weight;
+    DELETE FROM @extschema@.gates g WHERE NOT @gate_says(g)@;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.set_weight(text, text, numeric) IS
+    'The share of a tenant while tenants are served fairly (set_fair): with weight 3 it gets three times the run time '
+    'of one with 1, the usual weight. NULL is the usual one; the name * is for each tenant that has none of its own.';

@@ -1,14 +1,17 @@
 -- Gates: which of the jobs that have one may start.
 
 -- Which gates a job has to pass when it is due, as gate_key has it: its tenant and its task when somebody has set
--- something for them, and its queue. NULL for none. The gate of a host is one of its tasks'.
+-- something for them, and its queue. NULL for none. The gate of a host is one of its tasks'. While tenants are served
+-- fairly, a job without one has the gate of an empty name.
 CREATE OR REPLACE FUNCTION @internal@.gate_key(task text, queue text, tenant uuid) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN nullif(concat_ws(' ',
-        CASE WHEN tenant IS NOT NULL AND EXISTS (
-                 SELECT FROM @extschema@.gates g WHERE g.kind = 'tenant' AND g.name IN (tenant::text, '*'))
-             THEN 'tenant' || quote_literal(tenant::text) END,
+        CASE WHEN EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'tenant' AND g.name = '*' AND g.fair)
+               OR tenant IS NOT NULL AND EXISTS (
+                 SELECT FROM @extschema@.gates g
+                  WHERE g.kind = 'tenant' AND g.name IN (tenant::text, '*') AND @gate_asks(g)@)
+             THEN 'tenant' || quote_literal(coalesce(tenant::text, '')) END,
         CASE WHEN EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'task' AND g.name IN (task, '*'))
                OR EXISTS (SELECT FROM @extschema@.task_hosts t
                             JOIN @extschema@.gates g ON g.kind = 'host' AND g.name IN (t.host, '*')
@@ -32,7 +35,7 @@ DECLARE
     swept timestamptz := now() - interval '1 minute';
 BEGIN
     SELECT * INTO gate FROM @extschema@.gates g
-     WHERE g.kind = gate_kind AND g.name IN (gate_name, '*') AND @gate_says(g)@ ORDER BY g.name = '*' LIMIT 1;
+     WHERE g.kind = gate_kind AND g.name IN (gate_name, '*') AND @gate_holds(g)@ ORDER BY g.name = '*' LIMIT 1;
     IF gate.paused_at IS NOT NULL AND coalesce(gate.paused_until > now(), true) OR gate.closed_until > now() THEN
         RETURN 0;
     END IF;
@@ -103,6 +106,9 @@ BEGIN
                    JOIN @extschema@.gates g ON g.kind = 'host' AND g.name = t.host AND g.probe_pause IS NOT NULL
                   WHERE j.id = ANY (job_ids) ORDER BY g.name) p;
     END IF;
+    IF NOT EXISTS (SELECT FROM @extschema@.gates g WHERE g.rate IS NOT NULL) THEN
+        RETURN;
+    END IF;
     INSERT INTO @extschema@.gate_tokens AS t (kind, name, full_at)
     SELECT s.kind, s.name,
            -- Rounded up: a bucket gives no more than its rate.
@@ -116,7 +122,7 @@ BEGIN
              WHERE j.id = ANY (job_ids) AND k.name IS NOT NULL GROUP BY k.kind, k.name) s
      CROSS JOIN LATERAL (
            SELECT o.rate, o.per FROM @extschema@.gates o
-            WHERE o.kind = s.kind AND o.name IN (s.name, '*') AND @gate_says(o)@ ORDER BY o.name = '*' LIMIT 1) g
+            WHERE o.kind = s.kind AND o.name IN (s.name, '*') AND @gate_holds(o)@ ORDER BY o.name = '*' LIMIT 1) g
      WHERE g.rate IS NOT NULL ORDER BY s.kind, s.name
     ON CONFLICT ON CONSTRAINT gate_tokens_pkey DO UPDATE
        SET full_at = greatest(t.full_at, now()) + (excluded.full_at - now());
@@ -128,9 +134,14 @@ $$;
 --
 -- What stands among the jobs of a gate and has another one, since somebody has set something for its task, is put in
 -- its place (moved), and the caller looks again. What stands among such jobs waits until they have been.
+--
+-- priorities to clock: what fair_gates says of the gates, whose order is that of turns then. Not more than max_jobs are
+-- chosen, those whose turn it is.
 CREATE OR REPLACE FUNCTION @internal@.open_gates(
-    keys text[], queues text[], tasks text[], tenants uuid[], set_tasks text[], set_tenants text[], ruled boolean,
-    max_jobs int, stale timestamptz, task_identifiers text[], excluded_tasks text[], OUT ids bigint[],
+    keys text[], queues text[], tasks text[], tenants uuid[], set_tasks text[], tenant_gates text, ruled boolean,
+    max_jobs int, stale timestamptz, task_identifiers text[], excluded_tasks text[], priorities int[] DEFAULT NULL,
+    run_ats timestamptz[] DEFAULT NULL, firsts bigint[] DEFAULT NULL, starts float8[] DEFAULT NULL,
+    costs float8[] DEFAULT NULL, lifts float8[] DEFAULT NULL, clock float8 DEFAULT NULL, OUT ids bigint[],
     OUT skipped boolean, OUT moved boolean
 )
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
@@ -164,6 +175,14 @@ DECLARE
     tenant_rooms int[] := '{}';
     of_hosts text[] := '{}';
     host_rooms int[] := '{}';
+    -- Whose turn that is (none: its jobs have not been put in their place), what fair_gates says of them, and how many
+    -- jobs each is to give. given: whose jobs were chosen.
+    payers text[] := '{}';
+    starts_of float8[] := '{}';
+    costs_of float8[] := '{}';
+    lifts_of float8[] := '{}';
+    shares int[];
+    given text[];
 BEGIN
     -- Jobs that still stand under a gate for which nothing is set any more.
     ruled := ruled OR array_position(queues, NULL) IS NOT NULL;
@@ -185,8 +204,9 @@ BEGIN
         FOR i IN 1 .. cardinality(keys) LOOP
             EXIT WHEN cardinality(opened) >= max_jobs;
             passed := ARRAY[
-                CASE WHEN ARRAY[tenants[i]::text, '*'] && set_tenants
-                          AND strpos(keys[i], 'tenant' || quote_literal(tenants[i])) > 0 THEN tenants[i]::text END,
+                CASE WHEN tenant_gates <> 'none'
+                          AND strpos(keys[i], 'tenant' || quote_literal(coalesce(tenants[i]::text, ''))) > 0
+                     THEN coalesce(tenants[i]::text, '') END,
                 CASE WHEN ARRAY[tasks[i], '*'] && set_tasks
                           AND strpos(keys[i], 'task' || quote_literal(tasks[i])) > 0 THEN tasks[i] END,
                 queues[i], NULL];
@@ -195,8 +215,13 @@ BEGIN
                                WHERE t.task = passed[2] AND ARRAY[t.host, '*'] && set_hosts);
             END IF;
             open := true;
+            places := '{}';
             FOREACH k IN ARRAY looks LOOP
                 CONTINUE WHEN NOT open OR passed[k] IS NULL;
+                -- A turn needs no lock, and jobs without a tenant have no limit.
+                CONTINUE WHEN k = 1 AND (passed[1] = '' OR NOT EXISTS (
+                    SELECT FROM @extschema@.gates g
+                     WHERE g.kind = 'tenant' AND g.name IN (passed[1], '*') AND @gate_holds(g)@));
                 place := array_position(names, kinds[k] || passed[k]);
                 IF place IS NULL THEN
                     -- Looked at before the lock as well: a full gate is not locked, so that nobody comes again for it.
@@ -231,6 +256,10 @@ BEGIN
                 opened := opened || i;
                 of_tenants := of_tenants || passed[1];
                 of_tasks := of_tasks || passed[2];
+                payers := payers || coalesce(passed[1], 'none');
+                starts_of := starts_of || starts[i];
+                costs_of := costs_of || costs[i];
+                lifts_of := lifts_of || lifts[i];
                 tenant_rooms := tenant_rooms || CASE WHEN passed[1] IS NOT NULL THEN rooms[places[1]] END;
                 task_rooms := task_rooms || CASE WHEN passed[2] IS NOT NULL THEN rooms[places[2]] END;
                 of_hosts := of_hosts || passed[4];
@@ -244,7 +273,7 @@ BEGIN
     END IF;
     -- Above READ COMMITTED a later statement sees no more than the first. What has been committed since is not missed
     -- when the first id drawn under the locks is the next one after the snapshot, in which nobody was writing.
-    IF current_setting('transaction_isolation') <> 'read committed'
+    IF current_setting('transaction_isolation') <> 'read committed' AND (NOT ruled OR names <> '{}')
        AND (written OR pg_current_xact_id_if_assigned() IS NOT NULL
             OR pg_current_xact_id() <> pg_snapshot_xmax(pg_current_snapshot())
             OR EXISTS (SELECT FROM pg_snapshot_xip(pg_current_snapshot())))
@@ -268,41 +297,66 @@ BEGIN
              ORDER BY k.queue_name, h.priority, h.run_at, h.id);
         RETURN;
     END IF;
-    WITH k AS MATERIALIZED (
-        SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name, o.task, o.tenant, o.queue_room, o.task_room,
-               o.tenant_room, o.host, o.host_room
-          FROM unnest(opened, of_tasks, of_tenants, queue_rooms, task_rooms, tenant_rooms, of_hosts, host_rooms)
-               AS o (n, task, tenant, queue_room, task_room, tenant_room, host, host_room)),
-    heads AS MATERIALIZED (
-        SELECT h.*, k.queue_name, k.queue_room, k.task, k.task_room, k.tenant, k.tenant_room,
-               k.host, k.host_room
-          FROM k
-         CROSS JOIN LATERAL (
-               SELECT j.id, j.priority, j.run_at,
-                      j.gate_key IS DISTINCT FROM
-                      @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced,
-                      j.task_identifier <> k.task OR k.task IS NULL AND ARRAY[j.task_identifier, '*'] && set_tasks
-                      OR j.database_id::text IS DISTINCT FROM k.tenant
-                         AND (k.tenant IS NOT NULL OR ARRAY[j.database_id::text, '*'] && set_tenants) AS among_others
-                 FROM @extschema@.jobs j
-                WHERE j.gate_key = k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
-                  AND j.run_at <= clock_timestamp()
-                  AND j.queue_name IS NOT DISTINCT FROM k.queue_name AND @takes(j.task_identifier)@
-                ORDER BY j.priority, j.run_at, j.id
-                LIMIT least(max_jobs, k.queue_room, k.task_room, k.tenant_room, k.host_room) FOR UPDATE SKIP LOCKED) h),
-    candidates AS (
-        SELECT h.*, row_number() OVER (PARTITION BY h.queue_name ORDER BY h.priority, h.run_at, h.id) AS in_queue,
-               row_number() OVER (PARTITION BY h.task ORDER BY h.priority, h.run_at, h.id) AS in_task,
-               row_number() OVER (PARTITION BY h.tenant ORDER BY h.priority, h.run_at, h.id) AS in_tenant,
-               row_number() OVER (PARTITION BY h.host ORDER BY h.priority, h.run_at, h.id) AS in_host
-          FROM heads h WHERE NOT (h.misplaced OR h.among_others IS TRUE))
-    SELECT (SELECT array_agg(c.id) FROM candidates c
+    FOR round IN 1 .. 2 LOOP
+        IF starts IS NOT NULL THEN
+            shares := @internal@.fair_shares(max_jobs, payers, starts_of, costs_of, shares, given);
+            EXIT WHEN shares IS NULL;
+        END IF;
+        -- Not gate_key = …: then the index of all gates has the order, too, and is taken without statistics. Before a
+        -- gate's first job there are but dead entries.
+        WITH k AS MATERIALIZED (
+            SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name, o.task, o.tenant, o.queue_room, o.task_room,
+                   o.tenant_room, o.host, o.host_room, o.share, o.start, o.cost,
+                   coalesce(priorities[o.n], -2147483648) AS priority, coalesce(run_ats[o.n], '-infinity') AS run_at,
+                   coalesce(firsts[o.n], -9223372036854775808) AS id
+              FROM unnest(opened, of_tasks, of_tenants, queue_rooms, task_rooms, tenant_rooms, of_hosts, host_rooms,
+                          shares, starts_of, costs_of)
+                   AS o (n, task, tenant, queue_room, task_room, tenant_room, host, host_room, share, start, cost)),
+        heads AS MATERIALIZED (
+            SELECT h.*, k.queue_name, k.queue_room, k.task, k.task_room, k.tenant, k.tenant_room, k.host,
+                   k.host_room, k.start, k.cost
+              FROM k
+             CROSS JOIN LATERAL (
+                   SELECT j.id, j.priority, j.run_at,
+                          j.gate_key IS DISTINCT FROM @key_of(j)@
+                          AND j.gate_key IS DISTINCT FROM
+                              @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced,
+                          j.task_identifier <> k.task OR k.task IS NULL AND ARRAY[j.task_identifier, '*'] && set_tasks
+                          OR coalesce(j.database_id::text, '') IS DISTINCT FROM k.tenant
+                             AND (k.tenant IS NOT NULL OR @has_tenant_gate(j)@) AS among_others
+                     FROM @extschema@.jobs j
+                    WHERE (j.gate_key, j.priority, j.run_at, j.id) >= (k.gate_key, k.priority, k.run_at, k.id)
+                      AND j.gate_key <= k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                      AND j.run_at <= clock_timestamp()
+                      AND j.queue_name IS NOT DISTINCT FROM k.queue_name AND @takes(j.task_identifier)@
+                    ORDER BY j.gate_key, j.priority, j.run_at, j.id
+                    LIMIT least(max_jobs, k.queue_room, k.task_room, k.tenant_room, k.host_room,
+                                CASE WHEN k.queue_name IS NULL THEN k.share END) FOR UPDATE SKIP LOCKED) h),
+        candidates AS (
+            SELECT h.*, row_number() OVER (PARTITION BY h.queue_name ORDER BY h.priority, h.run_at, h.id) AS in_queue,
+                   row_number() OVER (PARTITION BY h.task ORDER BY h.priority, h.run_at, h.id) AS in_task,
+                   row_number() OVER (PARTITION BY h.tenant ORDER BY h.priority, h.run_at, h.id) AS in_tenant,
+                   row_number() OVER (PARTITION BY h.host ORDER BY h.priority, h.run_at, h.id) AS in_host
+              FROM heads h WHERE NOT (h.misplaced OR h.among_others IS TRUE)),
+        chosen AS MATERIALIZED (
+            SELECT c.id, coalesce(c.tenant, 'none') AS tenant FROM candidates c
              WHERE (c.queue_name IS NULL OR c.in_queue <= c.queue_room)
-               AND (c.task IS NULL OR c.in_task <= c.task_room)
-               AND (c.tenant IS NULL OR c.in_tenant <= c.tenant_room)
-               AND (c.host IS NULL OR c.in_host <= c.host_room)),
-           (SELECT array_agg(h.id) FROM heads h WHERE h.misplaced)
-      INTO ids, misplaced;
+               AND (c.task_room IS NULL OR c.in_task <= c.task_room)
+               AND (c.tenant_room IS NULL OR c.in_tenant <= c.tenant_room)
+               AND (c.host_room IS NULL OR c.in_host <= c.host_room)
+             ORDER BY c.start + c.cost * row_number() OVER (PARTITION BY c.tenant ORDER BY c.priority, c.run_at, c.id)
+             LIMIT CASE WHEN starts IS NOT NULL THEN max_jobs END)
+        SELECT c.ids, c.tenants, (SELECT array_agg(h.id) FROM heads h WHERE h.misplaced) INTO ids, given, misplaced
+          FROM (SELECT array_agg(c.id) AS ids, array_agg(c.tenant) AS tenants FROM chosen c) c;
+        EXIT WHEN starts IS NULL OR misplaced IS NOT NULL OR cardinality(ids) >= max_jobs;
+    END LOOP;
+    IF starts IS NOT NULL AND ids IS NOT NULL THEN
+        INSERT INTO @extschema@.gate_usage_log (name, served)
+        SELECT o.tenant, max(o.lift) FROM unnest(of_tenants, lifts_of) AS o (tenant, lift)
+         WHERE o.lift IS NOT NULL AND o.tenant = ANY (given) GROUP BY o.tenant
+        UNION ALL
+        SELECT '*', clock;
+    END IF;
     IF misplaced IS NOT NULL THEN
         skipped := true;
         moved := true;

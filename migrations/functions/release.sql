@@ -54,6 +54,8 @@ CREATE OR REPLACE FUNCTION @internal@.release_held_jobs(instance uuid, job_ids b
 RETURNS SETOF bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- They have used nothing of their tenants' shares.
+    PERFORM set_config('jobs.run_times', (SELECT jsonb_object_agg(i.id, 0) FROM unnest(job_ids) AS i (id))::text, true);
     RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT h.id FROM unnest(job_ids, epochs) AS r (job_id, epoch)
@@ -64,6 +66,7 @@ BEGIN
            attempts = CASE WHEN j.superseded THEN j.attempts ELSE greatest(j.attempts - 1, 0) END
       FROM held WHERE j.id = held.id
     RETURNING j.id;
+    PERFORM set_config('jobs.run_times', '', true);
 END
 $$;
 

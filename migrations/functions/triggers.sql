@@ -52,17 +52,28 @@ DECLARE
     jobs bigint;
     largest int;
     on_demand boolean;
+    fair boolean;
     woken boolean;
 BEGIN
     @only_on(jobs)@
-    SELECT count(*), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings)
-      INTO jobs, largest, on_demand FROM new_rows n;
+    SELECT count(*), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings), @fair()@
+      INTO jobs, largest, on_demand, fair FROM new_rows n;
     IF jobs = 0 THEN
         RETURN NULL;
     END IF;
     IF largest > 65536 THEN
         PERFORM @internal@.refuse_large_payload('jobs', max(octet_length(n.payload::text)))
            FROM new_rows n WHERE pg_column_size(n.payload) > 65536;
+    END IF;
+    IF fair THEN
+        -- Left to a claim, a job would wait for all that were written before it to be put in their place.
+        PERFORM set_config('jobs.placing', 'on', true);
+        UPDATE @extschema@.jobs j
+           SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
+               updated_at = clock_timestamp()
+         WHERE j.id = ANY (ARRAY(SELECT n.id FROM new_rows n WHERE n.gate_key IS NULL))
+           AND j.gate_key IS NULL AND j.locked_at IS NULL;
+        PERFORM set_config('jobs.placing', '', true);
     END IF;
     -- An assignment is evaluated in place; PERFORM would be a query of its own.
     woken := @internal@.wake_workers(on_demand);
@@ -73,19 +84,46 @@ $$;
 -- A release, a retry, a reschedule or a replaced key: workers look again, or plan their next look anew. So they do when
 -- what ran has left its gate, whether anything is seen to wait there or not: it may not be committed yet. Not for jobs
 -- that a claim puts in their place (jobs.placing): it takes them, or looks again itself.
+--
+-- While tenants are served fairly, this logs what starts and ends (fairness.sql). A change of a job that runs on, such
+-- as that its function has accepted it, is neither.
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_updated() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     wake boolean;
+    held bigint;
+    begun boolean;
+    held_before bigint;
+    ended boolean;
     woken boolean;
 BEGIN
     @only_on(jobs)@
-    SELECT bool_or(n.locked_at IS NULL AND n.attempts < n.max_attempts) INTO wake FROM new_rows n;
+    SELECT bool_or(n.locked_at IS NULL AND n.attempts < n.max_attempts),
+           count(*) FILTER (WHERE n.gate_key IS NOT NULL AND n.locked_at IS NOT NULL),
+           bool_or(n.gate_key >= 'tenant' AND n.locked_at IS NOT NULL)
+      INTO wake, held, begun FROM new_rows n;
     IF wake AND current_setting('jobs.placing', true) = 'on' THEN
         RETURN NULL;
     END IF;
-    IF wake OR (SELECT count(*) FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL)
-               > (SELECT count(*) FROM new_rows n WHERE n.gate_key IS NOT NULL AND n.locked_at IS NOT NULL) THEN
+    SELECT count(*), bool_or(o.gate_key >= 'tenant') INTO held_before, ended
+      FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL;
+    IF (begun OR ended) AND @fair()@ THEN
+        INSERT INTO @extschema@.gate_usage_log (name, seconds, ended, running, since, ended_at)
+        SELECT c.name, coalesce(sum(@run_time(c)@) FILTER (WHERE c.change < 0), 0),
+               count(*) FILTER (WHERE c.change < 0),
+               sum(c.change), sum(c.since), CASE WHEN bool_or(c.change < 0) THEN clock_timestamp() END
+          FROM (SELECT coalesce(r.database_id::text, '') AS name, r.id, min(r.locked_at) AS locked_at,
+                       sum(r.change) AS change, sum(r.change * @milliseconds(r.locked_at)@) AS since
+                  FROM (SELECT o.database_id, o.id, o.epoch, o.locked_at, -1 AS change FROM old_rows o
+                         WHERE o.gate_key >= 'tenant' AND o.locked_at IS NOT NULL
+                        UNION ALL
+                        SELECT n.database_id, n.id, n.epoch, n.locked_at, 1 FROM new_rows n
+                         WHERE n.gate_key >= 'tenant' AND n.locked_at IS NOT NULL) r
+                 GROUP BY r.database_id, r.id, r.epoch
+                HAVING sum(r.change) <> 0 OR sum(r.change * @milliseconds(r.locked_at)@) <> 0) c
+         GROUP BY c.name;
+    END IF;
+    IF wake OR held_before > held THEN
         woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
     END IF;
     RETURN NULL;
@@ -99,6 +137,12 @@ DECLARE
 BEGIN
     @only_on(jobs)@
     IF EXISTS (SELECT FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL) THEN
+        IF @fair()@ THEN
+            INSERT INTO @extschema@.gate_usage_log (name, seconds, ended, running, since, ended_at)
+            SELECT coalesce(o.database_id::text, ''), sum(@run_time(o)@), count(*), -count(*),
+                   -sum(@milliseconds(o.locked_at)@), clock_timestamp()
+              FROM old_rows o WHERE o.gate_key >= 'tenant' AND o.locked_at IS NOT NULL GROUP BY 1;
+        END IF;
         woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
     END IF;
     RETURN NULL;

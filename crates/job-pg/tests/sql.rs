@@ -26,6 +26,7 @@ mod sql {
     mod enqueue;
     mod epochs;
     mod extension;
+    mod fair;
     mod fires;
     mod forms;
     mod functions;

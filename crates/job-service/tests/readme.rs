@@ -119,10 +119,13 @@ async fn the_page_on_gates_sets_what_it_shows() {
     let test_db = migrated().await;
     let client = test_db.connect().await;
     run_sql(&client, GATES).await;
-    let gates = "SELECT string_agg(concat_ws('/', kind, name, max_running, rate, per, burst, paused_at), ' ' \
-                 ORDER BY kind, name) FROM app_jobs.gates";
+    let gates = "SELECT string_agg(concat_ws('/', kind, name, max_running, rate, per, burst, paused_at, fair, weight), \
+                 ' ' ORDER BY kind, name) FROM app_jobs.gates";
     let gates: String = client.query_one(gates, &[]).await.unwrap().get(0);
-    assert_eq!(gates, "queue/import/3 task/mail/100/00:00:01/20 tenant/*/10");
+    assert_eq!(
+        gates,
+        "queue/import/3 task/mail/100/00:00:01/20 tenant/*/10/t tenant/d1f0c7a2-5b7e-4f6e-9a55-0c1d2e3f4a5b/3"
+    );
 }
 
 const SCALED_OBJECT: &str = include_str!("../../../deploy/kubernetes/components/keda/scaled-object.yaml");

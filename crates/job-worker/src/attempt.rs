@@ -370,7 +370,9 @@ impl Runner {
     async fn settle(&self, outcome: Outcome, ticket: EndedAttempt) {
         let (job_id, epoch) = ticket.job.claim_id();
         let worker_id = self.db.worker_id().clone();
-        let settlement = Settlement { worker_id, job_id, epoch: Some(epoch), outcome, ticket };
+        // Where tenants are served fairly, it counts for the job's tenant.
+        let run_time = ticket.job.has_tenant_gate().then_some(ticket.duration);
+        let settlement = Settlement { worker_id, job_id, epoch: Some(epoch), outcome, run_time, ticket };
         // The settler lives as long as the runner.
         if let Err(error) = self.settler.settle(settlement).await {
             tracing::warn!(job.id = job_id, "{error}");

@@ -14,6 +14,7 @@ mod it {
     mod endings;
     mod events;
     mod failures;
+    mod fair;
     mod handlers;
     mod health;
     mod hosts;

@@ -58,7 +58,9 @@ impl CallbackDb {
         outcome: Outcome,
     ) -> Result<Settled, SettleError> {
         let (ticket, stored) = oneshot::channel();
-        self.settler.settle(Settlement { worker_id: worker_id.into(), job_id, epoch, outcome, ticket }).await?;
+        self.settler
+            .settle(Settlement { worker_id: worker_id.into(), job_id, epoch, outcome, run_time: None, ticket })
+            .await?;
         stored.await.map_err(|_| SettleError::Stopped)?
     }
 

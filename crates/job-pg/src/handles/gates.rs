@@ -1,4 +1,4 @@
-//! Gates: pause, resume and set_limit, and what is set.
+//! Gates: pause, resume, set_limit, set_fair and set_weight, and what is set.
 
 use std::time::Duration;
 
@@ -16,8 +16,11 @@ const PAUSE: &str = "SELECT @extschema@.pause($1, $2, pg_catalog.to_timestamp($3
 const RESUME: &str = "SELECT @extschema@.resume($1, $2)";
 const SET_LIMIT: &str =
     "SELECT @extschema@.set_limit($1, $2, $3, $4, pg_catalog.make_interval(secs => $5::pg_catalog.float8), $6)";
+const SET_FAIR: &str = "SELECT @extschema@.set_fair('tenant', $1)";
+const SET_WEIGHT: &str = "SELECT @extschema@.set_weight('tenant', $1, $2::pg_catalog.float8::pg_catalog.numeric)";
 const GATES: &str = "SELECT kind, name, max_running, rate, extract(epoch FROM per)::float8, burst, paused_at, \
-                     paused_until, reason, closed_until, closed_reason FROM @extschema@.gates ORDER BY kind, name";
+                     paused_until, reason, closed_until, closed_reason, coalesce(fair, false), \
+                     weight::pg_catalog.float8 FROM @extschema@.gates ORDER BY kind, name";
 
 /// What can hold jobs back. The name `*` is each one of the kind that has no row of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +98,10 @@ pub struct GateSettings {
     pub closed_until: Option<Timestamp>,
     /// Why it has closed.
     pub closed_reason: Option<String>,
+    /// Whether tenants are served fairly. The gate of the kind `tenant` with the name `*` says it.
+    pub fair: bool,
+    /// A tenant's weight among those; None: the usual one, which is 1.
+    pub weight: Option<f64>,
 }
 
 /// A pause or limit that was not set.
@@ -161,6 +168,24 @@ impl AdminDb {
         self.set("set a limit", SET_LIMIT, parameters).await
     }
 
+    /// Whether tenants are served fairly: of those whose jobs wait, the one whose jobs have run for the least time, by
+    /// its weight, has the next turn. Jobs without a tenant count as one more.
+    ///
+    /// # Errors
+    /// The database did not do it, or the role may not.
+    pub async fn set_fair(&self, fair: bool) -> Result<(), GateError> {
+        self.set("set fairness", SET_FAIR, &[(&fair, Type::BOOL)]).await
+    }
+
+    /// The share of a tenant while tenants are served fairly: with weight 3 it gets three times the run time of one
+    /// with 1, the usual weight, which None gives back. The name `*` is for each tenant that has none of its own.
+    ///
+    /// # Errors
+    /// [`GateError::Refused`] for a tenant that is no uuid, and a weight that is not between 0.001 and 1,000,000.
+    pub async fn set_weight(&self, tenant: &str, weight: Option<f64>) -> Result<(), GateError> {
+        self.set("set a weight", SET_WEIGHT, &[(&tenant, Type::TEXT), (&weight, Type::FLOAT8)]).await
+    }
+
     /// What is set for gates, by kind and name.
     ///
     /// # Errors
@@ -217,5 +242,7 @@ fn settings(row: &Row) -> Result<GateSettings, Error> {
         reason: row.try_get(8)?,
         closed_until: instant(9)?,
         closed_reason: row.try_get(10)?,
+        fair: row.try_get(11)?,
+        weight: row.try_get(12)?,
     })
 }

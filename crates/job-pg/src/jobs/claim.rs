@@ -237,6 +237,11 @@ impl Job {
         (self.id, self.epoch)
     }
 
+    /// Whether it has passed the gate of its tenant: one with a limit, or all are served fairly.
+    pub fn has_tenant_gate(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.starts_with("tenant'"))
+    }
+
     /// The same job with an empty payload.
     #[must_use]
     pub fn clone_without_payload(&self) -> Self {

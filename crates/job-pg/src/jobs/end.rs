@@ -9,6 +9,10 @@ use job_utils::outcome::storable;
 
 const SQL: &str = "SELECT @internal@.end_held_jobs($1, $2, $3, $4, $5, $6, $7)";
 
+/// The same, when the database is told what some of the attempts took.
+const MEASURED: &str = "SELECT @internal@.end_held_jobs($1, $2, $3, $4, $5, $6, $7) \
+                        FROM (SELECT pg_catalog.set_config('jobs.run_times', $8, true)) AS measured";
+
 /// How attempts ended after which the job stays: one element of each for every attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Endings<'a> {
@@ -31,6 +35,7 @@ impl Db {
         workers: &[&str],
         epochs: &[Option<i64>],
         endings: &Endings<'_>,
+        run_times: Option<&str>,
     ) -> Result<Vec<i32>, DbError> {
         let client = self.operation().await?;
         let Endings { messages, delays, counted, discarded } = endings;
@@ -45,8 +50,10 @@ impl Db {
                 (delays, Type::FLOAT8_ARRAY),
                 (counted, Type::BOOL_ARRAY),
                 (discarded, Type::BOOL_ARRAY),
+                (&run_times, Type::TEXT),
             ];
-            self.row(&client, SQL, parameters).await?.try_get(0)
+            let (sql, parameters) = if run_times.is_some() { (MEASURED, parameters) } else { (SQL, &parameters[..7]) };
+            self.row(&client, sql, parameters).await?.try_get(0)
         };
         client.run("end", result).await
     }

@@ -9,6 +9,7 @@
 
 mod stragglers;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ pub struct Settlement<T> {
     pub epoch: Option<i64>,
     /// How the attempt ended.
     pub outcome: Outcome,
+    /// How long it ran, where that counts for its tenant; None: since its claim.
+    pub run_time: Option<Duration>,
     /// What the sender wants back.
     pub ticket: T,
 }
@@ -162,13 +165,15 @@ impl<T> Store<T> {
         let workers: Vec<&str> = items.iter().map(|item| &*item.settlement.worker_id).collect();
         let epochs: Vec<Option<i64>> = items.iter().map(|item| item.settlement.epoch).collect();
         let endings = endings(items);
+        let run_times = run_times(items);
+        let run_times = run_times.as_deref();
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         let mut said = false;
         loop {
             let result = if endings.messages.is_empty() {
-                self.db.complete(&ids, &workers, &epochs).await
+                self.db.complete(&ids, &workers, &epochs, run_times).await
             } else {
-                self.db.end(&ids, &workers, &epochs, &endings).await
+                self.db.end(&ids, &workers, &epochs, &endings, run_times).await
             };
             match result {
                 Err(error) if self.is_away(&error).await => {
@@ -229,6 +234,19 @@ impl<T> Store<T> {
 
 /// Outcomes of one kind that could not be stored together, and why.
 type Failed<T> = (Vec<Queued<T>>, DbError);
+
+/// What the attempts of a batch took, in seconds by the id of the job, as a JSON object; None: nothing was measured.
+fn run_times<T>(items: &[Queued<T>]) -> Option<String> {
+    let mut json = String::new();
+    for item in items {
+        if let Some(run_time) = item.settlement.run_time {
+            json.push(if json.is_empty() { '{' } else { ',' });
+            // Writing to a text cannot fail.
+            let _ = write!(json, "\"{}\":{}", item.settlement.job_id, run_time.as_secs_f64());
+        }
+    }
+    (!json.is_empty()).then(|| json + "}")
+}
 
 /// How the attempts of a batch ended after which the job stays; empty for completed ones.
 fn endings<T>(items: &[Queued<T>]) -> Endings<'_> {

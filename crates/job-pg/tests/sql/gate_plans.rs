@@ -44,7 +44,7 @@ async fn step(s: &Session, rng: &mut Rng) -> String {
     };
     let (kind, name) = if rng.u8(..12) == 0 { ("all", "NULL") } else { (kind, name) };
     let running = "(SELECT id FROM app_jobs.jobs WHERE locked_at IS NOT NULL ORDER BY md5(id::text) LIMIT 1)";
-    let sql = match rng.u8(..14) {
+    let sql = match rng.u8(..15) {
         0..5 => format!(
             "INSERT INTO app_jobs.jobs (task_identifier, queue_name, database_id, priority, run_at)
              VALUES ('{}', {}, {tenant}, {}, now() + {} * interval '1 hour')",
@@ -63,6 +63,11 @@ async fn step(s: &Session, rng: &mut Rng) -> String {
         }
         11 => format!("SELECT app_jobs.pause('{kind}', {name})"),
         12 => format!("SELECT app_jobs.resume('{kind}', {name})"),
+        14 => format!(
+            "SELECT app_jobs.set_fair('tenant', {}), app_jobs.set_weight('tenant', {}, 2)",
+            rng.bool(),
+            TENANTS[0]
+        ),
         13 if rng.u8(..4) == 0 => "DELETE FROM app_jobs.gates; DELETE FROM app_jobs.gate_tokens".to_owned(),
         _ => "SELECT app_jobs.resume('all', NULL)".to_owned(),
     };

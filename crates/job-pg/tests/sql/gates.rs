@@ -143,6 +143,7 @@ async fn workers_are_woken_by_whatever_lets_jobs_start() {
         "set_limit('task', 't', max_running => 1)",
         "set_limit('task', 't', max_running => 2)",
         "set_limit('task', 't')",
+        "set_fair('tenant', true)",
     ] {
         for mode in ["always", "on_demand"] {
             s.run(&format!("SELECT app_jobs.set_notify('{mode}')")).await;
@@ -169,6 +170,12 @@ async fn a_wrong_argument_is_named_with_what_to_give_instead() {
         ("pause('all', 't')", "name is 't' for the kind all", "give NULL"),
         ("pause('tenant', 'acme')", "name is 'acme' for the kind tenant", "A tenant is a uuid"),
         ("pause('task', 't', until => '2000-01-01')", "until is 2000-01-01 00:00:00+00, which is past", "a later time"),
+        ("set_fair('task', true)", "kind is 'task'", "Give tenant: fairness is among tenants."),
+        ("set_fair('tenant', NULL)", "on is NULL", "Give true or false."),
+        ("set_weight('queue', 'q', 1)", "kind is 'queue'", "only tenants have a weight"),
+        ("set_weight('tenant', 'acme', 1)", "name is 'acme' for the kind tenant", "A tenant is a uuid"),
+        ("set_weight('tenant', '*', 0)", "weight is 0", "Give 0.001 to 1000000"),
+        ("set_weight('tenant', '*', 'NaN')", "weight is NaN", "Give 0.001 to 1000000"),
         ("set_limit('all', NULL, 1)", "kind is 'all'", "Give task, queue, tenant or host."),
         ("set_limit('task', 't', max_running => 0)", "max_running is 0", "Give at least 1"),
         ("set_limit('task', 't', rate => 0)", "rate is 0", "a longer per"),
@@ -266,7 +273,14 @@ async fn only_an_administrator_sets_gates_and_the_services_read_them() {
     {
         s.run(&format!("SET ROLE {role}")).await;
         assert_eq!(s.try_show("SELECT * FROM app_jobs.gates").await.is_ok(), reads, "{role}");
-        for call in ["pause('all', NULL)", "resume('all', NULL)", "set_limit('task', 't', 1, 5, '1 minute', 2)"] {
+        for call in [
+            "pause('all', NULL)",
+            "resume('all', NULL)",
+            "set_limit('task', 't', 1, 5, '1 minute', 2)",
+            "set_fair('tenant', true)",
+            "set_fair('tenant', false)",
+            "set_weight('tenant', '*', 2)",
+        ] {
             assert_eq!(s.try_show(&format!("SELECT app_jobs.{call}")).await.is_ok(), sets, "{role}: {call}");
         }
         s.run("RESET ROLE").await;
@@ -292,6 +306,13 @@ async fn the_library_sets_what_the_functions_set_and_reads_it() {
     admin.resume(Gate::All).await.unwrap();
     admin.resume(Gate::Task("t")).await.unwrap();
     admin.set_limit(Gate::Task("t"), Limit::default()).await.unwrap();
+    admin.set_fair(true).await.unwrap();
+    admin.set_weight(TENANT, Some(2.5)).await.unwrap();
+    let [all, one] = &admin.gates().await.unwrap()[..] else { panic!("two rows") };
+    assert_eq!((all.kind.as_str(), all.name.as_str(), all.fair, all.weight), ("tenant", "*", true, None));
+    assert_eq!((one.name.as_str(), one.fair, one.weight), (TENANT, false, Some(2.5)));
+    admin.set_weight(TENANT, None).await.unwrap();
+    admin.set_fair(false).await.unwrap();
     assert_eq!(admin.gates().await.unwrap(), []);
 
     let refused = admin.pause(Gate::Tenant("acme"), None, None).await.unwrap_err().to_string();
