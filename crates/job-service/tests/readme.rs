@@ -124,7 +124,8 @@ async fn the_page_on_gates_sets_what_it_shows() {
     let gates: String = client.query_one(gates, &[]).await.unwrap().get(0);
     assert_eq!(
         gates,
-        "queue/import/3 task/mail/100/00:00:01/20 tenant/*/10/t tenant/d1f0c7a2-5b7e-4f6e-9a55-0c1d2e3f4a5b/3"
+        "host/http://functions:8080/50 queue/import/3 task/mail/100/00:00:01/20 tenant/*/10/t \
+         tenant/d1f0c7a2-5b7e-4f6e-9a55-0c1d2e3f4a5b/3"
     );
 }
 
