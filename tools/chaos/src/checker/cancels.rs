@@ -31,18 +31,21 @@ pub(super) fn check(evidence: &Evidence, timelines: &Timelines<'_>, findings: &m
         let told = cancel.committed.unwrap_or(cancel.at).plus(KNOWN);
         for run in timeline.runs.iter().filter(|run| run.at > told) {
             // A worker that was cut off, or its request, knows later.
-            if !timelines.disturbed(cancel.at, run.at, |fault| concerns(fault.target, run)) {
+            if !timelines
+                .disturbed(cancel.at, run.at, |fault| fault.target == Target::Postgres || concerns(fault.target, run))
+            {
                 findings.job(Rule::Cancel, *job, format!("run {} was started for {}", run.run, run.worker));
             }
         }
     }
 }
 
-fn concerns(target: Target, run: &Run) -> bool {
+/// Whether a fault of the target can have held back the request of a run, or what its worker knows of it.
+pub(super) fn concerns(target: Target, run: &Run) -> bool {
     let service = (1..=WORKERS).find(|index| worker_id(*index) == run.worker).map(Service::Worker);
     let function = Service::Function(run.function);
     match target {
-        Target::Postgres => true,
+        Target::Postgres => false,
         Target::Service(struck) => Some(struck) == service || struck == function,
         Target::Link(Link::Database(struck)) => Some(struck) == service,
         Target::Link(Link::Function(struck)) => struck == run.function,

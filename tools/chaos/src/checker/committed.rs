@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::change::What;
-use super::super::history::Event;
+use super::super::history::{Event, Micros};
 use super::super::plan::{Kind, Target};
+use super::cancels::concerns;
 use super::timelines::{Run, Timeline, Timelines};
 use super::{Evidence, Findings, Rule, story};
 
 /// A claim is committed asynchronously: a crash of the server can take back those of about the last half second
 /// (three times wal_writer_delay). A function may have been called by then.
 const FORGOTTEN: Duration = Duration::from_secs(2);
+
+/// A request can be held back for as long as its worker waits (JOBS_DISPATCH_TIMEOUT), and be received after the crash.
+const UNDER_WAY: Duration = Duration::from_secs(8);
 
 pub(super) fn check(evidence: &Evidence, timelines: &Timelines<'_>, findings: &mut Findings) {
     let rolled_back = enqueued(evidence, timelines, findings);
@@ -96,8 +100,11 @@ fn starts(job: i64, timeline: &Timeline<'_>, findings: &mut Findings) {
 /// know.
 fn is_claimed(timelines: &Timelines<'_>, timeline: &Timeline<'_>, run: &Run) -> bool {
     let claimed = timeline.claims.iter().any(|claim| claim.at <= run.at && claim.owns(run));
+    let crashed = |from: Micros, until: Micros| {
+        timelines.disturbed(from, until, |fault| fault.target == Target::Postgres && fault.kind == Kind::Kill)
+    };
+    let from = run.at.minus(UNDER_WAY);
     claimed
-        || timelines.disturbed(run.at, run.at.plus(FORGOTTEN), |fault| {
-            fault.target == Target::Postgres && fault.kind == Kind::Kill
-        })
+        || crashed(run.at, run.at.plus(FORGOTTEN))
+        || crashed(from, run.at) && timelines.disturbed(from, run.at, |fault| concerns(fault.target, run))
 }

@@ -198,6 +198,20 @@ fn a_start_without_a_claim_is_told_unless_a_crash_has_taken_the_claim_back() {
         made.run(2, 1);
     });
     assert_eq!(crashed.wrong(), []);
+    // The request was held back, and received after the crash.
+    let late = |link: Link| {
+        made(|made| {
+            made.insert(2);
+            let passes = made.fault(Target::Link(link), Kind::Blackhole);
+            let back = made.fault(Target::Postgres, Kind::Kill);
+            made.wait(2 * SECOND).event(back);
+            made.event(passes);
+            made.start(2, Some(77));
+            made.run(2, 1);
+        })
+    };
+    assert_eq!(late(Link::Function(1)).wrong(), []);
+    assert_eq!(late(Link::Function(2)).wrong(), [(Rule::Unclaimed, Some(2))]);
 }
 
 #[test]
