@@ -84,6 +84,8 @@ impl Program {
         let (program, first) = self.command.split_first().context("no command")?;
         let mut command = Command::new(program);
         command.args(first).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        // The last lines say what was wrong, and not from where that came.
+        command.env("RUST_BACKTRACE", "0");
         Ok(command)
     }
 }

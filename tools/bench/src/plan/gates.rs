@@ -86,8 +86,9 @@ pub(super) fn claims(scale: &Scale) -> Group {
         title: "Claims beside closed gates",
         note: "One claim of 100 jobs, by a worker's own statement, from the beginning of what is due. Before all that may \
                start stand those behind the closed gate; what may start are jobs in 1,000 named queues. What was claimed is \
-               deleted before the next claim. A gate of a task is set before its jobs are added; claims put them behind \
-               it, and until they have, find nothing: that time is told apart.",
+               deleted before the next claim. A claim that finds nothing counts with the next one. A gate of a task is \
+               set before its jobs are added; claims put them behind it, and until they have, find nothing: that time is \
+               told apart.",
         scenarios: vec![
             beside("claims-queue", "jobs behind a full queue", Behind::Queue),
             beside("claims-limit", "jobs behind a full limit", Behind::Limit),
