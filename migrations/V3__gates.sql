@@ -27,12 +27,14 @@ CREATE TABLE @extschema@.gates (
     set_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT gates_pkey PRIMARY KEY (kind, name),
     CONSTRAINT gates_kind CHECK (kind IN ('task', 'queue', 'tenant', 'host', 'all')),
+    CONSTRAINT gates_name CHECK (name <> '' OR kind = 'all'),
+    CONSTRAINT gates_paused CHECK (paused_at IS NOT NULL OR paused_until IS NULL),
     CONSTRAINT gates_all CHECK (kind <> 'all' OR name = '' AND max_running IS NULL AND rate IS NULL),
     CONSTRAINT gates_tenant CHECK (
         kind <> 'tenant' OR name = '*' OR name ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'),
     CONSTRAINT gates_max_running_positive CHECK (max_running > 0),
-    CONSTRAINT gates_rate CHECK (rate > 0 AND per > '0' AND burst > 0
-                                 OR rate IS NULL AND per IS NULL AND burst IS NULL),
+    CONSTRAINT gates_rate CHECK (num_nulls(rate, per, burst) IN (0, 3) AND rate > 0 AND burst > 0
+                                 AND per BETWEEN '1 millisecond' AND '366 days'),
     CONSTRAINT gates_weight CHECK (weight IS NULL OR weight >= 0.001 AND weight <= 1000000 AND kind = 'tenant'),
     CONSTRAINT gates_fair CHECK (fair IS NULL OR fair AND kind = 'tenant' AND name = '*'),
     CONSTRAINT gates_probe_pause CHECK (kind = 'host' AND closed_until IS NOT NULL AND probe_pause > '0'
@@ -186,6 +188,17 @@ SELECT j.queue_name, count(*)::int AS job_count, max(j.locked_at) AS locked_at,
 
 COMMENT ON VIEW @extschema@.job_queues IS
     E'@primaryKey queue_name\nNamed queues in use: how many jobs each has, and which worker runs one.';
+
+-- Jobs that no worker can claim, since a trigger, a constraint or a domain of the application's refuses the change.
+CREATE TABLE @extschema@.refused_jobs (
+    job_id bigint NOT NULL,
+    refused_until timestamptz NOT NULL,
+    sql_state text NOT NULL,
+    message text NOT NULL,
+    CONSTRAINT refused_jobs_pkey PRIMARY KEY (job_id)
+);
+COMMENT ON TABLE @extschema@.refused_jobs IS
+    E'@behavior -*\nJobs that a trigger or constraint keeps from being claimed: until when they are left out, and why.';
 
 -- Attempts that somebody has cancelled, for the process that runs them: the job's row is gone, and cannot say why.
 CREATE TABLE @extschema@.cancelled_attempts (

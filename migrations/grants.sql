@@ -17,8 +17,8 @@ DECLARE
         enqueue_all_for_any_tenant, enqueue_all_for_own_tenant, enqueue_for_any_tenant, enqueue_for_own_tenant,
         graphql_add_job, refuse_large_payload,
 
-        accept_held_jobs, cancel_jobs, claim_instance_jobs, claim_jobs, close_host, complete_held_jobs, complete_job,
-        complete_jobs,
+        accept_held_jobs, cancel_jobs, changeable_jobs, claim_instance_jobs, claim_jobs, close_host,
+        complete_held_jobs, complete_job, complete_jobs,
         end_held_jobs, ended_instances, exhausted_jobs, extend_job, fail_job, force_unlock_workers, forget_worker,
         free_jobs, gate_key, gate_room, get_job, heartbeat, host_asked, host_failed, host_news,
         host_succeeded, id_batches, instance_lock, interrupt_jobs, jobs_held_elsewhere, lock_claimed_jobs,
@@ -35,7 +35,7 @@ DECLARE
         release_scheduled_jobs, release_schedules, run_scheduled_job, schedule_digest, scheduler_heartbeat}';
     administrators CONSTANT text[] := runtime || '{
         add_scheduled_job, add_scheduled_job_for_any_tenant, gate_name, graphql_add_scheduled_job, lock_limits, pause,
-        resume, set_fair, set_limit, set_max_payload, set_notify, set_weight}';
+        refuse_held_gate, resume, set_fair, set_limit, set_max_payload, set_notify, set_weight}';
 BEGIN
     -- Whoever may use a table's row type can have a column of it, and then no column can be added to the table. Not in
     -- an extension: pg_dump does not know rights to the row types of its tables, and warns of each.
@@ -43,8 +43,9 @@ BEGIN
                     WHERE e.extname = 'pgpm-database-jobs' AND e.extnamespace = '@extschema@'::regnamespace)
     THEN
         REVOKE USAGE ON TYPE @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.gates,
-            @extschema@.gate_tokens, @extschema@.host_failures, @extschema@.task_hosts, @extschema@.cancelled_attempts,
-            @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
+            @extschema@.gate_tokens, @extschema@.host_failures, @extschema@.task_hosts, @extschema@.refused_jobs,
+            @extschema@.cancelled_attempts, @extschema@.limits, @extschema@.workers, @extschema@.schedulers,
+            @extschema@.schedule_fires FROM PUBLIC;
         REVOKE USAGE ON TYPE @extschema@.gate_usage, @extschema@.gate_usage_log FROM PUBLIC;
     END IF;
 
@@ -80,9 +81,10 @@ BEGIN
             GRANT SELECT ON @extschema@.job_queues TO administrator;
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gate_usage, @extschema@.gate_usage_log TO administrator;
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gates, @extschema@.gate_tokens,
-                @extschema@.host_failures, @extschema@.task_hosts, @extschema@.cancelled_attempts, @extschema@.jobs,
-                @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.limits, @extschema@.workers,
-                @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
+                @extschema@.host_failures, @extschema@.task_hosts, @extschema@.refused_jobs,
+                @extschema@.cancelled_attempts, @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.settings,
+                @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires
+                TO administrator;
             GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
         ELSIF role_name = 'jobs_runtime' THEN
             -- INSERT into jobs: a schedule makes one. Schedules are watched and marked, never made or removed.
@@ -90,7 +92,7 @@ BEGIN
                 TO jobs_runtime;
             GRANT SELECT ON @extschema@.gates, @extschema@.job_queues TO jobs_runtime;
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gate_tokens, @extschema@.host_failures,
-                @extschema@.task_hosts, @extschema@.cancelled_attempts TO jobs_runtime;
+                @extschema@.task_hosts, @extschema@.refused_jobs, @extschema@.cancelled_attempts TO jobs_runtime;
             GRANT SELECT, INSERT, DELETE ON @extschema@.gate_usage, @extschema@.gate_usage_log TO jobs_runtime;
             REVOKE UPDATE ON @extschema@.scheduled_jobs FROM jobs_runtime;
             GRANT SELECT, UPDATE (locked_at, locked_by, instance, owed_since, released_at, fired_until, ended_at,

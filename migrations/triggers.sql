@@ -4,7 +4,7 @@
 -- of it. Whoever waits behind this lock waits as long as it does: migrate gives up early, and tries again.
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL lock_timeout = '2s';
-LOCK TABLE @extschema@.scheduled_jobs, @extschema@.jobs IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE @extschema@.scheduled_jobs, @extschema@.jobs, @extschema@.gates IN SHARE ROW EXCLUSIVE MODE;
 
 CREATE OR REPLACE TRIGGER jobs_touch BEFORE UPDATE ON @extschema@.jobs FOR EACH ROW
     WHEN (NEW.updated_at IS NULL OR NEW.updated_at <= OLD.updated_at OR NEW.created_at IS DISTINCT FROM OLD.created_at
@@ -38,6 +38,31 @@ CREATE OR REPLACE TRIGGER jobs_moved BEFORE UPDATE ON @extschema@.jobs FOR EACH 
 CREATE OR REPLACE TRIGGER jobs_bounded BEFORE UPDATE OF payload ON @extschema@.jobs FOR EACH ROW
     WHEN (pg_column_size(NEW.payload) > 65536 AND NEW.payload::text <> OLD.payload::text)
     EXECUTE FUNCTION @internal@.tg_payload_bounded();
+
+-- Also of what replication brings: a limit is kept wherever jobs are claimed.
+CREATE OR REPLACE TRIGGER gates_limit_inserted BEFORE INSERT ON @extschema@.gates FOR EACH ROW
+    WHEN (NEW.max_running IS NOT NULL OR NEW.rate IS NOT NULL)
+    EXECUTE FUNCTION @internal@.tg_gates_limited();
+CREATE OR REPLACE TRIGGER gates_limit_updated BEFORE UPDATE ON @extschema@.gates FOR EACH ROW
+    WHEN (NEW.kind <> OLD.kind OR NEW.name <> OLD.name OR NEW.max_running IS DISTINCT FROM OLD.max_running
+          OR NEW.rate IS DISTINCT FROM OLD.rate OR NEW.per IS DISTINCT FROM OLD.per
+          OR NEW.burst IS DISTINCT FROM OLD.burst)
+    EXECUTE FUNCTION @internal@.tg_gates_limited();
+CREATE OR REPLACE TRIGGER gates_limit_deleted BEFORE DELETE ON @extschema@.gates FOR EACH ROW
+    WHEN (OLD.max_running IS NOT NULL OR OLD.rate IS NOT NULL)
+    EXECUTE FUNCTION @internal@.tg_gates_limited();
+CREATE OR REPLACE TRIGGER gates_counted_inserted AFTER INSERT ON @extschema@.gates FOR EACH ROW
+    WHEN (NEW.kind <> 'queue' AND NEW.max_running IS NOT NULL)
+    EXECUTE FUNCTION @internal@.tg_gates_counted();
+CREATE OR REPLACE TRIGGER gates_counted_updated AFTER UPDATE ON @extschema@.gates FOR EACH ROW
+    WHEN (NEW.kind <> 'queue' AND NEW.max_running IS NOT NULL
+          AND (NEW.kind <> OLD.kind OR NEW.name <> OLD.name OR NEW.max_running IS DISTINCT FROM OLD.max_running
+               OR OLD.set_at = 'infinity' AND NEW.set_at < OLD.set_at))
+    EXECUTE FUNCTION @internal@.tg_gates_counted();
+ALTER TABLE @extschema@.gates
+    ENABLE ALWAYS TRIGGER gates_limit_inserted, ENABLE ALWAYS TRIGGER gates_limit_updated,
+    ENABLE ALWAYS TRIGGER gates_limit_deleted, ENABLE ALWAYS TRIGGER gates_counted_inserted,
+    ENABLE ALWAYS TRIGGER gates_counted_updated;
 
 CREATE OR REPLACE TRIGGER scheduled_jobs_bounded BEFORE INSERT OR UPDATE OF payload, schedule_info
     ON @extschema@.scheduled_jobs FOR EACH ROW

@@ -3,7 +3,7 @@
 SELECT n.* FROM unnest(after_priorities, after_run_ats, after_ids) AS l (priority, run_at, id)
  CROSS JOIN LATERAL (
        SELECT j.id, j.priority, j.run_at, @misplaced(j)@ AS misplaced FROM @extschema@.jobs j
-        WHERE j.gate_key IS NULL AND @waits(j)@ AND @takes(j.task_identifier)@
+        WHERE j.gate_key IS NULL AND @waits(j)@ AND @takes(j.task_identifier)@ AND @not_refused(j)@
           AND j.priority = l.priority AND (j.run_at, j.id) > (l.run_at, l.id)
         ORDER BY j.run_at, j.id LIMIT wanted $1) n
  LIMIT wanted

@@ -171,7 +171,7 @@ COMMENT ON FUNCTION @extschema@.reschedule_jobs(bigint[], timestamptz, int, int,
 -- Takes the job with this key out of the queue and returns it: one that waits is removed; one that runs loses its key,
 -- goes on, and is not tried again. A row of NULLs when no job has the key.
 CREATE OR REPLACE FUNCTION @extschema@.remove_job(job_key text) RETURNS @extschema@.jobs
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET lock_timeout = '2s' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     job @extschema@.jobs;
 BEGIN
@@ -186,6 +186,10 @@ BEGIN
         RETURNING * INTO job;
     END IF;
     RETURN job;
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION 'another transaction holds the job with the key %', quote_literal(job_key)
+        USING ERRCODE = 'lock_not_available', DETAIL = SQLERRM,
+              HINT = 'Call again when it has ended. pg_stat_activity has the transactions that are open.';
 END
 $$;
 

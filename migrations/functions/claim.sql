@@ -89,8 +89,15 @@ DECLARE
     moved boolean;
     startable bigint[];
     claimed bigint[];
+    due bigint[];
+    -- A worker whose last claim was refused sees to it that the others run (changeable_jobs).
+    careful boolean := coalesce(current_setting('jobs.careful', true) = 'on', false);
+    refused bigint[];
 BEGIN
     PERFORM @internal@.require_worker_id(worker_id);
+    IF careful THEN
+        refused := ARRAY(SELECT r.job_id FROM @extschema@.refused_jobs r WHERE r.refused_until > now());
+    END IF;
     -- Whoever sets a limit waits for the claims under way, which do not know of it, and new ones come back after it.
     IF NOT pg_try_advisory_xact_lock_shared(@limits_lock()@) THEN
         PERFORM set_config('jobs.gate_skipped', 'on', true);
@@ -128,32 +135,40 @@ BEGIN
 
     -- Ranges of indexes that are empty as long as nothing hangs, and nothing has become due.
     IF deep AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.locked_at IS NOT NULL AND j.locked_at < stale) THEN
-        UPDATE @extschema@.jobs j SET @unlocked()@
-         WHERE j.id = ANY (ARRAY(
+        due := ARRAY(
             SELECT e.id FROM @extschema@.jobs e
              WHERE e.locked_at IS NOT NULL AND e.locked_at < stale AND e.attempts < e.max_attempts
                AND e.run_at <= now() AND (e.deadline IS NULL OR e.deadline < swept) AND @takes(e.task_identifier)@
-             ORDER BY e.locked_at LIMIT max_jobs FOR UPDATE SKIP LOCKED));
+               AND @not_refused(e)@
+             ORDER BY e.locked_at LIMIT max_jobs FOR UPDATE SKIP LOCKED);
+        IF careful THEN
+            due := @internal@.changeable_jobs(due);
+        END IF;
+        UPDATE @extschema@.jobs j SET @unlocked()@ WHERE j.id = ANY (due);
     END IF;
     IF (deep OR cardinality(free_gates) > 0)
        AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key = 'run_at' AND @waits(j)@ AND j.run_at <= moment)
     THEN
         -- A transaction of get_job may stay open: it moves no more than it may take, and those of queues, of which none
         -- may start before one that comes first.
-        PERFORM set_config('jobs.placing', 'on', true);
-        UPDATE @extschema@.jobs j
-           SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
-               updated_at = clock_timestamp()
-         WHERE j.id = ANY (ARRAY(
+        due := ARRAY(
             SELECT f.id FROM @extschema@.jobs f
              WHERE @waits(f)@ AND f.id = ANY (ARRAY(
                 SELECT d.id FROM (
                     SELECT o.id, o.queue_name, row_number() OVER (ORDER BY o.priority, o.run_at, o.id) AS n
                       FROM (SELECT w.id, w.queue_name, w.priority, w.run_at FROM @extschema@.jobs w
-                             WHERE w.gate_key = 'run_at' AND @waits(w)@ AND w.run_at <= moment
+                             WHERE w.gate_key = 'run_at' AND @waits(w)@ AND w.run_at <= moment AND @not_refused(w)@
                              ORDER BY w.run_at LIMIT max_jobs + 1000) o) d
                  WHERE d.n <= max_jobs OR epochs IS NOT NULL OR d.queue_name IS NOT NULL))
-               FOR UPDATE SKIP LOCKED));
+               FOR UPDATE SKIP LOCKED);
+        IF careful THEN
+            due := @internal@.changeable_jobs(due);
+        END IF;
+        PERFORM set_config('jobs.placing', 'on', true);
+        UPDATE @extschema@.jobs j
+           SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
+               updated_at = clock_timestamp()
+         WHERE j.id = ANY (due);
         PERFORM set_config('jobs.placing', '', true);
     END IF;
 
@@ -181,6 +196,7 @@ BEGIN
                               FROM (SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id
                                       FROM @extschema@.jobs j
                                      WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND @takes(j.task_identifier)@
+                                       AND @not_refused(j)@
                                      ORDER BY j.priority, j.run_at, j.id LIMIT walk) g) w
                      GROUP BY w.gate_key, w.queue_name ORDER BY min(w.n)) k;
         ELSIF cardinality(free_gates) > 0 THEN
@@ -287,16 +303,20 @@ BEGIN
         END IF;
         EXIT WHEN misplaced IS NULL AND (moved IS NOT TRUE OR free IS NOT NULL OR gated IS NOT NULL);
         -- Some of those behind them as well: each turn looks at everything anew.
+        due := misplaced || ARRAY(
+            SELECT b.id FROM @extschema@.jobs b
+             WHERE misplaced IS NOT NULL AND b.gate_key IS NULL AND @waits(b)@
+               AND b.id = ANY (ARRAY(SELECT f.id FROM (@first_jobs(+ behind)@) f WHERE f.misplaced))
+               FOR UPDATE SKIP LOCKED);
+        IF careful THEN
+            due := @internal@.changeable_jobs(due);
+        END IF;
         PERFORM set_config('jobs.placing', 'on', true);
         UPDATE @extschema@.jobs j
            SET gate_key = CASE WHEN j.run_at > clock_timestamp() THEN 'run_at'
                                ELSE @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) END,
                updated_at = clock_timestamp()
-         WHERE j.id = ANY (misplaced || ARRAY(
-            SELECT b.id FROM @extschema@.jobs b
-             WHERE misplaced IS NOT NULL AND b.gate_key IS NULL AND @waits(b)@
-               AND b.id = ANY (ARRAY(SELECT f.id FROM (@first_jobs(+ behind)@) f WHERE f.misplaced))
-               FOR UPDATE SKIP LOCKED));
+         WHERE j.id = ANY (due);
         PERFORM set_config('jobs.placing', '', true);
     END LOOP;
 
@@ -312,7 +332,11 @@ BEGIN
         PERFORM set_config('jobs.gate_skipped', 'on', true);
     END IF;
     claimed := free || gated;
-    IF claimed IS NULL THEN
+    IF careful THEN
+        claimed := @internal@.changeable_jobs(claimed);
+        gated := ARRAY(SELECT g.id FROM unnest(gated) AS g (id) WHERE g.id = ANY (claimed));
+    END IF;
+    IF claimed IS NULL OR claimed = '{}' THEN
         RETURN;
     END IF;
     IF current_setting('transaction_isolation') <> 'read committed' THEN

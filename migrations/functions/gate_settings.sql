@@ -37,10 +37,20 @@ BEGIN
 END
 $$;
 
+-- Another operator's transaction has changed the gate, and is open.
+CREATE OR REPLACE FUNCTION @internal@.refuse_held_gate(kind text, name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'another transaction holds the gate % or one that says nothing any more', concat_ws(' ', kind, name)
+        USING ERRCODE = 'lock_not_available',
+              HINT = 'Call again when it has ended. pg_stat_activity has the transactions that are open.';
+END
+$$;
+
 CREATE OR REPLACE FUNCTION @extschema@.pause(
     kind text, name text, until timestamptz DEFAULT NULL, reason text DEFAULT NULL
 ) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET lock_timeout = '2s' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gate_name CONSTANT text := @internal@.gate_name(kind, name);
     woken boolean;
@@ -58,6 +68,8 @@ BEGIN
            paused_until = excluded.paused_until, reason = excluded.reason;
     -- So that they look when it is over.
     woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+EXCEPTION WHEN lock_not_available THEN
+    PERFORM @internal@.refuse_held_gate(kind, name);
 END
 $$;
 
@@ -66,7 +78,7 @@ COMMENT ON FUNCTION @extschema@.pause(text, text, timestamptz, text) IS
     'What runs goes on, and new jobs are accepted.';
 
 CREATE OR REPLACE FUNCTION @extschema@.resume(kind text, name text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET lock_timeout = '2s' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gate_name CONSTANT text := @internal@.gate_name(kind, name);
     woken boolean;
@@ -75,6 +87,8 @@ BEGIN
      WHERE g.kind = resume.kind AND g.name = gate_name;
     DELETE FROM @extschema@.gates g WHERE NOT @gate_says(g)@;
     woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+EXCEPTION WHEN lock_not_available THEN
+    PERFORM @internal@.refuse_held_gate(kind, name);
 END
 $$;
 
@@ -101,20 +115,18 @@ END
 $$;
 
 -- No limit may be exceeded by a claim that does not know it. So claims under way end first, unless a limit is only
--- lifted, and what runs already gets the key by which it is counted.
+-- lifted. What runs already gets the key by which it is counted from the triggers of gates.
 CREATE OR REPLACE FUNCTION @extschema@.set_limit(
     kind text, name text, max_running int DEFAULT NULL, rate int DEFAULT NULL, per interval DEFAULT '1 second',
     burst int DEFAULT NULL
 ) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET lock_timeout = '2s' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gate_name CONSTANT text := @internal@.gate_name(kind, name, 'all');
     fault text;
     help text;
     before @extschema@.gates;
     after @extschema@.gates;
-    running bigint[];
-    keyed bigint;
     woken boolean;
 BEGIN
     IF max_running < 1 THEN
@@ -183,30 +195,14 @@ BEGIN
                 WHERE g.kind = t.kind AND g.name = t.name AND (g.max_running IS NOT NULL OR g.rate IS NOT NULL)));
     END IF;
 
-    IF set_limit.kind <> 'queue' AND set_limit.max_running IS NOT NULL THEN
-        running := ARRAY(
-            SELECT r.id FROM @extschema@.jobs r
-             WHERE r.locked_at IS NOT NULL
-               AND CASE set_limit.kind
-                        WHEN 'task' THEN gate_name IN (r.task_identifier, '*')
-                        WHEN 'host' THEN EXISTS (SELECT FROM @extschema@.task_hosts t
-                                                  WHERE t.task = r.task_identifier AND gate_name IN (t.host, '*'))
-                        ELSE r.database_id IS NOT NULL AND gate_name IN (r.database_id::text, '*') END
-               AND r.gate_key IS DISTINCT FROM
-                   @internal@.gate_key(r.task_identifier, r.queue_name, r.database_id));
-        UPDATE @extschema@.jobs j
-           SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
-               updated_at = clock_timestamp()
-         WHERE j.id = ANY (ARRAY(
-            SELECT r.id FROM @extschema@.jobs r WHERE r.id = ANY (running) AND r.locked_at IS NOT NULL
-             ORDER BY r.id FOR UPDATE SKIP LOCKED));
-        GET DIAGNOSTICS keyed = ROW_COUNT;
-        IF keyed < cardinality(running) THEN
-            -- Somebody holds one: claims count those without the key one by one from now on.
-            UPDATE @extschema@.gates g SET set_at = 'infinity' WHERE g.kind = set_limit.kind AND g.name = gate_name;
-        END IF;
-    END IF;
     woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+EXCEPTION WHEN lock_not_available THEN
+    -- That of lock_limits says what it waited for.
+    GET STACKED DIAGNOSTICS help = PG_EXCEPTION_HINT;
+    IF help <> '' THEN
+        RAISE;
+    END IF;
+    PERFORM @internal@.refuse_held_gate(kind, name);
 END
 $$;
 

@@ -42,8 +42,8 @@ BEGIN
     room := coalesce(gate.max_running, most);
     IF room IS NOT NULL THEN
         IF gate_kind <> 'queue' AND gate.set_at > now() - interval '10 seconds' THEN
-            -- set_limit gives what runs the gate's key, but for rows that somebody holds; whoever writes to gates by
-            -- hand gives none. Those get it here, and one that somebody holds counts all the same.
+            -- The triggers of gates give what runs the gate's key, but for rows that somebody holds. Those get it here,
+            -- and one that somebody holds counts all the same.
             UPDATE @extschema@.jobs j
                SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
                    updated_at = clock_timestamp()
@@ -183,7 +183,13 @@ DECLARE
     lifts_of float8[] := '{}';
     shares int[];
     given text[];
+    -- As in claim_instance_jobs.
+    careful boolean := coalesce(current_setting('jobs.careful', true) = 'on', false);
+    refused bigint[];
 BEGIN
+    IF careful THEN
+        refused := ARRAY(SELECT r.job_id FROM @extschema@.refused_jobs r WHERE r.refused_until > now());
+    END IF;
     -- Jobs that still stand under a gate for which nothing is set any more.
     ruled := ruled OR array_position(queues, NULL) IS NOT NULL;
     skipped := false;
@@ -290,7 +296,7 @@ BEGIN
                    SELECT j.id, j.priority, j.run_at FROM @extschema@.jobs j
                     WHERE j.gate_key = k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
                       AND j.run_at <= clock_timestamp()
-                      AND j.queue_name = k.queue_name AND @takes(j.task_identifier)@
+                      AND j.queue_name = k.queue_name AND @takes(j.task_identifier)@ AND @not_refused(j)@
                     ORDER BY j.priority, j.run_at, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) h
              WHERE NOT EXISTS (SELECT FROM @extschema@.jobs r
                                              WHERE r.queue_name = k.queue_name AND @runs(r.queue_name IS NOT NULL)@)
@@ -329,6 +335,7 @@ BEGIN
                       AND j.gate_key <= k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
                       AND j.run_at <= clock_timestamp()
                       AND j.queue_name IS NOT DISTINCT FROM k.queue_name AND @takes(j.task_identifier)@
+                      AND @not_refused(j)@
                     ORDER BY j.gate_key, j.priority, j.run_at, j.id
                     LIMIT least(max_jobs, k.queue_room, k.task_room, k.tenant_room, k.host_room,
                                 CASE WHEN k.queue_name IS NULL THEN k.share END) FOR UPDATE SKIP LOCKED) h),
@@ -360,20 +367,24 @@ BEGIN
     IF misplaced IS NOT NULL THEN
         skipped := true;
         moved := true;
-        PERFORM set_config('jobs.placing', 'on', true);
-        UPDATE @extschema@.jobs j
-           SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
-               updated_at = clock_timestamp()
-         WHERE j.id = ANY (misplaced || ARRAY(
+        misplaced := misplaced || ARRAY(
             -- And those behind them: all that waited for a host that is back, for example.
             SELECT b.id FROM @extschema@.jobs b
              WHERE b.gate_key IS DISTINCT FROM @internal@.gate_key(b.task_identifier, b.queue_name, b.database_id)
-               AND @waits(b)@ AND b.id = ANY (ARRAY(
+               AND @waits(b)@ AND @not_refused(b)@ AND b.id = ANY (ARRAY(
                    SELECT n.id FROM @extschema@.jobs n
                     WHERE n.gate_key = (SELECT m.gate_key FROM @extschema@.jobs m WHERE m.id = misplaced[1])
                       AND n.gate_key <> 'run_at' AND @waits(n)@
                     ORDER BY n.priority, n.run_at, n.id LIMIT max_jobs + 200))
-               FOR UPDATE SKIP LOCKED));
+               FOR UPDATE SKIP LOCKED);
+        IF careful THEN
+            misplaced := @internal@.changeable_jobs(misplaced);
+        END IF;
+        PERFORM set_config('jobs.placing', 'on', true);
+        UPDATE @extschema@.jobs j
+           SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
+               updated_at = clock_timestamp()
+         WHERE j.id = ANY (misplaced);
         PERFORM set_config('jobs.placing', '', true);
     END IF;
 END

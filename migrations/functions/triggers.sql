@@ -149,6 +149,62 @@ BEGIN
 END
 $$;
 
+-- A limit that somebody writes into gates by hand, or that replication brings, is kept as exactly as one of set_limit:
+-- claims under way, which do not know it, end first. Only where a limit is lifted nobody has to wait; a queue has one
+-- all the same, and where there is a row for *, that one holds from then on.
+CREATE OR REPLACE FUNCTION @internal@.tg_gates_limited() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    limits boolean := false;
+BEGIN
+    @only_on(gates)@
+    IF TG_OP <> 'DELETE' THEN
+        limits := NEW.max_running IS NOT NULL OR NEW.rate IS NOT NULL;
+        NEW.set_at := greatest(NEW.set_at, clock_timestamp());
+    END IF;
+    IF NOT limits THEN
+        limits := OLD.kind = 'queue'
+                  OR EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = OLD.kind AND g.name = '*');
+    END IF;
+    IF limits THEN
+        PERFORM @internal@.lock_limits();
+        -- What claims in an older snapshot stumble upon.
+        INSERT INTO @extschema@.gate_tokens (kind, name, full_at) VALUES ('all', '', clock_timestamp())
+        ON CONFLICT ON CONSTRAINT gate_tokens_pkey DO UPDATE SET full_at = excluded.full_at;
+    END IF;
+    RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END
+$$;
+
+-- What runs already gets the key by which it is counted. Where somebody holds such a job, claims count those without
+-- the key one by one from now on.
+CREATE OR REPLACE FUNCTION @internal@.tg_gates_counted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    running bigint[];
+    keyed bigint;
+BEGIN
+    @only_on(gates)@
+    running := ARRAY(
+        SELECT r.id FROM @extschema@.jobs r
+         WHERE r.locked_at IS NOT NULL
+           AND CASE WHEN NEW.name = '*' THEN true WHEN NEW.kind = 'task' THEN r.task_identifier = NEW.name
+                    WHEN NEW.kind = 'tenant' THEN r.database_id::text = NEW.name ELSE true END
+           AND r.gate_key IS DISTINCT FROM @internal@.gate_key(r.task_identifier, r.queue_name, r.database_id));
+    UPDATE @extschema@.jobs j
+       SET gate_key = @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id),
+           updated_at = clock_timestamp()
+     WHERE j.id = ANY (ARRAY(
+        SELECT r.id FROM @extschema@.jobs r WHERE r.id = ANY (running) AND r.locked_at IS NOT NULL
+         ORDER BY r.id FOR UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS keyed = ROW_COUNT;
+    IF keyed < cardinality(running) THEN
+        UPDATE @extschema@.gates g SET set_at = 'infinity' WHERE g.kind = NEW.kind AND g.name = NEW.name;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION @internal@.tg_payload_bounded() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -154,6 +154,17 @@ impl DbError {
         })
     }
 
+    /// Whether Postgres refuses the statement for what it does: a trigger, a constraint or a domain of the
+    /// application's. Not because of the server, of another transaction, or of a time that is over.
+    pub fn is_refusal(&self) -> bool {
+        let passing = |code: &str| {
+            ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+                || code == STANDBY
+                || matches!(code, "55P03" | "55006")
+        };
+        self.is_answer() && self.sql_state().is_some_and(|state| !passing(state.code()))
+    }
+
     /// Whether another transaction holds a row that the statement would have had to wait for.
     pub fn is_blocked(&self) -> bool {
         self.sql_state() == Some(&SqlState::LOCK_NOT_AVAILABLE)

@@ -17,7 +17,7 @@ mod release;
 mod settle;
 
 pub use cancelled::{CANCEL_CHANNEL, CancelledAttempt};
-pub use claim::{ClaimId, ClaimReply, ClaimRequest, Claimed, Cursor, Job};
+pub use claim::{ClaimId, ClaimReply, ClaimRequest, Claimed, Cursor, Job, RefusedJob};
 pub use complete_in_transaction::{CompleteError, TransactionOptions, attempt_token, complete_in_transaction};
 pub use enqueue::{EnqueueClient, EnqueueError, Enqueued, Field, enqueue, enqueue_in, enqueue_many, enqueue_many_in};
 pub use heartbeat::{ExhaustedJob, Heartbeat, Instance, Interrupted, Running};

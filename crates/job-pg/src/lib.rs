@@ -37,9 +37,9 @@ pub use handles::{
 pub use jobs::{
     CANCEL_CHANNEL, CancelledAttempt, ClaimId, ClaimReply, ClaimRequest, Claimed, CompleteError, Cursor, EnqueueClient,
     EnqueueError, Enqueued, ExhaustedJob, Field, Heartbeat, HostFailure, HostNews, HostState, HostVerdict, Instance,
-    Interrupted, IntoJob, IntoTimestamp, Job, KeyMode, NewJob, Running, SettleError, SettleResults, Settled,
-    Settlement, Settler, TransactionOptions, attempt_token, complete_in_transaction, enqueue, enqueue_in, enqueue_many,
-    enqueue_many_in,
+    Interrupted, IntoJob, IntoTimestamp, Job, KeyMode, NewJob, RefusedJob, Running, SettleError, SettleResults,
+    Settled, Settlement, Settler, TransactionOptions, attempt_token, complete_in_transaction, enqueue, enqueue_in,
+    enqueue_many, enqueue_many_in,
 };
 pub use listener::{Horizon, Identity, Listener, WaiterState, Wake};
 pub use schedules::{

@@ -36,6 +36,29 @@ const ENQUEUED: &str = "SELECT id, payload, queue_name, key, priority, run_at, a
 const ADVANCE: &str = "UPDATE @extschema@.jobs SET run_at = run_at - make_interval(secs => $1) \
                        WHERE locked_at IS NULL AND attempts < max_attempts RETURNING 1";
 
+/// The first of a job's gates that is closed, and how the job stands: due, waiting for its time, running, failed. Each
+/// gate is its own row's, else that of `*`.
+const BLOCKED: &str = "SELECT (\
+     SELECT concat_ws(' ', b.kind, nullif(b.name, '')) || b.how FROM (\
+         SELECT k.*, CASE \
+                WHEN g.paused_at IS NOT NULL AND coalesce(g.paused_until > now(), true) THEN ': paused' \
+                WHEN g.closed_until > now() THEN ': closed' \
+                WHEN l.running >= coalesce(g.max_running, CASE k.kind WHEN 'queue' THEN 1 END) \
+                THEN ': ' || l.running || ' running' \
+                WHEN t.full_at > now() + g.per * (g.burst - 1) / g.rate THEN ': no token is left' END AS how \
+           FROM (VALUES (1, 'all', ''), (2, 'tenant', j.database_id::text), (3, 'task', j.task_identifier), \
+                        (4, 'queue', j.queue_name)) AS k (n, kind, name) \
+           LEFT JOIN LATERAL (SELECT o.* FROM @extschema@.gates o WHERE o.kind = k.kind AND o.name IN (k.name, '*') \
+                ORDER BY o.name = '*' LIMIT 1) g ON true \
+           LEFT JOIN @extschema@.gate_tokens t ON t.kind = k.kind AND t.name = k.name \
+          CROSS JOIN LATERAL (SELECT count(*) AS running FROM @extschema@.jobs r WHERE r.locked_at IS NOT NULL \
+                AND k.name = CASE k.kind WHEN 'tenant' THEN r.database_id::text WHEN 'task' THEN r.task_identifier \
+                                         WHEN 'queue' THEN r.queue_name END) l \
+          WHERE k.name IS NOT NULL) b WHERE b.how IS NOT NULL ORDER BY b.n LIMIT 1), \
+     CASE WHEN j.locked_at IS NOT NULL THEN 'it runs' WHEN j.attempts >= j.max_attempts THEN 'it has failed for good' \
+          WHEN j.run_at > now() THEN 'it waits for its time' END \
+     FROM @extschema@.jobs j WHERE j.id = $1";
+
 /// A job as it is in the queue: waiting, running, or failed for good.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -129,6 +152,37 @@ pub async fn advance(mut client: impl EnqueueClient, time: Duration) -> Result<u
     Ok(client.rows("advance", &sql, &[(&time.as_secs_f64(), Type::FLOAT8)]).await?.len())
 }
 
+/// Waits until a job is blocked: it is due, and a gate keeps it from starting ([`AdminDb`](crate::AdminDb) sets gates).
+/// Returns which one, and how: `task mail: paused`, `queue import: 1 running`, `tenant …: no token is left`.
+///
+/// # Errors
+/// [`TestingError::NotBlocked`] when it is not within `limit`, or the database does not answer.
+pub async fn blocked(mut client: impl EnqueueClient, id: i64, limit: Duration) -> Result<String, TestingError> {
+    let sql = client.schema().apply(BLOCKED);
+    let until = tokio::time::Instant::now() + limit;
+    loop {
+        let rows = client.rows("look for the gates of a job", &sql, &[(&id, Type::INT8)]).await?;
+        let found = match rows.first() {
+            None => "there is no such job".to_owned(),
+            Some(row) => {
+                let gate: Option<String> = row.get(0, "look for the gates of a job")?;
+                let state: Option<String> = row.get(1, "look for the gates of a job")?;
+                match (state, gate) {
+                    (None, Some(gate)) => return Ok(gate),
+                    (state, _) => state.unwrap_or_else(|| "it is due, and all its gates are open".to_owned()),
+                }
+            }
+        };
+        if tokio::time::Instant::now() >= until {
+            return Err(TestingError::NotBlocked { id, found });
+        }
+        tokio::time::sleep(POLL.min(limit)).await;
+    }
+}
+
+/// How long to wait between two looks.
+const POLL: Duration = Duration::from_millis(20);
+
 /// Makes the jobs schema in the database at a URL. With job-testkit this makes a Postgres for a test in one line:
 /// `TestDb::from_template("jobs", testing::migrate_url).await`.
 ///
@@ -151,6 +205,14 @@ pub enum TestingError {
         /// Why not.
         #[source]
         source: serde_json::Error,
+    },
+    /// A job is not blocked.
+    #[error("job {id} is not blocked: {found}")]
+    NotBlocked {
+        /// The job.
+        id: i64,
+        /// What it is instead.
+        found: String,
     },
     /// The database did not do it.
     #[error(transparent)]

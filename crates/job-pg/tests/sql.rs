@@ -34,6 +34,7 @@ mod sql {
     mod gate_plans;
     mod gate_rates;
     mod gates;
+    mod gates_by_hand;
     mod held;
     mod hosts;
     mod internal;

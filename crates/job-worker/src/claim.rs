@@ -12,6 +12,7 @@
 //!   Reconciler            jobs locked for this process and      BufferRelease    jobs that wait for a slot too long
 //!                         not known to it
 //!   Cancellations         attempts that somebody has cancelled
+//!   Refusals              jobs that cannot be claimed
 //! ```
 
 mod buffer_release;
@@ -20,6 +21,7 @@ mod failures;
 mod in_flight;
 mod poller;
 mod reconcile;
+mod refusals;
 mod slot_tasks;
 mod waiter;
 
@@ -40,6 +42,7 @@ use crate::claim::failures::ClaimFailures;
 use crate::claim::in_flight::{ClaimsInFlight, EndedClaim};
 use crate::claim::poller::Poller;
 use crate::claim::reconcile::Reconciler;
+use crate::claim::refusals::Refusals;
 use crate::claim::slot_tasks::SlotTasks;
 use crate::claim::waiter::WaiterRegistration;
 use crate::drain::{Drain, Stopped};
@@ -66,6 +69,7 @@ pub(crate) struct Claimer {
     reconciler: Reconciler,
     buffer_release: BufferRelease,
     cancellations: Cancellations,
+    refusals: Refusals,
     drain: Drain,
     runner: Arc<Runner>,
 }
@@ -96,6 +100,7 @@ impl Claimer {
             heartbeat,
             reconciler: Reconciler::new(db.clone(), slots.clone(), events.clone()),
             buffer_release: BufferRelease::new(db.clone(), slots.clone()),
+            refusals: Refusals::new(db.clone()),
             cancellations: Cancellations::new(db.clone(), slots.clone(), listener.clone()),
             drain: Drain::new(config, db, slots.clone(), thread),
             slots,
@@ -122,6 +127,7 @@ impl Claimer {
                 () = tokio::time::sleep_until(poll_at) => self.poll(),
                 () = self.buffer_release.released() => {}
                 () = self.cancellations.end_attempts() => {}
+                () = self.refusals.tell() => {}
             }
         }
         let stopped = Instant::now();
@@ -143,7 +149,8 @@ impl Claimer {
         if self.reconciler.pauses_claims() {
             return;
         }
-        let mut heartbeat_due = self.heartbeat.is_due(now);
+        let careful = self.refusals.is_careful(now);
+        let mut heartbeat_due = self.heartbeat.is_due(now) && !careful;
         for (lane, poller) in self.pollers.iter_mut().enumerate() {
             if !poller.may_claim(now) {
                 continue;
@@ -156,18 +163,21 @@ impl Claimer {
             let Some(from_start) = poller.begin(limit, freed, now) else { continue };
             // One claim carries the heartbeat. One that goes on from the cursor has to be quick, and carries none.
             let heartbeat = (from_start && std::mem::take(&mut heartbeat_due)).then(|| self.slots.monitors.running());
-            self.claims.start(lane, poller, limit, from_start, heartbeat);
+            self.claims.start(lane, poller, limit, from_start, heartbeat, careful);
         }
     }
 
     fn claim_ended(&mut self, ended: EndedClaim) {
-        let EndedClaim { lane, from_start, limit, freed, took, found, .. } = ended;
+        let EndedClaim { lane, from_start, limit, careful, freed, took, found, .. } = ended;
         self.pollers[lane].end(limit);
         let ClaimReply { claimed, heartbeat, last_gate, hosts } = match found {
             Ok(found) => found,
             Err(error) => return self.claim_failed(lane, freed, &error),
         };
         let now = Instant::now();
+        if careful {
+            self.refusals.ask();
+        }
         if let Some(found) = heartbeat {
             self.heartbeat.carried(found);
         }
@@ -211,6 +221,7 @@ impl Claimer {
     fn claim_failed(&mut self, lane: usize, freed: Vec<String>, error: &DbError) {
         let retry_at = self.failures.failed(error, || self.slots.monitors.blocked());
         self.pollers[lane].failed(retry_at);
+        self.refusals.claim_failed(error);
         self.slots.put_freed_gates(lane, freed);
         if error.is_ambiguous() {
             self.slots.request_reconcile();

@@ -30,7 +30,7 @@ use crate::slots;
 use crate::worker::Worker;
 
 pub use job_pg::SettleError;
-pub use job_pg::testing::{InQueue, TestingError, advance, assert_enqueued, enqueued, migrate_url};
+pub use job_pg::testing::{InQueue, TestingError, advance, assert_enqueued, blocked, enqueued, migrate_url};
 
 /// An attempt that was run.
 #[derive(Debug, Clone)]
@@ -105,6 +105,7 @@ impl Worker {
                 freed: &[],
                 horizon: Duration::ZERO,
                 heartbeat: None,
+                careful: false,
                 payload_bytes: claimed_ahead(&self.config),
             };
             let Claimed::Jobs(jobs) = worker_db.claim(claim).await?.claimed else { return Ok(ran) };

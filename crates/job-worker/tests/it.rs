@@ -29,6 +29,7 @@ mod it {
     mod places;
     mod pools;
     mod queues;
+    mod refused;
     mod requests;
     mod retry_after;
     mod settling;

@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &str)] = &[
         "crates/job-pg/src/schema/migrate.rs",
         "between tries of a migration that others stand in the way of: who waits behind it goes first",
     ),
+    ("crates/job-pg/src/testing.rs", "between two looks at a job, for tests of applications"),
     ("crates/job-pg/src/jobs/settle.rs", "back-off while the database is away"),
     (
         "crates/job-utils/src/http_server.rs",

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::connection::Db;
 use crate::error::DbError;
-use crate::jobs::claim::{ClaimReply, ClaimRequest, Job};
+use crate::jobs::claim::{ClaimReply, ClaimRequest, Job, RefusedJob};
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running};
 use crate::jobs::hosts::{HostFailure, HostNews, HostVerdict};
 use crate::jobs::{CancelledAttempt, Interrupted};
@@ -38,6 +38,14 @@ impl WorkerDb {
     /// Claims due jobs; returns them in order.
     pub async fn claim(&self, claim: ClaimRequest<'_>) -> Result<ClaimReply, DbError> {
         self.db.claim(&self.worker_id, &self.instance, claim).await
+    }
+
+    /// The jobs that careful claims leave out at this moment, a thousand at most.
+    ///
+    /// # Errors
+    /// The database did not say.
+    pub async fn refused_jobs(&self) -> Result<Vec<RefusedJob>, DbError> {
+        self.db.refused_jobs().await
     }
 
     /// About how many bytes a claimed job's payload has; None when the claim no longer stands.

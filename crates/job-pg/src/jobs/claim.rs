@@ -60,6 +60,21 @@ const SQL: &str = concat!(
     " WHERE NOT EXISTS (SELECT FROM claimed)"
 );
 
+/// The same for a worker whose last claim was refused: `changeable_jobs` tries the jobs.
+const CAREFUL: &str = concat!(
+    "WITH ",
+    claimed!(
+        "(SELECT 0 AS none, set_config('synchronous_commit', 'off', true), set_config('jobs.careful', 'on', true)) AS first"
+    ),
+    " FROM claimed",
+    nothing!(),
+    " WHERE NOT EXISTS (SELECT FROM claimed)"
+);
+
+/// Those that are left out now.
+const REFUSED: &str = "SELECT r.job_id, r.message FROM @extschema@.refused_jobs r \
+                       WHERE r.refused_until > now() ORDER BY r.job_id LIMIT 1000";
+
 /// The same with a heartbeat before it, whose findings are in the last row: an idle worker sends one statement at a
 /// time. What is rescued can be claimed at once.
 const WITH_HEARTBEAT: &str = concat!(
@@ -94,6 +109,9 @@ pub struct ClaimRequest<'a> {
     pub horizon: Duration,
     /// Send a heartbeat along, and ask whether the claims of these running attempts still stand.
     pub heartbeat: Option<&'a Running>,
+    /// The last claim was refused: find out which jobs cannot be claimed, and leave those out. It takes longer, and no
+    /// heartbeat along.
+    pub careful: bool,
     /// How many bytes the payloads may have together. Each may have an equal share of them; a larger one is left where
     /// it is, for [`WorkerDb::load_payload`](crate::WorkerDb::load_payload).
     pub payload_bytes: usize,
@@ -326,10 +344,32 @@ impl Db {
         ];
         let (sql, parameters) = match claim.heartbeat {
             Some(_) => (WITH_HEARTBEAT, &parameters[..]),
-            None => (SQL, &parameters[..15]),
+            None => (if claim.careful { CAREFUL } else { SQL }, &parameters[..15]),
         };
         let result = async { read(&self.rows(&client, sql, parameters).await?, claim.heartbeat.unwrap_or(&none)) };
         client.run("claim", result).await
+    }
+}
+
+/// A job that cannot be claimed, because a trigger, a constraint or a domain of the application's refuses the change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedJob {
+    /// Which job.
+    pub id: i64,
+    /// What Postgres says.
+    pub error: String,
+}
+
+impl Db {
+    /// The first thousand of the jobs that claims leave out at this moment.
+    pub(crate) async fn refused_jobs(&self) -> Result<Vec<RefusedJob>, DbError> {
+        let client = self.operation().await?;
+        let sql = self.sql(REFUSED);
+        let result = async {
+            let rows = client.query_typed(&sql, &[]).await?;
+            rows.iter().map(|row| Ok(RefusedJob { id: row.try_get(0)?, error: row.try_get(1)? })).collect()
+        };
+        client.run("list refused jobs", result).await
     }
 }
 

@@ -95,3 +95,35 @@ async fn a_long_call_among_claims_holds_no_job_that_runs() {
     stop.store(true, SeqCst);
     claiming.await.unwrap();
 }
+
+#[tokio::test]
+async fn remove_job_waits_for_two_seconds_and_says_what_it_waited_for() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let id = s.add_job("'x', job_key := 'it''s'").await;
+    let holder = Session::open(&db).await;
+    holder.run(&format!("BEGIN; SELECT FROM app_jobs.jobs WHERE id = {id} FOR UPDATE")).await;
+    let error = s.error("SELECT app_jobs.remove_job('it''s')").await;
+    let told = "another transaction holds the job with the key 'it''s'";
+    assert_eq!((error.code().code(), error.message(), error.hint().is_some()), ("55P03", told, true));
+    holder.run("COMMIT").await;
+    assert_eq!(s.number("SELECT id FROM app_jobs.remove_job('it''s')").await, id);
+}
+
+#[tokio::test]
+async fn functions_for_gates_wait_two_seconds_for_another_operators_transaction() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    let other = Session::open(&db).await;
+    other.run("BEGIN; SELECT app_jobs.pause('task', 't')").await;
+    for call in ["pause('task', 't')", "set_limit('task', 't', 3)"] {
+        let error = s.error(&format!("SELECT app_jobs.{call}")).await;
+        assert_eq!((error.code().code(), error.hint().is_some()), ("55P03", true), "{call}");
+        assert!(error.message().starts_with("another transaction holds the gate task t"), "{call}: {error:?}");
+    }
+    other.run("COMMIT; BEGIN; SELECT app_jobs.pause('task', 't', reason := 'again')").await;
+    let error = s.error("SELECT app_jobs.resume('task', 't')").await;
+    assert_eq!((error.code().code(), error.hint().is_some()), ("55P03", true));
+    other.run("COMMIT").await;
+    s.run("SELECT app_jobs.resume('task', 't'), app_jobs.set_limit('task', 't', 3)").await;
+}

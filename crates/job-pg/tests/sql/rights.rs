@@ -53,6 +53,8 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
         ("refuse_large_payload", 1),
         ("tg_add_job_with_row", 1),
         ("tg_add_job_with_row_id", 1),
+        ("tg_gates_counted", 1),
+        ("tg_gates_limited", 1),
         ("tg_jobs_deleted", 1),
         ("tg_jobs_inserted", 1),
         ("tg_jobs_placed", 1),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use job_pg::config::PostgresConfig;
 use job_pg::{Db, NewJob, SchedulerDb, SchedulerInstance, enqueue, enqueue_many};
-use job_testkit::{Answer, FakeFunction, PgBouncer, Process, Signal, TestDb, eventually, eventually_some, pgbouncer};
+use job_testkit::{
+    Answer, FakeFunction, Gate, PgBouncer, Process, Signal, TestDb, eventually, eventually_some, pgbouncer,
+};
 use job_utils::config::Reader;
 use serde_json::json;
 use uuid::Uuid;
@@ -179,6 +181,25 @@ async fn two_services_share_the_sessions_of_a_pooler_and_do_each_job_once() {
         assert_quiet(service);
     }
     assert_eq!(behind.count(LOCKED).await, 0);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_frees_its_slot_behind_a_pooler() {
+    if !pgbouncer::installed("a_cancelled_job_frees_its_slot_behind_a_pooler") {
+        return;
+    }
+    let behind = Behind::new().await;
+    let function = FakeFunction::waiting(&Gate::closed(), |target| target != "/quick", Answer::complete()).await;
+    let mut service = behind.service(&function, "behind-1", &[("JOBS_CONCURRENCY", "1")]);
+    let slow = behind.bench.add("slow").await;
+    function.wait_for(1, LIMIT).await;
+    behind.bench.add("quick").await;
+    let cancel = format!("SELECT count(*) FROM app_jobs.cancel_jobs(ARRAY[{slow}], 'no longer wanted')");
+    assert_eq!(behind.count(&cancel).await, 1);
+    // A heartbeat alone would take 6.5 s.
+    let promised = Duration::from_secs(2 + 3);
+    eventually(promised, async || behind.count("SELECT count(*) FROM app_jobs.jobs").await == 0).await;
+    service.wait_for_line("no longer wanted", LIMIT).await;
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ pub(super) struct EndedClaim {
     pub(super) lane: usize,
     pub(super) from_start: bool,
     pub(super) limit: usize,
+    pub(super) careful: bool,
     /// The freed gates it was told of.
     pub(super) freed: Vec<String>,
     pub(super) took: Duration,
@@ -42,7 +43,7 @@ impl ClaimsInFlight {
         self.claims.is_empty()
     }
 
-    /// Sends a claim. `heartbeat`: what a heartbeat that goes with it asks about.
+    /// Sends a claim. `heartbeat`: what a heartbeat that goes with it asks about. `careful`: the last one was refused.
     pub(super) fn start(
         &mut self,
         lane: usize,
@@ -50,6 +51,7 @@ impl ClaimsInFlight {
         limit: usize,
         from_start: bool,
         heartbeat: Option<Running>,
+        careful: bool,
     ) {
         let began = Instant::now();
         let freed = self.slots.take_freed_gates(lane, limit);
@@ -68,10 +70,11 @@ impl ClaimsInFlight {
                 freed: &freed,
                 horizon,
                 heartbeat: heartbeat.as_ref(),
+                careful,
                 payload_bytes,
             };
             let found = db.claim(claim).await;
-            EndedClaim { lane, from_start, limit, freed, took: began.elapsed(), found, payload_bytes }
+            EndedClaim { lane, from_start, limit, careful, freed, took: began.elapsed(), found, payload_bytes }
         }));
     }
 

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use job_testkit::TestDb;
-use job_worker::testing::{advance, assert_enqueued, enqueued, migrate_url};
-use job_worker::{Context, Db, HandlerResult, IntoJob, JobError, Outcome, Retry, Task, TaskOptions, Worker, enqueue};
+use job_worker::testing::{advance, assert_enqueued, blocked, enqueued, migrate_url};
+use job_worker::{
+    AdminDb, Context, Db, Gate, HandlerResult, IntoJob, JobError, Limit, Outcome, Retry, Task, TaskOptions, Worker,
+    enqueue,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -100,4 +103,30 @@ async fn an_assertion_shows_what_is_there_instead() {
     let client = postgres.connect().await;
     enqueue(&client, Count { to: 1 }).await.unwrap();
     assert_enqueued::<Count>(&client, |job| job.payload.to == 2).await;
+}
+
+#[tokio::test]
+async fn a_test_can_wait_until_a_gate_blocks_a_job() {
+    let limit = Duration::from_secs(30);
+    let postgres = TestDb::from_template("testing", migrate_url).await;
+    let db = Db::from_url(postgres.url()).unwrap();
+    let admin = AdminDb::new(db.clone());
+    let first = enqueue(&db, Count { to: 0 }.into_job().queue("line")).await.unwrap().id;
+    let second = enqueue(&db, Count { to: 0 }.into_job().queue("line")).await.unwrap().id;
+    let open = blocked(&db, first, Duration::ZERO).await.unwrap_err();
+    assert_eq!(open.to_string(), format!("job {first} is not blocked: it is due, and all its gates are open"));
+    let (waiting, pausing) = (db.clone(), admin.clone());
+    let waits = tokio::spawn(async move { blocked(&waiting, first, limit).await });
+    pausing.pause(Gate::Task("count"), None, None).await.unwrap();
+    assert_eq!(waits.await.unwrap().unwrap(), "task count: paused");
+    admin.resume(Gate::Task("count")).await.unwrap();
+    let client = db.connection().await.unwrap();
+    client.query("SELECT app_jobs.get_job('worker')", &[]).await.unwrap();
+    assert_eq!(blocked(&db, second, limit).await.unwrap(), "queue line: 1 running");
+    admin.set_limit(Gate::Task("count"), Limit { max_running: Some(1), rate: None }).await.unwrap();
+    assert_eq!(blocked(&db, second, limit).await.unwrap(), "task count: 1 running");
+    let runs = blocked(&db, first, Duration::ZERO).await.unwrap_err();
+    assert_eq!(runs.to_string(), format!("job {first} is not blocked: it runs"));
+    let gone = blocked(&db, 4711, Duration::ZERO).await.unwrap_err();
+    assert_eq!(gone.to_string(), "job 4711 is not blocked: there is no such job");
 }
