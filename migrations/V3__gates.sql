@@ -157,8 +157,8 @@ CREATE INDEX jobs_queue_order_idx ON @extschema@.jobs (queue_name, priority, run
     WHERE queue_name IS NOT NULL AND gate_key > 'run_at' AND locked_at IS NULL AND attempts < max_attempts;
 
 -- What runs, by gate. The expression keeps the planner from these indexes where it wants the one on locked_at, which
--- has every running job.
-CREATE INDEX jobs_queue_running_idx ON @extschema@.jobs (queue_name)
+-- has every running job. A queue's latest comes first: it is the one that runs, if any; the others are dead entries.
+CREATE INDEX jobs_queue_running_idx ON @extschema@.jobs (queue_name, locked_at DESC)
     WHERE queue_name IS NOT NULL AND coalesce(locked_at, '-infinity') > '-infinity';
 -- A gate_key with a tenant or a task begins with that, behind run_at in the order of letters.
 CREATE INDEX jobs_task_running_idx ON @extschema@.jobs (task_identifier)

@@ -18,7 +18,7 @@ DECLARE
         graphql_add_job, refuse_large_payload,
 
         accept_held_jobs, cancel_jobs, changeable_jobs, claim_instance_jobs, claim_jobs, close_host,
-        complete_held_jobs, complete_job, complete_jobs,
+        complete_and_claim_next, complete_held_jobs, complete_job, complete_jobs,
         end_held_jobs, ended_instances, exhausted_jobs, extend_job, fail_job, force_unlock_workers, forget_worker,
         free_jobs, gate_key, gate_room, get_job, heartbeat, host_asked, host_failed, host_news,
         host_succeeded, id_batches, instance_lock, interrupt_jobs, jobs_held_elsewhere, lock_claimed_jobs,

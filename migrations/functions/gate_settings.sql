@@ -114,8 +114,8 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
--- No limit may be exceeded by a claim that does not know it. So claims under way end first, unless a limit is only
--- lifted. What runs already gets the key by which it is counted from the triggers of gates.
+-- No limit may be exceeded by a claim that does not know it. So claims under way end first, unless a limit of a task or
+-- tenant is only lifted. What runs already gets the key by which it is counted from the triggers of gates.
 CREATE OR REPLACE FUNCTION @extschema@.set_limit(
     kind text, name text, max_running int DEFAULT NULL, rate int DEFAULT NULL, per interval DEFAULT '1 second',
     burst int DEFAULT NULL
@@ -156,11 +156,14 @@ BEGIN
     END IF;
 
     IF set_limit.max_running IS NOT NULL OR set_limit.rate IS NOT NULL
-       OR EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = set_limit.kind AND g.name = '*' AND gate_name <> '*')
+       OR EXISTS (SELECT FROM @extschema@.gates g
+                   WHERE g.kind = set_limit.kind AND (g.name = '*' AND gate_name <> '*'
+                         OR g.kind = 'queue' AND g.name = gate_name AND g.max_running > 1))
     THEN
         PERFORM @internal@.lock_limits();
-        -- What claims in an older snapshot stumble upon.
-        INSERT INTO @extschema@.gate_tokens (kind, name, full_at) VALUES ('all', '', '-infinity')
+        -- What claims in an older snapshot stumble upon. Of a queue several jobs may run that were claimed before this:
+        -- none follows in the place of one of them.
+        INSERT INTO @extschema@.gate_tokens (kind, name, full_at) VALUES ('all', '', clock_timestamp())
         ON CONFLICT ON CONSTRAINT gate_tokens_pkey DO UPDATE SET full_at = excluded.full_at;
     END IF;
 

@@ -143,7 +143,10 @@ BEGIN
                    -sum(@milliseconds(o.locked_at)@), clock_timestamp()
               FROM old_rows o WHERE o.gate_key >= 'tenant' AND o.locked_at IS NOT NULL GROUP BY 1;
         END IF;
-        woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+        -- complete_and_claim_next wakes them itself, where no job takes the place of the one that is gone.
+        IF current_setting('jobs.succession', true) IS DISTINCT FROM 'on' THEN
+            woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+        END IF;
     END IF;
     RETURN NULL;
 END

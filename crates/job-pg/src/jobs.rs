@@ -15,6 +15,7 @@ mod new_job;
 mod payload;
 mod release;
 mod settle;
+mod succession;
 
 pub use cancelled::{CANCEL_CHANNEL, CancelledAttempt};
 pub use claim::{ClaimId, ClaimReply, ClaimRequest, Claimed, Cursor, Job, RefusedJob};
@@ -24,3 +25,4 @@ pub use heartbeat::{ExhaustedJob, Heartbeat, Instance, Interrupted, Running};
 pub use hosts::{HostFailure, HostNews, HostState, HostVerdict};
 pub use new_job::{IntoJob, IntoTimestamp, KeyMode, NewJob};
 pub use settle::{SettleError, SettleResults, Settled, Settlement, Settler};
+pub use succession::{Claimant, Succession, Wanted};

@@ -35,11 +35,11 @@ pub use handles::{
     GateSettings, Limit, ListFilter, Rate, WorkerDb,
 };
 pub use jobs::{
-    CANCEL_CHANNEL, CancelledAttempt, ClaimId, ClaimReply, ClaimRequest, Claimed, CompleteError, Cursor, EnqueueClient,
-    EnqueueError, Enqueued, ExhaustedJob, Field, Heartbeat, HostFailure, HostNews, HostState, HostVerdict, Instance,
-    Interrupted, IntoJob, IntoTimestamp, Job, KeyMode, NewJob, RefusedJob, Running, SettleError, SettleResults,
-    Settled, Settlement, Settler, TransactionOptions, attempt_token, complete_in_transaction, enqueue, enqueue_in,
-    enqueue_many, enqueue_many_in,
+    CANCEL_CHANNEL, CancelledAttempt, ClaimId, ClaimReply, ClaimRequest, Claimant, Claimed, CompleteError, Cursor,
+    EnqueueClient, EnqueueError, Enqueued, ExhaustedJob, Field, Heartbeat, HostFailure, HostNews, HostState,
+    HostVerdict, Instance, Interrupted, IntoJob, IntoTimestamp, Job, KeyMode, NewJob, RefusedJob, Running, SettleError,
+    SettleResults, Settled, Settlement, Settler, Succession, TransactionOptions, Wanted, attempt_token,
+    complete_in_transaction, enqueue, enqueue_in, enqueue_many, enqueue_many_in,
 };
 pub use listener::{Horizon, Identity, Listener, WaiterState, Wake};
 pub use schedules::{

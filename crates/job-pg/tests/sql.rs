@@ -57,6 +57,7 @@ mod sql {
     mod roles;
     mod schedule;
     mod settle;
+    mod succession;
     mod support;
     mod tenants;
     mod transactional;

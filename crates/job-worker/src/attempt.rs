@@ -18,6 +18,7 @@ use crate::handler::{CANCEL_GRACE, Registered, Registry};
 use crate::monitor::{SlotMonitor, Taken};
 use crate::payload_memory::{MemoryPermit, PayloadMemory};
 use crate::slots::Slots;
+use crate::succession::{EndedAttempt, QueueSuccession};
 
 /// Runs jobs. One for all slots.
 pub(crate) struct Runner {
@@ -46,18 +47,6 @@ enum NoPayload {
     Gone,
     /// The database refuses it, or takes too long each time.
     Refused(String),
-}
-
-/// What is left of an attempt when its outcome is on its way.
-struct EndedAttempt {
-    lane: usize,
-    /// Without the payload, which can be large.
-    job: Arc<Job>,
-    /// Those of the job, or fewer by its task's policy.
-    max_attempts: i32,
-    duration: Duration,
-    /// The job waits because the attempt could not do its work.
-    released: bool,
 }
 
 /// An attempt that has started. Its end is told once, whatever ends it: also when its task is aborted, or panics
@@ -111,9 +100,10 @@ impl Runner {
         registry: Arc<Registry>,
         dispatcher: Option<Dispatcher>,
         slots: Arc<Slots>,
+        succession: QueueSuccession,
     ) -> Self {
         let (of_settler, events) = (slots.clone(), context.events.clone());
-        let settler = Settler::spawn(context.db.clone(), task_of, move |results: SettleResults<EndedAttempt>| {
+        let settled = move |results: SettleResults<EndedAttempt>| {
             for (settlement, result) in &results {
                 emit_settled(&events, settlement, result);
                 if result.is_err() {
@@ -122,9 +112,11 @@ impl Runner {
             }
             of_settler.settled(results.into_iter().map(|(settlement, _)| {
                 let attempt = settlement.ticket;
-                (attempt.lane, attempt.job.claim_id(), attempt.job.gate.clone())
+                let freed = attempt.job.gate.clone().filter(|_| !attempt.succeeded);
+                (attempt.lane, attempt.job.claim_id(), freed)
             }));
-        });
+        };
+        let settler = Settler::spawn_with_succession(context.db.clone(), task_of, succession, settled);
         Self { registry, dispatcher, context, settler, slots, db, memory }
     }
 
@@ -197,7 +189,9 @@ impl Runner {
     async fn settle_unstarted(&self, lane: usize, mut job: Job, duration: Duration, outcome: Outcome) {
         job.payload = String::new();
         let max_attempts = job.max_attempts;
-        self.settle(outcome, EndedAttempt { lane, job: Arc::new(job), max_attempts, duration, released: false }).await;
+        let job = Arc::new(job);
+        let ended = EndedAttempt { lane, job, max_attempts, duration, released: false, succeeded: false };
+        self.settle(outcome, ended).await;
     }
 
     /// Brings the payload of a job that was claimed without it, once there is room for it. As long as the database is
@@ -362,7 +356,8 @@ impl Runner {
             }
             End::Outcome { outcome, released } => {
                 let job = job.into();
-                self.settle(outcome, EndedAttempt { lane, job, max_attempts, duration, released }).await;
+                let ended = EndedAttempt { lane, job, max_attempts, duration, released, succeeded: false };
+                self.settle(outcome, ended).await;
             }
         }
     }

@@ -120,6 +120,7 @@ impl Claimer {
                 // First of all: under load the others are ready again and again.
                 expired = self.heartbeat.sent() => if expired { self.wake() },
                 Some(ended) = self.claims.next() => self.claim_ended(ended),
+                () = self.slots.succeeded.notified() => self.start_successors(),
                 () = self.waiter.woken() => self.wake(),
                 () = self.slots.room.notified() => self.wake_lanes_with_freed_gates(),
                 () = self.running.ended() => {}
@@ -216,6 +217,13 @@ impl Claimer {
             self.running.start(lane, job);
         }
         self.waiter.found_something(self.pollers.iter().any(|poller| !poller.is_awake()));
+    }
+
+    /// Jobs that have taken the place of others start.
+    fn start_successors(&mut self) {
+        for (lane, job) in self.slots.start_held() {
+            self.running.start(lane, job);
+        }
     }
 
     fn claim_failed(&mut self, lane: usize, freed: Vec<String>, error: &DbError) {

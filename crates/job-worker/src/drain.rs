@@ -89,7 +89,8 @@ impl Drain {
         self.slots.forget(&buffered);
         let in_flight = self.slots.held().len();
         let mut left = self.wait_for_running(&mut running, in_flight, deadline).await;
-        let finished = in_flight - left.len();
+        // What has taken the place of a job that has ended, after this began, may be left for it.
+        let finished = in_flight.saturating_sub(left.len());
         if returned.is_none() {
             left.extend(buffered);
         }

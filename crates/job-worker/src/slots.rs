@@ -9,6 +9,8 @@
 //! Each lane ([`lanes`](crate::lane::lanes)) has a share of the slots and a buffer. The buffer holds what is likely to
 //! start within a moment at the rate of the last jobs. It holds nothing when jobs are slow.
 
+mod reservations;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,6 +43,8 @@ pub(crate) struct Slots {
     pub(crate) monitors: SlotMonitors,
     /// There is room for a claim that somebody wants to make.
     pub(crate) room: Notify,
+    /// A job is held that has taken the place of another.
+    pub(crate) succeeded: Notify,
     /// A job is no longer held.
     pub(crate) job_left: Notify,
     /// A function has accepted a job.
@@ -61,10 +65,14 @@ struct State {
     accepted: VecDeque<(ClaimId, Instant)>,
     /// Bytes of the payloads in the buffers.
     buffered: usize,
+    /// Epochs of claims that are on their way with outcomes.
+    reserved: Vec<i64>,
     /// Jobs may be locked for this process that it does not know of.
     reconcile: bool,
     /// Claims whose job cannot be sent now.
     given_back: Vec<ClaimId>,
+    /// Jobs that this process does not know of are searched for.
+    searching: bool,
     stopped: bool,
 }
 
@@ -72,6 +80,8 @@ struct State {
 struct LaneSlots {
     limit: usize,
     running: usize,
+    /// How many jobs may come with outcomes.
+    reserved: usize,
     buffer: VecDeque<Job>,
     /// When the buffer was last filled.
     filled: Instant,
@@ -92,6 +102,7 @@ impl LaneSlots {
         Self {
             limit,
             running: 0,
+            reserved: 0,
             buffer: VecDeque::new(),
             filled: now,
             rate: Rate { ended: 0, since: now, before: 0 },
@@ -145,7 +156,8 @@ impl State {
         let lane = &self.lanes[index];
         // A lane that has nothing gets a job claimed, so that it takes its turn when a slot is free.
         let least = usize::from(lane.running == 0 && self.lanes.len() > 1);
-        let free = concurrency.saturating_sub(self.running).max(least).min(lane.limit.saturating_sub(lane.running));
+        let free = concurrency.saturating_sub(self.running + self.reserved.len()).max(least);
+        let free = free.min(lane.limit.saturating_sub(lane.running + lane.reserved));
         (free + lane.ahead).saturating_sub(lane.buffer.len())
     }
 }
@@ -165,12 +177,14 @@ impl Slots {
             held: HashSet::new(),
             accepted: VecDeque::new(),
             buffered: 0,
+            reserved: Vec::new(),
             reconcile: false,
             given_back: Vec::new(),
+            searching: false,
             stopped: false,
         };
         let state = Mutex::new(state);
-        let (monitors, room, job_left, accepting, jobs_gone, giving_back) = Default::default();
+        let (monitors, room, succeeded, job_left, accepting, jobs_gone, giving_back) = Default::default();
         Self {
             state,
             concurrency,
@@ -178,6 +192,7 @@ impl Slots {
             payload_bytes,
             monitors,
             room,
+            succeeded,
             job_left,
             accepting,
             jobs_gone,
@@ -258,23 +273,6 @@ impl Slots {
             self.room.notify_one();
         }
         next
-    }
-
-    /// A claim may have been carried out without its answer, or an outcome cannot be stored: jobs may be locked for
-    /// this process that it does not know of.
-    pub(crate) fn request_reconcile(&self) {
-        self.state().reconcile = true;
-    }
-
-    /// Whether that was requested since the last call.
-    pub(crate) fn take_reconcile_request(&self) -> bool {
-        std::mem::take(&mut self.state().reconcile)
-    }
-
-    /// The epochs of the claims that this process knows of, but for those whose deadline is stored.
-    pub(crate) fn known_epochs(&self) -> Vec<i64> {
-        let state = self.state();
-        state.held.iter().chain(state.accepted.iter().map(|(claim, _)| claim)).map(|claim| claim.1).collect()
     }
 
     /// A function has accepted a job: it stays locked, but somebody else will say how it ended.

@@ -35,6 +35,7 @@ mod it {
     mod settling;
     mod start;
     mod stop;
+    mod succession;
     mod support;
     mod taken;
     mod tasks;

@@ -35,6 +35,11 @@ impl WorkerDb {
         &self.worker_id
     }
 
+    /// The process that claims.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
     /// Claims due jobs; returns them in order.
     pub async fn claim(&self, claim: ClaimRequest<'_>) -> Result<ClaimReply, DbError> {
         self.db.claim(&self.worker_id, &self.instance, claim).await

@@ -14,21 +14,38 @@ use crate::jobs::columns::{Instant, RawJson};
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running, taken};
 use crate::jobs::hosts::HostNews;
 
-/// The columns of a claimed job, without a payload that has more than $14 bytes, and those of the last row: when the
-/// next job is due, and whether writes notify on demand.
+/// The columns of a claimed job `j`, without a payload that has more bytes than that parameter says.
 ///
 /// What a payload takes is known without reading it, unless it is compressed: then it is read as long as that is cheap,
 /// and counts as large if not.
+macro_rules! columns {
+    ($share:literal) => {
+        concat!(
+            "j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, \
+             CASE WHEN pg_catalog.pg_column_size(j.payload) <= ",
+            $share,
+            " AND (pg_catalog.pg_column_compression(j.payload) IS NULL OR 4 * pg_catalog.pg_column_size(j.payload) <= ",
+            $share,
+            " AND octet_length(j.payload::text) <= ",
+            $share,
+            ") THEN j.payload END AS payload, j.priority, j.run_at, \
+             j.attempts, j.max_attempts, j.epoch, j.entity_id, j.organization_id, j.gate_key"
+        )
+    };
+}
+pub(crate) use columns;
+
+/// Where the attempts are among them.
+pub(crate) const ATTEMPTS: usize = 8;
+
+/// The columns of a claimed job, and those of the last row: when the next job is due, and whether writes notify on
+/// demand.
 macro_rules! claimed {
     ($first:literal) => {
         concat!(
-            "claimed AS MATERIALIZED (\
-             SELECT j.id, j.database_id, j.actor_id, j.queue_name, j.task_identifier, \
-             CASE WHEN pg_catalog.pg_column_size(j.payload) <= $14 AND (pg_catalog.pg_column_compression(j.payload) IS NULL \
-             OR 4 * pg_catalog.pg_column_size(j.payload) <= $14 AND octet_length(j.payload::text) <= $14) \
-             THEN j.payload END AS payload, \
-             j.priority, j.run_at, \
-             j.attempts, j.max_attempts, j.epoch, j.entity_id, j.organization_id, j.gate_key FROM ",
+            "claimed AS MATERIALIZED (SELECT ",
+            columns!("$14"),
+            " FROM ",
             $first,
             ", @internal@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, \
              $9, $10, $15) j) \
@@ -278,7 +295,8 @@ impl Job {
         self.deferred
     }
 
-    fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
+    /// From the columns of a claimed job.
+    pub(crate) fn from_row(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let payload = row.try_get::<_, Option<RawJson>>(5)?;
         Ok(Self {
             deferred: payload.is_none(),
@@ -290,7 +308,7 @@ impl Job {
             payload: payload.map(|payload| payload.0).unwrap_or_default(),
             priority: row.try_get(6)?,
             run_at: row.try_get::<_, Instant>(7)?.0,
-            attempts: row.try_get(8)?,
+            attempts: row.try_get(ATTEMPTS)?,
             max_attempts: row.try_get(9)?,
             epoch: row.try_get(10)?,
             entity: row.try_get(11)?,
@@ -316,8 +334,7 @@ impl Db {
         let (expiry, horizon) = (instance.job_expiry.as_secs_f64(), claim.horizon.as_secs_f64());
         let lease = instance.lease.as_secs_f64();
         let epochs = epochs(claim.limit);
-        let share =
-            i32::try_from((claim.payload_bytes / claim.limit.max(1)).clamp(LEAST_SHARE, LARGEST_SHARE)).unwrap_or(0);
+        let share = payload_share(claim.payload_bytes, claim.limit);
         let none = Running::default();
         let (running_ids, running_epochs) = claim.heartbeat.unwrap_or(&none).arrays();
         let parameters: [(&(dyn ToSql + Sync), Type); 20] = [
@@ -373,9 +390,14 @@ impl Db {
     }
 }
 
+/// How many bytes each of so many payloads may have.
+pub(crate) fn payload_share(bytes: usize, jobs: usize) -> i32 {
+    i32::try_from((bytes / jobs.max(1)).clamp(LEAST_SHARE, LARGEST_SHARE)).unwrap_or(0)
+}
+
 /// A random number for each job that may be claimed, so that no claim's epoch can be told from another's. The database
 /// draws what is missing: beyond the largest batch, or when the system has no randomness to give.
-fn epochs(limit: usize) -> Vec<i64> {
+pub(crate) fn epochs(limit: usize) -> Vec<i64> {
     let mut bytes = vec![0; limit.min(LARGEST) * size_of::<i64>()];
     match getrandom::fill(&mut bytes) {
         Ok(()) => bytes.as_chunks().0.iter().map(|chunk| i64::from_ne_bytes(*chunk)).collect(),

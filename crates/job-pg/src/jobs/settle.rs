@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 
 use crate::connection::{Db, SettlerStatus};
 use crate::error::DbError;
+use crate::jobs::claim::epochs;
 use crate::jobs::end::Endings;
+use crate::jobs::succession::{Completions, Succession};
 use job_utils::backoff::Backoff;
 use job_utils::error::chain;
 use job_utils::outcome::Outcome;
@@ -96,9 +98,28 @@ impl<T: Send + Sync + 'static> Settler<T> {
         task_of: fn(&T) -> Option<&str>,
         settled: impl Fn(SettleResults<T>) + Send + Sync + 'static,
     ) -> Self {
+        Self::spawn_with(db, task_of, None, settled)
+    }
+
+    /// [`Self::spawn`] for a worker that takes the next jobs of the queues whose jobs it completes.
+    pub fn spawn_with_succession(
+        db: Db,
+        task_of: fn(&T) -> Option<&str>,
+        succession: impl Succession<T>,
+        settled: impl Fn(SettleResults<T>) + Send + Sync + 'static,
+    ) -> Self {
+        Self::spawn_with(db, task_of, Some(Box::new(succession)), settled)
+    }
+
+    fn spawn_with(
+        db: Db,
+        task_of: fn(&T) -> Option<&str>,
+        succession: Option<Box<dyn Succession<T>>>,
+        settled: impl Fn(SettleResults<T>) + Send + Sync + 'static,
+    ) -> Self {
         let (items, receiver) = mpsc::unbounded_channel();
         let status = db.settlers().register(UNSETTLED);
-        let store = Store { db, task_of, settled: Box::new(settled), status: status.clone() };
+        let store = Store { db, task_of, succession, settled: Box::new(settled), status: status.clone() };
         tokio::spawn(run(Arc::new(store), receiver));
         Self { items, status }
     }
@@ -125,6 +146,7 @@ struct Queued<T> {
 struct Store<T> {
     db: Db,
     task_of: fn(&T) -> Option<&str>,
+    succession: Option<Box<dyn Succession<T>>>,
     settled: Box<dyn Fn(SettleResults<T>) + Send + Sync>,
     status: Arc<SettlerStatus>,
 }
@@ -140,7 +162,7 @@ async fn run<T: Send + Sync + 'static>(store: Arc<Store<T>>, mut receiver: mpsc:
     }
 }
 
-impl<T> Store<T> {
+impl<T: 'static> Store<T> {
     /// Stores a batch of one kind, or hands it on to the stragglers.
     async fn first(&self, mut items: Vec<Queued<T>>, failed: &mpsc::UnboundedSender<Failed<T>>) {
         if items.is_empty() {
@@ -149,11 +171,68 @@ impl<T> Store<T> {
         // A function that answers and calls back settles a job twice, in the worker's batch and in the server's: in one
         // order of rows they take turns rather than block each other.
         items.sort_unstable_by_key(|item| item.settlement.job_id);
-        match self.store(&items).await {
+        let stored = match self.store_with_successors(&mut items).await {
+            Some(stored) => stored,
+            None => self.store(&items).await,
+        };
+        match stored {
             Ok(stale) => self.stored(items, &stale),
             Err(error) => {
                 // Their lane ends only after this one.
                 let _ = failed.send((items, error));
+            }
+        }
+    }
+
+    /// Stores completed jobs and claims the next ones of their queues, where those are wanted. None: nothing has been
+    /// tried, or the database is away.
+    async fn store_with_successors(&self, items: &mut [Queued<T>]) -> Option<Result<Vec<i32>, DbError>> {
+        let succession = self.succession.as_deref()?;
+        if items.iter().any(|item| item.settlement.run_time.is_some()) {
+            // Tenants are served fairly, and no job is of a queue alone.
+            return None;
+        }
+        let mut completions = Completions::default();
+        for (index, item) in items.iter().enumerate() {
+            let settlement = &item.settlement;
+            if settlement.outcome != Outcome::Complete || !succession.may_follow(&settlement.ticket) {
+                continue;
+            }
+            // Without randomness the database has to draw the numbers.
+            let Some(epoch) = epochs(1).first().map(|epoch| epoch & i64::MAX) else { continue };
+            let Some(wanted) = succession.reserve(&settlement.ticket, epoch) else { continue };
+            if completions.queues.is_empty() {
+                completions.queues = vec![None; items.len()];
+                completions.own_tasks = vec![None; items.len()];
+                completions.next_epochs = vec![0; items.len()];
+            }
+            completions.queues[index] = Some(wanted.queue);
+            completions.own_tasks[index] = wanted.own_task;
+            completions.next_epochs[index] = epoch;
+        }
+        if completions.queues.is_empty() {
+            return None;
+        }
+        completions.ids = items.iter().map(|item| item.settlement.job_id).collect();
+        completions.workers = items.iter().map(|item| &*item.settlement.worker_id).collect();
+        completions.epochs = items.iter().map(|item| item.settlement.epoch).collect();
+        let result = self.db.complete_and_claim_next(&completions, &succession.claimant()).await;
+        let next_epochs = completions.next_epochs;
+        let (result, mut jobs) = match result {
+            Ok((stale, jobs)) => (Ok(stale), jobs),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        for (item, epoch) in items.iter_mut().zip(next_epochs).filter(|(_, epoch)| *epoch != 0) {
+            let job = jobs.iter().position(|job| job.epoch == epoch).map(|index| jobs.swap_remove(index));
+            succession.ended(&mut item.settlement.ticket, epoch, job);
+        }
+        match result {
+            Ok(stale) => Some(Ok(stale)),
+            Err(error) => {
+                if error.is_ambiguous() {
+                    succession.lost();
+                }
+                (!self.is_away(&error).await).then_some(Err(error))
             }
         }
     }

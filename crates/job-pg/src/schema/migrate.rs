@@ -49,6 +49,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("gate_settings", include_str!("../../migrations/functions/gate_settings.sql")),
     ("hosts", include_str!("../../migrations/functions/hosts.sql")),
     ("settle", include_str!("../../migrations/functions/settle.sql")),
+    ("succession", include_str!("../../migrations/functions/succession.sql")),
     ("release", include_str!("../../migrations/functions/release.sql")),
     ("workers", include_str!("../../migrations/functions/workers.sql")),
     ("schedules", include_str!("../../migrations/functions/schedules.sql")),

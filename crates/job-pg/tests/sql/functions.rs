@@ -33,6 +33,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("claim_schedules", WORKS),
     ("claim_uuid", NOBODY),
     ("close_host", WORKS),
+    ("complete_and_claim_next", WORKS),
     ("complete_held_jobs", WORKS),
     ("complete_in_transaction", WORKS),
     ("complete_job", WORKS),

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use job_pg::{ClaimId, WorkerDb};
-use job_utils::backoff::Backoff;
-use job_utils::error::chain;
+use job_pg::WorkerDb;
 use tokio::task::JoinSet;
 
+use crate::release::release;
 use crate::slots::Slots;
 
 /// How long a claimed job may wait for a slot before it is given back.
@@ -49,22 +48,5 @@ impl BufferRelease {
     /// Waits until nothing is being given back.
     pub(super) async fn ended(&mut self) {
         while self.releasing.join_next().await.is_some() {}
-    }
-}
-
-/// Gives back claims, as soon as the database does it.
-async fn release(db: WorkerDb, claims: Vec<ClaimId>) {
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    loop {
-        match db.release(&claims).await {
-            Ok(jobs) => {
-                tracing::debug!(jobs, "gave back jobs that waited for a free slot or for their host");
-                return;
-            }
-            Err(error) => {
-                tracing::warn!("cannot give back jobs yet that wait for a slot or for their host: {}", chain(&error))
-            }
-        }
-        tokio::time::sleep(backoff.next_wait()).await;
     }
 }

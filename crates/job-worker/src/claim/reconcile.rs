@@ -54,6 +54,7 @@ impl Reconciler {
     pub(super) async fn searched(&mut self, claims_in_flight: bool) {
         loop {
             if let Some(succeeded) = self.search.join_next().await {
+                self.slots.search_ended();
                 return self.times.ended(succeeded.unwrap_or(false), Instant::now());
             }
             match self.times.due() {
@@ -71,7 +72,7 @@ impl Reconciler {
 
     fn start(&mut self) {
         self.times.begun();
-        let (db, known, events) = (self.db.clone(), self.slots.known_epochs(), self.events.clone());
+        let (db, known, events) = (self.db.clone(), self.slots.begin_search(), self.events.clone());
         self.search.spawn(async move {
             let reason =
                 format!("worker {} lost track of the job: an answer of the database did not come", db.worker_id());

@@ -1,0 +1,141 @@
+-- Succession: in the transaction that completes a job of a queue, the queue's next job takes its place.
+
+-- Completes jobs as complete_held_jobs does, and claims the next due job of their queues. Returns the claimed jobs; and
+-- for each job that was not held a row without an id, whose attempts is its position, from 1.
+--
+-- queues: the queue of each job when it was claimed, of which the next job is wanted; NULL: none is. next_epochs: as in
+-- claim_instance_jobs, one for each job, which names the claim of its successor. task_identifiers: the next job is the
+-- first one among these tasks; NULL: any. When it is of no task in own_tasks (one for each job; NULL: any but the
+-- excluded_tasks), nothing is claimed.
+--
+-- The gate's lock is not needed: the job that ends is the only one of its queue that runs, and its successor takes its
+-- place at one moment for everybody else. So there is no successor where several may run, or did when the job was
+-- claimed (a limit of more than one, which was lifted since), and where the lock of the job may have expired for
+-- somebody. Nor where something is set for a gate of either, or while somebody sets a limit.
+--
+-- The next job is the first one from the beginning of the queue. While some transaction keeps an old snapshot open,
+-- that walks over the dead index entries of every job done since. When it has taken long twice, the next ones are
+-- looked for behind the job that ends, for 20 times as long, and 2 s at most: they do not pass by dead entries. Two
+-- settings of the session remember that.
+CREATE OR REPLACE FUNCTION @internal@.complete_and_claim_next(
+    job_ids bigint[], worker_ids text[], epochs bigint[], queues text[], own_tasks text[], next_epochs bigint[],
+    instance uuid, task_identifiers text[], excluded_tasks text[], job_expiry interval
+) RETURNS SETOF @extschema@.jobs
+LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    stale timestamptz := now() - job_expiry;
+    swept timestamptz := now() - interval '1 minute';
+    -- Claims of before do not count: a limit of a queue was set or lifted then.
+    since timestamptz;
+    ruled boolean := false;
+    succeeded boolean := current_setting('transaction_isolation') = 'read committed'
+                         AND pg_try_advisory_xact_lock_shared(@limits_lock()@);
+    held bigint[];
+    gated bigint;
+    -- Positions of the jobs with a successor, and where those stood in the order.
+    ended bigint[];
+    priorities int[];
+    run_ats timestamptz[];
+    -- Those of which a job has become due that no claim has put in its place.
+    unplaced text[] := '{}';
+    moment timestamptz := clock_timestamp();
+    ahead boolean;
+    took float8;
+    slow float8;
+    next_ids bigint[];
+    next_of bigint[];
+    job @extschema@.jobs;
+    woken boolean;
+BEGIN
+    IF succeeded THEN
+        ruled := EXISTS (SELECT FROM @extschema@.gates);
+        succeeded := NOT ruled OR NOT EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'all' AND @gate_says(g)@);
+        since := greatest(now() - interval '10 seconds',
+                          (SELECT t.full_at FROM @extschema@.gate_tokens t WHERE t.kind = 'all' AND t.name = ''));
+    END IF;
+
+    -- Whether workers are to be woken is known below.
+    PERFORM set_config('jobs.succession', 'on', true);
+    WITH done AS (
+        DELETE FROM @extschema@.jobs j
+         USING unnest(job_ids, worker_ids, epochs, queues) WITH ORDINALITY
+               AS d (job_id, worker_id, epoch, queue, position)
+         WHERE j.id = d.job_id AND j.locked_by = d.worker_id AND (d.epoch IS NULL OR j.epoch = d.epoch)
+        RETURNING d.position, j.gate_key, j.priority, j.run_at,
+                  succeeded AND j.queue_name = d.queue AND j.gate_key = 'queue' || quote_literal(d.queue)
+                  AND j.locked_at > since
+                  AND NOT (ruled AND EXISTS (
+                      SELECT FROM @extschema@.gates g
+                       WHERE g.kind = 'queue' AND g.name IN (d.queue, '*') AND @gate_says(g)@)) AS succeeded)
+    SELECT array_agg(d.position), count(d.gate_key), array_agg(d.position) FILTER (WHERE d.succeeded),
+           array_agg(d.priority) FILTER (WHERE d.succeeded), array_agg(d.run_at) FILTER (WHERE d.succeeded)
+      INTO held, gated, ended, priorities, run_ats FROM done d;
+    PERFORM set_config('jobs.succession', '', true);
+
+    IF ended IS NOT NULL THEN
+        ahead := coalesce(nullif(current_setting('jobs.look_at', true), '')::float8 - extract(epoch FROM moment)
+                          BETWEEN 0 AND 2, false);
+        moment := clock_timestamp();
+        IF NOT ahead THEN
+            unplaced := ARRAY(SELECT w.queue_name FROM @extschema@.jobs w
+                               WHERE w.gate_key = 'run_at' AND @waits(w)@ AND w.run_at <= moment
+                                 AND w.queue_name = ANY (queues));
+        END IF;
+        SELECT array_agg(h.id), array_agg(e.position) INTO next_ids, next_of
+          FROM (SELECT DISTINCT ON (queues[u.position]) u.*, queues[u.position] AS queue,
+                       'queue' || quote_literal(queues[u.position]) AS gate_key, job_ids[u.position] AS id,
+                       own_tasks[u.position] AS own_task
+                  FROM unnest(ended, priorities, run_ats) AS u (position, priority, run_at)) e
+         CROSS JOIN LATERAL (
+               SELECT j.id, j.task_identifier,
+                      ruled AND j.gate_key IS DISTINCT FROM
+                      @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced
+                 FROM @extschema@.jobs j
+                -- In these words no other index has the order.
+                WHERE (j.gate_key, j.priority, j.run_at, j.id)
+                      >= (e.gate_key, CASE WHEN ahead THEN e.priority ELSE -2147483648 END,
+                          CASE WHEN ahead THEN e.run_at ELSE '-infinity' END,
+                          CASE WHEN ahead THEN e.id ELSE -9223372036854775808 END)
+                  AND j.gate_key <= e.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                  AND j.queue_name = e.queue AND j.run_at <= moment AND @within_tasks(j.task_identifier)@
+                ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) h
+         WHERE e.queue <> ALL (unplaced) AND NOT h.misplaced
+           AND CASE WHEN e.own_task IS NULL THEN excluded_tasks IS NULL OR h.task_identifier <> ALL (excluded_tasks)
+                    ELSE h.task_identifier = e.own_task END
+           -- An earlier one may stand among those with more gates.
+           AND NOT EXISTS (SELECT FROM @extschema@.jobs o
+                            WHERE o.queue_name = e.queue AND o.gate_key > 'run_at' AND @waits(o)@)
+           AND (ahead OR NOT EXISTS (
+                SELECT FROM @extschema@.jobs r WHERE r.queue_name = e.queue AND @runs(r.queue_name IS NOT NULL)@));
+        IF NOT ahead THEN
+            took := extract(epoch FROM clock_timestamp() - moment) / cardinality(ended);
+            -- Once may be chance.
+            slow := least(took, coalesce(nullif(current_setting('jobs.look_took', true), '')::float8, 0));
+            IF slow > 0.0001 THEN
+                PERFORM set_config('jobs.look_at', (extract(epoch FROM clock_timestamp())
+                                                    + least(20 * slow * cardinality(ended), 2))::text, false);
+            END IF;
+            PERFORM set_config('jobs.look_took', took::text, false);
+        END IF;
+    END IF;
+    IF gated > coalesce(cardinality(next_ids), 0) THEN
+        woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
+    END IF;
+    IF next_ids IS NOT NULL THEN
+        RETURN QUERY
+        UPDATE @extschema@.jobs j
+           SET attempts = j.attempts + 1, locked_by = worker_ids[n.position], locked_at = now(),
+               updated_at = clock_timestamp(), epoch = next_epochs[n.position],
+               instance = complete_and_claim_next.instance, accepted = false, deadline = NULL
+          FROM unnest(next_ids, next_of) AS n (id, position) WHERE j.id = n.id
+        RETURNING j.*;
+    END IF;
+    IF cardinality(held) IS DISTINCT FROM cardinality(job_ids) THEN
+        FOREACH job.attempts IN ARRAY @internal@.positions_left(cardinality(job_ids), held) LOOP
+            RETURN NEXT job;
+        END LOOP;
+    END IF;
+END
+$$;
