@@ -24,7 +24,7 @@ DECLARE
         host_succeeded, id_batches, instance_lock, interrupt_jobs, jobs_held_elsewhere, lock_claimed_jobs,
         lock_idle_jobs, next_run_at, open_gates, permanently_fail_jobs,
         positions_left, register_waiter, release_held_jobs, release_jobs, remove_job, require_worker_id,
-        reschedule_jobs, retry_at, return_attempts, spend_tokens, take_back_jobs, tell_task_hosts,
+        reschedule_jobs, retry_at, return_attempts, spend_tokens, sweep_hosts, take_back_jobs, tell_task_hosts,
         unregister_waiter, waiter_horizon,
         waiter_horizon_passed, waiter_lock, wake_workers, warn_of_held_jobs, warn_operator,
 

@@ -1,15 +1,16 @@
 -- Hosts: where the jobs of tasks go, and hosts that are down. The database knows no URLs; workers tell what they meet.
 
--- What a worker has to know of hosts, a line each, of which the first letter says: g, it has a gate; c, its gate is
--- closed; u, so it is, and there was no connection; s, nothing is closed, but some worker could not use it. The name is
--- behind a space. NULL: nothing.
+-- What a worker has to know of hosts, a line each, of which the first letter says: g, it has a gate; a, its gate is
+-- closed because the host asked for it; c, because it is down; u, so it is, and there was no connection; s, nothing is
+-- closed, but some worker could not use it. The name is behind a space. NULL: nothing.
 CREATE OR REPLACE FUNCTION @internal@.host_news() RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN (
         SELECT string_agg(concat(
                    CASE WHEN g.probe_pause IS NOT NULL AND f.unreachable THEN 'u'
-                        WHEN g.probe_pause IS NOT NULL OR g.closed_until > clock_timestamp() THEN 'c'
+                        WHEN g.probe_pause IS NOT NULL THEN 'c'
+                        WHEN g.closed_until > clock_timestamp() THEN 'a'
                         WHEN g.name IS NOT NULL THEN 'g' ELSE 's' END, ' ', coalesce(g.name, f.host)), E'\n')
           FROM (SELECT * FROM @extschema@.gates w WHERE w.kind = 'host') g
           FULL JOIN @extschema@.host_failures f ON f.host = g.name);
@@ -52,6 +53,17 @@ BEGIN
     ON CONFLICT ON CONSTRAINT gates_pkey DO UPDATE
        SET closed_until = greatest(g.closed_until, excluded.closed_until), closed_reason = excluded.closed_reason,
            probe_pause = coalesce(excluded.probe_pause, g.probe_pause);
+END
+$$;
+
+-- Removes the rows of hosts that say nothing any more, such as those of hosts that had asked to wait: with a row, jobs
+-- of the host's tasks are claimed gate by gate. SECURITY DEFINER, as close_host.
+CREATE OR REPLACE FUNCTION @internal@.sweep_hosts() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM @extschema@.gates d
+     WHERE d.kind = 'host' AND d.name = ANY (ARRAY(
+        SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'host' AND NOT @gate_says(g)@ FOR UPDATE SKIP LOCKED));
 END
 $$;
 

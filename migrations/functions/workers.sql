@@ -175,6 +175,10 @@ BEGIN
         steady_since = CASE WHEN w.heartbeat_at < moment - gap THEN moment ELSE w.steady_since END
     RETURNING w.steady_since INTO steady;
 
+    IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND NOT @gate_says(g)@) THEN
+        PERFORM @internal@.sweep_hosts();
+    END IF;
+
     FOR gone IN
         SELECT w.instance, format('worker %s gave no sign of life for %s s (JOBS_LEASE) while it ran the job',
                                   w.worker_id, round(extract(epoch FROM w.lease)::numeric, 1)) AS reason, w.worker_id

@@ -32,7 +32,9 @@ pub struct HostNews {
 pub enum HostState {
     /// It has a gate, which lets start what it lets start.
     Gated,
-    /// Its gate has closed. `unreachable`: there was no connection.
+    /// Its gate is closed for a while, because the host has asked for it.
+    Asked,
+    /// Its gate has closed, because the host is down. `unreachable`: there was no connection.
     Closed {
         /// Whether there was no connection.
         unreachable: bool,
@@ -48,6 +50,7 @@ impl HostNews {
             let (state, host) = line.split_once(' ')?;
             let state = match state {
                 "g" => HostState::Gated,
+                "a" => HostState::Asked,
                 "c" => HostState::Closed { unreachable: false },
                 "u" => HostState::Closed { unreachable: true },
                 "s" => HostState::Suspected,
@@ -144,7 +147,7 @@ mod tests {
 
     #[test]
     fn news_of_hosts_are_read_line_by_line() {
-        let news = HostNews::read(Some("g *\nc http://a:1\nu http://b\ns https://c\nx http://d\nodd"));
+        let news = HostNews::read(Some("g *\nc http://a:1\nu http://b\ns https://c\na http://e\nx http://d\nodd"));
         let news: Vec<_> = news.iter().map(|news| (&*news.host, news.state)).collect();
         let closed = |unreachable| HostState::Closed { unreachable };
         assert_eq!(
@@ -153,7 +156,8 @@ mod tests {
                 ("*", HostState::Gated),
                 ("http://a:1", closed(false)),
                 ("http://b", closed(true)),
-                ("https://c", HostState::Suspected)
+                ("https://c", HostState::Suspected),
+                ("http://e", HostState::Asked)
             ]
         );
         assert_eq!(HostNews::read(None), []);

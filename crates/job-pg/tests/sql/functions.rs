@@ -121,6 +121,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("set_weight", ADMINISTERS),
     ("show_all_tenants_to", NOBODY),
     ("spend_tokens", WORKS),
+    ("sweep_hosts", WORKS),
     ("take_back_jobs", WORKS),
     ("tell_task_hosts", WORKS),
     ("tenant_weight", WORKS),

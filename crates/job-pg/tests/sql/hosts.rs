@@ -210,6 +210,7 @@ async fn a_host_that_asks_to_wait_is_closed_until_then_and_opens_by_itself() {
     let gate = "SELECT name, closed_until > now() + interval '59 min', closed_until < now() + interval '61 min',
                        closed_reason FROM app_jobs.gates";
     assert_eq!(s.show(gate).await, format!("{HOST}|t|t|HTTP 429"), "an hour at most");
+    assert_eq!(s.show("SELECT app_jobs_internal.host_news()").await, format!("a {HOST}"));
     assert_eq!(claim_by(&s, "worker-1", 10).await, Vec::<i64>::new());
     // A shorter wait that is asked for later makes it no shorter, and a request that was under way does not open it.
     s.run(&format!("SELECT app_jobs_internal.host_asked('{HOST}', '2 s', 'HTTP 429')")).await;
@@ -219,6 +220,11 @@ async fn a_host_that_asks_to_wait_is_closed_until_then_and_opens_by_itself() {
     let next = "SELECT app_jobs_internal.next_run_at(NULL, NULL, '1 hour') <= now() + interval '1 second'";
     assert!(s.is(next).await, "workers know when");
     eventually(LIMIT, async || claim_by(&s, "worker-1", 10).await.len() == 5).await;
+    s.run(
+        "SELECT app_jobs_internal.heartbeat('worker-1', gen_random_uuid(), interval '30 s', false, 'late', '4 hours')",
+    )
+    .await;
+    assert_eq!(s.show("SELECT * FROM app_jobs.gates").await, "", "nothing is left of it");
 }
 
 #[tokio::test]

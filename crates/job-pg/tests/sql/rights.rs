@@ -51,6 +51,7 @@ async fn the_functions_that_run_as_their_owner_are_these_and_have_a_fixed_search
         ("enqueue_for_any_tenant", 1),
         ("enqueue_for_own_tenant", 1),
         ("refuse_large_payload", 1),
+        ("sweep_hosts", 1),
         ("tg_add_job_with_row", 1),
         ("tg_add_job_with_row_id", 1),
         ("tg_gates_counted", 1),

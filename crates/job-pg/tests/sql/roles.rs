@@ -306,7 +306,7 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
     assert_eq!(
         as_owner,
         "add_job\nadd_job_for_any_tenant\nclose_host\ncomplete_in_transaction\n\
-         enqueue_all_for_any_tenant\nenqueue_all_for_own_tenant\nenqueue_for_any_tenant\nenqueue_for_own_tenant\nrefuse_large_payload"
+         enqueue_all_for_any_tenant\nenqueue_all_for_own_tenant\nenqueue_for_any_tenant\nenqueue_for_own_tenant\nrefuse_large_payload\nsweep_hosts"
     );
     place.admin.run("SELECT app_jobs.add_scheduled_job('x', '{}', '{}', 'k')").await;
     let s = role.session().await;

@@ -116,12 +116,32 @@ struct State {
 struct Closed {
     /// Jobs of claims that began before have not passed it.
     since: Instant,
-    unreachable: bool,
+    why: Why,
+}
+
+/// Why a gate is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The host has asked for it. It opens by itself.
+    Asked,
+    /// It is down. The first success opens it.
+    Down {
+        /// Whether there was no connection.
+        unreachable: bool,
+    },
 }
 
 impl State {
     fn is_clear(&self) -> bool {
         self.proven && self.is_unsaid()
+    }
+
+    fn is_down(&self) -> bool {
+        self.closed.as_ref().is_some_and(|closed| closed.why != Why::Asked)
+    }
+
+    fn is_unreachable(&self) -> bool {
+        self.closed.as_ref().is_some_and(|closed| closed.why == Why::Down { unreachable: true })
     }
 
     /// Nobody says anything of it.
@@ -189,7 +209,7 @@ impl Host {
         self.change(|state| {
             (state.proven, state.anew) = (true, true);
             let recently = state.told.is_some_and(|told| told.elapsed() < TELL_INTERVAL);
-            let tells = state.closed.is_some() || (state.failed || state.suspected) && !recently;
+            let tells = state.is_down() || (state.failed || state.suspected) && !recently;
             if tells {
                 state.told = Some(Instant::now());
                 // Those that are used at the same time need not tell it as well.
@@ -208,26 +228,27 @@ impl Host {
     }
 
     /// Its gate has closed. Returns whether that is new.
-    pub(crate) fn close(&self, unreachable: bool) -> bool {
-        self.change(|state| state.closed.replace(Closed { since: Instant::now(), unreachable }).is_none())
+    pub(crate) fn close(&self, why: Why) -> bool {
+        self.change(|state| {
+            // What is down and asks as well is opened by a success.
+            let why = if why == Why::Asked && state.is_down() { Why::Down { unreachable: false } } else { why };
+            state.closed.replace(Closed { since: Instant::now(), why }).is_none()
+        })
     }
 
-    /// Its gate is open. Returns whether that is new.
+    /// A success has opened its gate, if it was down. Returns whether it was.
     pub(crate) fn open(&self) -> bool {
-        self.change(|state| state.closed.take().is_some())
+        self.change(|state| state.closed.take_if(|closed| closed.why != Why::Asked).is_some())
     }
 
     /// Whether it is closed because there was no connection.
     pub(crate) fn is_unreachable(&self) -> bool {
-        self.state().closed.as_ref().is_some_and(|closed| closed.unreachable)
+        self.state().is_unreachable()
     }
 
     /// Whether to begin to try to connect to it; until [`Host::end_test`] nobody else does.
     pub(crate) fn begin_test(&self) -> bool {
-        self.change(|state| {
-            let unreachable = state.closed.as_ref().is_some_and(|closed| closed.unreachable);
-            unreachable && !std::mem::replace(&mut state.testing, true)
-        })
+        self.change(|state| state.is_unreachable() && !std::mem::replace(&mut state.testing, true))
     }
 
     pub(crate) fn end_test(&self) {
@@ -240,21 +261,24 @@ impl Host {
         let own = news.iter().find(|news| news.host == self.name).map(|news| news.state);
         let all = news.iter().any(|news| news.host == "*");
         self.change(|state| {
-            state.gated = all || matches!(own, Some(HostState::Gated | HostState::Closed { .. }));
+            let why = match own {
+                Some(HostState::Asked) => Some(Why::Asked),
+                Some(HostState::Closed { unreachable }) => Some(Why::Down { unreachable }),
+                _ => None,
+            };
+            state.gated = all || why.is_some() || own == Some(HostState::Gated);
             if whole || own.is_some() {
                 state.suspected = matches!(own, Some(HostState::Suspected | HostState::Closed { .. }));
             }
-            match (own, &mut state.closed) {
-                (Some(HostState::Closed { unreachable }), closed) => match closed {
-                    Some(closed) => {
-                        closed.unreachable = unreachable;
-                        None
-                    }
-                    None => {
-                        *closed = Some(Closed { since: began, unreachable });
-                        Some(true)
-                    }
-                },
+            match (why, &mut state.closed) {
+                (Some(why), Some(closed)) => {
+                    closed.why = why;
+                    None
+                }
+                (Some(why), closed) => {
+                    *closed = Some(Closed { since: began, why });
+                    Some(true)
+                }
                 // The claim may have begun before it closed.
                 (_, Some(closed)) if closed.since <= began => {
                     state.closed = None;
@@ -322,7 +346,8 @@ mod tests {
         let before = Instant::now();
         host.connected();
         assert!(host.is_clear());
-        assert!(host.close(true) && !host.close(true));
+        let down = Why::Down { unreachable: true };
+        assert!(host.close(down) && !host.close(down));
         assert!(!host.is_clear() && host.is_unreachable());
         assert_eq!(host.told(&[], true, before - Duration::from_secs(1)), None);
         assert!(!host.admits(before - Duration::from_secs(1)) && host.admits(Instant::now()));
@@ -342,7 +367,9 @@ mod tests {
         assert!(host.used() && !host.used());
         host.failed();
         assert!(!host.used(), "within the second");
-        host.close(true);
-        assert!(host.used(), "that it is open again is told at once");
+        host.close(Why::Asked);
+        assert!(!host.used() && !host.open(), "it has to be left alone all the same");
+        host.close(Why::Down { unreachable: false });
+        assert!(host.used() && host.open(), "that it is up again is told at once");
     }
 }

@@ -12,11 +12,11 @@ use job_utils::telemetry::LogLimit;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::dispatch::host::{Permission, Sign, Turn};
+use crate::dispatch::host::{Permission, Sign, Turn, Why};
 use crate::dispatch::origin::Origin;
 use crate::dispatch::target::{Target, Targets};
 
-/// Of so many tasks a process tells where they go. A task's name can be anything.
+/// Of so many tasks a process tells where they go, unless their host has a gate. A task's name can be anything.
 const MOST_TASKS: usize = 10_000;
 
 /// So many jobs of closed hosts may be on their way to a slot.
@@ -115,7 +115,8 @@ impl Hosts {
         let began = Instant::now();
         let (tasks, hosts): (Vec<_>, Vec<_>) =
             batch.iter().map(|(task, target)| (task.clone(), target.origin.host.name.clone())).unzip();
-        if self.told.fetch_add(batch.len(), Ordering::Relaxed) < MOST_TASKS {
+        // Of a host with a gate every task has to be known: no job passes it otherwise.
+        if self.told.fetch_add(batch.len(), Ordering::Relaxed) < MOST_TASKS || !target.origin.host.is_unsaid() {
             match db.tell_task_hosts(&tasks, &hosts).await {
                 Ok(news) => self.heard(&news, true, began, targets),
                 // With the task's next job it is tried again.
@@ -177,7 +178,7 @@ impl Hosts {
             }
             (Sign::Connected | Sign::Up, _) => origin.host.connected(),
             (Sign::Asked(wait), Some(db)) => match db.host_asked(&origin.host.name, wait, error).await {
-                Ok(()) => self.closed(origin, false, error),
+                Ok(()) => self.closed(origin, Why::Asked, error),
                 Err(failure) => self.warn("cannot close a host that asks to wait", &chain(&failure)),
             },
             (Sign::Down { unreachable }, Some(db)) => {
@@ -186,7 +187,7 @@ impl Hosts {
                 let failure = HostFailure { host: &origin.host.name, unreachable, anew, job, error };
                 match db.host_failed(failure).await {
                     Ok(HostVerdict::Closed) => {
-                        self.closed(origin, unreachable, error);
+                        self.closed(origin, Why::Down { unreachable }, error);
                         return Some(Outcome::release(error));
                     }
                     Ok(HostVerdict::ReachedElsewhere) if unreachable => {
@@ -202,9 +203,9 @@ impl Hosts {
         outcome
     }
 
-    fn closed(&self, origin: &Arc<Origin>, unreachable: bool, error: &str) {
+    fn closed(&self, origin: &Arc<Origin>, why: Why, error: &str) {
         self.said.store(true, Ordering::Relaxed);
-        if origin.host.close(unreachable) {
+        if origin.host.close(why) {
             tracing::warn!(host = origin.host.name, "the host is closed: its jobs wait. The last answer: {error}");
         }
         self.test_connection(origin);

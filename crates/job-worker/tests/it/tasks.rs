@@ -34,10 +34,12 @@ async fn each_task_has_its_own_time_retries_and_limit() {
     let bench = Bench::new().await;
     let function = FakeFunction::start(async |request| match request.target.as_str() {
         "/slow" => std::future::pending().await,
-        "/busy" => Answer::text(503, "busy").header("Retry-After", "60"),
         _ => Answer::text(500, "down"),
     })
     .await;
+    // On a host of its own, which is left alone then.
+    let busy = FakeFunction::answering(Answer::text(503, "busy").header("Retry-After", "60")).await;
+    let busy_url = format!("{}/busy", busy.url());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tasks.toml");
     let url = function.url();
@@ -45,7 +47,7 @@ async fn each_task_has_its_own_time_retries_and_limit() {
         &path,
         format!(
             "slow = {{ timeout = '1s', concurrency = 1 }}\n\
-             busy = {{ retry = {{ max_attempts = 1 }} }}\n\
+             busy = {{ url = '{busy_url}', retry = {{ max_attempts = 1 }} }}\n\
              ['*']\nurl = '{url}'\nretry = {{ first = '100s', max_attempts = 3 }}\n"
         ),
     )
@@ -59,7 +61,7 @@ async fn each_task_has_its_own_time_retries_and_limit() {
     let asked = function.requests().pop().unwrap();
     assert_eq!((asked.target.as_str(), asked.header("x-job-max-attempts")), ("/any", Some("3")));
     let busy = bench.failed(bench.add("busy").await).await;
-    assert_eq!((busy.attempts, busy.last_error.as_deref()), (25, Some(&*format!("HTTP 503: busy (POST {url}/busy)"))));
+    assert_eq!((busy.attempts, busy.last_error.as_deref()), (25, Some(&*format!("HTTP 503: busy (POST {busy_url})"))));
     for id in [slow, second] {
         let last_error = bench.failed(id).await.last_error.unwrap();
         assert_eq!(last_error, format!("no answer from {url}/slow within 1s (timeout of the task)"));
