@@ -85,7 +85,9 @@ fn ends(evidence: &Evidence, job: i64, timeline: &Timeline<'_>, findings: &mut F
 /// What was enqueued last under a job's id has to have started when the job was completed, and to have been tried when
 /// it failed for good. What an operator has removed or failed need not.
 fn starts(job: i64, timeline: &Timeline<'_>, findings: &mut Findings) {
-    let Some(last) = timeline.changes.last().filter(|change| change.what() != What::Operated) else { return };
+    // A second call of an operator's may have changed nothing.
+    let last = timeline.changes.iter().rfind(|change| change.what() != What::Placed);
+    let Some(last) = last.filter(|change| change.what() != What::Operated) else { return };
     let Some(row) = last.row() else { return };
     if timeline.last_row().is_none() && !timeline.runs.iter().any(|run| run.n == row.n) {
         findings.job(Rule::Lost, job, "it was completed, but never started");

@@ -148,10 +148,14 @@ fn what_operators_do_with_jobs_that_wait_is_as_it_should_be() {
             let row = made.row(3);
             made.change(3, Some(Row { attempts: row.max_attempts, error: Some("no".into()), ..row }));
         });
+        made.call(Act::Fail { jobs: 1 }, some(&[3]), |made| {
+            let row = made.row(3);
+            made.change(3, Some(row));
+        });
         made.wait(SECOND).run(2, 1);
     });
     assert_eq!(made.wrong(), []);
-    assert_eq!(made.verdict().figures.operated, 4);
+    assert_eq!(made.verdict().figures.operated, 5);
 }
 
 #[test]
