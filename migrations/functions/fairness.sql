@@ -122,7 +122,7 @@ CREATE OR REPLACE FUNCTION @internal@.fair_gates(
     OUT tasks text[], OUT tenants uuid[], OUT priorities int[], OUT run_ats timestamptz[], OUT ids bigint[],
     OUT starts float8[], OUT costs float8[], OUT lifts float8[], OUT clock float8, OUT last_gate text
 )
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_nestloop = off
 SET enable_hashjoin = on SET plan_cache_mode = force_generic_plan SET jit = off
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -145,7 +145,7 @@ CREATE OR REPLACE FUNCTION @internal@.open_gates(
     OUT skipped boolean, OUT moved boolean
 )
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET enable_mergejoin = off SET enable_sort = off SET plan_cache_mode = force_generic_plan SET jit = off
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     swept timestamptz := now() - interval '1 minute';
@@ -308,8 +308,9 @@ BEGIN
             shares := @internal@.fair_shares(max_jobs, payers, starts_of, costs_of, shares, given);
             EXIT WHEN shares IS NULL;
         END IF;
-        -- Not gate_key = …: then the index of all gates has the order, too, and is taken without statistics. Before a
-        -- gate's first job there are but dead entries.
+        -- Not gate_key = …: then the index of all gates has the order, too, and is taken without statistics. With them,
+        -- to sort all of it may seem cheaper: so sorts are dear here (enable_sort). Before a gate's first job there are
+        -- but dead entries.
         WITH k AS MATERIALIZED (
             SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name, o.task, o.tenant, o.queue_room, o.task_room,
                    o.tenant_room, o.host, o.host_room, o.share, o.start, o.cost,
