@@ -345,7 +345,11 @@ BEGIN
                    row_number() OVER (PARTITION BY h.task ORDER BY h.priority, h.run_at, h.id) AS in_task,
                    row_number() OVER (PARTITION BY h.tenant ORDER BY h.priority, h.run_at, h.id) AS in_tenant,
                    row_number() OVER (PARTITION BY h.host ORDER BY h.priority, h.run_at, h.id) AS in_host
-              FROM heads h WHERE NOT (h.misplaced OR h.among_others IS TRUE)),
+              FROM (SELECT a.*, bool_or(a.aside) OVER (PARTITION BY a.queue_name
+                                                       ORDER BY a.priority, a.run_at, a.id) AS behind
+                      FROM (SELECT m.*, m.misplaced OR m.among_others IS TRUE AS aside FROM heads m) a) h
+             -- Of a queue none starts before one that is only being put in its place.
+             WHERE NOT CASE WHEN h.queue_name IS NULL THEN h.aside ELSE h.behind END),
         chosen AS MATERIALIZED (
             SELECT c.id, coalesce(c.tenant, 'none') AS tenant FROM candidates c
              WHERE (c.queue_name IS NULL OR c.in_queue <= c.queue_room)

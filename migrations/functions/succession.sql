@@ -22,8 +22,8 @@ CREATE OR REPLACE FUNCTION @internal@.complete_and_claim_next(
     instance uuid, task_identifiers text[], excluded_tasks text[], job_expiry interval
 ) RETURNS SETOF @extschema@.jobs
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_bitmapscan = off
-SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off
-SET search_path = pg_catalog, pg_temp AS $$
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off
+SET plan_cache_mode = force_generic_plan SET jit = off SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     stale timestamptz := now() - job_expiry;
     swept timestamptz := now() - interval '1 minute';
