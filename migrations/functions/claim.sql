@@ -50,8 +50,8 @@ CREATE OR REPLACE FUNCTION @internal@.claim_instance_jobs(
     after_gate text DEFAULT NULL
 ) RETURNS SETOF @extschema@.jobs
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan SET jit = off SET lock_timeout = '100ms'
-SET search_path = pg_catalog, pg_temp AS $$
+SET enable_mergejoin = off SET enable_sort = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET lock_timeout = '100ms' SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     stale timestamptz := now() - coalesce(job_expiry, interval '4 hours');
     -- Workers fail what is past its deadline. When nobody has done so, there is none, and its lock is as any other's.
