@@ -203,6 +203,8 @@ async fn a_cast_that_comes_and_goes_among_4000_types_never_runs_as_the_owner() {
 
 /// The trigger functions of this schema's tables that run as the owner, and a trigger for each.
 const OWN_TRIGGERS: &[(&str, &str)] = &[
+    ("tg_gates_counted", "AFTER INSERT ON mine FOR EACH ROW"),
+    ("tg_gates_limited", "BEFORE INSERT ON mine FOR EACH ROW"),
     ("tg_jobs_deleted", "AFTER DELETE ON mine REFERENCING OLD TABLE AS old_rows"),
     ("tg_jobs_inserted", "AFTER INSERT ON mine REFERENCING NEW TABLE AS new_rows"),
     ("tg_jobs_placed", "BEFORE INSERT ON mine FOR EACH ROW"),
