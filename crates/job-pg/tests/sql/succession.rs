@@ -219,15 +219,17 @@ async fn under_a_held_snapshot_dead_entries_are_passed_by() {
     for epoch in 1..2500 {
         id = next(&s, id, epoch).await.unwrap();
     }
-    for (look_at, most) in [("''", 1_000_000), ("(extract(epoch FROM clock_timestamp()) + 1.9)::text", 100)] {
+    let mut entries = Vec::new();
+    // Looks behind the job that ends are for two seconds at most: on a busy machine one may come too late.
+    for look_at in ["''"].into_iter().chain(["(extract(epoch FROM clock_timestamp()) + 1.9)::text"; 5]) {
         s.run(&format!("BEGIN; SELECT set_config('jobs.look_at', {look_at}, false)")).await;
         let before = s.number(read).await;
         id = next(&s, id, s.number("SELECT epoch FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await).await.unwrap();
-        let entries = s.number(read).await - before;
+        entries.push(s.number(read).await - before);
         s.run("COMMIT").await;
-        // The walk from the beginning shows that there is something to pass by.
-        assert!((most == 100 || entries > 2000) && entries < most, "{entries} entries");
     }
+    // The walk from the beginning shows that there is something to pass by.
+    assert!(entries[0] > 2000 && entries[1..].iter().any(|read| *read < 100), "{entries:?}");
     // What takes long leads to looks that do not.
     s.run("SELECT set_config('jobs.look_at', '', false), set_config('jobs.look_took', '1', false)").await;
     assert!(
