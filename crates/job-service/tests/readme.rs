@@ -78,6 +78,7 @@ async fn the_page_for_operators_changes_the_jobs_and_the_schedule_that_it_names(
                   UPDATE app_jobs.jobs SET locked_at = now(), locked_by = 'worker-0' WHERE id = 5;
                   SELECT app_jobs.add_job('held');
                   UPDATE app_jobs.jobs SET locked_at = now(), locked_by = 'worker-9' WHERE task_identifier = 'held';
+                  SELECT app_jobs.add_job('report') FROM generate_series(8, 9);
                   SELECT app_jobs.add_scheduled_job('report', '{}', '@daily', job_key := 'nightly')"#;
     client.batch_execute(jobs).await.unwrap();
     run_sql(&client, OPERATIONS).await;
