@@ -10,8 +10,8 @@
 mod stragglers;
 
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -30,6 +30,9 @@ const BATCH: usize = 500;
 /// How many outcomes may be on their way: whoever has another one waits. A worker that is killed repeats the jobs of
 /// those.
 const UNSETTLED: usize = 1000;
+
+/// For so long no next jobs are claimed after Postgres has refused one: as long as a worker claims carefully.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// The longest wait: beyond it lies the end of PostgreSQL's time.
 const LONGEST_WAIT: Duration = Duration::from_secs(1000 * 366 * 24 * 3600);
@@ -119,7 +122,8 @@ impl<T: Send + Sync + 'static> Settler<T> {
     ) -> Self {
         let (items, receiver) = mpsc::unbounded_channel();
         let status = db.settlers().register(UNSETTLED);
-        let store = Store { db, task_of, succession, settled: Box::new(settled), status: status.clone() };
+        let (settled, claims_paused_until) = (Box::new(settled), Mutex::default());
+        let store = Store { db, task_of, succession, claims_paused_until, settled, status: status.clone() };
         tokio::spawn(run(Arc::new(store), receiver));
         Self { items, status }
     }
@@ -147,6 +151,8 @@ struct Store<T> {
     db: Db,
     task_of: fn(&T) -> Option<&str>,
     succession: Option<Box<dyn Succession<T>>>,
+    /// Until when no next jobs are claimed, since Postgres has refused one.
+    claims_paused_until: Mutex<Option<Instant>>,
     settled: Box<dyn Fn(SettleResults<T>) + Send + Sync>,
     status: Arc<SettlerStatus>,
 }
@@ -185,11 +191,14 @@ impl<T: 'static> Store<T> {
     }
 
     /// Stores completed jobs and claims the next ones of their queues, where those are wanted. None: nothing has been
-    /// tried, or the database is away.
+    /// tried, the database is away, or it refuses to have a next job claimed.
     async fn store_with_successors(&self, items: &mut [Queued<T>]) -> Option<Result<Vec<i32>, DbError>> {
         let succession = self.succession.as_deref()?;
         if items.iter().any(|item| item.settlement.run_time.is_some()) {
             // Tenants are served fairly, and no job is of a queue alone.
+            return None;
+        }
+        if self.claims_paused().is_some_and(|until| until > Instant::now()) {
             return None;
         }
         let mut completions = Completions::default();
@@ -232,9 +241,18 @@ impl<T: 'static> Store<T> {
                 if error.is_ambiguous() {
                     succession.lost();
                 }
+                if error.is_refusal() {
+                    // A trigger or a constraint of the application's: claims leave such a job out.
+                    *self.claims_paused() = Some(Instant::now() + REFUSED_PAUSE);
+                    return None;
+                }
                 (!self.is_away(&error).await).then_some(Err(error))
             }
         }
+    }
+
+    fn claims_paused(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.claims_paused_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs the statement until the database has carried it out, or answers it with an error although it is there;
