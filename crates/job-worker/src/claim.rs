@@ -131,13 +131,13 @@ impl Claimer {
                 () = self.refusals.tell() => {}
             }
         }
-        let stopped = Instant::now();
+        let (stopped, held) = (Instant::now(), self.slots.held());
         self.end_claims(stopped).await;
         let (heartbeat, cancellations) = (self.heartbeat, self.cancellations);
         let heartbeat = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::join!(heartbeat.go_on(), cancellations.go_on());
         }));
-        self.drain.run(stopped, self.running.into_inner(), heartbeat).await
+        self.drain.run(stopped, held, self.running.into_inner(), heartbeat).await
     }
 
     /// Starts a claim for every lane that has room and may find something.

@@ -74,11 +74,12 @@ impl Drain {
         Self { db, slots, grace: config.shutdown_grace, callback_timeout, deadlines, heartbeat_thread }
     }
 
-    /// Drains a worker that has stopped claiming. The stop began at `stopped`; `running` are its slots in use;
-    /// `heartbeat` shows that it lives, until it has given back what it holds.
+    /// Drains a worker that has stopped claiming. The stop began at `stopped`, when these jobs were `held`; `running` are
+    /// its slots in use; `heartbeat` shows that it lives, until it has given back what it holds.
     pub(crate) async fn run(
         mut self,
         stopped: Instant,
+        held: Vec<ClaimId>,
         mut running: JoinSet<()>,
         mut heartbeat: AbortOnDropHandle<()>,
     ) -> Stopped {
@@ -89,8 +90,8 @@ impl Drain {
         self.slots.forget(&buffered);
         let in_flight = self.slots.held().len();
         let mut left = self.wait_for_running(&mut running, in_flight, deadline).await;
-        // What has taken the place of a job that has ended, after this began, may be left for it.
-        let finished = in_flight.saturating_sub(left.len());
+        // Some have ended while the claims under way did.
+        let finished = held.iter().filter(|claim| !left.contains(claim) && !buffered.contains(claim)).count();
         if returned.is_none() {
             left.extend(buffered);
         }
