@@ -74,8 +74,8 @@ impl Drain {
         Self { db, slots, grace: config.shutdown_grace, callback_timeout, deadlines, heartbeat_thread }
     }
 
-    /// Drains a worker that has stopped claiming. The stop began at `stopped`, when these jobs were `held`; `running` are
-    /// its slots in use; `heartbeat` shows that it lives, until it has given back what it holds.
+    /// Drains a worker that has stopped claiming. The stop began at `stopped`, when these jobs were `held`; `running`
+    /// are its slots in use; `heartbeat` shows that it lives, until it has given back what it holds.
     pub(crate) async fn run(
         mut self,
         stopped: Instant,
