@@ -67,5 +67,6 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.cancel_jobs(bigint[], text) IS
-    E'@behavior -*\nEnds jobs for good: waiting ones are removed, and of those that run the attempt ends and is not tried again. '
+    E'@behavior -*\nEnds jobs for good: waiting ones are removed, and of those that run the attempt ends and is not '
+    'tried again. '
     'Returns the jobs it removed. Warns of jobs that another transaction holds, and of those that have failed already.';
