@@ -179,7 +179,8 @@ BEGIN
             SELECT f.keys, f.queues, f.tasks, f.tenants, f.priorities, f.run_ats, f.ids, f.starts, f.costs, f.lifts,
                    f.clock, f.last_gate
               INTO keys, queues, tasks, tenants, priorities, run_ats, firsts, starts, costs, lifts, clock, last_gate
-              FROM @internal@.fair_gates(after_gate, max_jobs, task_identifiers, excluded_tasks) f;
+              FROM @internal@.fair_gates(after_gate, max_jobs, task_identifiers, excluded_tasks,
+                                         epochs IS NOT NULL) f;
             PERFORM set_config('jobs.last_gate', coalesce(last_gate, ''), true);
         ELSIF deep THEN
             SELECT array_agg(k.gate_key), array_agg(k.queue_name), array_agg(k.task), array_agg(k.tenant),

@@ -116,11 +116,12 @@ $$;
 -- clock: where the least of those who are served stands.
 --
 -- 250 to 1,000 gates at most, from after_gate on and around; without that from where the session's last look ended.
--- last_gate: the last of them, when there are more.
+-- last_gate: the last of them, when there are more. brief: the caller's transaction ends at once, so that it may have
+-- the lock of those who add up.
 CREATE OR REPLACE FUNCTION @internal@.fair_gates(
-    after_gate text, max_jobs int, task_identifiers text[], excluded_tasks text[], OUT keys text[], OUT queues text[],
-    OUT tasks text[], OUT tenants uuid[], OUT priorities int[], OUT run_ats timestamptz[], OUT ids bigint[],
-    OUT starts float8[], OUT costs float8[], OUT lifts float8[], OUT clock float8, OUT last_gate text
+    after_gate text, max_jobs int, task_identifiers text[], excluded_tasks text[], brief boolean, OUT keys text[],
+    OUT queues text[], OUT tasks text[], OUT tenants uuid[], OUT priorities int[], OUT run_ats timestamptz[],
+    OUT ids bigint[], OUT starts float8[], OUT costs float8[], OUT lifts float8[], OUT clock float8, OUT last_gate text
 )
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_nestloop = off
 SET enable_hashjoin = on SET plan_cache_mode = force_generic_plan SET jit = off
@@ -246,7 +247,11 @@ BEGIN
                           PARTITION BY h.queue, CASE WHEN h.queue IS NULL THEN h.key END
                           ORDER BY h.priority, h.run_at, h.id),
                       h.priority, h.run_at, h.id) o;
-    IF entries > 200 OR entries > 0 AND coalesce(last.ended_at < clock_timestamp() - interval '1 second', true) THEN
+    -- Who may keep its transaction open adds up what nobody else does.
+    IF brief AND entries > 200 OR entries > 0 AND coalesce(
+           last.ended_at < clock_timestamp() - CASE WHEN brief THEN interval '1 second' ELSE '10 seconds' END,
+           brief OR entries > 1000)
+    THEN
         PERFORM @internal@.add_up_usage();
     END IF;
 END

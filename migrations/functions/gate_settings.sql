@@ -83,7 +83,10 @@ DECLARE
     gate_name CONSTANT text := @internal@.gate_name(kind, name);
     woken boolean;
 BEGIN
-    UPDATE @extschema@.gates g SET paused_at = NULL, paused_until = NULL, reason = NULL
+    -- A host that has closed by itself opens as well.
+    UPDATE @extschema@.gates g
+       SET paused_at = NULL, paused_until = NULL, reason = NULL, closed_until = NULL, closed_reason = NULL,
+           probe_pause = NULL
      WHERE g.kind = resume.kind AND g.name = gate_name;
     DELETE FROM @extschema@.gates g WHERE NOT @gate_says(g)@;
     woken := @internal@.wake_workers(EXISTS (SELECT FROM @extschema@.settings));
@@ -93,7 +96,7 @@ END
 $$;
 
 COMMENT ON FUNCTION @extschema@.resume(text, text) IS
-    'Ends a pause. Nothing happens when there is none.';
+    'Ends a pause, and opens a host that has closed by itself. Nothing happens when there is neither.';
 
 -- Waits for the claims under way, and has the lock that keeps new ones away until the transaction ends.
 CREATE OR REPLACE FUNCTION @internal@.lock_limits() RETURNS void
@@ -160,11 +163,8 @@ BEGIN
                    WHERE g.kind = set_limit.kind AND (g.name = '*' AND gate_name <> '*'
                          OR g.kind = 'queue' AND g.name = gate_name AND g.max_running > 1))
     THEN
+        -- The trigger of gates takes it as well. Whoever holds a row of gates must not wait for it.
         PERFORM @internal@.lock_limits();
-        -- What claims in an older snapshot stumble upon. Of a queue several jobs may run that were claimed before this:
-        -- none follows in the place of one of them.
-        INSERT INTO @extschema@.gate_tokens (kind, name, full_at) VALUES ('all', '', clock_timestamp())
-        ON CONFLICT ON CONSTRAINT gate_tokens_pkey DO UPDATE SET full_at = excluded.full_at;
     END IF;
 
     SELECT * INTO before FROM @extschema@.gates g

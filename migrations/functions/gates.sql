@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION @internal@.gate_key(task text, queue text, tenant uui
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN nullif(concat_ws(' ',
-        CASE WHEN EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'tenant' AND g.name = '*' AND g.fair)
+        CASE WHEN @fair()@
                OR tenant IS NOT NULL AND EXISTS (
                  SELECT FROM @extschema@.gates g
                   WHERE g.kind = 'tenant' AND g.name IN (tenant::text, '*') AND @gate_asks(g)@)

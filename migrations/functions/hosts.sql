@@ -34,13 +34,17 @@ $$;
 
 -- Closes a host's gate until then, or opens it (until NULL). pause: how long it stays closed while the first job that
 -- starts then finds out; NULL: as it was, and it opens by itself when there was none. SECURITY DEFINER: who runs jobs
--- may set no gates.
+-- may set no gates, but close the one of a host, for an hour at most.
 CREATE OR REPLACE FUNCTION @internal@.close_host(host text, until timestamptz, reason text, pause interval)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     woken boolean;
 BEGIN
+    IF host = '*' OR @internal@.gate_name('host', host) <> host THEN
+        RAISE EXCEPTION 'host is %', quote_literal(host) USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Give the name that workers give it, such as http://functions:8080.';
+    END IF;
     IF until IS NULL THEN
         UPDATE @extschema@.gates g SET closed_until = NULL, closed_reason = NULL, probe_pause = NULL
          WHERE g.kind = 'host' AND g.name = host;
@@ -49,7 +53,8 @@ BEGIN
         RETURN;
     END IF;
     INSERT INTO @extschema@.gates AS g (kind, name, closed_until, closed_reason, probe_pause)
-    VALUES ('host', host, until, left(reason, 500), pause)
+    VALUES ('host', host, least(until, clock_timestamp() + interval '1 hour'), left(reason, 500),
+            CASE WHEN pause > interval '1 minute' THEN interval '1 minute' ELSE pause END)
     ON CONFLICT ON CONSTRAINT gates_pkey DO UPDATE
        SET closed_until = greatest(g.closed_until, excluded.closed_until), closed_reason = excluded.closed_reason,
            probe_pause = coalesce(excluded.probe_pause, g.probe_pause);
@@ -82,23 +87,39 @@ BEGIN
 END
 $$;
 
--- Gives back the attempts of jobs that have failed because their host is down, as far as nobody has changed the jobs
--- since. What is just being written is left for the next call.
+-- Gives back the attempts of jobs that have failed because their host is down, each once, as far as nobody has changed
+-- the jobs since. A run_at that the usual wait after a failure does not explain stays: an operator has put the job off.
+-- What is just being written is left for the next call.
 CREATE OR REPLACE FUNCTION @internal@.return_attempts(failed_host text) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE @extschema@.jobs j
-       SET attempts = b.attempt - 1, run_at = least(j.run_at, b.run_at), updated_at = clock_timestamp()
-      FROM (SELECT w.id, n.attempt, n.run_at
-              FROM @extschema@.host_failures f
-             CROSS JOIN LATERAL unnest(f.job_ids, f.attempts, f.errors, f.run_ats)
-                   AS n (job_id, attempt, error, run_at)
-              JOIN @extschema@.jobs w ON w.id = n.job_id
-             WHERE f.host = failed_host AND w.locked_at IS NULL AND NOT w.superseded AND w.last_error = n.error
-               AND w.attempts IN (n.attempt, w.max_attempts) AND w.attempts >= n.attempt
-               FOR UPDATE OF w SKIP LOCKED) b
-     WHERE j.id = b.id;
+    WITH back AS (
+        UPDATE @extschema@.jobs j
+           SET attempts = greatest(b.attempt - b.failures, 0), updated_at = clock_timestamp(),
+               run_at = CASE WHEN j.run_at <= @internal@.retry_at(b.run_at, b.attempt) THEN least(j.run_at, b.run_at)
+                             ELSE j.run_at END
+          FROM (SELECT w.id, l.attempt, l.failures, l.run_at
+                  FROM (SELECT n.job_id, max(n.attempt) AS attempt, count(*)::int AS failures, min(n.run_at) AS run_at,
+                               (array_agg(n.error ORDER BY n.attempt DESC))[1] AS error
+                          FROM @extschema@.host_failures f
+                         CROSS JOIN LATERAL unnest(f.job_ids, f.attempts, f.errors, f.run_ats)
+                               AS n (job_id, attempt, error, run_at)
+                         WHERE f.host = failed_host GROUP BY n.job_id) l
+                  JOIN @extschema@.jobs w ON w.id = l.job_id
+                 WHERE w.locked_at IS NULL AND NOT w.superseded AND w.last_error = l.error
+                   AND w.attempts IN (l.attempt, w.max_attempts) AND w.attempts >= l.attempt
+                   FOR UPDATE OF w SKIP LOCKED) b
+         WHERE j.id = b.id
+        RETURNING j.id)
+    UPDATE @extschema@.host_failures f
+       SET (job_ids, attempts, errors, run_ats) = (
+           SELECT coalesce(array_agg(n.job_id ORDER BY n.i), '{}'), coalesce(array_agg(n.attempt ORDER BY n.i), '{}'),
+                  coalesce(array_agg(n.error ORDER BY n.i), '{}'), coalesce(array_agg(n.run_at ORDER BY n.i), '{}')
+             FROM unnest(f.job_ids, f.attempts, f.errors, f.run_ats) WITH ORDINALITY
+                  AS n (job_id, attempt, error, run_at, i)
+            WHERE n.job_id NOT IN (SELECT b.id FROM back b))
+     WHERE f.host = failed_host AND EXISTS (SELECT FROM back);
 END
 $$;
 

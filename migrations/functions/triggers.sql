@@ -171,7 +171,8 @@ BEGIN
     END IF;
     IF limits THEN
         PERFORM @internal@.lock_limits();
-        -- What claims in an older snapshot stumble upon.
+        -- What claims in an older snapshot stumble upon. Of a queue several jobs may run that were claimed before this:
+        -- none follows in the place of one of them.
         INSERT INTO @extschema@.gate_tokens (kind, name, full_at) VALUES ('all', '', clock_timestamp())
         ON CONFLICT ON CONSTRAINT gate_tokens_pkey DO UPDATE SET full_at = excluded.full_at;
     END IF;

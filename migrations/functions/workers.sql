@@ -178,6 +178,11 @@ BEGIN
     IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND NOT @gate_says(g)@) THEN
         PERFORM @internal@.sweep_hosts();
     END IF;
+    -- A bucket that is full is as one that is not there.
+    DELETE FROM @extschema@.gate_tokens t
+     WHERE (t.kind, t.name) IN (
+        SELECT f.kind, f.name FROM @extschema@.gate_tokens f
+         WHERE f.kind <> 'all' AND f.full_at < now() - interval '1 minute' LIMIT 10000 FOR UPDATE SKIP LOCKED);
 
     FOR gone IN
         SELECT w.instance, format('worker %s gave no sign of life for %s s (JOBS_LEASE) while it ran the job',

@@ -23,7 +23,7 @@ const SIMULATION: &str = "
         LOOP
             free := slots - (SELECT count(*) FROM app_jobs.jobs WHERE locked_at IS NOT NULL);
             IF free > 0 THEN
-                PERFORM app_jobs_internal.claim_jobs('worker', NULL, free, NULL);
+                PERFORM app_jobs_internal.claim_instance_jobs(NULL, 'worker', '{}', NULL, free, NULL);
                 COMMIT;
             END IF;
             step := (SELECT greatest(min((payload ->> 's')::float8 - extract(epoch FROM clock_timestamp() - locked_at)), 0.5)
@@ -393,4 +393,18 @@ async fn a_queue_with_jobs_of_several_tenants_keeps_its_order_and_a_closed_tenan
     ))
     .await;
     assert_eq!(next(&s).await, "b");
+}
+
+#[tokio::test]
+async fn an_open_transaction_of_get_job_does_not_keep_others_from_adding_up() {
+    let db = database().await;
+    let (s, other) = (Session::open(&db).await, Session::open(&db).await);
+    s.run("SELECT app_jobs.set_fair('tenant', true)").await;
+    backlog(&s, A, 10, 1.0).await;
+    s.run("SELECT app_jobs.get_job('worker-1')").await;
+    other.run("BEGIN").await;
+    assert!(other.get_job("'worker-2'").await.is_some());
+    s.run(&format!("SELECT app_jobs_internal.claim_instance_jobs('{A}', 'worker-1', '{{1}}', NULL, 1, '4 h')")).await;
+    assert!(s.is("SELECT EXISTS (SELECT FROM app_jobs.gate_usage)").await);
+    other.run("COMMIT").await;
 }

@@ -103,3 +103,18 @@ async fn a_rate_that_is_changed_keeps_what_was_taken() {
     assert_eq!(s.show("SELECT * FROM app_jobs.gate_tokens WHERE kind <> 'all'").await, "");
     assert!(!claim(&s, "'worker', NULL, 30, NULL").await.is_empty());
 }
+
+#[tokio::test]
+async fn a_bucket_that_is_full_leaves_no_row() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "SELECT app_jobs.set_limit('queue', '*', rate => 1000);
+         SELECT app_jobs.add_job('t', queue_name := 'q' || g) FROM generate_series(1, 3) g",
+    )
+    .await;
+    assert_eq!(claim(&s, "'worker', NULL, 10, NULL").await.len(), 3);
+    s.run("UPDATE app_jobs.gate_tokens SET full_at = now() - interval '2 minutes' WHERE name <> 'q2'").await;
+    s.run("SELECT app_jobs_internal.heartbeat('worker', gen_random_uuid(), '30 s', false, 'overdue', '4 h')").await;
+    assert_eq!(s.show("SELECT name FROM app_jobs.gate_tokens WHERE kind = 'queue'").await, "q2");
+}

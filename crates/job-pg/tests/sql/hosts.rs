@@ -101,6 +101,44 @@ async fn attempts_that_were_not_stored_yet_when_the_host_closed_are_given_back_b
 }
 
 #[tokio::test]
+async fn a_job_gets_its_attempts_back_once_and_keeps_the_time_that_an_operator_gave_it() {
+    let (_db, s) = with_jobs(0).await;
+    s.run("INSERT INTO app_jobs.jobs (task_identifier, max_attempts) VALUES ('t', 4), ('t', 25), ('u', 25)").await;
+    // Two of its attempts had failed for something else.
+    s.run("UPDATE app_jobs.jobs SET attempts = 2 WHERE id = 1").await;
+    for id in [1, 2, 1] {
+        assert_eq!(s.get_job("'worker-1', '{t}'").await, Some(id));
+        assert_eq!(fail(&s, "worker-1", id).await, "counted");
+    }
+    s.run("SELECT app_jobs.reschedule_jobs('{2}', now() + interval '1 day')").await;
+    for verdict in ["counted", "closed"] {
+        assert_eq!(claim_by(&s, "worker-1", 1).await, [3]);
+        assert_eq!(fail(&s, "worker-1", 3).await, verdict);
+    }
+    let jobs = "SELECT id, attempts, run_at > now() + interval '23 hours' FROM app_jobs.jobs ORDER BY id";
+    assert_eq!(s.show(jobs).await, "1|2|f\n2|0|t\n3|1|f", "the last one was running");
+    s.run(&format!("SELECT app_jobs_internal.return_attempts('{HOST}'), app_jobs_internal.return_attempts('{HOST}')"))
+        .await;
+    assert_eq!(s.show(jobs).await, "1|2|f\n2|0|t\n3|0|f", "once");
+}
+
+#[tokio::test]
+async fn resume_opens_a_host_and_who_runs_jobs_closes_one_for_an_hour_at_most() {
+    let (_db, s) = with_jobs(10).await;
+    close(&s).await;
+    assert_eq!(claim_by(&s, "worker-1", 10).await.len(), 0);
+    s.run(&format!("SELECT app_jobs.resume('host', '{HOST}')")).await;
+    assert_eq!(claim_by(&s, "worker-1", 10).await.len(), 10);
+    s.run(&format!("SELECT app_jobs_internal.close_host('{HOST}', 'infinity', 'no', '1 day')")).await;
+    let bounded = "SELECT closed_until < now() + interval '61 minutes', probe_pause FROM app_jobs.gates";
+    assert_eq!(s.show(bounded).await, "t|00:01:00");
+    for host in ["*", "nothing", "HTTP://h:1"] {
+        let error = s.error(&format!("SELECT app_jobs_internal.close_host('{host}', now(), 'no', NULL)")).await;
+        assert_eq!(error.code().code(), "22023", "{host}");
+    }
+}
+
+#[tokio::test]
 async fn a_single_job_that_fails_again_and_again_uses_up_its_attempts() {
     let (_db, s) = with_jobs(0).await;
     let id = s.add_job("'t', max_attempts := 7").await;

@@ -223,8 +223,9 @@ async fn under_a_held_snapshot_dead_entries_are_passed_by() {
     // Looks behind the job that ends are for two seconds at most: on a busy machine one may come too late.
     for look_at in ["''"].into_iter().chain(["(extract(epoch FROM clock_timestamp()) + 1.9)::text"; 5]) {
         s.run(&format!("BEGIN; SELECT set_config('jobs.look_at', {look_at}, false)")).await;
+        let epoch = s.number("SELECT epoch FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await;
         let before = s.number(read).await;
-        id = next(&s, id, s.number("SELECT epoch FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await).await.unwrap();
+        id = next(&s, id, epoch).await.unwrap();
         entries.push(s.number(read).await - before);
         s.run("COMMIT").await;
     }
