@@ -11,27 +11,57 @@ CREATE OR REPLACE FUNCTION @extschema@.cancel_jobs(job_ids bigint[], reason text
 RETURNS SETOF @extschema@.jobs
 LANGUAGE plpgsql SET enable_seqscan = off SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    todo bigint[] := job_ids;
     batch bigint[];
+    todo bigint[] := job_ids;
+    locked bigint[];
     held bigint[];
     failed bigint[];
-    until timestamptz;
+    until CONSTANT timestamptz := clock_timestamp() + interval '500 ms';
+    waited boolean := false;
 BEGIN
     IF length(reason) > 1000 THEN
         RAISE EXCEPTION 'reason has % characters, and 1000 are allowed', length(reason)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Give a shorter reason.';
     END IF;
+    -- While it waits for what others hold, it holds nothing itself: an error ends the subtransaction and its locks.
     LOOP
-        held := '{}';
-        FOR batch IN SELECT b.ids FROM @internal@.id_batches(todo) AS b (ids) LOOP
+        BEGIN
+            locked := '{}';
+            FOR batch IN SELECT b.ids FROM @internal@.id_batches(todo) AS b (ids) LOOP
+                locked := locked || ARRAY(
+                    SELECT j.id FROM @extschema@.jobs j
+                     WHERE j.id = ANY (batch) AND @cancellable(j)@ ORDER BY j.id FOR UPDATE SKIP LOCKED);
+            END LOOP;
+            held := ARRAY(
+                SELECT j.id FROM @extschema@.jobs j WHERE j.id = ANY (todo) AND @cancellable(j)@
+                EXCEPT SELECT l.id FROM unnest(locked) AS l (id) ORDER BY id);
+            EXIT WHEN todo IS NOT DISTINCT FROM job_ids AND (held = '{}' OR waited);
+            RAISE SQLSTATE 'JB005';
+        EXCEPTION WHEN SQLSTATE 'JB005' THEN
+            waited := held = '{}' OR clock_timestamp() > until;
+            todo := CASE WHEN waited THEN job_ids ELSE held END;
+        END;
+        IF NOT waited THEN
+            PERFORM pg_sleep(0.02);
+        END IF;
+    END LOOP;
+
+    -- Claims go on meanwhile, and each holds some for a moment: for those it waits 50 ms at most.
+    FOR look IN 0 .. 10 LOOP
+        IF look > 0 THEN
+            EXIT WHEN held = '{}';
+            PERFORM pg_sleep(0.005);
+            locked := ARRAY(
+                SELECT j.id FROM @extschema@.jobs j
+                 WHERE j.id = ANY (held) AND @cancellable(j)@ ORDER BY j.id FOR UPDATE SKIP LOCKED);
+            held := ARRAY(
+                SELECT j.id FROM @extschema@.jobs j WHERE j.id = ANY (held) AND @cancellable(j)@
+                EXCEPT SELECT l.id FROM unnest(locked) AS l (id) ORDER BY id);
+        END IF;
+        FOR batch IN SELECT b.ids FROM @internal@.id_batches(locked) AS b (ids) LOOP
             RETURN QUERY
             WITH cancelled AS (
-                DELETE FROM @extschema@.jobs j
-                 WHERE j.id = ANY (ARRAY(
-                    SELECT l.id FROM @extschema@.jobs l
-                     WHERE l.id = ANY (batch) AND (l.locked_at IS NOT NULL OR l.attempts < l.max_attempts)
-                     ORDER BY l.id FOR UPDATE SKIP LOCKED))
-                RETURNING j.*),
+                DELETE FROM @extschema@.jobs j WHERE j.id = ANY (batch) RETURNING j.*),
             told AS (
                 INSERT INTO @extschema@.cancelled_attempts (instance, job_id, epoch, reason)
                 SELECT c.instance, c.id, c.epoch, cancel_jobs.reason FROM cancelled c
@@ -39,14 +69,7 @@ BEGIN
                 -- However many rows there are, one notification is sent.
                 RETURNING pg_notify('jobs:cancel', ''))
             SELECT c.* FROM cancelled c;
-            held := held || ARRAY(
-                SELECT j.id FROM @extschema@.jobs j
-                 WHERE j.id = ANY (batch) AND (j.locked_at IS NOT NULL OR j.attempts < j.max_attempts));
         END LOOP;
-        until := coalesce(until, clock_timestamp() + interval '500 ms');
-        EXIT WHEN held = '{}' OR clock_timestamp() > until;
-        PERFORM pg_sleep(0.05);
-        todo := held;
     END LOOP;
 
     -- Of workers that have ended since, or had forgotten the attempt.
@@ -62,7 +85,7 @@ BEGIN
                              cardinality(failed), array_to_string(failed[1:10], ', ')),
             HINT = 'They will not run again. complete_jobs removes them.';
     END IF;
-    PERFORM @internal@.warn_of_held_jobs(ARRAY(SELECT h.id FROM unnest(held) AS h (id) ORDER BY h.id));
+    PERFORM @internal@.warn_of_held_jobs(held);
 END
 $$;
 

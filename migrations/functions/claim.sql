@@ -30,10 +30,10 @@ $$;
 -- last look ended that went gate by gate; that is told in the setting jobs.last_gate.
 --
 -- Jobs without a gate are claimed in their order. Of those with one, the first max_jobs + 200 are looked at, whatever
--- their gates. When those are not enough, the first job of each gate is, a thousand gates at a time, until something is
--- found or 20,000 have been looked at. Each of these gates is locked without waiting: an advisory lock, so that no row
--- is written by every job of a gate. What runs is counted in a later statement, which sees what all who had the lock
--- before have committed: no limit is ever exceeded.
+-- their gates. When those are not enough, the first job of each gate is, 100 to 1,000 gates at a time, until something
+-- is found or 20 times as many have been looked at, by a worker for 5 ms. Each of these gates is locked without
+-- waiting: an advisory lock, so that no row is written by every job of a gate. What runs is counted in a later
+-- statement, which sees what all who had the lock before have committed: no limit is ever exceeded.
 --
 -- While tenants are served fairly, every job has a gate, and every look goes gate by gate: fair_gates says whose turn
 -- it is.
@@ -58,12 +58,14 @@ DECLARE
     swept timestamptz := now() - interval '1 minute';
     -- now() may be long ago: a job that is due by the clock is not put behind others of its queue.
     moment timestamptz := clock_timestamp();
-    -- What is set for gates. set_tasks are those with a row, * among them, and those whose host
-    -- has one. tenant_gates: which tenants have a gate.
+    began CONSTANT timestamptz := moment;
+    page_size CONSTANT int := CASE WHEN epochs IS NULL THEN 1000 ELSE least(greatest(2 * max_jobs, 100), 1000) END;
+    looked_at text[];
+    -- What is set for gates. task_gates and tenant_gates: which of them have one.
     ruled boolean;
     stopped boolean := false;
     hosts_ruled boolean := false;
-    set_tasks text[] := '{}';
+    task_gates text := 'none';
     tenant_gates text := 'none';
     -- What fair_gates says of the gates.
     priorities int[];
@@ -108,22 +110,18 @@ BEGIN
         -- Each by the index: there may be a row for every tenant.
         SELECT EXISTS (SELECT FROM @extschema@.gates g
                         WHERE g.kind = 'all' AND g.paused_at IS NOT NULL AND coalesce(g.paused_until > now(), true)),
-               ARRAY(SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'task'),
+               CASE WHEN EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'task' AND g.name = '*') THEN 'all'
+                    WHEN EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'task') THEN 'some' ELSE 'none' END,
                coalesce((SELECT CASE WHEN g.fair THEN 'fair' ELSE 'all' END FROM @extschema@.gates g
                           WHERE g.kind = 'tenant' AND g.name = '*' AND @gate_asks(g)@),
                         CASE WHEN EXISTS (SELECT FROM @extschema@.gates g
                                            WHERE g.kind = 'tenant' AND g.name <> '*' AND @gate_asks(g)@)
                              THEN 'some' ELSE 'none' END),
                EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host')
-          INTO stopped, set_tasks, tenant_gates, hosts_ruled;
+          INTO stopped, task_gates, tenant_gates, hosts_ruled;
     END IF;
     IF stopped THEN
         RETURN;
-    END IF;
-    IF hosts_ruled THEN
-        set_tasks := set_tasks || ARRAY(
-            SELECT t.task FROM @extschema@.task_hosts t
-             WHERE EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND g.name IN (t.host, '*')));
     END IF;
     IF hosts_ruled OR deep AND EXISTS (SELECT FROM @extschema@.host_failures) THEN
         PERFORM set_config('jobs.hosts', @internal@.host_news(), true);
@@ -222,14 +220,16 @@ BEGIN
         END IF;
         IF keys IS NOT NULL THEN
             SELECT g.ids, g.skipped, g.moved INTO gated, skipped, moved
-              FROM @internal@.open_gates(keys, queues, tasks, tenants, set_tasks, tenant_gates, ruled, max_jobs, stale,
+              FROM @internal@.open_gates(keys, queues, tasks, tenants, task_gates, tenant_gates, ruled, max_jobs, stale,
                                          task_identifiers, excluded_tasks, priorities, run_ats, firsts, starts, costs,
                                          lifts, clock) g;
         END IF;
-        -- The first job of each gate, gate by gate, a thousand gates at a time.
+        looked_at := keys;
+        -- The first job of each gate, gate by gate, a page of gates at a time. A worker comes back for the others.
         FOR page IN 1 .. 20 LOOP
             EXIT WHEN walked IS DISTINCT FROM walk OR coalesce(cardinality(gated), 0) >= max_jobs
-                   OR page > 1 AND (gated IS NOT NULL OR last_gate IS NULL);
+                   OR page > 1 AND (gated IS NOT NULL OR last_gate IS NULL OR epochs IS NOT NULL
+                                    AND clock_timestamp() > began + interval '5 milliseconds');
             WITH RECURSIVE gates (gate_key, queue_name, task, tenant, priority, run_at, id, n) AS (
                 SELECT h.*, 1 FROM (
                     SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
@@ -243,16 +243,18 @@ BEGIN
                          FROM @extschema@.jobs j
                         WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > g.gate_key
                         ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
-                 WHERE g.n < 1000)
+                 WHERE g.n < page_size)
             SELECT array_agg(k.gate_key) FILTER (WHERE k.taken), array_agg(k.queue_name) FILTER (WHERE k.taken),
                    array_agg(k.task) FILTER (WHERE k.taken), array_agg(k.tenant) FILTER (WHERE k.taken),
-                   max(k.gate_key) FILTER (WHERE k.n = 1000)
+                   max(k.gate_key) FILTER (WHERE k.n = page_size)
               INTO keys, queues, tasks, tenants, last_gate
               FROM (SELECT g.*, @takes(g.task)@
                                 OR EXISTS (SELECT FROM @extschema@.jobs j
                                             WHERE j.gate_key = g.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
                                               AND @takes(j.task_identifier)@) AS taken
-                      FROM gates g ORDER BY g.priority, g.run_at, g.id) k;
+                      FROM gates g
+                     WHERE g.n = page_size OR g.gate_key NOT IN (SELECT l.key FROM unnest(looked_at) AS l (key))
+                     ORDER BY g.priority, g.run_at, g.id) k;
             -- The next claim goes on with the gates behind these.
             PERFORM set_config('jobs.last_gate', coalesce(last_gate, ''), true);
             CONTINUE WHEN keys IS NULL;
@@ -260,7 +262,7 @@ BEGIN
                    coalesce(skipped, false) OR coalesce(g.left_out, false),
                    coalesce(moved, false) OR coalesce(g.placed, false)
               INTO gated, skipped, moved
-              FROM @internal@.open_gates(keys, queues, tasks, tenants, set_tasks, tenant_gates, ruled, max_jobs, stale,
+              FROM @internal@.open_gates(keys, queues, tasks, tenants, task_gates, tenant_gates, ruled, max_jobs, stale,
                                          task_identifiers, excluded_tasks) AS g (ids, left_out, placed);
         END LOOP;
         wanted := max_jobs;

@@ -36,7 +36,7 @@ DECLARE
 BEGIN
     SELECT * INTO gate FROM @extschema@.gates g
      WHERE g.kind = gate_kind AND g.name IN (gate_name, '*') AND @gate_holds(g)@ ORDER BY g.name = '*' LIMIT 1;
-    IF gate.paused_at IS NOT NULL AND coalesce(gate.paused_until > now(), true) OR gate.closed_until > now() THEN
+    IF @gate_stops(gate)@ THEN
         RETURN 0;
     END IF;
     room := coalesce(gate.max_running, most);
@@ -96,6 +96,10 @@ $$;
 CREATE OR REPLACE FUNCTION @internal@.spend_tokens(job_ids bigint[]) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    -- gate_room says what there was at now(), which may be earlier: so a job counts both at now(), its locked_at, and
+    -- at the time when it starts.
+    moment CONSTANT timestamptz := clock_timestamp();
 BEGIN
     IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND g.probe_pause IS NOT NULL) THEN
         PERFORM @internal@.close_host(p.name, clock_timestamp() + p.probe_pause, p.closed_reason,
@@ -112,7 +116,7 @@ BEGIN
     INSERT INTO @extschema@.gate_tokens AS t (kind, name, full_at)
     SELECT s.kind, s.name,
            -- Rounded up: a bucket gives no more than its rate.
-           now() + ceil(s.jobs * extract(epoch FROM g.per) * 1000000 / g.rate)::float8 * interval '1 microsecond'
+           moment + ceil(s.jobs * extract(epoch FROM g.per) * 1000000 / g.rate)::float8 * interval '1 microsecond'
       FROM (SELECT k.kind, k.name, count(*) AS jobs
               FROM @extschema@.jobs j
              CROSS JOIN LATERAL (VALUES ('queue', j.queue_name), ('task', j.task_identifier),
@@ -125,7 +129,7 @@ BEGIN
             WHERE o.kind = s.kind AND o.name IN (s.name, '*') AND @gate_holds(o)@ ORDER BY o.name = '*' LIMIT 1) g
      WHERE g.rate IS NOT NULL ORDER BY s.kind, s.name
     ON CONFLICT ON CONSTRAINT gate_tokens_pkey DO UPDATE
-       SET full_at = greatest(t.full_at, now()) + (excluded.full_at - now());
+       SET full_at = greatest(t.full_at, moment) + (excluded.full_at - moment);
 END
 $$;
 
@@ -138,7 +142,7 @@ $$;
 -- priorities to clock: what fair_gates says of the gates, whose order is that of turns then. Not more than max_jobs are
 -- chosen, those whose turn it is.
 CREATE OR REPLACE FUNCTION @internal@.open_gates(
-    keys text[], queues text[], tasks text[], tenants uuid[], set_tasks text[], tenant_gates text, ruled boolean,
+    keys text[], queues text[], tasks text[], tenants uuid[], task_gates text, tenant_gates text, ruled boolean,
     max_jobs int, stale timestamptz, task_identifiers text[], excluded_tasks text[], priorities int[] DEFAULT NULL,
     run_ats timestamptz[] DEFAULT NULL, firsts bigint[] DEFAULT NULL, starts float8[] DEFAULT NULL,
     costs float8[] DEFAULT NULL, lifts float8[] DEFAULT NULL, clock float8 DEFAULT NULL, OUT ids bigint[],
@@ -149,8 +153,16 @@ SET enable_mergejoin = off SET enable_sort = off SET plan_cache_mode = force_gen
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     swept timestamptz := now() - interval '1 minute';
-    set_queues text[];
-    set_hosts text[];
+    hosts_ruled CONSTANT boolean := EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host');
+    -- Those of the keys that no pause stops and no closed host, by their place in keys; the names of the gates that
+    -- they pass, NULL for none; and for which of them a row says something.
+    looked_at int[];
+    by_tenant text[];
+    by_task text[];
+    by_host text[];
+    ruled_tenants boolean[];
+    ruled_queues boolean[];
+    i int;
     opened int[] := '{}';
     written boolean := pg_current_xact_id_if_assigned() IS NOT NULL;
     misplaced bigint[];
@@ -205,34 +217,55 @@ BEGIN
                       FROM unnest(queues) WITH ORDINALITY AS k (queue, n)) l
                  WHERE l.locked IS NOT NULL LIMIT max_jobs) o;
     ELSE
-        set_queues := ARRAY(SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'queue');
-        set_hosts := ARRAY(SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'host');
-        FOR i IN 1 .. cardinality(keys) LOOP
+        SELECT array_agg(l.n), array_agg(l.tenant), array_agg(l.task), array_agg(l.host),
+               array_agg(EXISTS (
+                   SELECT FROM @extschema@.gates g
+                    WHERE l.tenant <> '' AND g.kind = 'tenant' AND g.name IN (l.tenant, '*') AND @gate_holds(g)@)),
+               array_agg(EXISTS (
+                   SELECT FROM @extschema@.gates g WHERE g.kind = 'queue' AND g.name IN (l.queue, '*')))
+          INTO looked_at, by_tenant, by_task, by_host, ruled_tenants, ruled_queues
+          FROM (SELECT k.n, k.queue, k.tenant, k.task, k.host
+                  FROM (SELECT u.n, u.queue, h.host,
+                               CASE WHEN tenant_gates <> 'none'
+                                         AND strpos(u.key, 'tenant' || quote_literal(coalesce(u.tenant::text, ''))) > 0
+                                    THEN coalesce(u.tenant::text, '') END AS tenant,
+                               CASE WHEN u.stands_there AND (h.host IS NOT NULL OR task_gates <> 'none' AND EXISTS (
+                                         SELECT FROM @extschema@.gates g
+                                          WHERE g.kind = 'task' AND g.name IN (u.task, '*'))) THEN u.task END AS task
+                          FROM (SELECT *, strpos(a.key, 'task' || quote_literal(a.task)) > 0 AS stands_there
+                                  FROM unnest(keys, queues, tasks, tenants) WITH ORDINALITY
+                                       AS a (key, queue, task, tenant, n)) u
+                          LEFT JOIN LATERAL (
+                               SELECT t.host FROM @extschema@.task_hosts t
+                                WHERE hosts_ruled AND u.stands_there AND t.task = u.task AND EXISTS (
+                                      SELECT FROM @extschema@.gates g
+                                       WHERE g.kind = 'host' AND g.name IN (t.host, '*'))) h ON true
+                        OFFSET 0) k
+                 WHERE NOT EXISTS (
+                       SELECT FROM (VALUES ('host', k.host), ('tenant', nullif(k.tenant, '')),
+                                           ('task', CASE WHEN task_gates <> 'none' THEN k.task END),
+                                           ('queue', k.queue)) AS v (kind, name)
+                        CROSS JOIN LATERAL (
+                              SELECT * FROM @extschema@.gates o
+                               WHERE v.name IS NOT NULL AND o.kind = v.kind AND o.name IN (v.name, '*')
+                                 AND @gate_holds(o)@ ORDER BY o.name = '*' LIMIT 1) g
+                        WHERE @gate_stops(g)@)
+                 ORDER BY k.n) l;
+        FOR n IN 1 .. coalesce(cardinality(looked_at), 0) LOOP
             EXIT WHEN cardinality(opened) >= max_jobs;
-            passed := ARRAY[
-                CASE WHEN tenant_gates <> 'none'
-                          AND strpos(keys[i], 'tenant' || quote_literal(coalesce(tenants[i]::text, ''))) > 0
-                     THEN coalesce(tenants[i]::text, '') END,
-                CASE WHEN ARRAY[tasks[i], '*'] && set_tasks
-                          AND strpos(keys[i], 'task' || quote_literal(tasks[i])) > 0 THEN tasks[i] END,
-                queues[i], NULL];
-            IF set_hosts <> '{}' AND passed[2] IS NOT NULL THEN
-                passed[4] := (SELECT t.host FROM @extschema@.task_hosts t
-                               WHERE t.task = passed[2] AND ARRAY[t.host, '*'] && set_hosts);
-            END IF;
+            i := looked_at[n];
+            passed := ARRAY[by_tenant[n], by_task[n], queues[i], by_host[n]];
             open := true;
             places := '{}';
             FOREACH k IN ARRAY looks LOOP
                 CONTINUE WHEN NOT open OR passed[k] IS NULL;
-                -- A turn needs no lock, and jobs without a tenant have no limit.
-                CONTINUE WHEN k = 1 AND (passed[1] = '' OR NOT EXISTS (
-                    SELECT FROM @extschema@.gates g
-                     WHERE g.kind = 'tenant' AND g.name IN (passed[1], '*') AND @gate_holds(g)@));
+                -- A turn needs no lock.
+                CONTINUE WHEN k = 1 AND NOT ruled_tenants[n];
                 place := array_position(names, kinds[k] || passed[k]);
                 IF place IS NULL THEN
                     -- Looked at before the lock as well: a full gate is not locked, so that nobody comes again for it.
                     FOR look IN 1 .. 2 LOOP
-                        IF k <> 3 OR ARRAY[passed[k], '*'] && set_queues THEN
+                        IF k <> 3 OR ruled_queues[n] THEN
                             room := @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale);
                         ELSE
                             room := CASE WHEN EXISTS (
@@ -328,7 +361,7 @@ BEGIN
                           j.gate_key IS DISTINCT FROM @key_of(j)@
                           AND j.gate_key IS DISTINCT FROM
                               @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced,
-                          j.task_identifier <> k.task OR k.task IS NULL AND ARRAY[j.task_identifier, '*'] && set_tasks
+                          j.task_identifier <> k.task OR k.task IS NULL AND @has_task_gate(j)@
                           OR coalesce(j.database_id::text, '') IS DISTINCT FROM k.tenant
                              AND (k.tenant IS NOT NULL OR @has_tenant_gate(j)@) AS among_others
                      FROM @extschema@.jobs j

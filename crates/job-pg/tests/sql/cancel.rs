@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use crate::sql::support::{Ear, Notices, Session, database};
+use job_testkit::eventually;
+
+use crate::sql::support::{Ear, LIMIT, Notices, Session, database};
 
 const INSTANCE: &str = "00000000-0000-4000-8000-000000000001";
 
@@ -72,6 +74,29 @@ async fn ten_thousand_jobs_are_cancelled_at_once_but_for_what_another_transactio
     assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 0);
 }
 
+#[tokio::test]
+async fn while_it_waits_for_a_job_that_another_transaction_holds_it_holds_none() {
+    let db = database().await;
+    let (s, holder, operator) = (Session::open(&db).await, Session::open(&db).await, Session::open(&db).await);
+    s.run("INSERT INTO app_jobs.jobs (task_identifier) SELECT 'x' FROM generate_series(1, 3)").await;
+    holder.run("BEGIN; SELECT FROM app_jobs.jobs WHERE id = 2 FOR UPDATE").await;
+    let cancel = "SELECT id FROM app_jobs.cancel_jobs('{1,2,3}') ORDER BY id";
+    let cancel = tokio::spawn(async move { operator.show(cancel).await });
+    s.run("SET lock_timeout = '200 ms'").await;
+    eventually(LIMIT, async || {
+        s.is("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'
+                                AND datname = current_database())")
+            .await
+    })
+    .await;
+    s.run("UPDATE app_jobs.jobs SET priority = 1 WHERE id IN (1, 3)").await;
+    holder.run("COMMIT").await;
+    // On a machine that is busy it has given up the second one.
+    let cancelled = cancel.await.unwrap();
+    assert!(["1\n2\n3", "1\n3"].contains(&&*cancelled), "{cancelled}");
+    assert_eq!(s.show("SELECT id FROM app_jobs.cancel_jobs(NULL)").await, "");
+}
+
 /// Each job that was claimed before it was cancelled is told to its worker, and no other is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_among_claims_each_job_is_either_never_claimed_or_its_worker_is_told() {
@@ -86,6 +111,7 @@ async fn cancelled_among_claims_each_job_is_either_never_claimed_or_its_worker_i
             while !stop.load(SeqCst) {
                 // A claim that had to wait gives up.
                 let claimed = claimer.client.query(&claim(5), &[]).await.unwrap_or_default();
+                tokio::task::yield_now().await;
                 claims.extend(claimed.iter().map(|row| (row.get::<_, i64>(0), row.get::<_, i64>(1))));
             }
             claims

@@ -118,3 +118,15 @@ async fn a_bucket_that_is_full_leaves_no_row() {
     s.run("SELECT app_jobs_internal.heartbeat('worker', gen_random_uuid(), '30 s', false, 'overdue', '4 h')").await;
     assert_eq!(s.show("SELECT name FROM app_jobs.gate_tokens WHERE kind = 'queue'").await, "q2");
 }
+
+#[tokio::test]
+async fn a_claim_in_an_older_transaction_takes_tokens_of_now() {
+    let db = database().await;
+    let (s, older) = (Session::open(&db).await, Session::open(&db).await);
+    s.run("SELECT app_jobs.set_limit('task', '*', rate => 1), app_jobs.add_job('t') FROM generate_series(1, 3)").await;
+    older.run("BEGIN").await;
+    older.run("SELECT pg_sleep(1.1)").await;
+    assert!(older.get_job("'worker'").await.is_some());
+    older.run("COMMIT").await;
+    assert_eq!(s.get_job("'worker'").await, None);
+}
