@@ -17,13 +17,15 @@ pub const FLAGS: &[&str] = &["claims", "batch", "blocked", "behind", "queues"];
 
 /// Claims before those that are timed.
 const FIRST: u64 = 5;
+/// Tasks whose jobs go to the host that is closed.
+const TASKS_OF_A_HOST: usize = 300;
 /// Long enough for the whole command.
 const LEASE: Duration = Duration::from_secs(3600);
 
 /// `--claims` of `--batch` jobs each, from the beginning of what is due. Without `--behind` of the jobs that are
-/// there; else `--blocked` jobs are added first, behind a gate that it closes (queue, limit or pause), and then those
-/// that are claimed, in `--queues` named queues. What is claimed is deleted before the next claim. Claims are timed
-/// from the first on that finds something; one that finds nothing counts with the next.
+/// there; else `--blocked` jobs are added first, behind a gate that it closes (queue, limit, pause or host), and then
+/// those that are claimed, in `--queues` named queues. What is claimed is deleted before the next claim. Claims are
+/// timed from the first on that finds something; one that finds nothing counts with the next.
 ///
 /// # Errors
 /// What the database said, or nothing to claim.
@@ -83,7 +85,7 @@ pub async fn measure(args: &Args) -> Result<Value> {
         }
         claim += 1;
         (begun, time) = (Instant::now(), 0.0);
-        if let Some(job) = jobs.iter().find(|job| job.task == "blocked") {
+        if let Some(job) = jobs.iter().find(|job| job.task.starts_with("blocked")) {
             bail!("job {} was claimed behind a closed gate", job.id);
         }
         let queues: BTreeSet<_> = jobs.iter().filter_map(|job| job.queue.as_ref()).collect();
@@ -116,14 +118,25 @@ async fn block(client: &Object, admin: &AdminDb, behind: &str, jobs: u64) -> Res
             admin.pause(task, None, None).await?;
             None
         }
+        "host" => {
+            let tell = "SELECT app_jobs_internal.tell_task_hosts(
+                array_agg('blocked' || n), array_agg('http://down:1'::text)) FROM generate_series(0, $1::bigint - 1) n";
+            client.query(tell, &[&i64::try_from(TASKS_OF_A_HOST)?]).await?;
+            admin.pause(Gate::Host("http://down:1"), None, None).await?;
+            None
+        }
         other => bail!("--behind {other}"),
     };
-    add(client, jobs, |_| {
-        let job = NewJob::raw("blocked", "{}");
+    let tasks: Vec<_> = match behind {
+        "host" => (0..TASKS_OF_A_HOST).map(|n| format!("blocked{n}")).collect(),
+        _ => vec!["blocked".to_owned()],
+    };
+    add(client, jobs, |n| {
+        let job = NewJob::raw(&tasks[n as usize % tasks.len()], "{}");
         if let Some(queue) = queue { job.queue(queue) } else { job }
     })
     .await?;
-    if behind != "pause" {
+    if behind == "queue" || behind == "limit" {
         // It runs all the while.
         client.query_one("SELECT id FROM app_jobs.get_job('worker-1', ARRAY['blocked'])", &[]).await?;
     }

@@ -50,6 +50,7 @@ pub(crate) enum Behind {
     Queue,
     Limit,
     Pause,
+    Host,
 }
 
 /// Jobs of a claim.
@@ -139,6 +140,7 @@ impl Command {
                     Behind::Queue => "queue",
                     Behind::Limit => "limit",
                     Behind::Pause => "pause",
+                    Behind::Host => "host",
                 };
                 values.push(("--behind", behind.to_owned()));
                 ("claims", values)

@@ -93,6 +93,7 @@ pub(super) fn claims(scale: &Scale) -> Group {
             beside("claims-queue", "jobs behind a full queue", Behind::Queue),
             beside("claims-limit", "jobs behind a full limit", Behind::Limit),
             beside("claims-pause", "jobs behind a pause", Behind::Pause),
+            beside("claims-host", "jobs of 300 tasks behind the pause of a host", Behind::Host),
         ],
     }
 }
