@@ -72,11 +72,6 @@ BEGIN
         END LOOP;
     END LOOP;
 
-    -- Of workers that have ended since, or had forgotten the attempt.
-    DELETE FROM @extschema@.cancelled_attempts a
-     WHERE (a.instance, a.epoch) IN (
-        SELECT o.instance, o.epoch FROM @extschema@.cancelled_attempts o
-         WHERE o.cancelled_at < now() - interval '10 minutes' FOR UPDATE SKIP LOCKED);
     failed := ARRAY(SELECT j.id FROM @extschema@.jobs j
                      WHERE j.id = ANY (job_ids) AND j.locked_at IS NULL AND j.attempts >= j.max_attempts ORDER BY j.id);
     IF cardinality(failed) > 0 THEN

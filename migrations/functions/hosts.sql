@@ -62,13 +62,14 @@ END
 $$;
 
 -- Removes the rows of hosts that say nothing any more, such as those of hosts that had asked to wait: with a row, jobs
--- of the host's tasks are claimed gate by gate. SECURITY DEFINER, as close_host.
+-- of the host's tasks are claimed gate by gate. One that is down and that nobody has tried for an hour has no jobs.
+-- SECURITY DEFINER, as close_host.
 CREATE OR REPLACE FUNCTION @internal@.sweep_hosts() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     DELETE FROM @extschema@.gates d
      WHERE d.kind = 'host' AND d.name = ANY (ARRAY(
-        SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'host' AND NOT @gate_says(g)@ FOR UPDATE SKIP LOCKED));
+        SELECT g.name FROM @extschema@.gates g WHERE g.kind = 'host' AND @gate_over(g)@ FOR UPDATE SKIP LOCKED));
 END
 $$;
 

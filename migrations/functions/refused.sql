@@ -61,9 +61,6 @@ BEGIN
         -- There may be others behind them.
         PERFORM set_config('jobs.gate_skipped', 'on', true);
         RAISE WARNING 'jobs % (% in all) cannot be claimed: %', refused[1:10], cardinality(refused), reason;
-        DELETE FROM @extschema@.refused_jobs d WHERE d.job_id = ANY (ARRAY(
-            SELECT o.job_id FROM @extschema@.refused_jobs o WHERE o.refused_until < now() - interval '10 minutes'
-               FOR UPDATE SKIP LOCKED));
     END IF;
     RETURN found;
 END

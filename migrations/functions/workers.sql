@@ -175,7 +175,7 @@ BEGIN
         steady_since = CASE WHEN w.heartbeat_at < moment - gap THEN moment ELSE w.steady_since END
     RETURNING w.steady_since INTO steady;
 
-    IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND NOT @gate_says(g)@) THEN
+    IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND @gate_over(g)@) THEN
         PERFORM @internal@.sweep_hosts();
     END IF;
     -- A bucket that is full is as one that is not there.
@@ -183,6 +183,15 @@ BEGIN
      WHERE (t.kind, t.name) IN (
         SELECT f.kind, f.name FROM @extschema@.gate_tokens f
          WHERE f.kind <> 'all' AND f.full_at < now() - interval '1 minute' LIMIT 10000 FOR UPDATE SKIP LOCKED);
+    -- Of workers that have ended since, or had forgotten the attempt.
+    DELETE FROM @extschema@.cancelled_attempts a
+     WHERE (a.instance, a.epoch) IN (
+        SELECT o.instance, o.epoch FROM @extschema@.cancelled_attempts o
+         WHERE o.cancelled_at < now() - interval '10 minutes' FOR UPDATE SKIP LOCKED);
+    DELETE FROM @extschema@.refused_jobs d
+     WHERE d.job_id = ANY (ARRAY(
+        SELECT o.job_id FROM @extschema@.refused_jobs o WHERE o.refused_until < now() - interval '10 minutes'
+           FOR UPDATE SKIP LOCKED));
 
     FOR gone IN
         SELECT w.instance, format('worker %s gave no sign of life for %s s (JOBS_LEASE) while it ran the job',

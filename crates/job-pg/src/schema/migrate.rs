@@ -74,6 +74,7 @@ pub const FRAGMENTS: &[(&str, &str)] = &[
     ("not_refused", include_str!("../../migrations/fragments/not_refused.sql")),
     ("waits", include_str!("../../migrations/fragments/waits.sql")),
     ("limits_lock", include_str!("../../migrations/fragments/limits_lock.sql")),
+    ("gate_over", include_str!("../../migrations/fragments/gate_over.sql")),
     ("gate_says", include_str!("../../migrations/fragments/gate_says.sql")),
     ("gate_holds", include_str!("../../migrations/fragments/gate_holds.sql")),
     ("gate_stops", include_str!("../../migrations/fragments/gate_stops.sql")),

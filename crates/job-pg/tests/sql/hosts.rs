@@ -123,6 +123,18 @@ async fn a_job_gets_its_attempts_back_once_and_keeps_the_time_that_an_operator_g
 }
 
 #[tokio::test]
+async fn a_host_that_is_down_and_that_nobody_has_tried_for_an_hour_is_forgotten() {
+    let (_db, s) = with_jobs(1).await;
+    s.run("SELECT app_jobs.set_limit('host', 'http://limited:1', max_running => 1)").await;
+    for host in ["http://h:1", "http://h:2", "http://limited:1"] {
+        s.run(&format!("SELECT app_jobs_internal.close_host('{host}', now(), 'down', '1 s')")).await;
+    }
+    s.run("UPDATE app_jobs.gates SET closed_until = now() - interval '61 minutes' WHERE name <> 'http://h:2'").await;
+    s.run("SELECT app_jobs_internal.heartbeat('worker', gen_random_uuid(), '30 s', false, 'overdue', '4 h')").await;
+    assert_eq!(s.show("SELECT name FROM app_jobs.gates ORDER BY name").await, "http://h:2\nhttp://limited:1");
+}
+
+#[tokio::test]
 async fn resume_opens_a_host_and_who_runs_jobs_closes_one_for_an_hour_at_most() {
     let (_db, s) = with_jobs(10).await;
     close(&s).await;
