@@ -23,7 +23,7 @@ pub(crate) enum GateKind {
     Task,
     Queue,
     Tenant,
-    /// Nobody here sets it: it closes by itself.
+    /// It closes by itself as well.
     Host,
     All,
 }
@@ -106,6 +106,10 @@ pub(crate) enum Act {
     Resume {
         gate: Gate,
     },
+    /// Whether tenants are served fairly from now on.
+    SetFair {
+        on: bool,
+    },
     /// Of so many jobs, whatever they do, those that wait are due after a time, with another priority and attempts
     /// anew where these are given.
     Reschedule {
@@ -131,12 +135,9 @@ pub(crate) enum Act {
 }
 
 impl Act {
-    /// The gate that it is about.
-    pub(crate) fn gate(&self) -> Option<&Gate> {
-        match self {
-            Self::SetLimit { gate, .. } | Self::Pause { gate, .. } | Self::Resume { gate } => Some(gate),
-            _ => None,
-        }
+    /// Whether it sets something for a gate.
+    pub(crate) fn sets_gate(&self) -> bool {
+        matches!(self, Self::SetLimit { .. } | Self::Pause { .. } | Self::Resume { .. } | Self::SetFair { .. })
     }
 }
 
@@ -152,6 +153,7 @@ impl fmt::Display for Act {
             Self::Pause { gate, lasts: None } => write!(f, "{gate}: paused"),
             Self::Pause { gate, lasts: Some(lasts) } => write!(f, "{gate}: paused for {lasts:?}"),
             Self::Resume { gate } => write!(f, "{gate}: resumed"),
+            Self::SetFair { on } => write!(f, "tenants: {}", if *on { "fair" } else { "in the common order" }),
             Self::Reschedule { jobs, after, priority, attempts } => {
                 write!(f, "reschedule {jobs} jobs by {after:?}")?;
                 priority.map_or(Ok(()), |priority| write!(f, ", priority {priority}"))?;
@@ -189,6 +191,8 @@ enum Card {
     RateTenant,
     LimitQueue,
     RateQueue,
+    LimitHosts,
+    Fair,
     PauseTask,
     PauseQueue,
     PauseTenant,
@@ -212,6 +216,8 @@ const DECK: &[Card] = &[
     Card::LimitQueue,
     Card::LimitQueue,
     Card::RateQueue,
+    Card::LimitHosts,
+    Card::Fair,
     Card::PauseTask,
     Card::PauseQueue,
     Card::PauseTenant,
@@ -258,6 +264,8 @@ struct Set {
     limits: BTreeMap<Gate, (Limit, Duration)>,
     /// The flag: whether it ends by a call, and not by itself.
     pauses: BTreeMap<Gate, (Duration, bool)>,
+    /// Until when tenants are served fairly.
+    fair: Option<Duration>,
 }
 
 impl Set {
@@ -310,6 +318,14 @@ impl Set {
                 let limit = Limit { max_running: Some(2), rate: Some(rate(2..=8, rng)) };
                 Some(self.limit(a_queue, limit, long, rng))
             }
+            Card::LimitHosts => {
+                let limit = running(3..=8, rng);
+                Some(self.limit(each(GateKind::Host), limit, long, rng))
+            }
+            Card::Fair => {
+                self.fair = Some(long);
+                Some(Act::SetFair { on: true })
+            }
             Card::PauseTask => self.pause(a_task, at, short, rng),
             Card::PauseQueue => self.pause(a_queue, at, short, rng),
             Card::PauseTenant => self.pause(a_tenant, at, short, rng),
@@ -351,14 +367,16 @@ impl Set {
         let pauses = self.pauses.extract_if(.., |_, (until, _)| *until <= now);
         let resumed = pauses.filter(|(_, (_, by_call))| *by_call);
         let resumed = resumed.map(|(gate, (at, _))| Call { at, act: Act::Resume { gate } });
-        lifted.chain(resumed).collect()
+        let unfair = self.fair.take_if(|until| *until <= now).map(|at| Call { at, act: Act::SetFair { on: false } });
+        lifted.chain(resumed).chain(unfair).collect()
     }
 
     /// The calls that end the rest, pauses with a time included.
     fn rest(self, at: Duration) -> Vec<Call> {
         let limits = self.limits.into_keys().map(|gate| Act::SetLimit { gate, limit: Limit::default() });
         let pauses = self.pauses.into_keys().map(|gate| Act::Resume { gate });
-        limits.chain(pauses).map(|act| Call { at, act }).collect()
+        let unfair = self.fair.map(|_| Act::SetFair { on: false });
+        limits.chain(pauses).chain(unfair).map(|act| Call { at, act }).collect()
     }
 }
 
@@ -397,6 +415,8 @@ mod tests {
                 assert!(calls.iter().any(|call| pauses(&call.act)), "{seed}: no pause of a {kind:?}");
             }
             assert!(has(|act| matches!(act, Act::Pause { gate, .. } if gate.kind == GateKind::All)), "{seed}");
+            assert!(has(|act| matches!(act, Act::SetLimit { gate, .. } if gate.kind == GateKind::Host)), "{seed}");
+            assert!(has(|act| *act == Act::SetFair { on: true }), "{seed}");
             assert!(has(|act| matches!(act, Act::Reschedule { .. })), "{seed}");
             assert!(has(|act| matches!(act, Act::Fail { .. })), "{seed}");
             assert!(has(|act| matches!(act, Act::Complete { .. })), "{seed}");
@@ -428,6 +448,8 @@ mod tests {
                 }
             }
             closed.retain(|_, until| *until > MINUTE - OPEN_END);
+            let fair = calls(seed, MINUTE).into_iter().rfind(|call| matches!(call.act, Act::SetFair { .. }));
+            assert!(fair.is_some_and(|call| call.act == Act::SetFair { on: false }), "{seed}");
             assert_eq!(closed, BTreeMap::new(), "{seed}");
         }
     }

@@ -80,7 +80,7 @@ impl Operator {
             if answer == Answer::Unknown {
                 *client = None;
             }
-            let again = answer == Answer::Unknown && act.gate().is_some();
+            let again = answer == Answer::Unknown && act.sets_gate();
             self.history.add(Event::CallEnded { call: number, answer });
             if !again {
                 return Ok(());
@@ -137,6 +137,10 @@ async fn call(client: &Client, number: usize, act: &Act) -> Result<Answer, tokio
         Act::Resume { gate } => {
             let (kind, name) = named(gate);
             client.query("SELECT app_jobs.resume($1, $2)", &[&kind, &name]).await?;
+            return Ok(Answer::Done);
+        }
+        Act::SetFair { on } => {
+            client.query("SELECT app_jobs.set_fair('tenant', $1)", &[on]).await?;
             return Ok(Answer::Done);
         }
         // It is no call.

@@ -83,6 +83,7 @@ impl Report<'_> {
             Act::SetLimit { limit: Limit { rate: Some(_), .. }, .. } => Some("rates"),
             Act::SetLimit { .. } => Some("limits"),
             Act::Pause { .. } => Some("pauses"),
+            Act::SetFair { on: true } => Some("times of fairness"),
             _ => None,
         }))
     }

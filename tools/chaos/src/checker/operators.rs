@@ -24,7 +24,7 @@ pub(super) fn check(evidence: &Evidence, findings: &mut Findings, figures: &mut 
         let Some(call) = change.call else { continue };
         let act = acts.get(&call).copied();
         // What is set for gates gives jobs other places, which nobody sees.
-        if act.is_none_or(|act| act.gate().is_none()) {
+        if act.is_none_or(|act| !act.sets_gate()) {
             changed.entry(call).or_default().insert(change.job);
             figures.operated += 1;
         }
@@ -47,7 +47,7 @@ fn fault(act: Option<&Act>, change: &Change) -> Option<&'static str> {
     let (old, new) = (change.old.as_ref(), change.new.as_ref());
     match act {
         None => Some("is none that was made"),
-        Some(act) if act.gate().is_some() => (old != new).then_some("sets a gate, and has changed a job"),
+        Some(act) if act.sets_gate() => (old != new).then_some("sets a gate, and has changed a job"),
         Some(Act::Cancel { .. }) if old.is_some_and(|old| old.is_exhausted()) => {
             Some("has changed a job that had failed")
         }

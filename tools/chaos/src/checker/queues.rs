@@ -32,7 +32,7 @@ fn lost_calls(evidence: &Evidence) -> Vec<(Micros, Micros)> {
     let mut lost = Vec::new();
     for entry in &evidence.entries {
         match &entry.event {
-            Event::CallBegan { call, act } if act.gate().is_none() => _ = began.insert(*call, entry.at),
+            Event::CallBegan { call, act } if !act.sets_gate() => _ = began.insert(*call, entry.at),
             Event::CallEnded { call, answer: Answer::Unknown } => {
                 lost.extend(began.remove(call).map(|from| (from, entry.at)));
             }
