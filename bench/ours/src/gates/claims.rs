@@ -60,6 +60,7 @@ pub async fn measure(args: &Args) -> Result<Value> {
             excluded: &[],
             limit: usize::try_from(batch)?,
             from_start: true,
+            careful: false,
             cursor: &cursor,
             freed: &[],
             horizon: Duration::from_secs(60),
