@@ -43,6 +43,12 @@ CREATE TABLE @extschema@.gates (
 
 -- Whether there is any rate: there may be a row for every tenant.
 CREATE INDEX gates_rate_idx ON @extschema@.gates (kind) WHERE rate IS NOT NULL;
+-- Which rows jobs have to pass, in the words of gate_asks: most may have a weight alone.
+CREATE INDEX gates_asked_idx ON @extschema@.gates (kind, name)
+ WHERE weight IS NULL OR coalesce(fair, false) OR max_running IS NOT NULL OR rate IS NOT NULL OR paused_at IS NOT NULL
+       OR closed_until IS NOT NULL;
+CREATE INDEX gates_paused_until_idx ON @extschema@.gates (paused_until) WHERE paused_until IS NOT NULL;
+CREATE INDEX gates_closed_until_idx ON @extschema@.gates (closed_until) WHERE closed_until IS NOT NULL;
 
 COMMENT ON TABLE @extschema@.gates IS
     E'@behavior -*\nLimits, rates, pauses and closed hosts: what can hold jobs back. '
@@ -71,11 +77,13 @@ COMMENT ON TABLE @extschema@.task_hosts IS
 -- Hosts that some worker could not use lately, and the failures in a row: five different ones close the host's gate.
 CREATE TABLE @extschema@.host_failures (
     host text COLLATE "C" NOT NULL,
-    -- The last failures, five at most: which jobs, the number and the message of the attempt, and when it was due.
+    -- The last failures, five at most: which jobs, the number and the message of the attempt, when it was due, and when
+    -- the failure was told of.
     job_ids bigint[] NOT NULL DEFAULT '{}',
     attempts int[] NOT NULL DEFAULT '{}',
     errors text[] NOT NULL DEFAULT '{}',
     run_ats timestamptz[] NOT NULL DEFAULT '{}',
+    told_ats timestamptz[] NOT NULL DEFAULT '{}',
     -- The last one: whether there was no connection, when it was, and whose.
     unreachable boolean NOT NULL DEFAULT false,
     failed_at timestamptz NOT NULL,

@@ -25,7 +25,8 @@ CREATE OR REPLACE TRIGGER jobs_deleted AFTER DELETE ON @extschema@.jobs
 DROP TRIGGER IF EXISTS jobs_truncated ON @extschema@.jobs;
 
 CREATE OR REPLACE TRIGGER jobs_placed BEFORE INSERT ON @extschema@.jobs FOR EACH ROW
-    WHEN (NEW.gate_key IS NULL AND (NEW.run_at > now() OR NEW.queue_name IS NOT NULL))
+    WHEN (NEW.gate_key IS NULL AND (NEW.run_at > now() OR NEW.queue_name IS NOT NULL
+                                    OR current_setting('jobs.gates_set', true) = 'on'))
     EXECUTE FUNCTION @internal@.tg_jobs_placed();
 
 CREATE OR REPLACE TRIGGER jobs_moved BEFORE UPDATE ON @extschema@.jobs FOR EACH ROW

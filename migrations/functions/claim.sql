@@ -59,8 +59,15 @@ DECLARE
     -- now() may be long ago: a job that is due by the clock is not put behind others of its queue.
     moment timestamptz := clock_timestamp();
     began CONSTANT timestamptz := moment;
-    page_size CONSTANT int := CASE WHEN epochs IS NULL THEN 1000 ELSE least(greatest(2 * max_jobs, 100), 1000) END;
-    looked_at text[];
+    page_size CONSTANT int := CASE WHEN epochs IS NULL OR max_jobs = 1 THEN 1000
+                                   ELSE least(greatest(2 * max_jobs, 100), 1000) END;
+    -- What has been looked at: by the walk, and gate by gate.
+    walked_keys text[];
+    -- Whether the look gate by gate has come to the last one, or begun with the first.
+    around boolean := after_gate IS NULL;
+    walked_queues text[];
+    walked_tasks text[];
+    walked_tenants uuid[];
     -- What is set for gates. task_gates and tenant_gates: which of them have one.
     ruled boolean;
     stopped boolean := false;
@@ -224,17 +231,27 @@ BEGIN
                                          task_identifiers, excluded_tasks, priorities, run_ats, firsts, starts, costs,
                                          lifts, clock) g;
         END IF;
-        looked_at := keys;
+        walked_keys := keys;
+        walked_queues := queues;
+        walked_tasks := tasks;
+        walked_tenants := tenants;
         -- The first job of each gate, gate by gate, a page of gates at a time. A worker comes back for the others.
         FOR page IN 1 .. 20 LOOP
-            EXIT WHEN walked IS DISTINCT FROM walk OR coalesce(cardinality(gated), 0) >= max_jobs
-                   OR page > 1 AND (gated IS NOT NULL OR last_gate IS NULL OR epochs IS NOT NULL
-                                    AND clock_timestamp() > began + interval '5 milliseconds');
+            EXIT WHEN walked IS DISTINCT FROM walk OR coalesce(cardinality(gated), 0) >= max_jobs;
+            IF page > 1 AND last_gate IS NULL THEN
+                -- From the first gate on as well.
+                EXIT WHEN around;
+                around := true;
+            ELSE
+                EXIT WHEN page > 1 AND (gated IS NOT NULL OR epochs IS NOT NULL
+                                        AND clock_timestamp() > began + interval '5 milliseconds');
+            END IF;
             WITH RECURSIVE gates (gate_key, queue_name, task, tenant, priority, run_at, id, n) AS (
                 SELECT h.*, 1 FROM (
                     SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
                       FROM @extschema@.jobs j
-                     WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > coalesce(last_gate, after_gate, '')
+                     WHERE j.gate_key <> 'run_at' AND @waits(j)@
+                       AND j.gate_key > coalesce(last_gate, CASE WHEN NOT around THEN after_gate END, '')
                      ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
                 UNION ALL
                 SELECT h.*, g.n + 1
@@ -253,17 +270,27 @@ BEGIN
                                             WHERE j.gate_key = g.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
                                               AND @takes(j.task_identifier)@) AS taken
                       FROM gates g
-                     WHERE g.n = page_size OR g.gate_key NOT IN (SELECT l.key FROM unnest(looked_at) AS l (key))
+                     WHERE g.n = page_size OR g.gate_key NOT IN (SELECT l.key FROM unnest(walked_keys) AS l (key))
                      ORDER BY g.priority, g.run_at, g.id) k;
             -- The next claim goes on with the gates behind these.
             PERFORM set_config('jobs.last_gate', coalesce(last_gate, ''), true);
             CONTINUE WHEN keys IS NULL;
-            SELECT CASE WHEN cardinality(g.ids) > coalesce(cardinality(gated), 0) THEN g.ids ELSE gated END,
-                   coalesce(skipped, false) OR coalesce(g.left_out, false),
+            IF gated IS NOT NULL THEN
+                -- Those that come first count together with the others.
+                keys := walked_keys || keys;
+                queues := walked_queues || queues;
+                tasks := walked_tasks || tasks;
+                tenants := walked_tenants || tenants;
+            END IF;
+            SELECT coalesce(g.ids, gated), coalesce(skipped, false) OR coalesce(g.left_out, false),
                    coalesce(moved, false) OR coalesce(g.placed, false)
               INTO gated, skipped, moved
               FROM @internal@.open_gates(keys, queues, tasks, tenants, task_gates, tenant_gates, ruled, max_jobs, stale,
                                          task_identifiers, excluded_tasks) AS g (ids, left_out, placed);
+            walked_keys := keys;
+            walked_queues := queues;
+            walked_tasks := tasks;
+            walked_tenants := tenants;
         END LOOP;
         wanted := max_jobs;
         startable := gated;
@@ -321,6 +348,9 @@ BEGIN
                updated_at = clock_timestamp()
          WHERE j.id = ANY (due);
         PERFORM set_config('jobs.placing', '', true);
+        -- The next claim goes on with it.
+        EXIT WHEN epochs IS NOT NULL AND max_jobs > 1 AND tenant_gates <> 'fair'
+              AND coalesce(cardinality(free), 0) + coalesce(cardinality(startable), 0) >= max_jobs;
     END LOOP;
 
     IF coalesce(cardinality(free), 0) < wanted AND cardinality(startable) > coalesce(cardinality(gated), 0) THEN
@@ -411,13 +441,12 @@ BEGIN
            FROM @extschema@.jobs j
           WHERE j.gate_key = 'run_at' AND @waits(j)@ AND j.run_at <= now() + within AND @takes(j.task_identifier)@
           ORDER BY j.run_at LIMIT 1),
-        (SELECT min(o.opens) FROM @extschema@.gates g
-          CROSS JOIN LATERAL (VALUES (g.paused_until), (g.closed_until)) AS o (opens)
-          WHERE o.opens > now() AND o.opens <= now() + within),
-        (SELECT min(n.at) FROM @extschema@.gate_tokens t
-          CROSS JOIN LATERAL (
-                SELECT t.full_at - (g.burst - 1) * g.per / g.rate AS at FROM @extschema@.gates g
-                 WHERE g.kind = t.kind AND g.name IN (t.name, '*') AND @gate_says(g)@ ORDER BY g.name = '*' LIMIT 1) n
-          WHERE t.full_at > now() AND n.at > now() AND n.at <= now() + within));
+        (SELECT g.paused_until FROM @extschema@.gates g
+          WHERE g.paused_until > now() AND g.paused_until <= now() + within ORDER BY g.paused_until LIMIT 1),
+        (SELECT g.closed_until FROM @extschema@.gates g
+          WHERE g.closed_until > now() AND g.closed_until <= now() + within ORDER BY g.closed_until LIMIT 1),
+        -- Of the gates that the claim has looked at (gate_room).
+        (SELECT t.at FROM (SELECT to_timestamp(nullif(current_setting('jobs.next_token', true), '')::float8) AS at) t
+          WHERE t.at > now() AND t.at <= now() + within));
 END
 $$;

@@ -32,6 +32,7 @@ DECLARE
     gate @extschema@.gates;
     room int;
     tokens float8;
+    moment float8;
     swept timestamptz := now() - interval '1 minute';
 BEGIN
     SELECT * INTO gate FROM @extschema@.gates g
@@ -85,6 +86,12 @@ BEGIN
             (SELECT t.full_at FROM @extschema@.gate_tokens t WHERE t.kind = gate_kind AND t.name = gate_name), now()),
             now()) - now()) * gate.rate / extract(epoch FROM gate.per);
         room := least(coalesce(room, 2147483647), greatest(floor(tokens + 1e-9), 0)::int);
+        IF tokens < 1 THEN
+            -- For next_run_at.
+            moment := extract(epoch FROM now() + (1 - tokens) * gate.per / gate.rate);
+            PERFORM set_config('jobs.next_token', least(moment, coalesce(
+                nullif(current_setting('jobs.next_token', true), '')::float8, 'infinity'))::text, true);
+        END IF;
     END IF;
     -- Of a host that may be back one job finds out, whatever runs still.
     RETURN CASE WHEN gate.probe_pause IS NULL THEN room ELSE least(coalesce(room, 1), 1) END;
@@ -162,7 +169,11 @@ DECLARE
     by_host text[];
     ruled_tenants boolean[];
     ruled_queues boolean[];
+    n int := 0;
     i int;
+    -- So many gates are opened, and more when somebody holds the first jobs of those.
+    most int := max_jobs;
+    more boolean;
     opened int[] := '{}';
     written boolean := pg_current_xact_id_if_assigned() IS NOT NULL;
     misplaced bigint[];
@@ -183,6 +194,7 @@ DECLARE
     of_tasks text[] := '{}';
     of_tenants text[] := '{}';
     queue_rooms int[] := '{}';
+    plain_queues boolean[] := '{}';
     task_rooms int[] := '{}';
     tenant_rooms int[] := '{}';
     of_hosts text[] := '{}';
@@ -202,57 +214,54 @@ BEGIN
     IF careful THEN
         refused := ARRAY(SELECT r.job_id FROM @extschema@.refused_jobs r WHERE r.refused_until > now());
     END IF;
-    -- Jobs that still stand under a gate for which nothing is set any more.
-    ruled := ruled OR array_position(queues, NULL) IS NOT NULL;
+    -- Without a queue: jobs that still stand under a gate for which nothing is set any more.
+    IF NOT ruled AND array_position(queues, NULL) IS NULL THEN
+        SELECT q.ids, q.skipped INTO ids, skipped
+          FROM @internal@.open_queues(keys, queues, max_jobs, stale, task_identifiers, excluded_tasks) q;
+        RETURN;
+    END IF;
     skipped := false;
-    IF NOT ruled THEN
-        -- The first queues that run nothing.
-        SELECT array_agg(o.n) FILTER (WHERE o.locked), coalesce(bool_or(NOT o.locked), false) INTO opened, skipped
-          FROM (SELECT l.n, l.locked FROM (
-                    SELECT k.n,
-                           CASE WHEN EXISTS (SELECT FROM @extschema@.jobs r
-                                              WHERE r.queue_name = k.queue AND @runs(r.queue_name IS NOT NULL)@)
-                                THEN NULL
-                                ELSE pg_try_advisory_xact_lock(@gate_lock('queue', k.queue)@) END AS locked
-                      FROM unnest(queues) WITH ORDINALITY AS k (queue, n)) l
-                 WHERE l.locked IS NOT NULL LIMIT max_jobs) o;
-    ELSE
-        SELECT array_agg(l.n), array_agg(l.tenant), array_agg(l.task), array_agg(l.host),
-               array_agg(EXISTS (
-                   SELECT FROM @extschema@.gates g
-                    WHERE l.tenant <> '' AND g.kind = 'tenant' AND g.name IN (l.tenant, '*') AND @gate_holds(g)@)),
-               array_agg(EXISTS (
-                   SELECT FROM @extschema@.gates g WHERE g.kind = 'queue' AND g.name IN (l.queue, '*')))
-          INTO looked_at, by_tenant, by_task, by_host, ruled_tenants, ruled_queues
-          FROM (SELECT k.n, k.queue, k.tenant, k.task, k.host
-                  FROM (SELECT u.n, u.queue, h.host,
-                               CASE WHEN tenant_gates <> 'none'
-                                         AND strpos(u.key, 'tenant' || quote_literal(coalesce(u.tenant::text, ''))) > 0
-                                    THEN coalesce(u.tenant::text, '') END AS tenant,
-                               CASE WHEN u.stands_there AND (h.host IS NOT NULL OR task_gates <> 'none' AND EXISTS (
-                                         SELECT FROM @extschema@.gates g
-                                          WHERE g.kind = 'task' AND g.name IN (u.task, '*'))) THEN u.task END AS task
-                          FROM (SELECT *, strpos(a.key, 'task' || quote_literal(a.task)) > 0 AS stands_there
-                                  FROM unnest(keys, queues, tasks, tenants) WITH ORDINALITY
-                                       AS a (key, queue, task, tenant, n)) u
-                          LEFT JOIN LATERAL (
-                               SELECT t.host FROM @extschema@.task_hosts t
-                                WHERE hosts_ruled AND u.stands_there AND t.task = u.task AND EXISTS (
-                                      SELECT FROM @extschema@.gates g
-                                       WHERE g.kind = 'host' AND g.name IN (t.host, '*'))) h ON true
-                        OFFSET 0) k
-                 WHERE NOT EXISTS (
-                       SELECT FROM (VALUES ('host', k.host), ('tenant', nullif(k.tenant, '')),
-                                           ('task', CASE WHEN task_gates <> 'none' THEN k.task END),
-                                           ('queue', k.queue)) AS v (kind, name)
-                        CROSS JOIN LATERAL (
-                              SELECT * FROM @extschema@.gates o
-                               WHERE v.name IS NOT NULL AND o.kind = v.kind AND o.name IN (v.name, '*')
-                                 AND @gate_holds(o)@ ORDER BY o.name = '*' LIMIT 1) g
-                        WHERE @gate_stops(g)@)
-                 ORDER BY k.n) l;
-        FOR n IN 1 .. coalesce(cardinality(looked_at), 0) LOOP
-            EXIT WHEN cardinality(opened) >= max_jobs;
+    SELECT array_agg(l.n), array_agg(l.tenant), array_agg(l.task), array_agg(l.host),
+           array_agg(EXISTS (
+               SELECT FROM @extschema@.gates g
+                WHERE l.tenant <> '' AND g.kind = 'tenant' AND g.name IN (l.tenant, '*') AND @gate_holds(g)@)),
+           array_agg(l.ruled_queue)
+      INTO looked_at, by_tenant, by_task, by_host, ruled_tenants, ruled_queues
+      FROM (SELECT k.n, k.tenant, k.task, k.host, k.ruled_queue
+              FROM (SELECT u.n, u.queue, h.host,
+                           EXISTS (SELECT FROM @extschema@.gates g
+                                    WHERE g.kind = 'queue' AND g.name IN (u.queue, '*')) AS ruled_queue,
+                           CASE WHEN tenant_gates <> 'none'
+                                     AND strpos(u.key, 'tenant' || quote_literal(coalesce(u.tenant::text, ''))) > 0
+                                THEN coalesce(u.tenant::text, '') END AS tenant,
+                           CASE WHEN u.stands_there AND (h.host IS NOT NULL OR task_gates <> 'none' AND EXISTS (
+                                     SELECT FROM @extschema@.gates g
+                                      WHERE g.kind = 'task' AND g.name IN (u.task, '*'))) THEN u.task END AS task
+                      FROM (SELECT *, strpos(a.key, 'task' || quote_literal(a.task)) > 0 AS stands_there
+                              FROM unnest(keys, queues, tasks, tenants) WITH ORDINALITY
+                                   AS a (key, queue, task, tenant, n)) u
+                      LEFT JOIN LATERAL (
+                           SELECT t.host FROM @extschema@.task_hosts t
+                            WHERE hosts_ruled AND u.stands_there AND t.task = u.task AND EXISTS (
+                                  SELECT FROM @extschema@.gates g
+                                   WHERE g.kind = 'host' AND g.name IN (t.host, '*'))) h ON true
+                    OFFSET 0) k
+             WHERE NOT EXISTS (
+                   SELECT FROM (VALUES ('host', k.host), ('tenant', nullif(k.tenant, '')),
+                                       ('task', CASE WHEN task_gates <> 'none' THEN k.task END),
+                                       ('queue', k.queue)) AS v (kind, name)
+                    CROSS JOIN LATERAL (
+                          SELECT * FROM @extschema@.gates o
+                           WHERE v.name IS NOT NULL AND o.kind = v.kind AND o.name IN (v.name, '*')
+                             AND @gate_holds(o)@ ORDER BY o.name = '*' LIMIT 1) g
+                    WHERE @gate_stops(g)@)
+               AND (k.queue IS NULL OR k.ruled_queue OR NOT EXISTS (
+                   SELECT FROM @extschema@.jobs r
+                    WHERE r.queue_name = k.queue AND @runs(r.queue_name IS NOT NULL)@))
+             ORDER BY k.n) l;
+    LOOP
+        WHILE n < coalesce(cardinality(looked_at), 0) AND cardinality(opened) < most LOOP
+            n := n + 1;
             i := looked_at[n];
             passed := ARRAY[by_tenant[n], by_task[n], queues[i], by_host[n]];
             open := true;
@@ -263,22 +272,19 @@ BEGIN
                 CONTINUE WHEN k = 1 AND NOT ruled_tenants[n];
                 place := array_position(names, kinds[k] || passed[k]);
                 IF place IS NULL THEN
-                    -- Looked at before the lock as well: a full gate is not locked, so that nobody comes again for it.
-                    FOR look IN 1 .. 2 LOOP
-                        IF k <> 3 OR ruled_queues[n] THEN
-                            room := @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale);
-                        ELSE
-                            room := CASE WHEN EXISTS (
-                                SELECT FROM @extschema@.jobs r
-                                 WHERE r.queue_name = passed[k] AND @runs(r.queue_name IS NOT NULL)@) THEN 0 ELSE 1 END;
+                    IF k = 3 AND NOT ruled_queues[n] THEN
+                        -- Whether it runs something now is asked when its job is chosen.
+                        room := CASE WHEN pg_try_advisory_xact_lock(@gate_lock('queue', passed[3])@) THEN 1 ELSE -1 END;
+                    ELSE
+                        -- Before the lock as well: a full gate is not locked, so that nobody comes again for it.
+                        room := @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale);
+                        IF coalesce(room, 1) > 0 THEN
+                            room := CASE WHEN pg_try_advisory_xact_lock(@gate_lock(kinds[k], passed[k])@)
+                                         THEN @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale)
+                                         ELSE -1 END;
                         END IF;
-                        EXIT WHEN look = 2 OR room <= 0;
-                        IF NOT pg_try_advisory_xact_lock(@gate_lock(kinds[k], passed[k])@) THEN
-                            room := -1;
-                            skipped := true;
-                            EXIT;
-                        END IF;
-                    END LOOP;
+                    END IF;
+                    skipped := skipped OR room < 0;
                     names := names || (kinds[k] || passed[k]);
                     rooms := rooms || coalesce(room, max_jobs);
                     place := cardinality(rooms);
@@ -304,96 +310,89 @@ BEGIN
                 of_hosts := of_hosts || passed[4];
                 host_rooms := host_rooms || CASE WHEN passed[4] IS NOT NULL THEN rooms[places[4]] END;
                 queue_rooms := queue_rooms || CASE WHEN passed[3] IS NOT NULL THEN rooms[places[3]] END;
+                plain_queues := plain_queues || (passed[3] IS NOT NULL AND NOT ruled_queues[n]);
             END IF;
         END LOOP;
-    END IF;
-    IF coalesce(cardinality(opened), 0) = 0 THEN
-        RETURN;
-    END IF;
-    -- Above READ COMMITTED a later statement sees no more than the first. What has been committed since is not missed
-    -- when the first id drawn under the locks is the next one after the snapshot, in which nobody was writing.
-    IF current_setting('transaction_isolation') <> 'read committed' AND (NOT ruled OR names <> '{}')
-       AND (written OR pg_current_xact_id_if_assigned() IS NOT NULL
-            OR pg_current_xact_id() <> pg_snapshot_xmax(pg_current_snapshot())
-            OR EXISTS (SELECT FROM pg_snapshot_xip(pg_current_snapshot())))
-    THEN
-        skipped := true;
-        RETURN;
-    END IF;
-    IF NOT ruled THEN
-        ids := ARRAY(
-            SELECT DISTINCT ON (k.queue_name) h.id
-              FROM unnest(opened) AS o (n)
-             CROSS JOIN LATERAL (SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name) k
-             CROSS JOIN LATERAL (
-                   SELECT j.id, j.priority, j.run_at FROM @extschema@.jobs j
-                    WHERE j.gate_key = k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
-                      AND j.run_at <= clock_timestamp()
-                      AND j.queue_name = k.queue_name AND @takes(j.task_identifier)@ AND @not_refused(j)@
-                    ORDER BY j.priority, j.run_at, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) h
-             WHERE NOT EXISTS (SELECT FROM @extschema@.jobs r
-                                             WHERE r.queue_name = k.queue_name AND @runs(r.queue_name IS NOT NULL)@)
-             ORDER BY k.queue_name, h.priority, h.run_at, h.id);
-        RETURN;
-    END IF;
-    FOR round IN 1 .. 2 LOOP
-        IF starts IS NOT NULL THEN
-            shares := @internal@.fair_shares(max_jobs, payers, starts_of, costs_of, shares, given);
-            EXIT WHEN shares IS NULL;
+        more := n < cardinality(looked_at);
+        IF opened = '{}' THEN
+            EXIT WHEN more IS NOT TRUE;
+            most := 4 * most;
+            CONTINUE;
         END IF;
-        -- Not gate_key = …: then the index of all gates has the order, too, and is taken without statistics. With them,
-        -- to sort all of it may seem cheaper: so sorts are dear here (enable_sort). Before a gate's first job there are
-        -- but dead entries.
-        WITH k AS MATERIALIZED (
-            SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name, o.task, o.tenant, o.queue_room, o.task_room,
-                   o.tenant_room, o.host, o.host_room, o.share, o.start, o.cost,
-                   coalesce(priorities[o.n], -2147483648) AS priority, coalesce(run_ats[o.n], '-infinity') AS run_at,
-                   coalesce(firsts[o.n], -9223372036854775808) AS id
-              FROM unnest(opened, of_tasks, of_tenants, queue_rooms, task_rooms, tenant_rooms, of_hosts, host_rooms,
-                          shares, starts_of, costs_of)
-                   AS o (n, task, tenant, queue_room, task_room, tenant_room, host, host_room, share, start, cost)),
-        heads AS MATERIALIZED (
-            SELECT h.*, k.queue_name, k.queue_room, k.task, k.task_room, k.tenant, k.tenant_room, k.host,
-                   k.host_room, k.start, k.cost
-              FROM k
-             CROSS JOIN LATERAL (
-                   SELECT j.id, j.priority, j.run_at,
-                          j.gate_key IS DISTINCT FROM @key_of(j)@
-                          AND j.gate_key IS DISTINCT FROM
-                              @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced,
-                          j.task_identifier <> k.task OR k.task IS NULL AND @has_task_gate(j)@
-                          OR coalesce(j.database_id::text, '') IS DISTINCT FROM k.tenant
-                             AND (k.tenant IS NOT NULL OR @has_tenant_gate(j)@) AS among_others
-                     FROM @extschema@.jobs j
-                    WHERE (j.gate_key, j.priority, j.run_at, j.id) >= (k.gate_key, k.priority, k.run_at, k.id)
-                      AND j.gate_key <= k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
-                      AND j.run_at <= clock_timestamp()
-                      AND j.queue_name IS NOT DISTINCT FROM k.queue_name AND @takes(j.task_identifier)@
-                      AND @not_refused(j)@
-                    ORDER BY j.gate_key, j.priority, j.run_at, j.id
-                    LIMIT least(max_jobs, k.queue_room, k.task_room, k.tenant_room, k.host_room,
-                                CASE WHEN k.queue_name IS NULL THEN k.share END) FOR UPDATE SKIP LOCKED) h),
-        candidates AS (
-            SELECT h.*, row_number() OVER (PARTITION BY h.queue_name ORDER BY h.priority, h.run_at, h.id) AS in_queue,
-                   row_number() OVER (PARTITION BY h.task ORDER BY h.priority, h.run_at, h.id) AS in_task,
-                   row_number() OVER (PARTITION BY h.tenant ORDER BY h.priority, h.run_at, h.id) AS in_tenant,
-                   row_number() OVER (PARTITION BY h.host ORDER BY h.priority, h.run_at, h.id) AS in_host
-              FROM (SELECT a.*, bool_or(a.aside) OVER (PARTITION BY a.queue_name
-                                                       ORDER BY a.priority, a.run_at, a.id) AS behind
-                      FROM (SELECT m.*, m.misplaced OR m.among_others IS TRUE AS aside FROM heads m) a) h
-             -- Of a queue none starts before one that is only being put in its place.
-             WHERE NOT CASE WHEN h.queue_name IS NULL THEN h.aside ELSE h.behind END),
-        chosen AS MATERIALIZED (
-            SELECT c.id, coalesce(c.tenant, 'none') AS tenant FROM candidates c
-             WHERE (c.queue_name IS NULL OR c.in_queue <= c.queue_room)
-               AND (c.task_room IS NULL OR c.in_task <= c.task_room)
-               AND (c.tenant_room IS NULL OR c.in_tenant <= c.tenant_room)
-               AND (c.host_room IS NULL OR c.in_host <= c.host_room)
-             ORDER BY c.start + c.cost * row_number() OVER (PARTITION BY c.tenant ORDER BY c.priority, c.run_at, c.id)
-             LIMIT CASE WHEN starts IS NOT NULL THEN max_jobs END)
-        SELECT c.ids, c.tenants, (SELECT array_agg(h.id) FROM heads h WHERE h.misplaced) INTO ids, given, misplaced
-          FROM (SELECT array_agg(c.id) AS ids, array_agg(c.tenant) AS tenants FROM chosen c) c;
-        EXIT WHEN starts IS NULL OR misplaced IS NOT NULL OR cardinality(ids) >= max_jobs;
+        IF names <> '{}' AND @snapshot_is_old(written)@ THEN
+            skipped := true;
+            RETURN;
+        END IF;
+        shares := NULL;
+        given := NULL;
+        FOR round IN 1 .. 2 LOOP
+            IF starts IS NOT NULL THEN
+                shares := @internal@.fair_shares(max_jobs, payers, starts_of, costs_of, shares, given);
+                EXIT WHEN shares IS NULL;
+            END IF;
+            -- Not gate_key = …: then the index of all gates has the order, too, and is taken without statistics. With
+            -- them, to sort all of it may seem cheaper: so sorts are dear here (enable_sort). Before a gate's first job
+            -- there are but dead entries.
+            WITH k AS MATERIALIZED (
+                SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name, o.task, o.tenant, o.queue_room, o.task_room,
+                       o.tenant_room, o.host, o.host_room, o.share, o.start, o.cost,
+                       coalesce(priorities[o.n], -2147483648) AS priority,
+                       coalesce(run_ats[o.n], '-infinity') AS run_at,
+                       coalesce(firsts[o.n], -9223372036854775808) AS id
+                  FROM unnest(opened, of_tasks, of_tenants, queue_rooms, task_rooms, tenant_rooms, of_hosts,
+                              host_rooms, shares, starts_of, costs_of, plain_queues)
+                       AS o (n, task, tenant, queue_room, task_room, tenant_room, host, host_room, share, start, cost,
+                             plain)
+                 WHERE NOT (o.plain AND EXISTS (
+                       SELECT FROM @extschema@.jobs r
+                        WHERE r.queue_name = queues[o.n] AND @runs(r.queue_name IS NOT NULL)@))),
+            heads AS MATERIALIZED (
+                SELECT h.*, k.queue_name, k.queue_room, k.task, k.task_room, k.tenant, k.tenant_room, k.host,
+                       k.host_room, k.start, k.cost
+                  FROM k
+                 CROSS JOIN LATERAL (
+                       SELECT j.id, j.priority, j.run_at,
+                              j.gate_key IS DISTINCT FROM @key_of(j)@
+                              AND j.gate_key IS DISTINCT FROM
+                                  @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced,
+                              j.task_identifier <> k.task OR k.task IS NULL AND @has_task_gate(j)@
+                              OR coalesce(j.database_id::text, '') IS DISTINCT FROM k.tenant
+                                 AND (k.tenant IS NOT NULL OR @has_tenant_gate(j)@) AS among_others
+                         FROM @extschema@.jobs j
+                        WHERE (j.gate_key, j.priority, j.run_at, j.id) >= (k.gate_key, k.priority, k.run_at, k.id)
+                          AND j.gate_key <= k.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                          AND j.run_at <= clock_timestamp()
+                          AND j.queue_name IS NOT DISTINCT FROM k.queue_name AND @takes(j.task_identifier)@
+                          AND @not_refused(j)@
+                        ORDER BY j.gate_key, j.priority, j.run_at, j.id
+                        LIMIT least(max_jobs, k.queue_room, k.task_room, k.tenant_room, k.host_room,
+                                    CASE WHEN k.queue_name IS NULL THEN k.share END) FOR UPDATE SKIP LOCKED) h),
+            candidates AS (
+                SELECT h.*,
+                       row_number() OVER (PARTITION BY h.queue_name ORDER BY h.priority, h.run_at, h.id) AS in_queue,
+                       row_number() OVER (PARTITION BY h.task ORDER BY h.priority, h.run_at, h.id) AS in_task,
+                       row_number() OVER (PARTITION BY h.tenant ORDER BY h.priority, h.run_at, h.id) AS in_tenant,
+                       row_number() OVER (PARTITION BY h.host ORDER BY h.priority, h.run_at, h.id) AS in_host
+                  FROM (SELECT a.*, bool_or(a.aside) OVER (PARTITION BY a.queue_name
+                                                           ORDER BY a.priority, a.run_at, a.id) AS behind
+                          FROM (SELECT m.*, m.misplaced OR m.among_others IS TRUE AS aside FROM heads m) a) h
+                 -- Of a queue none starts before one that is only being put in its place.
+                 WHERE NOT CASE WHEN h.queue_name IS NULL THEN h.aside ELSE h.behind END),
+            chosen AS MATERIALIZED (
+                SELECT c.id, coalesce(c.tenant, 'none') AS tenant FROM candidates c
+                 WHERE (c.queue_name IS NULL OR c.in_queue <= c.queue_room)
+                   AND (c.task_room IS NULL OR c.in_task <= c.task_room)
+                   AND (c.tenant_room IS NULL OR c.in_tenant <= c.tenant_room)
+                   AND (c.host_room IS NULL OR c.in_host <= c.host_room)
+                 ORDER BY c.start + c.cost * row_number() OVER (PARTITION BY c.tenant
+                                                                ORDER BY c.priority, c.run_at, c.id)
+                 LIMIT CASE WHEN starts IS NOT NULL THEN max_jobs END)
+            SELECT c.ids, c.tenants, (SELECT array_agg(h.id) FROM heads h WHERE h.misplaced) INTO ids, given, misplaced
+              FROM (SELECT array_agg(c.id) AS ids, array_agg(c.tenant) AS tenants FROM chosen c) c;
+            EXIT WHEN starts IS NULL OR misplaced IS NOT NULL OR cardinality(ids) >= max_jobs;
+        END LOOP;
+        EXIT WHEN more IS NOT TRUE OR cardinality(ids) >= max_jobs OR misplaced IS NOT NULL;
+        most := 4 * most;
     END LOOP;
     IF starts IS NOT NULL AND ids IS NOT NULL THEN
         INSERT INTO @extschema@.gate_usage_log (name, served)

@@ -62,8 +62,8 @@ END
 $$;
 
 -- Removes the rows of hosts that say nothing any more, such as those of hosts that had asked to wait: with a row, jobs
--- of the host's tasks are claimed gate by gate. One that is down and that nobody has tried for an hour has no jobs.
--- SECURITY DEFINER, as close_host.
+-- of the host's tasks are claimed gate by gate. So does that of one that is down and that nobody has tried for an hour:
+-- it has no jobs, or they could not start, and the first that do find out anew. SECURITY DEFINER, as close_host.
 CREATE OR REPLACE FUNCTION @internal@.sweep_hosts() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -89,7 +89,8 @@ END
 $$;
 
 -- Gives back the attempts of jobs that have failed because their host is down, each once, as far as nobody has changed
--- the jobs since. A run_at that the usual wait after a failure does not explain stays: an operator has put the job off.
+-- the jobs since. The run_at of one that has been changed more than 5 s after that was told stays: an operator has put
+-- the job off.
 -- What is just being written is left for the next call.
 CREATE OR REPLACE FUNCTION @internal@.return_attempts(failed_host text) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
@@ -98,14 +99,13 @@ BEGIN
     WITH back AS (
         UPDATE @extschema@.jobs j
            SET attempts = greatest(b.attempt - b.failures, 0), updated_at = clock_timestamp(),
-               run_at = CASE WHEN j.run_at <= @internal@.retry_at(b.run_at, b.attempt) THEN least(j.run_at, b.run_at)
-                             ELSE j.run_at END
-          FROM (SELECT w.id, l.attempt, l.failures, l.run_at
+               run_at = CASE WHEN b.put_off THEN j.run_at ELSE least(j.run_at, b.run_at) END
+          FROM (SELECT w.id, l.attempt, l.failures, l.run_at, w.updated_at > l.told_at + interval '5 seconds' AS put_off
                   FROM (SELECT n.job_id, max(n.attempt) AS attempt, count(*)::int AS failures, min(n.run_at) AS run_at,
-                               (array_agg(n.error ORDER BY n.attempt DESC))[1] AS error
+                               max(n.told_at) AS told_at, (array_agg(n.error ORDER BY n.attempt DESC))[1] AS error
                           FROM @extschema@.host_failures f
-                         CROSS JOIN LATERAL unnest(f.job_ids, f.attempts, f.errors, f.run_ats)
-                               AS n (job_id, attempt, error, run_at)
+                         CROSS JOIN LATERAL unnest(f.job_ids, f.attempts, f.errors, f.run_ats, f.told_ats)
+                               AS n (job_id, attempt, error, run_at, told_at)
                          WHERE f.host = failed_host GROUP BY n.job_id) l
                   JOIN @extschema@.jobs w ON w.id = l.job_id
                  WHERE w.locked_at IS NULL AND NOT w.superseded AND w.last_error = l.error
@@ -114,11 +114,12 @@ BEGIN
          WHERE j.id = b.id
         RETURNING j.id)
     UPDATE @extschema@.host_failures f
-       SET (job_ids, attempts, errors, run_ats) = (
+       SET (job_ids, attempts, errors, run_ats, told_ats) = (
            SELECT coalesce(array_agg(n.job_id ORDER BY n.i), '{}'), coalesce(array_agg(n.attempt ORDER BY n.i), '{}'),
-                  coalesce(array_agg(n.error ORDER BY n.i), '{}'), coalesce(array_agg(n.run_at ORDER BY n.i), '{}')
-             FROM unnest(f.job_ids, f.attempts, f.errors, f.run_ats) WITH ORDINALITY
-                  AS n (job_id, attempt, error, run_at, i)
+                  coalesce(array_agg(n.error ORDER BY n.i), '{}'), coalesce(array_agg(n.run_at ORDER BY n.i), '{}'),
+                  coalesce(array_agg(n.told_at ORDER BY n.i), '{}')
+             FROM unnest(f.job_ids, f.attempts, f.errors, f.run_ats, f.told_ats) WITH ORDINALITY
+                  AS n (job_id, attempt, error, run_at, told_at, i)
             WHERE n.job_id NOT IN (SELECT b.id FROM back b))
      WHERE f.host = failed_host AND EXISTS (SELECT FROM back);
 END
@@ -163,6 +164,7 @@ BEGIN
             seen.attempts := '{}';
             seen.errors := '{}';
             seen.run_ats := '{}';
+            seen.told_ats := '{}';
         END IF;
         closed := cardinality(seen.job_ids) >= 4 AND EXISTS (SELECT FROM unnest(seen.job_ids) AS o (id)
                                                               WHERE o.id <> job_id);
@@ -174,12 +176,13 @@ BEGIN
             seen.attempts := (seen.attempts || attempt)[greatest(cardinality(seen.attempts) - 3, 1):];
             seen.errors := (seen.errors || error)[greatest(cardinality(seen.errors) - 3, 1):];
             seen.run_ats := (seen.run_ats || run_at)[greatest(cardinality(seen.run_ats) - 3, 1):];
+            seen.told_ats := (seen.told_ats || moment)[greatest(cardinality(seen.told_ats) - 3, 1):];
         END IF;
     END IF;
     UPDATE @extschema@.host_failures f
        SET job_ids = seen.job_ids, attempts = seen.attempts, errors = seen.errors, run_ats = seen.run_ats,
-           unreachable = host_failed.unreachable, failed_at = moment, failed_by = worker_id, reached_at = NULL,
-           reached_by = NULL
+           told_ats = seen.told_ats, unreachable = host_failed.unreachable, failed_at = moment,
+           failed_by = worker_id, reached_at = NULL, reached_by = NULL
      WHERE f.host = failed_host;
     IF closed THEN
         PERFORM @internal@.return_attempts(failed_host);
@@ -202,7 +205,8 @@ BEGIN
     DELETE FROM @extschema@.host_failures f
      WHERE f.host = used_host AND (f.failed_by = worker_id OR f.failed_at < moment - interval '1 minute');
     UPDATE @extschema@.host_failures f
-       SET job_ids = '{}', attempts = '{}', errors = '{}', run_ats = '{}', reached_at = moment, reached_by = worker_id
+       SET job_ids = '{}', attempts = '{}', errors = '{}', run_ats = '{}', told_ats = '{}', reached_at = moment,
+           reached_by = worker_id
      WHERE f.host = used_host;
     IF EXISTS (SELECT FROM @extschema@.gates g
                 WHERE g.kind = 'host' AND g.name = used_host AND g.probe_pause IS NOT NULL)

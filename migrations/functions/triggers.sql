@@ -25,8 +25,9 @@ BEGIN
 END
 $$;
 
--- Where a job waits that is written with a run_at ahead or a queue, or moved. A claim puts in its place what stands
--- where it does not belong; this spares it the work. SECURITY DEFINER: whoever may write jobs needs no right to gates.
+-- Where a job waits that is written with a run_at ahead or a queue, or moved, or while the session knows that there are
+-- gates (jobs.gates_set). A claim puts in its place what stands where it does not belong; this spares it the work.
+-- SECURITY DEFINER: whoever may write jobs needs no right to gates.
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_placed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -52,20 +53,25 @@ DECLARE
     jobs bigint;
     largest int;
     on_demand boolean;
-    fair boolean;
+    gates_set boolean;
     woken boolean;
 BEGIN
     @only_on(jobs)@
-    SELECT count(*), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings), @fair()@
-      INTO jobs, largest, on_demand, fair FROM new_rows n;
+    SELECT count(*), max(pg_column_size(n.payload)), EXISTS (SELECT FROM @extschema@.settings),
+           EXISTS (SELECT FROM @extschema@.gates)
+      INTO jobs, largest, on_demand, gates_set FROM new_rows n;
     IF jobs = 0 THEN
         RETURN NULL;
+    END IF;
+    -- The session's next jobs are put in their place as they are written.
+    IF gates_set <> coalesce(current_setting('jobs.gates_set', true) = 'on', false) THEN
+        PERFORM set_config('jobs.gates_set', CASE WHEN gates_set THEN 'on' ELSE '' END, false);
     END IF;
     IF largest > 65536 THEN
         PERFORM @internal@.refuse_large_payload('jobs', max(octet_length(n.payload::text)))
            FROM new_rows n WHERE pg_column_size(n.payload) > 65536;
     END IF;
-    IF fair THEN
+    IF gates_set AND @fair()@ THEN
         -- Left to a claim, a job would wait for all that were written before it to be put in their place.
         PERFORM set_config('jobs.placing', 'on', true);
         UPDATE @extschema@.jobs j

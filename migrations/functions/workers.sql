@@ -175,24 +175,6 @@ BEGIN
         steady_since = CASE WHEN w.heartbeat_at < moment - gap THEN moment ELSE w.steady_since END
     RETURNING w.steady_since INTO steady;
 
-    IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND @gate_over(g)@) THEN
-        PERFORM @internal@.sweep_hosts();
-    END IF;
-    -- A bucket that is full is as one that is not there.
-    DELETE FROM @extschema@.gate_tokens t
-     WHERE (t.kind, t.name) IN (
-        SELECT f.kind, f.name FROM @extschema@.gate_tokens f
-         WHERE f.kind <> 'all' AND f.full_at < now() - interval '1 minute' LIMIT 10000 FOR UPDATE SKIP LOCKED);
-    -- Of workers that have ended since, or had forgotten the attempt.
-    DELETE FROM @extschema@.cancelled_attempts a
-     WHERE (a.instance, a.epoch) IN (
-        SELECT o.instance, o.epoch FROM @extschema@.cancelled_attempts o
-         WHERE o.cancelled_at < now() - interval '10 minutes' FOR UPDATE SKIP LOCKED);
-    DELETE FROM @extschema@.refused_jobs d
-     WHERE d.job_id = ANY (ARRAY(
-        SELECT o.job_id FROM @extschema@.refused_jobs o WHERE o.refused_until < now() - interval '10 minutes'
-           FOR UPDATE SKIP LOCKED));
-
     FOR gone IN
         SELECT w.instance, format('worker %s gave no sign of life for %s s (JOBS_LEASE) while it ran the job',
                                   w.worker_id, round(extract(epoch FROM w.lease)::numeric, 1)) AS reason, w.worker_id
@@ -251,6 +233,41 @@ BEGIN
         SELECT FROM @extschema@.jobs j
          WHERE j.locked_at IS NOT NULL AND j.locked_at < now() - job_expiry AND j.attempts < j.max_attempts
            AND j.deadline IS NULL);
+    PERFORM @internal@.sweep(false);
+END
+$$;
+
+-- Removes what nobody needs any more; what somebody holds stays for the next time. Buckets are looked through for a
+-- fiftieth of the calls, or when told to: there may be very many.
+CREATE OR REPLACE FUNCTION @internal@.sweep(buckets boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND @gate_over(g)@) THEN
+        PERFORM @internal@.sweep_hosts();
+    END IF;
+    -- Hosts that are gone for good, and were never down for others.
+    DELETE FROM @extschema@.host_failures d
+     WHERE d.host = ANY (ARRAY(
+        SELECT f.host FROM @extschema@.host_failures f
+         WHERE f.failed_at < now() - interval '1 hour'
+           AND NOT EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND g.name = f.host)
+         LIMIT 1000 FOR UPDATE SKIP LOCKED));
+    -- Of workers that have ended since, or had forgotten the attempt.
+    DELETE FROM @extschema@.cancelled_attempts a
+     WHERE (a.instance, a.epoch) IN (
+        SELECT o.instance, o.epoch FROM @extschema@.cancelled_attempts o
+         WHERE o.cancelled_at < now() - interval '10 minutes' LIMIT 1000 FOR UPDATE SKIP LOCKED);
+    DELETE FROM @extschema@.refused_jobs d
+     WHERE d.job_id = ANY (ARRAY(
+        SELECT o.job_id FROM @extschema@.refused_jobs o WHERE o.refused_until < now() - interval '10 minutes'
+         LIMIT 1000 FOR UPDATE SKIP LOCKED));
+    -- A bucket that is full is as one that is not there.
+    IF buckets OR random() < 0.02 THEN
+        DELETE FROM @extschema@.gate_tokens t
+         WHERE (t.kind, t.name) IN (
+            SELECT f.kind, f.name FROM @extschema@.gate_tokens f
+             WHERE f.kind <> 'all' AND f.full_at < now() - interval '1 minute' LIMIT 10000 FOR UPDATE SKIP LOCKED);
+    END IF;
 END
 $$;
 

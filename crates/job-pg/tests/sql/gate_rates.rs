@@ -6,6 +6,8 @@ use tokio::task::JoinSet;
 use crate::sql::gates::claim;
 use crate::sql::support::{LIMIT, Session, database};
 
+const TENANT: &str = "7b0e6c2e-1111-4222-8333-944455566677";
+
 /// The most starts in excess of the bucket over all windows: of jobs by their locked_at, with at most `burst` at once
 /// and `rate` a second.
 fn excess(rate: i32, burst: i32) -> String {
@@ -75,8 +77,10 @@ async fn workers_know_when_the_next_token_comes() {
     .await;
     assert_eq!(claim(&s, "'worker', NULL, 9, NULL").await.len(), 3, "each queue has a bucket of its own");
     assert_eq!(claim(&s, "'worker', NULL, 9, NULL").await.len(), 0);
-    let next = "SELECT round(extract(epoch FROM app_jobs_internal.next_run_at(NULL, NULL, '1 day') - max(locked_at)))
-                  FROM app_jobs.jobs WHERE queue_name = 'q'";
+    // Of the gates that the claim has looked at.
+    let next = "BEGIN; SELECT id FROM app_jobs_internal.claim_jobs('worker', NULL, 9, NULL);
+                SELECT round(extract(epoch FROM app_jobs_internal.next_run_at(NULL, NULL, '1 day') - max(locked_at)))
+                  FROM app_jobs.jobs WHERE queue_name = 'q'; COMMIT";
     assert_eq!(s.show(next).await, "600");
     // Ten minutes later.
     s.run("UPDATE app_jobs.gate_tokens SET full_at = full_at - interval '10 minutes' WHERE name = 'q'").await;
@@ -115,7 +119,12 @@ async fn a_bucket_that_is_full_leaves_no_row() {
     .await;
     assert_eq!(claim(&s, "'worker', NULL, 10, NULL").await.len(), 3);
     s.run("UPDATE app_jobs.gate_tokens SET full_at = now() - interval '2 minutes' WHERE name <> 'q2'").await;
-    s.run("SELECT app_jobs_internal.heartbeat('worker', gen_random_uuid(), '30 s', false, 'overdue', '4 h')").await;
+    // Heartbeats look now and then.
+    eventually(LIMIT, async || {
+        s.run("SELECT app_jobs_internal.heartbeat('worker', gen_random_uuid(), '30 s', false, 'overdue', '4 h')").await;
+        s.number("SELECT count(*) FROM app_jobs.gate_tokens WHERE kind = 'queue'").await < 3
+    })
+    .await;
     assert_eq!(s.show("SELECT name FROM app_jobs.gate_tokens WHERE kind = 'queue'").await, "q2");
 }
 
@@ -129,4 +138,20 @@ async fn a_claim_in_an_older_transaction_takes_tokens_of_now() {
     assert!(older.get_job("'worker'").await.is_some());
     older.run("COMMIT").await;
     assert_eq!(s.get_job("'worker'").await, None);
+}
+
+#[tokio::test]
+async fn a_row_with_a_weight_alone_keeps_the_rate_of_all() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(&format!(
+        "SELECT app_jobs.set_limit('tenant', '*', rate => 1, per => '1 hour'),
+                app_jobs.set_weight('tenant', '{TENANT}', 3);
+         INSERT INTO app_jobs.jobs (task_identifier, database_id) SELECT 't', '{TENANT}' FROM generate_series(1, 2)"
+    ))
+    .await;
+    assert_eq!(claim(&s, "'worker', NULL, 9, NULL").await.len(), 1);
+    let next = "BEGIN; SELECT id FROM app_jobs_internal.claim_jobs('worker', NULL, 9, NULL);
+                SELECT app_jobs_internal.next_run_at(NULL, NULL, '1 day') > now() + interval '59 minutes'; COMMIT";
+    assert_eq!(s.show(next).await, "t");
 }

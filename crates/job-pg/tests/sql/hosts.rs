@@ -110,6 +110,8 @@ async fn a_job_gets_its_attempts_back_once_and_keeps_the_time_that_an_operator_g
         assert_eq!(s.get_job("'worker-1', '{t}'").await, Some(id));
         assert_eq!(fail(&s, "worker-1", id).await, "counted");
     }
+    s.run("UPDATE app_jobs.host_failures SET told_ats = ARRAY(SELECT t - interval '6 s' FROM unnest(told_ats) t)")
+        .await;
     s.run("SELECT app_jobs.reschedule_jobs('{2}', now() + interval '1 day')").await;
     for verdict in ["counted", "closed"] {
         assert_eq!(claim_by(&s, "worker-1", 1).await, [3]);
@@ -120,6 +122,20 @@ async fn a_job_gets_its_attempts_back_once_and_keeps_the_time_that_an_operator_g
     s.run(&format!("SELECT app_jobs_internal.return_attempts('{HOST}'), app_jobs_internal.return_attempts('{HOST}')"))
         .await;
     assert_eq!(s.show(jobs).await, "1|2|f\n2|0|t\n3|0|f", "once");
+}
+
+#[tokio::test]
+async fn jobs_whose_task_has_long_waits_of_its_own_are_due_once_the_host_is_back() {
+    let (_db, s) = with_jobs(5).await;
+    for verdict in ["counted", "counted", "counted", "counted", "closed"] {
+        let id = s.get_job("'worker-1'").await.unwrap();
+        assert_eq!(fail(&s, "worker-1", id).await, verdict);
+        if verdict == "counted" {
+            s.run(&format!("UPDATE app_jobs.jobs SET run_at = now() + interval '1 day' WHERE id = {id}")).await;
+        }
+    }
+    assert!(s.is(&format!("SELECT app_jobs_internal.host_succeeded('worker-1', '{HOST}')")).await);
+    assert!(s.is("SELECT bool_and(run_at <= now() AND attempts = 0) FROM app_jobs.jobs").await);
 }
 
 #[tokio::test]

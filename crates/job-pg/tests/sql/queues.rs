@@ -230,6 +230,55 @@ async fn what_somebody_holds_keeps_no_other_job_from_starting() {
     assert_eq!(s.number(claimed).await, 5);
 }
 
+/// The first job of queue `a`, `b` or `c` is held while nothing is set for gates, and while something is.
+#[tokio::test]
+async fn the_first_job_of_a_queue_that_somebody_holds_keeps_no_other_queue_waiting() {
+    let db = database().await;
+    let (s, holder) = (Session::open(&db).await, Session::open(&db).await);
+    for set in ["SELECT 1", "SELECT app_jobs.set_limit('task', 'other', max_running => 1)"] {
+        s.run(&format!("DELETE FROM app_jobs.jobs; {set}")).await;
+        s.run("INSERT INTO app_jobs.jobs (task_identifier, queue_name) VALUES ('t', 'a'), ('t', 'b'), ('t', 'c')")
+            .await;
+        holder.run("BEGIN; SELECT FROM app_jobs.jobs WHERE queue_name IN ('a', 'b') FOR UPDATE").await;
+        let claimed = "SELECT string_agg(queue_name, ' ') FROM app_jobs_internal.claim_jobs('worker', NULL, 1, NULL)";
+        assert_eq!(s.show(claimed).await, "c", "{set}");
+        holder.run("COMMIT").await;
+    }
+}
+
+#[tokio::test]
+async fn an_urgent_job_before_those_of_a_full_queue_comes_first_and_so_does_the_first_of_a_thousand() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    for set in ["SELECT 1", "SELECT app_jobs.set_limit('task', 'other', max_running => 1)"] {
+        s.run(&format!("DELETE FROM app_jobs.jobs; {set}")).await;
+        s.run(
+            "INSERT INTO app_jobs.jobs (task_identifier, queue_name) SELECT 't', 'full' FROM generate_series(1, 401);
+             SELECT FROM app_jobs.get_job('worker');
+             INSERT INTO app_jobs.jobs (task_identifier, queue_name, priority) VALUES ('t', 'urgent', -100);
+             INSERT INTO app_jobs.jobs (task_identifier, queue_name, priority)
+             SELECT 't', 'later' || n, 1000 - n FROM generate_series(1, 900) n",
+        )
+        .await;
+        let claimed = |jobs: u32, epochs: &str| {
+            format!(
+                "SELECT string_agg(queue_name, ' ' ORDER BY priority) FROM app_jobs_internal.claim_instance_jobs(
+                    NULL, 'worker', {epochs}, NULL, {jobs}, NULL)"
+            )
+        };
+        assert!(s.show(&claimed(10, "'{}'")).await.starts_with("urgent later"), "{set}");
+        for epochs in ["'{}'", "NULL"] {
+            let first = s
+                .show(
+                    "SELECT queue_name FROM app_jobs.jobs WHERE locked_at IS NULL AND queue_name <> 'full'
+                                 ORDER BY priority LIMIT 1",
+                )
+                .await;
+            assert_eq!(s.show(&claimed(1, epochs)).await, first, "{set}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_claim_in_an_open_transaction_keeps_what_it_takes_and_one_that_is_due_at_most() {
     let db = database().await;

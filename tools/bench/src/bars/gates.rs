@@ -25,12 +25,9 @@ pub(super) fn bars(medians: &Medians<'_>, bar: &mut impl FnMut(&str, &str, Optio
         bar("", "≥ 80 % of the rate without a queue", share(rate(&queue), none, 0.8));
     }
 
-    for (gate, scenario) in [
-        ("queue", "claims-queue"),
-        ("limit", "claims-limit"),
-        ("pause", "claims-pause"),
-        ("a host's", "claims-host"),
-    ] {
+    for (gate, scenario) in
+        [("queue", "claims-queue"), ("limit", "claims-limit"), ("pause", "claims-pause"), ("a host's", "claims-host")]
+    {
         let measure = format!("claim of 100 beside a closed gate: {gate}");
         bar(&measure, "p50 ≤ 5 ms", at_most(ours(scenario, "p50_ms"), 5.0, "ms"));
         bar("", "p99 ≤ 20 ms", at_most(ours(scenario, "p99_ms"), 20.0, "ms"));
