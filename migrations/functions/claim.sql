@@ -60,7 +60,7 @@ DECLARE
     moment timestamptz := clock_timestamp();
     began CONSTANT timestamptz := moment;
     page_size CONSTANT int := CASE WHEN epochs IS NULL OR max_jobs = 1 THEN 1000
-                                   ELSE least(greatest(2 * max_jobs, 100), 1000) END;
+                                   ELSE least(greatest(max_jobs + max_jobs / 4, 100), 1000) END;
     -- What has been looked at: by the walk, and gate by gate.
     walked_keys text[];
     -- Whether the look gate by gate has come to the last one, or begun with the first.

@@ -4,7 +4,8 @@
 -- something for them, and its queue. NULL for none. The gate of a host is one of its tasks'. While tenants are served
 -- fairly, a job without one has the gate of an empty name.
 CREATE OR REPLACE FUNCTION @internal@.gate_key(task text, queue text, tenant uuid) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN nullif(concat_ws(' ',
         CASE WHEN @fair()@
@@ -161,15 +162,18 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     swept timestamptz := now() - interval '1 minute';
     hosts_ruled CONSTANT boolean := EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host');
-    -- Those of the keys that no pause stops and no closed host, by their place in keys; the names of the gates that
-    -- they pass, NULL for none; and for which of them a row says something.
+    queues_ruled CONSTANT boolean := EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'queue');
+    -- Of the next keys those that no pause stops and no closed host; the names of the gates that they pass, NULL for
+    -- none; and for which of them a row says something.
     looked_at int[];
     by_tenant text[];
     by_task text[];
     by_host text[];
     ruled_tenants boolean[];
     ruled_queues boolean[];
-    n int := 0;
+    -- The last of the keys that has been looked at, the last of those that are, and one of those.
+    last int := 0;
+    next int;
     i int;
     -- So many gates are opened, and more when somebody holds the first jobs of those.
     most int := max_jobs;
@@ -190,6 +194,7 @@ DECLARE
     open boolean;
     place int;
     room int;
+    plain boolean;
     -- The gates of those that are open.
     of_tasks text[] := '{}';
     of_tenants text[] := '{}';
@@ -201,10 +206,9 @@ DECLARE
     host_rooms int[] := '{}';
     -- Whose turn that is (none: its jobs have not been put in their place), what fair_gates says of them, and how many
     -- jobs each is to give. given: whose jobs were chosen.
-    payers text[] := '{}';
-    starts_of float8[] := '{}';
-    costs_of float8[] := '{}';
-    lifts_of float8[] := '{}';
+    payers text[];
+    starts_of float8[];
+    costs_of float8[];
     shares int[];
     given text[];
     -- As in claim_instance_jobs.
@@ -221,110 +225,119 @@ BEGIN
         RETURN;
     END IF;
     skipped := false;
-    SELECT array_agg(l.n), array_agg(l.tenant), array_agg(l.task), array_agg(l.host),
-           array_agg(EXISTS (
-               SELECT FROM @extschema@.gates g
-                WHERE l.tenant <> '' AND g.kind = 'tenant' AND g.name IN (l.tenant, '*') AND @gate_holds(g)@)),
-           array_agg(l.ruled_queue)
-      INTO looked_at, by_tenant, by_task, by_host, ruled_tenants, ruled_queues
-      FROM (SELECT k.n, k.tenant, k.task, k.host, k.ruled_queue
-              FROM (SELECT u.n, u.queue, h.host,
-                           EXISTS (SELECT FROM @extschema@.gates g
-                                    WHERE g.kind = 'queue' AND g.name IN (u.queue, '*')) AS ruled_queue,
-                           CASE WHEN tenant_gates <> 'none'
-                                     AND strpos(u.key, 'tenant' || quote_literal(coalesce(u.tenant::text, ''))) > 0
-                                THEN coalesce(u.tenant::text, '') END AS tenant,
-                           CASE WHEN u.stands_there AND (h.host IS NOT NULL OR task_gates <> 'none' AND EXISTS (
-                                     SELECT FROM @extschema@.gates g
-                                      WHERE g.kind = 'task' AND g.name IN (u.task, '*'))) THEN u.task END AS task
-                      FROM (SELECT *, strpos(a.key, 'task' || quote_literal(a.task)) > 0 AS stands_there
-                              FROM unnest(keys, queues, tasks, tenants) WITH ORDINALITY
-                                   AS a (key, queue, task, tenant, n)) u
-                      LEFT JOIN LATERAL (
-                           SELECT t.host FROM @extschema@.task_hosts t
-                            WHERE hosts_ruled AND u.stands_there AND t.task = u.task AND EXISTS (
-                                  SELECT FROM @extschema@.gates g
-                                   WHERE g.kind = 'host' AND g.name IN (t.host, '*'))) h ON true
-                    OFFSET 0) k
-             WHERE NOT EXISTS (
-                   SELECT FROM (VALUES ('host', k.host), ('tenant', nullif(k.tenant, '')),
-                                       ('task', CASE WHEN task_gates <> 'none' THEN k.task END),
-                                       ('queue', k.queue)) AS v (kind, name)
-                    CROSS JOIN LATERAL (
-                          SELECT * FROM @extschema@.gates o
-                           WHERE v.name IS NOT NULL AND o.kind = v.kind AND o.name IN (v.name, '*')
-                             AND @gate_holds(o)@ ORDER BY o.name = '*' LIMIT 1) g
-                    WHERE @gate_stops(g)@)
-               AND (k.queue IS NULL OR k.ruled_queue OR NOT EXISTS (
-                   SELECT FROM @extschema@.jobs r
-                    WHERE r.queue_name = k.queue AND @runs(r.queue_name IS NOT NULL)@))
-             ORDER BY k.n) l;
     LOOP
-        WHILE n < coalesce(cardinality(looked_at), 0) AND cardinality(opened) < most LOOP
-            n := n + 1;
-            i := looked_at[n];
-            passed := ARRAY[by_tenant[n], by_task[n], queues[i], by_host[n]];
-            open := true;
-            places := '{}';
-            FOREACH k IN ARRAY looks LOOP
-                CONTINUE WHEN NOT open OR passed[k] IS NULL;
-                -- A turn needs no lock.
-                CONTINUE WHEN k = 1 AND NOT ruled_tenants[n];
-                place := array_position(names, kinds[k] || passed[k]);
-                IF place IS NULL THEN
-                    IF k = 3 AND NOT ruled_queues[n] THEN
-                        -- Whether it runs something now is asked when its job is chosen.
-                        room := CASE WHEN pg_try_advisory_xact_lock(@gate_lock('queue', passed[3])@) THEN 1 ELSE -1 END;
-                    ELSE
-                        -- Before the lock as well: a full gate is not locked, so that nobody comes again for it.
-                        room := @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale);
-                        IF coalesce(room, 1) > 0 THEN
-                            room := CASE WHEN pg_try_advisory_xact_lock(@gate_lock(kinds[k], passed[k])@)
-                                         THEN @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale)
-                                         ELSE -1 END;
-                        END IF;
-                    END IF;
-                    skipped := skipped OR room < 0;
-                    names := names || (kinds[k] || passed[k]);
-                    rooms := rooms || coalesce(room, max_jobs);
-                    place := cardinality(rooms);
+        WHILE last < cardinality(keys) AND cardinality(opened) < most LOOP
+            next := last + greatest(most - cardinality(opened), 50);
+            SELECT array_agg(l.n), array_agg(l.tenant), array_agg(l.task), array_agg(l.host),
+                   array_agg(EXISTS (
+                       SELECT FROM @extschema@.gates g
+                        WHERE l.tenant <> '' AND g.kind = 'tenant' AND g.name IN (l.tenant, '*') AND @gate_holds(g)@)),
+                   array_agg(l.ruled_queue)
+              INTO looked_at, by_tenant, by_task, by_host, ruled_tenants, ruled_queues
+              FROM (SELECT k.n, k.tenant, k.task, k.host, k.ruled_queue
+                      FROM (SELECT u.n, u.queue, h.host,
+                                   queues_ruled AND EXISTS (
+                                       SELECT FROM @extschema@.gates g
+                                        WHERE g.kind = 'queue' AND g.name IN (u.queue, '*')) AS ruled_queue,
+                                   CASE WHEN tenant_gates <> 'none'
+                                             AND strpos(u.key, 'tenant' || quote_literal(
+                                                     coalesce(u.tenant::text, ''))) > 0
+                                        THEN coalesce(u.tenant::text, '') END AS tenant,
+                                   CASE WHEN u.stands_there
+                                             AND (h.host IS NOT NULL OR task_gates <> 'none' AND EXISTS (
+                                                  SELECT FROM @extschema@.gates g
+                                                   WHERE g.kind = 'task' AND g.name IN (u.task, '*')))
+                                        THEN u.task END AS task
+                              FROM (SELECT *, strpos(a.key, 'task' || quote_literal(a.task)) > 0 AS stands_there
+                                      FROM unnest(keys[last + 1:next], queues[last + 1:next], tasks[last + 1:next],
+                                                  tenants[last + 1:next]) WITH ORDINALITY
+                                           AS a (key, queue, task, tenant, n)) u
+                              LEFT JOIN LATERAL (
+                                   SELECT t.host FROM @extschema@.task_hosts t
+                                    WHERE hosts_ruled AND u.stands_there AND t.task = u.task AND EXISTS (
+                                          SELECT FROM @extschema@.gates g
+                                           WHERE g.kind = 'host' AND g.name IN (t.host, '*'))) h ON true
+                            OFFSET 0) k
+                     WHERE NOT EXISTS (
+                           SELECT FROM (VALUES ('host', k.host), ('tenant', nullif(k.tenant, '')),
+                                               ('task', CASE WHEN task_gates <> 'none' THEN k.task END),
+                                               ('queue', CASE WHEN k.ruled_queue THEN k.queue END)) AS v (kind, name)
+                            CROSS JOIN LATERAL (
+                                  SELECT * FROM @extschema@.gates o
+                                   WHERE v.name IS NOT NULL AND o.kind = v.kind AND o.name IN (v.name, '*')
+                                     AND @gate_holds(o)@ ORDER BY o.name = '*' LIMIT 1) g
+                            WHERE @gate_stops(g)@)
+                       AND (k.queue IS NULL OR k.ruled_queue OR NOT EXISTS (
+                           SELECT FROM @extschema@.jobs r
+                            WHERE r.queue_name = k.queue AND @runs(r.queue_name IS NOT NULL)@))
+                     ORDER BY k.n) l;
+            FOR n IN 1 .. coalesce(cardinality(looked_at), 0) LOOP
+                IF cardinality(opened) >= most THEN
+                    next := i;
+                    EXIT;
                 END IF;
-                places[k] := place;
-                open := rooms[place] > 0;
-                -- A claim that has the gate for a moment is no reason to take a later job of the queue.
-                IF rooms[place] < 0 AND k <> 3 AND queues[i] IS NOT NULL THEN
-                    names := names || ('queue' || queues[i]);
-                    rooms := rooms || 0;
+                i := last + looked_at[n];
+                passed := ARRAY[by_tenant[n], by_task[n], queues[i], by_host[n]];
+                open := true;
+                places := '{}';
+                FOREACH k IN ARRAY looks LOOP
+                    CONTINUE WHEN passed[k] IS NULL OR NOT open;
+                    -- A turn needs no lock.
+                    CONTINUE WHEN k = 1 AND NOT ruled_tenants[n];
+                    place := array_position(names, kinds[k] || passed[k]);
+                    IF place IS NULL THEN
+                        plain := k = 3 AND NOT ruled_queues[n];
+                        -- Looked at before the lock as well: a full gate is not locked, so that nobody comes again for
+                        -- it. Whether a queue for which nothing is set runs something is asked as its job is chosen.
+                        room := 1;
+                        IF NOT plain THEN
+                            room := @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale);
+                        END IF;
+                        IF coalesce(room > 0, true) AND NOT pg_try_advisory_xact_lock(@gate_lock(kinds[k], passed[k])@)
+                        THEN
+                            room := -1;
+                            skipped := true;
+                        ELSIF coalesce(room > 0, true) AND NOT plain THEN
+                            room := @internal@.gate_room(kinds[k], passed[k], CASE k WHEN 3 THEN 1 END, stale);
+                        END IF;
+                        names := names || (kinds[k] || passed[k]);
+                        rooms := rooms || coalesce(room, max_jobs);
+                        place := cardinality(rooms);
+                    END IF;
+                    places[k] := place;
+                    open := rooms[place] > 0;
+                    -- A claim that has the gate for a moment is no reason to take a later job of the queue.
+                    IF rooms[place] < 0 AND k <> 3 AND queues[i] IS NOT NULL THEN
+                        names := names || ('queue' || queues[i]);
+                        rooms := rooms || 0;
+                    END IF;
+                END LOOP;
+                IF open THEN
+                    opened := opened || i;
+                    of_tenants := of_tenants || passed[1];
+                    of_tasks := of_tasks || passed[2];
+                    tenant_rooms := tenant_rooms || CASE WHEN passed[1] IS NOT NULL THEN rooms[places[1]] END;
+                    task_rooms := task_rooms || CASE WHEN passed[2] IS NOT NULL THEN rooms[places[2]] END;
+                    of_hosts := of_hosts || passed[4];
+                    host_rooms := host_rooms || CASE WHEN passed[4] IS NOT NULL THEN rooms[places[4]] END;
+                    queue_rooms := queue_rooms || CASE WHEN passed[3] IS NOT NULL THEN rooms[places[3]] END;
+                    plain_queues := plain_queues || (passed[3] IS NOT NULL AND NOT ruled_queues[n]);
                 END IF;
             END LOOP;
-            IF open THEN
-                opened := opened || i;
-                of_tenants := of_tenants || passed[1];
-                of_tasks := of_tasks || passed[2];
-                payers := payers || coalesce(passed[1], 'none');
-                starts_of := starts_of || starts[i];
-                costs_of := costs_of || costs[i];
-                lifts_of := lifts_of || lifts[i];
-                tenant_rooms := tenant_rooms || CASE WHEN passed[1] IS NOT NULL THEN rooms[places[1]] END;
-                task_rooms := task_rooms || CASE WHEN passed[2] IS NOT NULL THEN rooms[places[2]] END;
-                of_hosts := of_hosts || passed[4];
-                host_rooms := host_rooms || CASE WHEN passed[4] IS NOT NULL THEN rooms[places[4]] END;
-                queue_rooms := queue_rooms || CASE WHEN passed[3] IS NOT NULL THEN rooms[places[3]] END;
-                plain_queues := plain_queues || (passed[3] IS NOT NULL AND NOT ruled_queues[n]);
-            END IF;
+            last := next;
         END LOOP;
-        more := n < cardinality(looked_at);
-        IF opened = '{}' THEN
-            EXIT WHEN more IS NOT TRUE;
-            most := 4 * most;
-            CONTINUE;
-        END IF;
+        more := last < cardinality(keys);
+        EXIT WHEN opened = '{}';
         IF names <> '{}' AND @snapshot_is_old(written)@ THEN
             skipped := true;
             RETURN;
         END IF;
-        shares := NULL;
-        given := NULL;
+        IF starts IS NOT NULL THEN
+            shares := NULL;
+            given := NULL;
+            SELECT array_agg(coalesce(o.tenant, 'none')), array_agg(starts[o.n]), array_agg(costs[o.n])
+              INTO payers, starts_of, costs_of FROM unnest(opened, of_tenants) AS o (n, tenant);
+        END IF;
         FOR round IN 1 .. 2 LOOP
             IF starts IS NOT NULL THEN
                 shares := @internal@.fair_shares(max_jobs, payers, starts_of, costs_of, shares, given);
@@ -391,13 +404,13 @@ BEGIN
               FROM (SELECT array_agg(c.id) AS ids, array_agg(c.tenant) AS tenants FROM chosen c) c;
             EXIT WHEN starts IS NULL OR misplaced IS NOT NULL OR cardinality(ids) >= max_jobs;
         END LOOP;
-        EXIT WHEN more IS NOT TRUE OR cardinality(ids) >= max_jobs OR misplaced IS NOT NULL;
+        EXIT WHEN NOT more OR cardinality(ids) >= max_jobs OR misplaced IS NOT NULL;
         most := 4 * most;
     END LOOP;
     IF starts IS NOT NULL AND ids IS NOT NULL THEN
         INSERT INTO @extschema@.gate_usage_log (name, served)
-        SELECT o.tenant, max(o.lift) FROM unnest(of_tenants, lifts_of) AS o (tenant, lift)
-         WHERE o.lift IS NOT NULL AND o.tenant = ANY (given) GROUP BY o.tenant
+        SELECT o.tenant, max(lifts[o.n]) FROM unnest(opened, of_tenants) AS o (n, tenant)
+         WHERE lifts[o.n] IS NOT NULL AND o.tenant = ANY (given) GROUP BY o.tenant
         UNION ALL
         SELECT '*', clock;
     END IF;

@@ -29,7 +29,8 @@ $$;
 -- gates (jobs.gates_set). A claim puts in its place what stands where it does not belong; this spares it the work.
 -- SECURITY DEFINER: whoever may write jobs needs no right to gates.
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_placed() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     @only_on(jobs)@
     -- What runs is counted by its gates.

@@ -137,7 +137,7 @@ impl AdminDb {
         self.set("pause", PAUSE, parameters).await
     }
 
-    /// Ends a pause; nothing happens when there is none.
+    /// Ends a pause, and opens a host that has closed by itself. Nothing happens when there is neither.
     ///
     /// # Errors
     /// [`GateError::Refused`] for a name that none can have.

@@ -258,6 +258,7 @@ async fn whatever_is_at_it_at_once_all_that_was_used_is_added_up_once() {
     };
     tokio::join!(work("one-"), work("two-"), work("three"), work("four"));
     late.run("COMMIT").await;
+    assert_eq!(s.show("SELECT * FROM app_jobs.jobs").await, "");
     s.run(
         "UPDATE app_jobs.gate_usage SET recounted_at = NULL WHERE name = '*'; SELECT app_jobs_internal.add_up_usage()",
     )
