@@ -88,8 +88,9 @@ struct LaneSlots {
     rate: Rate,
     /// How many jobs to hold ahead of the slots.
     ahead: usize,
-    /// Its jobs pass gates of tenants.
-    by_tenant: bool,
+    /// One part in so many of the usual is held ahead. None: nothing, since its jobs pass gates of tasks or hosts, and
+    /// count for their limits from their claim on.
+    share: Option<usize>,
     /// Somebody wants to be told when there is room.
     wanted: bool,
     /// Gates of which a job has been settled.
@@ -107,7 +108,7 @@ impl LaneSlots {
             filled: now,
             rate: Rate { ended: 0, since: now, before: 0 },
             ahead: 0,
-            by_tenant: false,
+            share: Some(1),
             wanted: false,
             freed_gates: Vec::new(),
         }
@@ -209,8 +210,8 @@ impl Slots {
     /// asking again. A full buffer is filled up once half of it is used, so that claims stay large.
     pub(crate) fn wanted(&self, lane: usize, claiming: usize) -> usize {
         let mut state = self.state();
-        let LaneSlots { rate, by_tenant, .. } = &mut state.lanes[lane];
-        let recent = if *by_tenant { rate.recent() / TENANTS_SHARE } else { rate.recent() };
+        let LaneSlots { rate, share, .. } = &mut state.lanes[lane];
+        let recent = share.map_or(0, |share| rate.recent() / share);
         state.lanes[lane].ahead = self.prefetch.min(recent);
         let room = state.room(lane, self.concurrency).saturating_sub(claiming).min(BATCH);
         let wanted = if room > state.lanes[lane].ahead.min(BATCH) / 2 { room } else { 0 };
@@ -240,10 +241,12 @@ impl Slots {
         state.held.extend(jobs.iter().map(Job::claim_id));
         state.buffered += jobs.iter().map(|job| job.payload.len()).sum::<usize>();
         let lane = &mut state.lanes[lane];
-        lane.by_tenant = jobs.first().is_some_and(Job::has_tenant_gate);
+        let by_tenant = jobs.first().is_some_and(Job::has_tenant_gate);
+        let limited = jobs.iter().any(Job::has_task_gate);
+        lane.share = (!limited).then_some(if by_tenant { TENANTS_SHARE } else { 1 });
         lane.buffer.extend(jobs);
         lane.filled = Instant::now();
-        if lane.by_tenant {
+        if by_tenant {
             // They take turns, so that a tenant's first job does not wait for all that others have here.
             let mut before: HashMap<_, usize> = HashMap::new();
             lane.buffer.make_contiguous().sort_by_cached_key(|job| {

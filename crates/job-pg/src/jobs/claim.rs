@@ -277,6 +277,12 @@ impl Job {
         self.gate.as_ref().is_some_and(|gate| gate.starts_with("tenant'"))
     }
 
+    /// Whether it has passed the gate of its task, or of the host that it is sent to.
+    pub fn has_task_gate(&self) -> bool {
+        let gate = self.gate.as_ref();
+        gate.is_some_and(|gate| gate.starts_with("task") || gate.starts_with("tenant") && gate.contains("' task"))
+    }
+
     /// The same job with an empty payload.
     #[must_use]
     pub fn clone_without_payload(&self) -> Self {

@@ -27,6 +27,13 @@ const SHORTEST_POLL: Duration = Duration::from_millis(20);
 /// costs a statement all the same.
 const PACE: Duration = Duration::from_millis(1);
 
+/// After a claim that finds nothing where jobs wait behind gates, a wake-up is answered no sooner than so many times as
+/// long as one from the start takes: every job that ends there wakes all workers.
+const BEHIND_GATES_PAUSE: u32 = 10;
+
+/// The longest such wait.
+const BEHIND_GATES_PAUSE_LIMIT: Duration = Duration::from_millis(50);
+
 /// Claims that find jobs within this time of each other meet a stream.
 const STREAM: Duration = Duration::from_millis(3);
 
@@ -45,6 +52,8 @@ pub(super) struct Poller {
     more: bool,
     /// Whether the last claim found less than it could take.
     exhausted: bool,
+    /// The last jobs that were found have gates of tasks or tenants. Others may wait behind those.
+    behind_gates: bool,
     /// Woken since the last claim began, which may have been too early to see why.
     woken: bool,
     pacer: Pacer,
@@ -63,6 +72,7 @@ impl Poller {
             next_at: now,
             more: true,
             exhausted: true,
+            behind_gates: false,
             woken: false,
             pacer: Pacer { found_at: None, not_before: now },
             backoff: PollBackoff { pause: SHORTEST_POLL, soon: Duration::ZERO },
@@ -165,6 +175,7 @@ impl Poller {
         self.cursor.advance(jobs);
         self.more = true;
         self.exhausted = jobs.len() < limit;
+        self.behind_gates = jobs.iter().any(|job| job.has_task_gate() || job.has_tenant_gate());
         self.exhausted
     }
 
@@ -183,7 +194,16 @@ impl Poller {
     /// It went on from the cursor, and found nothing.
     pub(super) fn found_nothing_ahead(&mut self, now: Instant) {
         self.exhausted = true;
-        self.next_at = if self.woken { now } else { self.start_at() };
+        let next_at = if self.woken { now } else { self.start_at() };
+        self.next_at = next_at.max(self.pause_behind_gates(now));
+    }
+
+    /// Nothing was found. When it is worth looking again, whoever wakes the lane: its own jobs that end do at once.
+    fn pause_behind_gates(&mut self, now: Instant) -> Instant {
+        if self.behind_gates {
+            self.pacer.not_before = now + (self.start.took * BEHIND_GATES_PAUSE).min(BEHIND_GATES_PAUSE_LIMIT);
+        }
+        self.pacer.not_before
     }
 
     /// It was one from the start, and found nothing. The next waiting job is due in this time, as far as is known.
@@ -194,7 +214,8 @@ impl Poller {
             if notified { self.poll_interval } else { self.backoff.next(self.start.least_pause(), self.poll_interval) };
         let wait = due.map_or(pause, |due| due.max(self.backoff.soon()).min(pause));
         self.more = self.woken;
-        self.next_at = if self.woken { now } else { now + wait };
+        let paused = self.pause_behind_gates(now);
+        self.next_at = if self.woken { now.max(paused) } else { now + wait };
     }
 
     /// It failed, and is tried again then.
