@@ -43,6 +43,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("enqueue_modes", include_str!("../../migrations/functions/enqueue_modes.sql")),
     ("notify", include_str!("../../migrations/functions/notify.sql")),
     ("claim", include_str!("../../migrations/functions/claim.sql")),
+    ("next_look", include_str!("../../migrations/functions/next_look.sql")),
     ("refused", include_str!("../../migrations/functions/refused.sql")),
     ("open_queues", include_str!("../../migrations/functions/open_queues.sql")),
     ("gates", include_str!("../../migrations/functions/gates.sql")),
