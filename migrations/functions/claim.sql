@@ -205,6 +205,15 @@ BEGIN
                                        AND @not_refused(j)@
                                      ORDER BY j.priority, j.run_at, j.id LIMIT walk) g) w
                      GROUP BY w.gate_key, w.queue_name ORDER BY min(w.n)) k;
+        ELSIF cardinality(free_gates) > 0 AND NOT ruled
+              AND NOT EXISTS (SELECT FROM unnest(free_gates) AS f (gate_key) WHERE f.gate_key NOT LIKE 'queue''%')
+              AND NOT EXISTS (SELECT FROM @extschema@.jobs j
+                               WHERE j.queue_name IS NOT NULL AND j.gate_key > 'run_at' AND @waits(j)@)
+        THEN
+            -- The gates of queues alone. Their names stand in the keys, as quote_literal writes them.
+            SELECT array_agg(f.gate_key),
+                   array_agg(replace(substr(f.gate_key, 7, length(f.gate_key) - 7), '''''', ''''))
+              INTO keys, queues FROM (SELECT DISTINCT g.gate_key FROM unnest(free_gates) AS g (gate_key)) f;
         ELSIF cardinality(free_gates) > 0 THEN
             SELECT array_agg(h.gate_key), array_agg(h.queue_name), array_agg(h.task_identifier),
                    array_agg(h.database_id)

@@ -150,6 +150,10 @@ impl Claimer {
         if self.reconciler.pauses_claims() {
             return;
         }
+        self.claims.left = match &self.runner.dispatcher {
+            Some(dispatcher) => dispatcher.left_tasks(),
+            None => Vec::new(),
+        };
         let careful = self.refusals.is_careful(now);
         let mut heartbeat_due = self.heartbeat.is_due(now) && !careful;
         for (lane, poller) in self.pollers.iter_mut().enumerate() {

@@ -82,6 +82,11 @@ impl Dispatcher {
         self.hosts.claimed(news, whole, began, jobs, &self.targets);
     }
 
+    /// Tasks whose jobs are left to other workers, as they go to hosts that only those can reach.
+    pub(crate) fn left_tasks(&self) -> Vec<String> {
+        self.hosts.left_tasks(&self.targets)
+    }
+
     /// Whether a job can be sent at once, as nearly all can; else [`Dispatcher::admit`] says.
     pub(crate) fn pass(&self, job: &Job) -> Result<Pass, NoPass> {
         match self.targets.of(&job.task) {

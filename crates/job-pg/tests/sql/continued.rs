@@ -51,6 +51,27 @@ async fn the_next_job_of_a_freed_queue_is_found_behind_the_position() {
 }
 
 #[tokio::test]
+async fn freed_queues_are_known_by_their_keys_whatever_their_names() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    for (names, of_another_kind) in [(vec!["a", "it''s", " queue''", "''"], false), (vec!["b", r"a\b''"], true)] {
+        for name in &names {
+            s.run(&format!("SELECT app_jobs.add_job('x', queue_name := '{name}') FROM generate_series(1, 2)")).await;
+        }
+        let keys = s.show("SELECT string_agg(quote_literal(gate_key), ',') FROM app_jobs.jobs").await;
+        assert_eq!(keys.contains("queueE"), of_another_kind, "{keys}");
+        let claim = format!(
+            "SELECT count(*) FROM app_jobs_internal.claim_jobs('worker', NULL, 9, NULL, deep := false,
+                after_priorities := '{{0}}', after_run_ats := '{{now}}', after_ids := '{{0}}',
+                free_gates := ARRAY[{keys}, 'queue''gone'''])"
+        );
+        assert_eq!(s.number(&claim).await, i64::try_from(names.len()).unwrap(), "one of each");
+        assert_eq!(s.number(&claim).await, 0);
+        s.run("DELETE FROM app_jobs.jobs").await;
+    }
+}
+
+#[tokio::test]
 async fn a_freed_queue_has_no_precedence_over_more_urgent_jobs() {
     let db = database().await;
     let s = Session::open(&db).await;

@@ -19,6 +19,8 @@ pub(super) struct ClaimsInFlight {
     claims: FuturesUnordered<BoxFuture<'static, EndedClaim>>,
     /// How many bytes of payloads they may bring.
     payload_bytes: usize,
+    /// Tasks whose jobs the next ones leave to other workers.
+    pub(super) left: Vec<String>,
 }
 
 /// A claim for up to `limit` jobs that has ended.
@@ -36,7 +38,7 @@ pub(super) struct EndedClaim {
 
 impl ClaimsInFlight {
     pub(super) fn new(db: WorkerDb, slots: Arc<Slots>) -> Self {
-        Self { db, slots, claims: FuturesUnordered::new(), payload_bytes: 0 }
+        Self { db, slots, claims: FuturesUnordered::new(), payload_bytes: 0, left: Vec::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -59,7 +61,11 @@ impl ClaimsInFlight {
         let payload_bytes = self.slots.payload_room(self.payload_bytes) / 2;
         self.payload_bytes += payload_bytes;
         let (db, horizon) = (self.db.clone(), poller.poll_interval());
-        let (only, except, cursor) = (poller.tasks.only.clone(), poller.tasks.except.clone(), poller.cursor.clone());
+        let (only, mut except, cursor) =
+            (poller.tasks.only.clone(), poller.tasks.except.clone(), poller.cursor.clone());
+        if !self.left.is_empty() {
+            except = except.iter().chain(&self.left).cloned().collect();
+        }
         self.claims.push(Box::pin(async move {
             let claim = ClaimRequest {
                 tasks: only.as_deref(),

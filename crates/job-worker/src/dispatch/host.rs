@@ -110,6 +110,8 @@ struct State {
     told: Option<Instant>,
     /// Somebody tries to connect.
     testing: bool,
+    /// Until when others have its jobs, since this worker cannot reach it.
+    left_until: Option<Instant>,
 }
 
 /// Its gate is closed.
@@ -217,6 +219,16 @@ impl Host {
             }
             tells
         })
+    }
+
+    /// Leaves its jobs to other workers until then.
+    pub(crate) fn leave(&self, until: Instant) {
+        self.change(|state| state.left_until = Some(until));
+    }
+
+    /// Whether its jobs are left to others.
+    pub(crate) fn is_left(&self, now: Instant) -> bool {
+        self.state().left_until.is_some_and(|until| until > now)
     }
 
     /// A failure is about to be told. Returns whether it has been used since the last one.

@@ -29,6 +29,12 @@ const LONGEST_TEST: Duration = Duration::from_secs(5);
 /// How long a job waits, on average, whose worker cannot reach a host that others can: one of those may take it.
 const ELSEWHERE: Duration = Duration::from_secs(5);
 
+/// For how long a worker claims no more jobs of a host that it cannot reach and others can.
+const LEFT: Duration = Duration::from_secs(30);
+
+/// Of so many tasks at most.
+const MOST_LEFT: usize = 100;
+
 /// How often it is told at most that the database does not take something down.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -38,6 +44,8 @@ pub(crate) struct Hosts {
     db: OnceLock<WorkerDb>,
     /// Whether there is anything to be known of any host.
     said: AtomicBool,
+    /// Whether jobs of some host may be left to others.
+    leaves: AtomicBool,
     /// Claims that have passed the gate of a host that is closed.
     admitted: Mutex<HashSet<ClaimId>>,
     /// Tasks of which it has to be told where they go, and whoever does that.
@@ -59,6 +67,7 @@ impl Hosts {
         Self {
             db: OnceLock::new(),
             said: AtomicBool::default(),
+            leaves: AtomicBool::default(),
             admitted: Mutex::default(),
             untold: Mutex::default(),
             telling: tokio::sync::Mutex::default(),
@@ -93,6 +102,20 @@ impl Hosts {
                 }
             }
         }
+    }
+
+    /// Tasks whose jobs are left to others, as far as they are known.
+    pub(crate) fn left_tasks(&self, targets: &Targets) -> Vec<String> {
+        if !self.leaves.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let mut tasks = targets.tasks_of(|host| host.is_left(now));
+        tasks.truncate(MOST_LEFT);
+        if tasks.is_empty() {
+            self.leaves.store(false, Ordering::Relaxed);
+        }
+        tasks
     }
 
     fn take_admitted(&self, job: &Job) -> bool {
@@ -191,6 +214,8 @@ impl Hosts {
                         return Some(Outcome::release(error));
                     }
                     Ok(HostVerdict::ReachedElsewhere) if unreachable => {
+                        origin.host.leave(Instant::now() + LEFT);
+                        self.leaves.store(true, Ordering::Relaxed);
                         let after = ELSEWHERE.mul_f64(0.5 + fastrand::f64());
                         return Some(Outcome::Snooze { after, error: Some(error.to_owned()) });
                     }

@@ -235,6 +235,14 @@ impl Targets {
         self.origins.values().flatten()
     }
 
+    /// The tasks that have come, or are mapped, whose host is such a one.
+    pub(crate) fn tasks_of(&self, is_one: impl Fn(&Host) -> bool) -> Vec<String> {
+        let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mapped = self.mapped.iter().filter_map(|(task, target)| Some((task, target.as_ref().ok()?)));
+        let known = mapped.chain(cached.iter()).filter(|(_, target)| is_one(&target.origin.host));
+        known.map(|(task, _)| task.clone()).collect()
+    }
+
     /// A task's target; the error says why there is none.
     pub(crate) fn of(&self, task: &str) -> Result<Arc<Target>, String> {
         if let Some(target) = self.mapped.get(task) {
