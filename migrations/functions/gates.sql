@@ -178,6 +178,8 @@ DECLARE
     -- So many gates are opened, and more when somebody holds the first jobs of those.
     most int := max_jobs;
     more boolean;
+    -- Of how many of the gates that are open a job could be locked.
+    gave bigint;
     opened int[] := '{}';
     written boolean := pg_current_xact_id_if_assigned() IS NOT NULL;
     misplaced bigint[];
@@ -347,8 +349,8 @@ BEGIN
             -- them, to sort all of it may seem cheaper: so sorts are dear here (enable_sort). Before a gate's first job
             -- there are but dead entries.
             WITH k AS MATERIALIZED (
-                SELECT keys[o.n] AS gate_key, queues[o.n] AS queue_name, o.task, o.tenant, o.queue_room, o.task_room,
-                       o.tenant_room, o.host, o.host_room, o.share, o.start, o.cost,
+                SELECT o.n, keys[o.n] AS gate_key, queues[o.n] AS queue_name, o.task, o.tenant, o.queue_room,
+                       o.task_room, o.tenant_room, o.host, o.host_room, o.share, o.start, o.cost,
                        coalesce(priorities[o.n], -2147483648) AS priority,
                        coalesce(run_ats[o.n], '-infinity') AS run_at,
                        coalesce(firsts[o.n], -9223372036854775808) AS id
@@ -360,7 +362,7 @@ BEGIN
                        SELECT FROM @extschema@.jobs r
                         WHERE r.queue_name = queues[o.n] AND @runs(r.queue_name IS NOT NULL)@))),
             heads AS MATERIALIZED (
-                SELECT h.*, k.queue_name, k.queue_room, k.task, k.task_room, k.tenant, k.tenant_room, k.host,
+                SELECT h.*, k.n, k.queue_name, k.queue_room, k.task, k.task_room, k.tenant, k.tenant_room, k.host,
                        k.host_room, k.start, k.cost
                   FROM k
                  CROSS JOIN LATERAL (
@@ -400,11 +402,13 @@ BEGIN
                  ORDER BY c.start + c.cost * row_number() OVER (PARTITION BY c.tenant
                                                                 ORDER BY c.priority, c.run_at, c.id)
                  LIMIT CASE WHEN starts IS NOT NULL THEN max_jobs END)
-            SELECT c.ids, c.tenants, (SELECT array_agg(h.id) FROM heads h WHERE h.misplaced) INTO ids, given, misplaced
+            SELECT c.ids, c.tenants, (SELECT array_agg(h.id) FROM heads h WHERE h.misplaced),
+                   (SELECT count(DISTINCT h.n) FROM heads h)
+              INTO ids, given, misplaced, gave
               FROM (SELECT array_agg(c.id) AS ids, array_agg(c.tenant) AS tenants FROM chosen c) c;
             EXIT WHEN starts IS NULL OR misplaced IS NOT NULL OR cardinality(ids) >= max_jobs;
         END LOOP;
-        EXIT WHEN NOT more OR cardinality(ids) >= max_jobs OR misplaced IS NOT NULL;
+        EXIT WHEN NOT more OR cardinality(ids) >= max_jobs OR misplaced IS NOT NULL OR gave >= cardinality(opened);
         most := 4 * most;
     END LOOP;
     IF starts IS NOT NULL AND ids IS NOT NULL THEN
