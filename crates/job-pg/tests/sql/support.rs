@@ -9,7 +9,7 @@ use job_pg::migrate::{self, MigrateError, Migrated};
 use job_testkit::{TestDb, eventually};
 use job_utils::config::Reader;
 use tokio::sync::mpsc;
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 /// Long enough for a busy machine; nothing waits that long unless it fails.
@@ -109,11 +109,17 @@ impl Session {
         self.number(&format!("SELECT id FROM app_jobs.add_job({arguments})")).await
     }
 
-    /// The id of the job that get_job claims; None when there is none.
+    /// The id of the job that get_job claims; None when there is none. On a busy machine a claim may wait too long for
+    /// the table to grow, and is made again.
     pub(crate) async fn get_job(&self, arguments: &str) -> Option<i64> {
-        match self.show(&format!("SELECT id FROM app_jobs.get_job({arguments})")).await.as_str() {
-            "~" => None,
-            id => Some(id.parse().unwrap()),
+        let get = format!("SELECT id FROM app_jobs.get_job({arguments})");
+        loop {
+            match self.try_show(&get).await {
+                Ok(id) if id == "~" => return None,
+                Ok(id) => return Some(id.parse().unwrap()),
+                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
+                Err(error) => panic!("{get}\n{error}: {:?}", error.as_db_error()),
+            }
         }
     }
 
