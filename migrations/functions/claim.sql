@@ -284,8 +284,9 @@ BEGIN
             -- The next claim goes on with the gates behind these.
             PERFORM set_config('jobs.last_gate', coalesce(last_gate, ''), true);
             CONTINUE WHEN keys IS NULL;
-            IF gated IS NOT NULL THEN
-                -- Those that come first count together with the others.
+            IF gated IS NOT NULL OR coalesce(skipped, false) OR coalesce(moved, false) THEN
+                -- Those that come first count together with the others. No later job of a queue starts before one whose
+                -- gate another claim has for a moment, or that is just being put in its place.
                 keys := walked_keys || keys;
                 queues := walked_queues || queues;
                 tasks := walked_tasks || tasks;
@@ -357,8 +358,9 @@ BEGIN
                updated_at = clock_timestamp()
          WHERE j.id = ANY (due);
         PERFORM set_config('jobs.placing', '', true);
-        -- The next claim goes on with it.
+        -- The next claim goes on with it, unless a job of a queue may come before one that has been found.
         EXIT WHEN epochs IS NOT NULL AND max_jobs > 1 AND tenant_gates <> 'fair'
+              AND NOT EXISTS (SELECT FROM @extschema@.jobs j WHERE j.id = ANY (due) AND j.queue_name IS NOT NULL)
               AND coalesce(cardinality(free), 0) + coalesce(cardinality(startable), 0) >= max_jobs;
     END LOOP;
 
