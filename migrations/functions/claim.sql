@@ -59,12 +59,17 @@ DECLARE
     -- now() may be long ago: a job that is due by the clock is not put behind others of its queue.
     moment timestamptz := clock_timestamp();
     began CONSTANT timestamptz := moment;
-    page_size CONSTANT int := CASE WHEN epochs IS NULL OR max_jobs = 1 THEN 1000
-                                   ELSE least(greatest(max_jobs + max_jobs / 4, 100), 1000) END;
+    -- Nothing is set for gates, and each queue has one. Where a queue has several, a look that sees some of them may
+    -- take a later job before an earlier one: so it sees a thousand then.
+    plain boolean;
+    page_size int;
+    -- Which kind of look it is: where one of another kind has ended is of no use to it. And where the last one ended.
+    look text;
+    from_gate text;
+    -- Whether the look gate by gate has come to the last one, or begun with the first.
+    around boolean;
     -- What has been looked at: by the walk, and gate by gate.
     walked_keys text[];
-    -- Whether the look gate by gate has come to the last one, or begun with the first.
-    around boolean := after_gate IS NULL;
     walked_queues text[];
     walked_tasks text[];
     walked_tenants uuid[];
@@ -112,7 +117,11 @@ BEGIN
         PERFORM set_config('jobs.gate_skipped', 'on', true);
         RETURN;
     END IF;
-    ruled := EXISTS (SELECT FROM @extschema@.gates);
+    SELECT EXISTS (SELECT FROM @extschema@.gates),
+           NOT EXISTS (SELECT FROM @extschema@.jobs j
+                        WHERE j.queue_name IS NOT NULL AND j.gate_key > 'run_at' AND @waits(j)@)
+      INTO ruled, plain;
+    plain := plain AND NOT ruled;
     IF ruled THEN
         -- Each by the index: there may be a row for every tenant.
         SELECT EXISTS (SELECT FROM @extschema@.gates g
@@ -133,6 +142,11 @@ BEGIN
     IF hosts_ruled OR deep AND EXISTS (SELECT FROM @extschema@.host_failures) THEN
         PERFORM set_config('jobs.hosts', @internal@.host_news(), true);
     END IF;
+    page_size := CASE WHEN epochs IS NULL OR max_jobs = 1 OR NOT plain THEN 1000
+                      ELSE least(greatest(max_jobs + max_jobs / 4, 100), 1000) END;
+    look := CASE WHEN plain THEN 'plain ' WHEN tenant_gates = 'fair' THEN 'fair ' ELSE 'ruled ' END;
+    from_gate := CASE WHEN starts_with(after_gate, look) THEN substr(after_gate, length(look) + 1) END;
+    around := from_gate IS NULL;
     IF tenant_gates = 'fair' AND epochs IS NOT NULL THEN
         -- Whose turn it is shows when all have been put in their place.
         behind := 2000;
@@ -184,9 +198,9 @@ BEGIN
             SELECT f.keys, f.queues, f.tasks, f.tenants, f.priorities, f.run_ats, f.ids, f.starts, f.costs, f.lifts,
                    f.clock, f.last_gate
               INTO keys, queues, tasks, tenants, priorities, run_ats, firsts, starts, costs, lifts, clock, last_gate
-              FROM @internal@.fair_gates(after_gate, max_jobs, task_identifiers, excluded_tasks,
+              FROM @internal@.fair_gates(from_gate, max_jobs, task_identifiers, excluded_tasks,
                                          epochs IS NOT NULL) f;
-            PERFORM set_config('jobs.last_gate', coalesce(last_gate, ''), true);
+            PERFORM set_config('jobs.last_gate', coalesce(look || last_gate, ''), true);
         ELSIF deep THEN
             SELECT array_agg(k.gate_key), array_agg(k.queue_name), array_agg(k.task), array_agg(k.tenant),
                    sum(k.jobs)
@@ -205,10 +219,8 @@ BEGIN
                                        AND @not_refused(j)@
                                      ORDER BY j.priority, j.run_at, j.id LIMIT walk) g) w
                      GROUP BY w.gate_key, w.queue_name ORDER BY min(w.n)) k;
-        ELSIF cardinality(free_gates) > 0 AND NOT ruled
+        ELSIF cardinality(free_gates) > 0 AND plain
               AND NOT EXISTS (SELECT FROM unnest(free_gates) AS f (gate_key) WHERE f.gate_key NOT LIKE 'queue''%')
-              AND NOT EXISTS (SELECT FROM @extschema@.jobs j
-                               WHERE j.queue_name IS NOT NULL AND j.gate_key > 'run_at' AND @waits(j)@)
         THEN
             -- The gates of queues alone. Their names stand in the keys, as quote_literal writes them.
             SELECT array_agg(f.gate_key),
@@ -260,7 +272,7 @@ BEGIN
                     SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
                       FROM @extschema@.jobs j
                      WHERE j.gate_key <> 'run_at' AND @waits(j)@
-                       AND j.gate_key > coalesce(last_gate, CASE WHEN NOT around THEN after_gate END, '')
+                       AND j.gate_key > coalesce(last_gate, CASE WHEN NOT around THEN from_gate END, '')
                      ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
                 UNION ALL
                 SELECT h.*, g.n + 1
@@ -282,7 +294,7 @@ BEGIN
                      WHERE g.n = page_size OR g.gate_key NOT IN (SELECT l.key FROM unnest(walked_keys) AS l (key))
                      ORDER BY g.priority, g.run_at, g.id) k;
             -- The next claim goes on with the gates behind these.
-            PERFORM set_config('jobs.last_gate', coalesce(last_gate, ''), true);
+            PERFORM set_config('jobs.last_gate', coalesce(look || last_gate, ''), true);
             CONTINUE WHEN keys IS NULL;
             IF gated IS NOT NULL OR coalesce(skipped, false) OR coalesce(moved, false) THEN
                 -- Those that come first count together with the others. No later job of a queue starts before one whose

@@ -233,19 +233,19 @@ BEGIN
         SELECT FROM @extschema@.jobs j
          WHERE j.locked_at IS NOT NULL AND j.locked_at < now() - job_expiry AND j.attempts < j.max_attempts
            AND j.deadline IS NULL);
-    PERFORM @internal@.sweep(false);
+    PERFORM @internal@.sweep();
 END
 $$;
 
--- Removes what nobody needs any more; what somebody holds stays for the next time. Buckets are looked through for a
--- fiftieth of the calls, or when told to: there may be very many.
-CREATE OR REPLACE FUNCTION @internal@.sweep(buckets boolean) RETURNS void
+-- Removes what nobody needs any more; what somebody holds stays for the next time. Buckets are looked through in a
+-- fiftieth of the calls: there may be very many.
+CREATE OR REPLACE FUNCTION @internal@.sweep() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND @gate_over(g)@) THEN
         PERFORM @internal@.sweep_hosts();
     END IF;
-    -- Hosts that are gone for good, and were never down for others.
+    -- Failures from an hour ago, of hosts that have no gate.
     DELETE FROM @extschema@.host_failures d
      WHERE d.host = ANY (ARRAY(
         SELECT f.host FROM @extschema@.host_failures f
@@ -262,7 +262,7 @@ BEGIN
         SELECT o.job_id FROM @extschema@.refused_jobs o WHERE o.refused_until < now() - interval '10 minutes'
          LIMIT 1000 FOR UPDATE SKIP LOCKED));
     -- A bucket that is full is as one that is not there.
-    IF buckets OR random() < 0.02 THEN
+    IF random() < 0.02 THEN
         DELETE FROM @extschema@.gate_tokens t
          WHERE (t.kind, t.name) IN (
             SELECT f.kind, f.name FROM @extschema@.gate_tokens f

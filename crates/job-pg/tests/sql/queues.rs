@@ -1,5 +1,7 @@
 //! Named queues: one job at a time, in order, whoever works; jobs without a queue run side by side.
 
+use std::collections::HashMap;
+
 use job_testkit::eventually;
 
 use crate::sql::support::{LIMIT, Session, database};
@@ -277,6 +279,50 @@ async fn an_urgent_job_before_those_of_a_full_queue_comes_first_and_so_does_the_
             assert_eq!(s.show(&claimed(1, epochs)).await, first, "{set}");
         }
     }
+}
+
+/// Two keys of the queue lie far apart among 300 gates, behind more jobs of a closed gate than the first look sees.
+#[tokio::test]
+async fn claims_of_several_keep_the_order_of_a_queue_whose_jobs_have_different_gates() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "SELECT app_jobs.pause('task', 'paused'), app_jobs.set_limit('task', 'limited', max_running => 100);
+         INSERT INTO app_jobs.jobs (task_identifier) SELECT 'paused' FROM generate_series(1, 600);
+         INSERT INTO app_jobs.jobs (task_identifier, queue_name) SELECT 't', 'a' || n % 300 FROM generate_series(1, 900) n;
+         INSERT INTO app_jobs.jobs (task_identifier, queue_name)
+         SELECT CASE WHEN n % 3 = 0 THEN 'limited' ELSE 't' END, '0' || n % 5 FROM generate_series(1, 60) n",
+    )
+    .await;
+    // Puts all behind their gates.
+    while s.is("SELECT EXISTS (SELECT FROM app_jobs.jobs WHERE gate_key IS NULL)").await {
+        s.run("BEGIN; SELECT app_jobs_internal.claim_jobs('worker', NULL, 5, NULL); COMMIT").await;
+        s.run("UPDATE app_jobs.jobs SET locked_at = NULL, locked_by = NULL, attempts = 0 WHERE locked_at IS NOT NULL")
+            .await;
+    }
+    let (mut last, mut claimed) = (HashMap::new(), 0);
+    let mut after = String::new();
+    while s.is("SELECT EXISTS (SELECT FROM app_jobs.jobs WHERE task_identifier <> 'paused')").await {
+        let claim = format!(
+            "BEGIN; SELECT queue_name, id FROM app_jobs_internal.claim_instance_jobs(
+                        NULL, 'worker', '{{}}', NULL, 10, NULL, after_gate := nullif({}, ''));
+             SELECT 'after', quote_literal(current_setting('jobs.last_gate', true)); COMMIT",
+            if after.is_empty() { "''" } else { &after }
+        );
+        for line in s.show(&claim).await.lines() {
+            let (queue, id) = line.split_once('|').unwrap();
+            if queue == "after" {
+                id.clone_into(&mut after);
+                continue;
+            }
+            let id: i64 = id.parse().unwrap();
+            let before = last.insert(queue.to_owned(), id);
+            assert!(before.is_none_or(|before| before < id), "{queue}: {id} after {before:?}");
+            claimed += 1;
+        }
+        s.run("DELETE FROM app_jobs.jobs WHERE locked_at IS NOT NULL").await;
+    }
+    assert_eq!(claimed, 960);
 }
 
 #[tokio::test]
