@@ -153,7 +153,9 @@ BEGIN
     END IF;
 
     -- Ranges of indexes that are empty as long as nothing hangs, and nothing has become due.
-    IF deep AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.locked_at IS NOT NULL AND j.locked_at < stale) THEN
+    IF (deep OR tenant_gates = 'fair')
+       AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.locked_at IS NOT NULL AND j.locked_at < stale)
+    THEN
         due := ARRAY(
             SELECT e.id FROM @extschema@.jobs e
              WHERE e.locked_at IS NOT NULL AND e.locked_at < stale AND e.attempts < e.max_attempts
@@ -165,7 +167,7 @@ BEGIN
         END IF;
         UPDATE @extschema@.jobs j SET @unlocked()@ WHERE j.id = ANY (due);
     END IF;
-    IF (deep OR cardinality(free_gates) > 0)
+    IF (deep OR tenant_gates = 'fair' OR cardinality(free_gates) > 0)
        AND EXISTS (SELECT FROM @extschema@.jobs j WHERE j.gate_key = 'run_at' AND @waits(j)@ AND j.run_at <= moment)
     THEN
         -- A transaction of get_job may stay open: it moves no more than it may take, and those of queues, of which none

@@ -27,6 +27,7 @@ mod sql {
     mod epochs;
     mod extension;
     mod fair;
+    mod fair_order;
     mod fires;
     mod forms;
     mod functions;

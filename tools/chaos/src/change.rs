@@ -131,6 +131,8 @@ pub(crate) struct Change {
     pub(crate) xid: u64,
     /// The operator's call that made it.
     pub(crate) call: Option<usize>,
+    /// Under which gates the row stands after it.
+    pub(crate) key: Option<String>,
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) old: Option<Row>,
     pub(crate) new: Option<Row>,
@@ -273,7 +275,7 @@ impl Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.what())?;
+        write!(f, "{:?} by {}", self.what(), self.xid)?;
         let Some(row) = self.row() else { return Ok(()) };
         write!(f, ", attempt {} of {}", row.attempts, row.max_attempts)?;
         write!(f, ", {}", row.task)?;
@@ -285,6 +287,9 @@ impl fmt::Display for Change {
         }
         if row.priority != 0 {
             write!(f, ", priority {}", row.priority)?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, ", under {key}")?;
         }
         let holder = self.old.as_ref().filter(|old| old.is_held()).or(self.new.as_ref());
         if let Some(holder) = holder.and_then(|row| row.holder.as_ref()) {

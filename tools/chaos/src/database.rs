@@ -20,7 +20,7 @@ pub(crate) const NAME: &str = "chaos";
 const AUDIT: &str = include_str!("audit.sql");
 
 const CHANGES: &str = "SELECT seq, job_id, chaos.micros(at), chaos.micros(now), xid, snapshot, chaos.facts(old), \
-                       chaos.facts(new), chaos.committed(xid), call FROM chaos.changes ORDER BY seq";
+                       chaos.facts(new), chaos.committed(xid), call, new->>'gate_key' FROM chaos.changes ORDER BY seq";
 
 const GATE_CHANGES: &str =
     "SELECT chaos.micros(at), kind, name, call, chaos.gate_facts(new) FROM chaos.gate_changes ORDER BY seq";
@@ -108,6 +108,7 @@ pub(crate) async fn changes(url: &str) -> Result<Vec<Change>> {
             new: facts(7)?,
             committed: row.get::<_, Option<i64>>(8).map(Micros),
             call: row.get::<_, Option<i32>>(9).map(usize::try_from).transpose()?,
+            key: row.get(10),
         })
     };
     client.query(CHANGES, &[]).await?.iter().map(read).collect()

@@ -25,8 +25,8 @@ const LOCKED: &str = "SELECT (SELECT count(*) FROM app_jobs.jobs WHERE locked_at
                       + (SELECT count(*) FROM app_jobs.job_queues WHERE locked_at IS NOT NULL)";
 
 /// What listening sessions hold: the name and the instance of the worker, and of the scheduler. Not what a claim holds
-/// while it lasts.
-const NAMES: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted \
+/// while it lasts, nor what a writer has alone for a moment to see whether somebody listens.
+const NAMES: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ShareLock' \
                      AND (classid::bigint << 32) + objid::bigint <> hashtextextended('app_jobs.limits', 0) \
                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
