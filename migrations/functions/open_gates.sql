@@ -152,11 +152,11 @@ BEGIN
                             WHERE r.queue_name = k.queue AND @runs(r.queue_name IS NOT NULL)@))
                      ORDER BY k.n) l;
             FOR n IN 1 .. coalesce(cardinality(looked_at), 0) LOOP
-                IF counted >= most AND (queues[last + looked_at[n]] = of_queue) IS NOT TRUE THEN
-                    next := i;
+                i := last + looked_at[n];
+                IF counted >= most AND (queues[i] = of_queue) IS NOT TRUE THEN
+                    next := i - 1;
                     EXIT;
                 END IF;
-                i := last + looked_at[n];
                 passed := ARRAY[by_tenant[n], by_task[n], queues[i], by_host[n]];
                 open := true;
                 places := '{}';
