@@ -11,9 +11,7 @@ BEGIN
 END
 $$;
 
--- Claims up to max_jobs due jobs; the returned rows come in no particular order.
---
--- It looks in one of two ways:
+-- Claims up to max_jobs due jobs; the returned rows come in no particular order. It looks in one of two ways:
 --
 --   deep   from the beginning, at expired locks and at what has become due, too. Exact, and what get_job does. While
 --          some transaction keeps an old snapshot open, it walks over the dead index entries of every job done since.
@@ -25,9 +23,10 @@ $$;
 -- source fit for secrets; drawn here for jobs beyond its end, at 0.9 us each, ten times what an array's element costs.
 -- The sign bit is not used. Each epoch is drawn for its claim alone: a function can't tell from its token what
 -- completes another job. task_identifiers: only these tasks; NULL is any. excluded_tasks: not these; NULL is none.
--- after_*: three arrays, one element per priority: where the last look ended. free_gates: gates of which the caller has
--- just ended a job. Both are for looks that are not deep, which look at no other gates. after_gate: where the
--- last look ended that went gate by gate; that is told in the setting jobs.last_gate.
+-- after_*: three arrays, one element per priority: where the last look ended. A NULL behind the priorities says that
+-- the last one stands for all later ones. free_gates: gates of which the caller has just ended a job. Both are for looks
+-- that are not deep, which look at no other gates. after_gate: where the last look ended that went gate by gate; that
+-- is told in the setting jobs.last_gate.
 --
 -- Jobs without a gate are claimed in their order. Of those with one, the first max_jobs + 200 are looked at, whatever
 -- their gates. When those are not enough, the first job of each gate is, 100 to 1,000 gates at a time, until something
@@ -89,8 +88,9 @@ DECLARE
     clock float8;
     free bigint[];
     misplaced bigint[];
+    last_one CONSTANT int := array_position(after_priorities, NULL) - 1;
     wanted int := max_jobs;
-    walk int := max_jobs + 200;
+    walk CONSTANT int := max_jobs + 200;
     behind int := 200;
     walked bigint;
     last_gate text;

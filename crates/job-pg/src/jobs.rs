@@ -7,6 +7,7 @@ pub(crate) mod claim;
 pub(crate) mod columns;
 mod complete;
 mod complete_in_transaction;
+mod cursor;
 mod end;
 pub(crate) mod enqueue;
 pub(crate) mod heartbeat;
@@ -18,8 +19,9 @@ mod settle;
 mod succession;
 
 pub use cancelled::{CANCEL_CHANNEL, CancelledAttempt};
-pub use claim::{ClaimId, ClaimReply, ClaimRequest, Claimed, Cursor, Job, RefusedJob};
+pub use claim::{ClaimId, ClaimReply, ClaimRequest, Claimed, Job, RefusedJob};
 pub use complete_in_transaction::{CompleteError, TransactionOptions, attempt_token, complete_in_transaction};
+pub use cursor::Cursor;
 pub use enqueue::{EnqueueClient, EnqueueError, Enqueued, Field, enqueue, enqueue_in, enqueue_many, enqueue_many_in};
 pub use heartbeat::{ExhaustedJob, Heartbeat, Instance, Interrupted, Running};
 pub use hosts::{HostFailure, HostNews, HostState, HostVerdict};

@@ -1,6 +1,5 @@
 //! Claim: take due jobs for a worker.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +10,7 @@ use uuid::Uuid;
 use crate::connection::Db;
 use crate::error::DbError;
 use crate::jobs::columns::{Instant, RawJson};
+use crate::jobs::cursor::Cursor;
 use crate::jobs::heartbeat::{Heartbeat, Instance, Running, taken};
 use crate::jobs::hosts::HostNews;
 
@@ -171,42 +171,6 @@ const LEAST_SHARE: usize = 4 << 10;
 /// The largest payload that comes with its claim: for what is larger, a statement of its own costs little.
 const LARGEST_SHARE: usize = 64 << 10;
 
-/// How many priorities a cursor remembers. With more of them, claims are from the start.
-const PRIORITIES: usize = 100;
-
-/// Where the last claim ended, for every priority seen: what a worker has claimed lies behind, dead index entries and
-/// all. And how far it has come among gates, when there are too many to look at all of them.
-#[derive(Debug, Clone, Default)]
-pub struct Cursor {
-    after: BTreeMap<i32, (Timestamp, i64)>,
-    gate: Option<String>,
-}
-
-impl Cursor {
-    /// Whether nothing has been seen yet.
-    pub fn is_empty(&self) -> bool {
-        self.after.is_empty()
-    }
-
-    /// Moves on past claimed jobs. Those with a gate have an order of their own.
-    pub fn advance(&mut self, jobs: &[Job]) {
-        for job in jobs.iter().filter(|job| job.gate.is_none()) {
-            // `-infinity` is an instant that does not go back into the database.
-            let at = (job.run_at.max(Timestamp::UNIX_EPOCH), job.id);
-            let after = self.after.entry(job.priority).or_insert(at);
-            *after = at.max(*after);
-        }
-        if self.after.len() > PRIORITIES {
-            self.after.clear();
-        }
-    }
-
-    /// A claim has looked at gates up to this one; None: at all of them.
-    pub fn advance_gates(&mut self, last: Option<String>) {
-        self.gate = last;
-    }
-}
-
 /// What names a claim: the job's id, and the epoch.
 pub type ClaimId = (i64, i64);
 
@@ -335,8 +299,8 @@ impl Db {
         let client = self.operation().await?;
         let limit = i32::try_from(claim.limit).unwrap_or(i32::MAX);
         let excluded = Some(claim.excluded).filter(|excluded| !excluded.is_empty());
-        let priorities: Vec<i32> = claim.cursor.after.keys().copied().collect();
-        let (run_ats, ids): (Vec<Timestamp>, Vec<i64>) = claim.cursor.after.values().copied().unzip();
+        let (priorities, run_ats, ids) = claim.cursor.positions();
+        let gate = claim.cursor.gate();
         let (expiry, horizon) = (instance.job_expiry.as_secs_f64(), claim.horizon.as_secs_f64());
         let lease = instance.lease.as_secs_f64();
         let epochs = epochs(claim.limit);
@@ -358,7 +322,7 @@ impl Db {
             (&instance.id, Type::UUID),
             (&epochs, Type::INT8_ARRAY),
             (&share, Type::INT4),
-            (&claim.cursor.gate, Type::TEXT),
+            (&gate, Type::TEXT),
             (&lease, Type::FLOAT8),
             (&instance.listens, Type::BOOL),
             (&instance.overdue_message, Type::TEXT),

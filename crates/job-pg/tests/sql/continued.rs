@@ -34,6 +34,34 @@ async fn a_look_goes_on_after_its_position_and_a_deep_one_finds_what_lies_behind
 }
 
 #[tokio::test]
+async fn a_look_goes_on_through_all_later_priorities_where_the_last_position_stands_for_them() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run(
+        "SELECT app_jobs.add_job('x', '{}', run_at := now()::date - interval '1 minute' * p, priority := p)
+           FROM generate_series(0, 9) AS p",
+    )
+    .await;
+    let take = |priorities: &str, jobs: usize| {
+        format!(
+            "SELECT string_agg(priority::text, ',' ORDER BY priority)
+               FROM app_jobs_internal.claim_jobs('worker', NULL, {jobs}, NULL, deep := false,
+                    after_priorities := '{priorities}', after_run_ats := '{{-infinity,infinity}}', after_ids := '{{0,0}}')"
+        )
+    };
+    assert_eq!(s.show(&take("{0,3}", 9)).await, "0");
+    assert_eq!(s.show(&take("{0,3,NULL}", 3)).await, "4,5,6");
+    assert_eq!(s.show(&take("{1,8,NULL}", 9)).await, "1,9");
+    // A position for all priorities costs no more than one, whatever lies before it.
+    let plan = "EXPLAIN (COSTS OFF) SELECT id FROM app_jobs.jobs j
+                 WHERE gate_key IS NULL AND locked_at IS NULL AND attempts < max_attempts
+                   AND (priority, run_at, id) > (0, now(), 1) AND priority <= 5 ORDER BY priority, run_at, id LIMIT 9";
+    let plan =
+        s.show(&format!("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off; {plan}")).await;
+    assert!(plan.contains("Index Cond: ((ROW(priority, run_at, id) > ROW(0"), "{plan}");
+}
+
+#[tokio::test]
 async fn the_next_job_of_a_freed_queue_is_found_behind_the_position() {
     let db = database().await;
     let s = Session::open(&db).await;
