@@ -29,7 +29,7 @@ DECLARE
         unregister_waiter, waiter_horizon,
         waiter_horizon_passed, waiter_lock, wake_workers, warn_of_held_jobs, warn_operator,
 
-        add_up_usage, added_upto, fair_gates, fair_shares, recount_usage, tenant_weight,
+        add_up_usage, added_upto, fair_gates, fair_shares, gates_behind, recount_usage, tenant_weight,
 
         claim_scheduled_jobs, claim_schedules, enqueue_from_schedule, enqueue_job, fire_schedule, fire_schedules,
         get_scheduled_job, leave_scheduler, lock_free_schedules, mark_schedules, prune_schedule_fires,

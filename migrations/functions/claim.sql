@@ -24,9 +24,9 @@ $$;
 -- The sign bit is not used. Each epoch is drawn for its claim alone: a function can't tell from its token what
 -- completes another job. task_identifiers: only these tasks; NULL is any. excluded_tasks: not these; NULL is none.
 -- after_*: three arrays, one element per priority: where the last look ended. A NULL behind the priorities says that
--- the last one stands for all later ones. free_gates: gates of which the caller has just ended a job. Both are for looks
--- that are not deep, which look at no other gates. after_gate: where the last look ended that went gate by gate; that
--- is told in the setting jobs.last_gate.
+-- the last one stands for all later ones. free_gates: gates of which the caller has just ended a job. Both are for
+-- looks that are not deep, which look at no other gates. after_gate: where the last look ended that went gate by gate;
+-- that is told in the setting jobs.last_gate.
 --
 -- Jobs without a gate are claimed in their order. Of those with one, the first max_jobs + 200 are looked at, whatever
 -- their gates. When those are not enough, the first job of each gate is, 100 to 1,000 gates at a time, until something
@@ -72,6 +72,7 @@ DECLARE
     walked_queues text[];
     walked_tasks text[];
     walked_tenants uuid[];
+    before int;
     -- What is set for gates. task_gates and tenant_gates: which of them have one.
     ruled boolean;
     stopped boolean := false;
@@ -195,6 +196,7 @@ BEGIN
 
     FOR turn IN 1 .. 3 LOOP
         gated := NULL;
+        skipped := false;
         moved := false;
         IF tenant_gates = 'fair' THEN
             SELECT f.keys, f.queues, f.tasks, f.tenants, f.priorities, f.run_ats, f.ids, f.starts, f.costs, f.lifts,
@@ -249,7 +251,7 @@ BEGIN
                       AND @waits(j)@ AND (j.priority, j.run_at, j.id) < (h.priority, h.run_at, h.id)));
         END IF;
         IF keys IS NOT NULL THEN
-            SELECT g.ids, g.skipped, g.moved INTO gated, skipped, moved
+            SELECT g.ids, coalesce(g.skipped, false), coalesce(g.moved, false) INTO gated, skipped, moved
               FROM @internal@.open_gates(keys, queues, tasks, tenants, task_gates, tenant_gates, ruled, max_jobs, stale,
                                          task_identifiers, excluded_tasks, priorities, run_ats, firsts, starts, costs,
                                          lifts, clock) g;
@@ -269,52 +271,32 @@ BEGIN
                 EXIT WHEN page > 1 AND (gated IS NOT NULL OR epochs IS NOT NULL
                                         AND clock_timestamp() > began + interval '5 milliseconds');
             END IF;
-            WITH RECURSIVE gates (gate_key, queue_name, task, tenant, priority, run_at, id, n) AS (
-                SELECT h.*, 1 FROM (
-                    SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
-                      FROM @extschema@.jobs j
-                     WHERE j.gate_key <> 'run_at' AND @waits(j)@
-                       AND j.gate_key > coalesce(last_gate, CASE WHEN NOT around THEN from_gate END, '')
-                     ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
-                UNION ALL
-                SELECT h.*, g.n + 1
-                  FROM gates g CROSS JOIN LATERAL (
-                       SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
-                         FROM @extschema@.jobs j
-                        WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > g.gate_key
-                        ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
-                 WHERE g.n < page_size)
-            SELECT array_agg(k.gate_key) FILTER (WHERE k.taken), array_agg(k.queue_name) FILTER (WHERE k.taken),
-                   array_agg(k.task) FILTER (WHERE k.taken), array_agg(k.tenant) FILTER (WHERE k.taken),
-                   max(k.gate_key) FILTER (WHERE k.n = page_size)
-              INTO keys, queues, tasks, tenants, last_gate
-              FROM (SELECT g.*, @takes(g.task)@
-                                OR EXISTS (SELECT FROM @extschema@.jobs j
-                                            WHERE j.gate_key = g.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
-                                              AND @takes(j.task_identifier)@) AS taken
-                      FROM gates g
-                     WHERE g.n = page_size OR g.gate_key NOT IN (SELECT l.key FROM unnest(walked_keys) AS l (key))
-                     ORDER BY g.priority, g.run_at, g.id) k;
+            SELECT g.* INTO keys, queues, tasks, tenants, last_gate
+              FROM @internal@.gates_behind(coalesce(last_gate, CASE WHEN NOT around THEN from_gate END, ''), page_size,
+                                           walked_keys, task_identifiers, excluded_tasks) g;
             -- The next claim goes on with the gates behind these.
             PERFORM set_config('jobs.last_gate', coalesce(look || last_gate, ''), true);
             CONTINUE WHEN keys IS NULL;
-            IF gated IS NOT NULL OR coalesce(skipped, false) OR coalesce(moved, false) THEN
+            before := cardinality(walked_keys);
+            walked_keys := walked_keys || keys;
+            walked_queues := walked_queues || queues;
+            walked_tasks := walked_tasks || tasks;
+            walked_tenants := walked_tenants || tenants;
+            IF NOT plain OR gated IS NOT NULL OR skipped OR moved THEN
                 -- Those that come first count together with the others. No later job of a queue starts before one whose
-                -- gate another claim has for a moment, or that is just being put in its place.
-                keys := walked_keys || keys;
-                queues := walked_queues || queues;
-                tasks := walked_tasks || tasks;
-                tenants := walked_tenants || tenants;
+                -- gate another claim has for a moment, that is just being put in its place, or whose queue is just free
+                -- again.
+                SELECT array_agg(w.key), array_agg(w.queue), array_agg(w.task), array_agg(w.tenant)
+                  INTO keys, queues, tasks, tenants
+                  FROM unnest(walked_keys, walked_queues, walked_tasks, walked_tenants) WITH ORDINALITY
+                       AS w (key, queue, task, tenant, n)
+                 WHERE w.n > before OR gated IS NOT NULL OR skipped OR moved
+                       OR w.queue IN (SELECT u.queue FROM unnest(queues) AS u (queue));
             END IF;
-            SELECT coalesce(g.ids, gated), coalesce(skipped, false) OR coalesce(g.left_out, false),
-                   coalesce(moved, false) OR coalesce(g.placed, false)
+            SELECT coalesce(g.ids, gated), skipped OR coalesce(g.left_out, false), moved OR coalesce(g.placed, false)
               INTO gated, skipped, moved
               FROM @internal@.open_gates(keys, queues, tasks, tenants, task_gates, tenant_gates, ruled, max_jobs, stale,
                                          task_identifiers, excluded_tasks) AS g (ids, left_out, placed);
-            walked_keys := keys;
-            walked_queues := queues;
-            walked_tasks := tasks;
-            walked_tenants := tenants;
         END LOOP;
         wanted := max_jobs;
         startable := gated;

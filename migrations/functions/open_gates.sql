@@ -90,10 +90,11 @@ BEGIN
         RETURN;
     END IF;
     skipped := false;
-    IF cardinality(keys) > max_jobs
+    IF cardinality(keys) > least(max_jobs, 50)
        AND (SELECT count(u.queue) > count(DISTINCT u.queue COLLATE "C") FROM unnest(queues) AS u (queue))
     THEN
-        -- The keys of a queue stand together.
+        -- The keys of a queue stand together, and are looked at in one statement: what holds back one of them holds
+        -- back the others.
         SELECT array_agg(o.key), array_agg(o.queue), array_agg(o.task), array_agg(o.tenant), array_agg(o.priority),
                array_agg(o.run_at), array_agg(o.id), array_agg(o.start), array_agg(o.cost), array_agg(o.lift)
           INTO keys, queues, tasks, tenants, priorities, run_ats, firsts, starts, costs, lifts
@@ -108,6 +109,9 @@ BEGIN
     LOOP
         WHILE last < cardinality(keys) AND (counted < most OR queues[last + 1] = of_queue) LOOP
             next := last + greatest(most - counted, 50);
+            WHILE queues[next] = queues[next + 1] LOOP
+                next := next + 1;
+            END LOOP;
             SELECT array_agg(l.n), array_agg(l.tenant), array_agg(l.task), array_agg(l.host),
                    array_agg(EXISTS (
                        SELECT FROM @extschema@.gates g
@@ -333,5 +337,44 @@ BEGIN
          WHERE j.id = ANY (misplaced);
         PERFORM set_config('jobs.placing', '', true);
     END IF;
+END
+$$;
+
+-- The next gates with jobs that wait, behind a gate in the order of their keys: page_size at most, and of those the
+-- ones with a job that the caller takes, in the order of their first jobs. Not those in seen. last_gate: the last one
+-- that was looked at, when there are more.
+CREATE OR REPLACE FUNCTION @internal@.gates_behind(
+    after_gate text, page_size int, seen text[], task_identifiers text[], excluded_tasks text[], OUT keys text[],
+    OUT queues text[], OUT tasks text[], OUT tenants uuid[], OUT last_gate text
+)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_sort = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    WITH RECURSIVE gates (gate_key, queue_name, task, tenant, priority, run_at, id, n) AS (
+        SELECT h.*, 1 FROM (
+            SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
+              FROM @extschema@.jobs j
+             WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > after_gate
+             ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
+        UNION ALL
+        SELECT h.*, g.n + 1
+          FROM gates g CROSS JOIN LATERAL (
+               SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
+                 FROM @extschema@.jobs j
+                WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > g.gate_key
+                ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
+         WHERE g.n < page_size)
+    SELECT array_agg(k.gate_key) FILTER (WHERE k.taken), array_agg(k.queue_name) FILTER (WHERE k.taken),
+           array_agg(k.task) FILTER (WHERE k.taken), array_agg(k.tenant) FILTER (WHERE k.taken),
+           max(k.gate_key) FILTER (WHERE k.n = page_size)
+      INTO keys, queues, tasks, tenants, last_gate
+      FROM (SELECT g.*, g.gate_key NOT IN (SELECT l.key FROM unnest(seen) AS l (key))
+                        AND (@takes(g.task)@
+                             OR EXISTS (SELECT FROM @extschema@.jobs j
+                                         WHERE j.gate_key = g.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                                           AND @takes(j.task_identifier)@)) AS taken
+              FROM gates g
+             ORDER BY g.priority, g.run_at, g.id) k;
 END
 $$;

@@ -64,6 +64,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("gate_key", WORKS),
     ("gate_name", ADMINISTERS),
     ("gate_room", WORKS),
+    ("gates_behind", WORKS),
     ("get_job", WORKS),
     ("get_scheduled_job", WORKS),
     ("graphql_add_job", ENQUEUES),

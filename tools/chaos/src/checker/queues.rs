@@ -15,10 +15,56 @@ pub(super) fn check(evidence: &Evidence, gates: &Gates, findings: &mut Findings,
             queues.entry(queue).or_default().push(change);
         }
     }
-    let lost = lost_calls(evidence);
+    let (lost, crowded) = (lost_calls(evidence), crowded(evidence));
     for (queue, changes) in queues {
-        orders(queue, &changes, gates, &lost, findings, figures);
+        let times = Times { lost: &lost, crowded: &crowded };
+        orders(queue, &changes, gates, &times, findings, figures);
     }
+}
+
+/// From when until when.
+type Span = (Micros, Micros);
+
+/// When an order cannot be told, or is not promised.
+struct Times<'a> {
+    lost: &'a [Span],
+    crowded: &'a [Span],
+}
+
+/// Whether a claim was under way in one of these times.
+fn meets(spans: &[Span], claim: &Change) -> bool {
+    spans.iter().any(|(from, until)| *from <= claim.at && claim.now <= *until)
+}
+
+/// So many jobs that have become due a claim puts in their place. docs/guarantees.md says so.
+const PLACED_AT_ONCE: usize = 1000;
+
+/// The key of a job that waits for its time.
+const UNPLACED: &str = "run_at";
+
+/// When more jobs had become due than a claim puts in their place.
+fn crowded(evidence: &Evidence) -> Vec<Span> {
+    let mut last: BTreeMap<i64, &Change> = BTreeMap::new();
+    let mut events: Vec<(Micros, bool)> = Vec::new();
+    for change in &evidence.changes {
+        let Some(before) = last.insert(change.job, change) else { continue };
+        let Some(row) = before.new.as_ref().filter(|row| row.waits()) else { continue };
+        let due = before.at.max(row.run_at);
+        if before.key.as_deref() == Some(UNPLACED) && due < change.at {
+            events.extend([(due, true), (change.at, false)]);
+        }
+    }
+    events.sort_unstable();
+    let (mut waiting, mut since, mut spans) = (0_usize, None, Vec::new());
+    for (at, comes) in events {
+        waiting = if comes { waiting + 1 } else { waiting - 1 };
+        if waiting > PLACED_AT_ONCE {
+            since = since.or(Some(at));
+        } else if let Some(from) = since.take() {
+            spans.push((from, at));
+        }
+    }
+    spans
 }
 
 /// A job that is claimed as another one of its queue is completed may pass by one that has appeared so lately, beside a
@@ -27,7 +73,7 @@ const LATELY: Duration = Duration::from_millis(2500);
 
 /// From when until when operators' calls were under way that a loss of the connection has undone, perhaps: which jobs
 /// they held meanwhile is not known, and claims passed those by.
-fn lost_calls(evidence: &Evidence) -> Vec<(Micros, Micros)> {
+fn lost_calls(evidence: &Evidence) -> Vec<Span> {
     let mut began: BTreeMap<usize, Micros> = BTreeMap::new();
     let mut lost = Vec::new();
     for entry in &evidence.entries {
@@ -47,18 +93,20 @@ struct Seen<'a> {
     row: Option<&'a Row>,
     /// Whether that was so before the claim began.
     is_old: bool,
+    /// Whether it waited to be put in its place.
+    unplaced: bool,
 }
 
 fn orders(
     queue: &str,
     changes: &[&Change],
     gates: &Gates,
-    lost: &[(Micros, Micros)],
+    times: &Times<'_>,
     findings: &mut Findings,
     figures: &mut Figures,
 ) {
     for (index, claim) in changes.iter().enumerate() {
-        if lost.iter().any(|(from, until)| *from <= claim.at && claim.now <= *until) {
+        if meets(times.lost, claim) {
             continue;
         }
         let (Some(snapshot), Some(claimed), What::Claimed) = (&claim.snapshot, &claim.old, claim.what()) else {
@@ -72,15 +120,17 @@ fn orders(
         for change in changes[..index].iter().filter(|change| snapshot.sees(change.xid)) {
             // The snapshot is that of the claim's end: what was committed after its beginning it may have missed.
             let is_old = change.committed.is_none_or(|committed| committed <= until);
-            seen.insert(change.job, Seen { row: change.new.as_ref(), is_old });
+            let unplaced = change.key.as_deref() == Some(UNPLACED);
+            seen.insert(change.job, Seen { row: change.new.as_ref(), is_old, unplaced });
         }
         // What others were changing, it passed by; and the others that it took start with it.
         let taken = |change: &&&Change| change.xid == claim.xid || !snapshot.sees(change.xid) && change.now <= claim.at;
         let passed: BTreeSet<i64> = changes.iter().filter(taken).map(|change| change.job).collect();
         let due = |row: &Row| row.waits() && row.run_at <= until;
+        let crowded = meets(times.crowded, claim);
         let earlier = seen
             .into_iter()
-            .filter(|(job, seen)| seen.is_old && !passed.contains(job))
+            .filter(|(job, seen)| seen.is_old && !passed.contains(job) && !(seen.unplaced && crowded))
             .filter_map(|(job, seen)| Some((job, seen.row?)))
             .filter(|(job, row)| *job != claim.job && due(row) && row.order(*job) < claimed.order(claim.job))
             .filter(|(_, row)| may_start(row, claimed, claim, gates))

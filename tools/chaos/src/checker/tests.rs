@@ -251,6 +251,21 @@ fn a_job_of_a_named_queue_out_of_turn_is_told() {
         made.finish(run, true).complete(2).run(1, 1);
     });
     assert_eq!(unseen.wrong(), []);
+    // Nor is what waits to be put in its place among more than a claim looks at.
+    let due = |others: i64| {
+        made(|made| {
+            made.insert_in(1, "q", 0).insert_in(2, "q", 0);
+            let others = 3..3 + others;
+            others.clone().for_each(|other| _ = made.insert(other));
+            made.evidence.changes.iter_mut().filter(|change| change.job != 2).for_each(|change| {
+                change.key = Some("run_at".into());
+            });
+            made.run(2, 1).run(1, 1);
+            others.for_each(|other| _ = made.run(other, 1));
+        })
+    };
+    assert_eq!(due(990).wrong(), [(Rule::Order, Some(2))]);
+    assert_eq!(due(1010).wrong(), []);
 }
 
 #[test]

@@ -54,7 +54,19 @@ impl Made {
         // Every transaction sees all before it.
         let snapshot = Some(Snapshot::read(&format!("1:{}:", seq + 1)).unwrap());
         let (xid, committed, call) = (seq + 1, Some(at), self.call);
-        self.evidence.changes.push(Change { seq, job, at, now: at, committed, xid, call, snapshot, old, new });
+        self.evidence.changes.push(Change {
+            seq,
+            job,
+            at,
+            now: at,
+            committed,
+            xid,
+            call,
+            snapshot,
+            old,
+            new,
+            key: None,
+        });
     }
 
     /// An operator's call, which does something and returns.
