@@ -1,12 +1,17 @@
--- Succession: in the transaction that completes a job of a queue, the queue's next job takes its place.
+-- Succession: in the transaction that completes a job of a queue, or of a task with a limit, the next one takes its
+-- place.
 
--- Completes jobs as complete_held_jobs does, and claims the next due job of their queues. Returns the claimed jobs; and
--- for each job that was not held a row without an id, whose attempts is its position, from 1.
+-- Completes jobs as complete_held_jobs does, and claims the next due jobs of their queues and tasks. Returns the
+-- claimed jobs; and for each job that was not held a row without an id, whose attempts is its position, from 1.
 --
--- queues: the queue of each job when it was claimed, of which the next job is wanted; NULL: none is. next_epochs: as in
--- claim_instance_jobs, one for each job, which names the claim of its successor. task_identifiers: the next job is the
--- first one among these tasks; NULL: any. When it is of no task in own_tasks (one for each job; NULL: any but the
--- excluded_tasks), nothing is claimed.
+-- queues: the queue of each job when it was claimed, of which the next job is wanted; NULL: none is. of_tasks: whether
+-- the next job of its task is wanted. next_epochs: as in claim_instance_jobs, one for each job, which names the claim
+-- of its successor. task_identifiers: the next job is the first one among these tasks; NULL: any. When the next one of
+-- a queue is of no task in own_tasks (one for each job; NULL: any but the excluded_tasks), nothing is claimed.
+--
+-- How many run stays the same for everybody else, so no gate's lock is needed. Of a task there are successors where it
+-- has a limit and no other gate: no rate, no host, no tenants with gates. Only jobs without a queue have and are one.
+-- Where jobs with a queue wait for the same limit, one time in 16 its places are left to the claims.
 --
 -- The gate's lock is not needed: the job that ends is the only one of its queue that runs, and its successor takes its
 -- place at one moment for everybody else. So there is no successor where several may run, or did when the job was
@@ -19,7 +24,7 @@
 -- settings of the session remember that.
 CREATE OR REPLACE FUNCTION @internal@.complete_and_claim_next(
     job_ids bigint[], worker_ids text[], epochs bigint[], queues text[], own_tasks text[], next_epochs bigint[],
-    instance uuid, task_identifiers text[], excluded_tasks text[], job_expiry interval
+    instance uuid, task_identifiers text[], excluded_tasks text[], job_expiry interval, of_tasks boolean[] DEFAULT NULL
 ) RETURNS SETOF @extschema@.jobs
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off
@@ -30,6 +35,8 @@ DECLARE
     -- Claims of before do not count: a limit of a queue was set or lifted then.
     since timestamptz;
     ruled boolean := false;
+    -- Whether all that a task's jobs have to pass are the gates of tasks.
+    tasks_alone boolean := false;
     succeeded boolean := current_setting('transaction_isolation') = 'read committed'
                          AND pg_try_advisory_xact_lock_shared(@limits_lock()@);
     held bigint[];
@@ -38,20 +45,30 @@ DECLARE
     ended bigint[];
     priorities int[];
     run_ats timestamptz[];
+    -- The same of the jobs with a successor of their task.
+    ended_of_tasks bigint[];
+    tasks text[];
+    task_priorities int[];
+    task_run_ats timestamptz[];
     -- Those of which a job has become due that no claim has put in its place.
     unplaced text[] := '{}';
     moment timestamptz := clock_timestamp();
     ahead boolean;
     took float8;
     slow float8;
+    jobs int;
     next_ids bigint[];
     next_of bigint[];
+    task_next_ids bigint[];
+    task_next_of bigint[];
     job @extschema@.jobs;
     woken boolean;
 BEGIN
     IF succeeded THEN
         ruled := EXISTS (SELECT FROM @extschema@.gates);
         succeeded := NOT ruled OR NOT EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'all' AND @gate_says(g)@);
+        tasks_alone := succeeded AND ruled AND of_tasks IS NOT NULL AND NOT EXISTS (
+            SELECT FROM @extschema@.gates g WHERE g.kind = 'tenant' AND @gate_asks(g)@);
         since := greatest(now() - interval '10 seconds',
                           (SELECT t.full_at FROM @extschema@.gate_tokens t WHERE t.kind = 'all' AND t.name = ''));
     END IF;
@@ -63,59 +80,104 @@ BEGIN
          USING unnest(job_ids, worker_ids, epochs, queues) WITH ORDINALITY
                AS d (job_id, worker_id, epoch, queue, position)
          WHERE j.id = d.job_id AND j.locked_by = d.worker_id AND (d.epoch IS NULL OR j.epoch = d.epoch)
-        RETURNING d.position, j.gate_key, j.priority, j.run_at,
+        RETURNING d.position, j.gate_key, j.task_identifier AS task, j.priority, j.run_at,
                   succeeded AND j.queue_name = d.queue AND j.gate_key = 'queue' || quote_literal(d.queue)
                   AND j.locked_at > since
                   AND NOT (ruled AND EXISTS (
                       SELECT FROM @extschema@.gates g
-                       WHERE g.kind = 'queue' AND g.name IN (d.queue, '*') AND @gate_says(g)@)) AS succeeded)
+                       WHERE g.kind = 'queue' AND g.name IN (d.queue, '*') AND @gate_says(g)@)) AS succeeded,
+                  tasks_alone AND of_tasks[d.position] AND j.locked_at > since
+                  AND j.gate_key = 'task' || quote_literal(j.task_identifier) AS succeeded_by_task)
     SELECT array_agg(d.position), count(d.gate_key), array_agg(d.position) FILTER (WHERE d.succeeded),
-           array_agg(d.priority) FILTER (WHERE d.succeeded), array_agg(d.run_at) FILTER (WHERE d.succeeded)
-      INTO held, gated, ended, priorities, run_ats FROM done d;
+           array_agg(d.priority) FILTER (WHERE d.succeeded), array_agg(d.run_at) FILTER (WHERE d.succeeded),
+           array_agg(d.position) FILTER (WHERE d.succeeded_by_task),
+           array_agg(d.task) FILTER (WHERE d.succeeded_by_task),
+           array_agg(d.priority) FILTER (WHERE d.succeeded_by_task),
+           array_agg(d.run_at) FILTER (WHERE d.succeeded_by_task)
+      INTO held, gated, ended, priorities, run_ats, ended_of_tasks, tasks, task_priorities, task_run_ats FROM done d;
     PERFORM set_config('jobs.succession', '', true);
 
-    IF ended IS NOT NULL THEN
+    IF ended IS NOT NULL OR ended_of_tasks IS NOT NULL THEN
         ahead := coalesce(nullif(current_setting('jobs.look_at', true), '')::float8 - extract(epoch FROM moment)
                           BETWEEN 0 AND 2, false);
         moment := clock_timestamp();
-        IF NOT ahead THEN
-            unplaced := ARRAY(SELECT w.queue_name FROM @extschema@.jobs w
-                               WHERE w.gate_key = 'run_at' AND @waits(w)@ AND w.run_at <= moment
-                                 AND w.queue_name = ANY (queues));
+        IF ended IS NOT NULL THEN
+            IF NOT ahead THEN
+                unplaced := ARRAY(SELECT w.queue_name FROM @extschema@.jobs w
+                                   WHERE w.gate_key = 'run_at' AND @waits(w)@ AND w.run_at <= moment
+                                     AND w.queue_name = ANY (queues));
+            END IF;
+            SELECT array_agg(h.id), array_agg(e.position) INTO next_ids, next_of
+              FROM (SELECT DISTINCT ON (queues[u.position]) u.*, queues[u.position] AS queue,
+                           'queue' || quote_literal(queues[u.position]) AS gate_key, job_ids[u.position] AS id,
+                           own_tasks[u.position] AS own_task
+                      FROM unnest(ended, priorities, run_ats) AS u (position, priority, run_at)) e
+             CROSS JOIN LATERAL (
+                   SELECT j.id, j.task_identifier,
+                          ruled AND j.gate_key IS DISTINCT FROM
+                          @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced
+                     FROM @extschema@.jobs j
+                    -- In these words no other index has the order.
+                    WHERE (j.gate_key, j.priority, j.run_at, j.id)
+                          >= (e.gate_key, CASE WHEN ahead THEN e.priority ELSE -2147483648 END,
+                              CASE WHEN ahead THEN e.run_at ELSE '-infinity' END,
+                              CASE WHEN ahead THEN e.id ELSE -9223372036854775808 END)
+                      AND j.gate_key <= e.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                      AND j.queue_name = e.queue AND j.run_at <= moment AND @within_tasks(j.task_identifier)@
+                    ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) h
+             WHERE e.queue <> ALL (unplaced) AND NOT h.misplaced
+               AND CASE WHEN e.own_task IS NULL THEN excluded_tasks IS NULL OR h.task_identifier <> ALL (excluded_tasks)
+                        ELSE h.task_identifier = e.own_task END
+               -- An earlier one may stand among those with more gates.
+               AND NOT EXISTS (SELECT FROM @extschema@.jobs o
+                                WHERE o.queue_name = e.queue AND o.gate_key > 'run_at' AND @waits(o)@)
+               AND (ahead OR NOT EXISTS (
+                    SELECT FROM @extschema@.jobs r WHERE r.queue_name = e.queue AND @runs(r.queue_name IS NOT NULL)@));
         END IF;
-        SELECT array_agg(h.id), array_agg(e.position) INTO next_ids, next_of
-          FROM (SELECT DISTINCT ON (queues[u.position]) u.*, queues[u.position] AS queue,
-                       'queue' || quote_literal(queues[u.position]) AS gate_key, job_ids[u.position] AS id,
-                       own_tasks[u.position] AS own_task
-                  FROM unnest(ended, priorities, run_ats) AS u (position, priority, run_at)) e
-         CROSS JOIN LATERAL (
-               SELECT j.id, j.task_identifier,
-                      ruled AND j.gate_key IS DISTINCT FROM
-                      @internal@.gate_key(j.task_identifier, j.queue_name, j.database_id) AS misplaced
-                 FROM @extschema@.jobs j
-                -- In these words no other index has the order.
-                WHERE (j.gate_key, j.priority, j.run_at, j.id)
-                      >= (e.gate_key, CASE WHEN ahead THEN e.priority ELSE -2147483648 END,
-                          CASE WHEN ahead THEN e.run_at ELSE '-infinity' END,
-                          CASE WHEN ahead THEN e.id ELSE -9223372036854775808 END)
-                  AND j.gate_key <= e.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
-                  AND j.queue_name = e.queue AND j.run_at <= moment AND @within_tasks(j.task_identifier)@
-                ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) h
-         WHERE e.queue <> ALL (unplaced) AND NOT h.misplaced
-           AND CASE WHEN e.own_task IS NULL THEN excluded_tasks IS NULL OR h.task_identifier <> ALL (excluded_tasks)
-                    ELSE h.task_identifier = e.own_task END
-           -- An earlier one may stand among those with more gates.
-           AND NOT EXISTS (SELECT FROM @extschema@.jobs o
-                            WHERE o.queue_name = e.queue AND o.gate_key > 'run_at' AND @waits(o)@)
-           AND (ahead OR NOT EXISTS (
-                SELECT FROM @extschema@.jobs r WHERE r.queue_name = e.queue AND @runs(r.queue_name IS NOT NULL)@));
+        IF ended_of_tasks IS NOT NULL THEN
+            SELECT array_agg(h.id), array_agg(e.positions[h.n]) INTO task_next_ids, task_next_of
+              FROM (SELECT u.task, 'task' || quote_literal(u.task) AS gate_key, array_agg(u.position) AS positions,
+                           (array_agg(u.priority ORDER BY u.priority, u.run_at, u.id))[1] AS priority,
+                           (array_agg(u.run_at ORDER BY u.priority, u.run_at, u.id))[1] AS run_at,
+                           (array_agg(u.id ORDER BY u.priority, u.run_at, u.id))[1] AS id
+                      FROM (SELECT o.*, job_ids[o.position] AS id
+                              FROM unnest(ended_of_tasks, tasks, task_priorities, task_run_ats)
+                                   AS o (position, task, priority, run_at)) u
+                     GROUP BY u.task) e
+             CROSS JOIN LATERAL (
+                   SELECT f.id, row_number() OVER () AS n FROM (
+                       SELECT j.id FROM @extschema@.jobs j
+                        WHERE (j.gate_key, j.priority, j.run_at, j.id)
+                              >= (e.gate_key, CASE WHEN ahead THEN e.priority ELSE -2147483648 END,
+                                  CASE WHEN ahead THEN e.run_at ELSE '-infinity' END,
+                                  CASE WHEN ahead THEN e.id ELSE -9223372036854775808 END)
+                          AND j.gate_key <= e.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                          AND j.task_identifier = e.task AND j.queue_name IS NULL AND j.run_at <= moment
+                        ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT cardinality(e.positions)
+                          FOR UPDATE SKIP LOCKED) f) h
+             WHERE (SELECT g.max_running IS NOT NULL AND g.rate IS NULL AND NOT @gate_stops(g)@
+                      FROM @extschema@.gates g
+                     WHERE g.kind = 'task' AND g.name IN (e.task, '*') AND @gate_holds(g)@
+                     ORDER BY g.name = '*' LIMIT 1)
+               -- Their keys begin with the task's.
+               AND (random() > 1.0 / 16 OR NOT EXISTS (
+                   SELECT FROM @extschema@.jobs o
+                    WHERE o.gate_key > e.gate_key || ' ' AND o.gate_key < e.gate_key || '!' AND o.gate_key <> 'run_at'
+                      AND @waits(o)@))
+               AND NOT EXISTS (
+                   SELECT FROM @extschema@.task_hosts t
+                     JOIN @extschema@.gates g ON g.kind = 'host' AND g.name IN (t.host, '*') WHERE t.task = e.task);
+            next_ids := next_ids || task_next_ids;
+            next_of := next_of || task_next_of;
+        END IF;
         IF NOT ahead THEN
-            took := extract(epoch FROM clock_timestamp() - moment) / cardinality(ended);
+            jobs := coalesce(cardinality(ended), 0) + coalesce(cardinality(ended_of_tasks), 0);
+            took := extract(epoch FROM clock_timestamp() - moment) / jobs;
             -- Once may be chance.
             slow := least(took, coalesce(nullif(current_setting('jobs.look_took', true), '')::float8, 0));
             IF slow > 0.0001 THEN
                 PERFORM set_config('jobs.look_at', (extract(epoch FROM clock_timestamp())
-                                                    + least(20 * slow * cardinality(ended), 2))::text, false);
+                                                    + least(20 * slow * jobs, 2))::text, false);
             END IF;
             PERFORM set_config('jobs.look_took', took::text, false);
         END IF;

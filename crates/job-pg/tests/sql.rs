@@ -60,6 +60,7 @@ mod sql {
     mod settle;
     mod succession;
     mod support;
+    mod task_succession;
     mod tenants;
     mod transactional;
     mod triggers;

@@ -18,7 +18,7 @@ use crate::handler::{CANCEL_GRACE, Registered, Registry};
 use crate::monitor::{SlotMonitor, Taken};
 use crate::payload_memory::{MemoryPermit, PayloadMemory};
 use crate::slots::Slots;
-use crate::succession::{EndedAttempt, QueueSuccession};
+use crate::succession::{EndedAttempt, WorkerSuccession};
 
 /// Runs jobs. One for all slots.
 pub(crate) struct Runner {
@@ -100,7 +100,7 @@ impl Runner {
         registry: Arc<Registry>,
         dispatcher: Option<Dispatcher>,
         slots: Arc<Slots>,
-        succession: QueueSuccession,
+        succession: WorkerSuccession,
     ) -> Self {
         let (of_settler, events) = (slots.clone(), context.events.clone());
         let settled = move |results: SettleResults<EndedAttempt>| {

@@ -21,7 +21,7 @@ use crate::lane::lanes;
 use crate::limits::set_limits;
 use crate::payload_memory::{PayloadMemory, claimed_ahead};
 use crate::slots::Slots;
-use crate::succession::QueueSuccession;
+use crate::succession::WorkerSuccession;
 use crate::worker::{BuildError, Worker};
 
 /// Notifications that there may be something to claim, and that attempts have been cancelled.
@@ -152,7 +152,7 @@ async fn run_to_end(worker: Worker, shutdown: Shutdown) -> Result<Stopped, Worke
     if let Some(dispatcher) = &dispatcher {
         dispatcher.tell_by(worker_db.clone());
     }
-    let succession = QueueSuccession::new(&config, worker_db.clone(), slots.clone());
+    let succession = WorkerSuccession::new(&config, worker_db.clone(), slots.clone());
     let runner = Runner::new(context, worker_db.clone(), memory, registry, dispatcher, slots.clone(), succession);
     let claimer = Claimer::new(&config, worker_db, Arc::new(runner), slots, listener, &events);
     Ok(claimer.run(&shutdown).await)

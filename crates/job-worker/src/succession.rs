@@ -1,4 +1,5 @@
-//! Succession: when a job of a queue has been completed, the next one takes its place, claimed in the same statement.
+//! Succession: when a job of a queue, or of a task with a limit, has been completed, the next one takes its place,
+//! claimed in the same statement.
 //!
 //! Only while the worker has slots to spare. When all are in use, the one that gets free is for the first job of all.
 
@@ -21,12 +22,12 @@ pub(crate) struct EndedAttempt {
     pub(crate) duration: Duration,
     /// The job waits because the attempt could not do its work.
     pub(crate) released: bool,
-    /// The next job of its queue has taken its place.
+    /// The next job of its queue or task has taken its place.
     pub(crate) succeeded: bool,
 }
 
 /// What a worker's settler needs to know for it.
-pub(crate) struct QueueSuccession {
+pub(crate) struct WorkerSuccession {
     db: WorkerDb,
     slots: Arc<Slots>,
     /// The worker's tasks; None: any.
@@ -35,21 +36,25 @@ pub(crate) struct QueueSuccession {
     limited: Vec<String>,
 }
 
-impl QueueSuccession {
+impl WorkerSuccession {
     pub(crate) fn new(config: &WorkerConfig, db: WorkerDb, slots: Arc<Slots>) -> Self {
         let tasks = config.tasks.as_filter().map(<[String]>::to_vec);
         Self { db, slots, tasks, limited: config.task_concurrency.keys().cloned().collect() }
     }
 }
 
-impl Succession<EndedAttempt> for QueueSuccession {
+impl Succession<EndedAttempt> for WorkerSuccession {
     fn may_follow(&self, ended: &EndedAttempt) -> bool {
-        // Other gates of the job are written before its queue.
-        ended.job.queue.is_some() && ended.job.gate.as_deref().is_some_and(|gate| gate.starts_with("queue"))
+        // Other gates of the job are written before these, and its queue behind its task.
+        let gate = ended.job.gate.as_deref();
+        match ended.job.queue {
+            Some(_) => gate.is_some_and(|gate| gate.starts_with("queue")),
+            None => gate.is_some_and(|gate| gate.starts_with("task")),
+        }
     }
 
     fn reserve<'a>(&'a self, ended: &'a EndedAttempt, epoch: i64) -> Option<Wanted<'a>> {
-        let queue = ended.job.queue.as_deref()?;
+        let queue = ended.job.queue.as_deref();
         let own_task = self.limited.contains(&ended.job.task).then_some(ended.job.task.as_str());
         self.slots.reserve(ended.lane, epoch).then_some(Wanted { queue, own_task })
     }

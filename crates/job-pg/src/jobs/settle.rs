@@ -190,7 +190,7 @@ impl<T: 'static> Store<T> {
         }
     }
 
-    /// Stores completed jobs and claims the next ones of their queues, where those are wanted. None: nothing has been
+    /// Stores completed jobs and claims the next ones of their queues and tasks, where those are wanted. None: nothing has been
     /// tried, the database is away, or it refuses to have a next job claimed.
     async fn store_with_successors(&self, items: &mut [Queued<T>]) -> Option<Result<Vec<i32>, DbError>> {
         let succession = self.succession.as_deref()?;
@@ -212,10 +212,12 @@ impl<T: 'static> Store<T> {
             let Some(wanted) = succession.reserve(&settlement.ticket, epoch) else { continue };
             if completions.queues.is_empty() {
                 completions.queues = vec![None; items.len()];
+                completions.of_tasks = vec![false; items.len()];
                 completions.own_tasks = vec![None; items.len()];
                 completions.next_epochs = vec![0; items.len()];
             }
-            completions.queues[index] = Some(wanted.queue);
+            completions.queues[index] = wanted.queue;
+            completions.of_tasks[index] = wanted.queue.is_none();
             completions.own_tasks[index] = wanted.own_task;
             completions.next_epochs[index] = epoch;
         }

@@ -1,4 +1,5 @@
-//! Succession: the next job of a queue is claimed in the statement that completes the one before it.
+//! Succession: the next job of a queue, or of a task with a limit, is claimed in the statement that completes the one
+//! before it.
 
 use postgres_types::Type;
 
@@ -13,11 +14,11 @@ use crate::jobs::heartbeat::Instance;
 const SQL: &str = concat!(
     "SELECT ",
     claim::columns!("$11"),
-    " FROM @internal@.complete_and_claim_next($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10)) j"
+    " FROM @internal@.complete_and_claim_next($1, $2, $3, $4, $5, $6, $7, $8, $9, make_interval(secs => $10), $12) j"
 );
 
-/// A worker that takes the next job of a queue when one of its has ended. `T` is the ticket of the outcome that frees
-/// the queue.
+/// A worker that takes the next job of a queue or a task when one of its has ended. `T` is the ticket of the outcome
+/// that makes room.
 pub trait Succession<T>: Send + Sync + 'static {
     /// Whether the job that has ended may have a successor at all.
     fn may_follow(&self, ended: &T) -> bool;
@@ -35,12 +36,12 @@ pub trait Succession<T>: Send + Sync + 'static {
     fn claimant(&self) -> Claimant<'_>;
 }
 
-/// The next job of this queue is wanted.
+/// The next job is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// The queue of the job that has ended.
-    pub queue: &'a str,
-    /// Only when it is of this task; None: of any but the excluded ones.
+    /// Of the queue of the job that has ended; None: of its task, which has a limit.
+    pub queue: Option<&'a str>,
+    /// Of a queue, only when it is of this task; None: of any but the excluded ones.
     pub own_task: Option<&'a str>,
 }
 
@@ -63,12 +64,13 @@ pub(crate) struct Completions<'a> {
     pub(crate) workers: Vec<&'a str>,
     pub(crate) epochs: Vec<Option<i64>>,
     pub(crate) queues: Vec<Option<&'a str>>,
+    pub(crate) of_tasks: Vec<bool>,
     pub(crate) own_tasks: Vec<Option<&'a str>>,
     pub(crate) next_epochs: Vec<i64>,
 }
 
 impl Db {
-    /// Completes jobs and claims the next ones of their queues. Returns the positions, from 1, of outcomes that have
+    /// Completes jobs and claims the next ones of their queues and tasks. Returns the positions, from 1, of outcomes that have
     /// changed nothing, and the claimed jobs.
     pub(crate) async fn complete_and_claim_next(
         &self,
@@ -76,8 +78,8 @@ impl Db {
         claimant: &Claimant<'_>,
     ) -> Result<(Vec<i32>, Vec<Job>), DbError> {
         let client = self.operation().await?;
-        let Completions { ids, workers, epochs, queues, own_tasks, next_epochs } = completions;
-        let wanted = queues.iter().flatten().count();
+        let Completions { ids, workers, epochs, queues, of_tasks, own_tasks, next_epochs } = completions;
+        let wanted = next_epochs.iter().filter(|epoch| **epoch != 0).count();
         let excluded = Some(claimant.excluded).filter(|excluded| !excluded.is_empty());
         let expiry = claimant.instance.job_expiry.as_secs_f64();
         let share = claim::payload_share(claimant.payload_bytes, wanted);
@@ -94,6 +96,7 @@ impl Db {
                 (&excluded, Type::TEXT_ARRAY),
                 (&expiry, Type::FLOAT8),
                 (&share, Type::INT4),
+                (of_tasks, Type::BOOL_ARRAY),
             ];
             let (mut unchanged, mut jobs) = (Vec::new(), Vec::with_capacity(wanted));
             for row in self.rows(&client, SQL, parameters).await? {
