@@ -190,8 +190,8 @@ impl<T: 'static> Store<T> {
         }
     }
 
-    /// Stores completed jobs and claims the next ones of their queues and tasks, where those are wanted. None: nothing has been
-    /// tried, the database is away, or it refuses to have a next job claimed.
+    /// Stores completed jobs and claims the next ones of their queues and tasks, where those are wanted. None: nothing
+    /// has been tried, the database is away, or it refuses to have a next job claimed.
     async fn store_with_successors(&self, items: &mut [Queued<T>]) -> Option<Result<Vec<i32>, DbError>> {
         let succession = self.succession.as_deref()?;
         if items.iter().any(|item| item.settlement.run_time.is_some()) {

@@ -70,8 +70,8 @@ pub(crate) struct Completions<'a> {
 }
 
 impl Db {
-    /// Completes jobs and claims the next ones of their queues and tasks. Returns the positions, from 1, of outcomes that have
-    /// changed nothing, and the claimed jobs.
+    /// Completes jobs and claims the next ones of their queues and tasks. Returns the positions, from 1, of outcomes
+    /// that have changed nothing, and the claimed jobs.
     pub(crate) async fn complete_and_claim_next(
         &self,
         completions: &Completions<'_>,

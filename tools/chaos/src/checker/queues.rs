@@ -51,7 +51,9 @@ fn crowded(evidence: &Evidence) -> Vec<Span> {
         let Some(row) = before.new.as_ref().filter(|row| row.waits()) else { continue };
         let due = before.at.max(row.run_at);
         if before.key.as_deref() == Some(UNPLACED) && due < change.at {
-            events.extend([(due, true), (change.at, false)]);
+            // Until then, other claims look at it still.
+            let placed = change.committed.map_or(change.at, |committed| committed.max(change.at));
+            events.extend([(due, true), (placed, false)]);
         }
     }
     events.sort_unstable();
