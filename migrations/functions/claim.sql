@@ -58,8 +58,10 @@ DECLARE
     -- now() may be long ago: a job that is due by the clock is not put behind others of its queue.
     moment timestamptz := clock_timestamp();
     began CONSTANT timestamptz := moment;
-    -- Nothing is set for gates, and each queue has one. Where a queue has several, a look that sees some of them may
-    -- take a later job before an earlier one: so it sees a thousand then.
+    -- All jobs of each queue have the same gates. Where they have not, a look that sees some of them may take a later
+    -- job before an earlier one: so it sees a thousand then.
+    alike boolean;
+    -- And nothing is set for gates.
     plain boolean;
     page_size int;
     -- Which kind of look it is: where one of another kind has ended is of no use to it. And where the last one ended.
@@ -121,8 +123,8 @@ BEGIN
     SELECT EXISTS (SELECT FROM @extschema@.gates),
            NOT EXISTS (SELECT FROM @extschema@.jobs j
                         WHERE j.queue_name IS NOT NULL AND j.gate_key > 'run_at' AND @waits(j)@)
-      INTO ruled, plain;
-    plain := plain AND NOT ruled;
+      INTO ruled, alike;
+    plain := alike AND NOT ruled;
     IF ruled THEN
         -- Each by the index: there may be a row for every tenant.
         SELECT EXISTS (SELECT FROM @extschema@.gates g
@@ -143,9 +145,9 @@ BEGIN
     IF hosts_ruled OR deep AND EXISTS (SELECT FROM @extschema@.host_failures) THEN
         PERFORM set_config('jobs.hosts', @internal@.host_news(), true);
     END IF;
-    page_size := CASE WHEN epochs IS NULL OR max_jobs = 1 OR NOT plain THEN 1000
+    page_size := CASE WHEN epochs IS NULL OR max_jobs = 1 OR NOT alike THEN 1000
                       ELSE least(greatest(max_jobs + max_jobs / 4, 100), 1000) END;
-    look := CASE WHEN plain THEN 'plain ' WHEN tenant_gates = 'fair' THEN 'fair ' ELSE 'ruled ' END;
+    look := CASE WHEN tenant_gates = 'fair' THEN 'fair ' WHEN alike THEN 'alike ' ELSE 'all ' END;
     from_gate := CASE WHEN starts_with(after_gate, look) THEN substr(after_gate, length(look) + 1) END;
     around := from_gate IS NULL;
     IF tenant_gates = 'fair' AND epochs IS NOT NULL THEN
@@ -282,7 +284,7 @@ BEGIN
             walked_queues := walked_queues || queues;
             walked_tasks := walked_tasks || tasks;
             walked_tenants := walked_tenants || tenants;
-            IF NOT plain OR gated IS NOT NULL OR skipped OR moved THEN
+            IF NOT alike OR gated IS NOT NULL OR skipped OR moved THEN
                 -- Those that come first count together with the others. No later job of a queue starts before one whose
                 -- gate another claim has for a moment, that is just being put in its place, or whose queue is just free
                 -- again.
@@ -298,6 +300,14 @@ BEGIN
               FROM @internal@.open_gates(keys, queues, tasks, tenants, task_gates, tenant_gates, ruled, max_jobs, stale,
                                          task_identifiers, excluded_tasks) AS g (ids, left_out, placed);
         END LOOP;
+        IF walked = walk AND page_size < 1000 AND gated IS NOT NULL AND EXISTS (
+               SELECT FROM @extschema@.jobs j WHERE j.queue_name IS NOT NULL AND j.gate_key > 'run_at' AND @waits(j)@)
+        THEN
+            -- Somebody has just put jobs of a queue in their place, out of sight.
+            gated := ARRAY(SELECT j.id FROM @extschema@.jobs j WHERE j.id = ANY (gated) AND j.queue_name IS NULL);
+            gated := nullif(gated, '{}');
+            skipped := true;
+        END IF;
         wanted := max_jobs;
         startable := gated;
         -- Two statements of one text each: a single one for both takes 10 us a claim more, where a look that finds

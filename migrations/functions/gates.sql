@@ -140,3 +140,42 @@ BEGIN
        SET full_at = greatest(t.full_at, moment) + (excluded.full_at - moment);
 END
 $$;
+
+-- The next gates with jobs that wait, behind a gate in the order of their keys: page_size at most, and of those the
+-- ones with a job that the caller takes, in the order of their first jobs. Not those in seen. last_gate: the last one
+-- that was looked at, when there are more.
+CREATE OR REPLACE FUNCTION @internal@.gates_behind(
+    after_gate text, page_size int, seen text[], task_identifiers text[], excluded_tasks text[], OUT keys text[],
+    OUT queues text[], OUT tasks text[], OUT tenants uuid[], OUT last_gate text
+)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_sort = off SET plan_cache_mode = force_generic_plan SET jit = off
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    WITH RECURSIVE gates (gate_key, queue_name, task, tenant, priority, run_at, id, n) AS (
+        SELECT h.*, 1 FROM (
+            SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
+              FROM @extschema@.jobs j
+             WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > after_gate
+             ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
+        UNION ALL
+        SELECT h.*, g.n + 1
+          FROM gates g CROSS JOIN LATERAL (
+               SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
+                 FROM @extschema@.jobs j
+                WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > g.gate_key
+                ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
+         WHERE g.n < page_size)
+    SELECT array_agg(k.gate_key) FILTER (WHERE k.taken), array_agg(k.queue_name) FILTER (WHERE k.taken),
+           array_agg(k.task) FILTER (WHERE k.taken), array_agg(k.tenant) FILTER (WHERE k.taken),
+           max(k.gate_key) FILTER (WHERE k.n = page_size)
+      INTO keys, queues, tasks, tenants, last_gate
+      FROM (SELECT g.*, g.gate_key NOT IN (SELECT l.key FROM unnest(seen) AS l (key))
+                        AND (@takes(g.task)@
+                             OR EXISTS (SELECT FROM @extschema@.jobs j
+                                         WHERE j.gate_key = g.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
+                                           AND @takes(j.task_identifier)@)) AS taken
+              FROM gates g
+             ORDER BY g.priority, g.run_at, g.id) k;
+END
+$$;

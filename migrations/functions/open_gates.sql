@@ -35,12 +35,24 @@ DECLARE
     last int := 0;
     next int;
     i int;
-    -- So many gates are opened, and more when somebody holds the first jobs of those. All keys of a queue count as one:
-    -- which of its jobs comes first shows when all are open.
+    -- So many gates are opened, and more when somebody holds the first jobs of those.
     most int := max_jobs;
-    counted int := 0;
-    of_queue text;
     more boolean;
+    -- The queue of the last key that is open, how many of its keys are, and how many of its jobs may start: so many of
+    -- its keys, which stand in the order of their first jobs, are opened.
+    of_queue text;
+    opened_of_queue int;
+    room_of_queue int;
+    -- The others are left: from which key on and up to which, for each queue. Where a job of those would be passed by,
+    -- they are looked at a second time (again), all of them.
+    left_from int[] := '{}';
+    left_to int[] := '{}';
+    again_from int[];
+    again_to int[];
+    again int := 0;
+    gave_queues text[];
+    -- Keys of queues with a gate that another claim has for a moment.
+    busy_keys int[] := '{}';
     -- Of how many of the gates that are open a job could be locked.
     gave bigint;
     opened int[] := '{}';
@@ -90,7 +102,7 @@ BEGIN
         RETURN;
     END IF;
     skipped := false;
-    IF cardinality(keys) > least(max_jobs, 50)
+    IF cardinality(keys) > 1
        AND (SELECT count(u.queue) > count(DISTINCT u.queue COLLATE "C") FROM unnest(queues) AS u (queue))
     THEN
         -- The keys of a queue stand together, and are looked at in one statement: what holds back one of them holds
@@ -107,8 +119,8 @@ BEGIN
                  ORDER BY a.first, a.n) o;
     END IF;
     LOOP
-        WHILE last < cardinality(keys) AND (counted < most OR queues[last + 1] = of_queue) LOOP
-            next := last + greatest(most - counted, 50);
+        WHILE last < cardinality(keys) AND (cardinality(opened) < most OR queues[last + 1] = of_queue) LOOP
+            next := least(last + greatest(most - cardinality(opened), 50), cardinality(keys));
             WHILE queues[next] = queues[next + 1] LOOP
                 next := next + 1;
             END LOOP;
@@ -157,10 +169,23 @@ BEGIN
                      ORDER BY k.n) l;
             FOR n IN 1 .. coalesce(cardinality(looked_at), 0) LOOP
                 i := last + looked_at[n];
-                IF counted >= most AND (queues[i] = of_queue) IS NOT TRUE THEN
-                    next := i - 1;
-                    EXIT;
+                IF (queues[i] = of_queue) IS NOT TRUE THEN
+                    IF cardinality(opened) >= most THEN
+                        next := i - 1;
+                        EXIT;
+                    END IF;
+                ELSIF opened_of_queue >= room_of_queue AND i > again THEN
+                    IF queues[left_from[cardinality(left_from)]] = of_queue THEN
+                        left_to[cardinality(left_to)] := i;
+                    ELSE
+                        left_from := left_from || i;
+                        left_to := left_to || i;
+                    END IF;
+                    CONTINUE;
                 END IF;
+                place := array_position(names, 'queue' || queues[i]);
+                -- It is full, or another claim has it.
+                CONTINUE WHEN rooms[place] <= 0;
                 passed := ARRAY[by_tenant[n], by_task[n], queues[i], by_host[n]];
                 open := true;
                 places := '{}';
@@ -190,15 +215,14 @@ BEGIN
                     END IF;
                     places[k] := place;
                     open := rooms[place] > 0;
-                    -- A claim that has the gate for a moment is no reason to take a later job of the queue.
                     IF rooms[place] < 0 AND k <> 3 AND queues[i] IS NOT NULL THEN
-                        names := names || ('queue' || queues[i]);
-                        rooms := rooms || 0;
+                        busy_keys := busy_keys || i;
                     END IF;
                 END LOOP;
                 IF open THEN
                     opened := opened || i;
-                    counted := counted + CASE WHEN queues[i] = of_queue THEN 0 ELSE 1 END;
+                    opened_of_queue := CASE WHEN queues[i] = of_queue THEN opened_of_queue ELSE 0 END + 1;
+                    room_of_queue := rooms[places[3]];
                     of_queue := queues[i];
                     of_tenants := of_tenants || passed[1];
                     of_tasks := of_tasks || passed[2];
@@ -282,7 +306,16 @@ BEGIN
                  WHERE (c.queue_name IS NULL OR c.in_queue <= c.queue_room)
                    AND (c.task_room IS NULL OR c.in_task <= c.task_room)
                    AND (c.tenant_room IS NULL OR c.in_tenant <= c.tenant_room)
-                   AND (c.host_room IS NULL OR c.in_host <= c.host_room)),
+                   AND (c.host_room IS NULL OR c.in_host <= c.host_room)
+                   -- A claim that has a gate for a moment is no reason to take a later job of the queue.
+                   AND NOT EXISTS (
+                       SELECT FROM unnest(busy_keys) AS b (n)
+                        WHERE queues[b.n] = c.queue_name AND EXISTS (
+                              SELECT FROM @extschema@.jobs j
+                               WHERE (j.gate_key, j.priority, j.run_at, j.id) < (keys[b.n], c.priority, c.run_at, c.id)
+                                 AND j.gate_key >= keys[b.n] AND j.gate_key <> 'run_at' AND @waits(j)@
+                                 AND j.run_at <= clock_timestamp() AND @takes(j.task_identifier)@
+                                 AND @not_refused(j)@))),
             turns AS (
                 SELECT s.*, s.start + s.cost * row_number() OVER (
                            PARTITION BY s.tenant ORDER BY s.priority, s.run_at, s.id) AS turn
@@ -299,11 +332,50 @@ BEGIN
                               t.priority, t.run_at, t.id
                      LIMIT max_jobs) o)
             SELECT c.ids, c.tenants, (SELECT array_agg(h.id) FROM heads h WHERE h.misplaced),
-                   (SELECT count(DISTINCT h.n) FROM heads h)
-              INTO ids, given, misplaced, gave
+                   (SELECT count(DISTINCT h.n) FROM heads h),
+                   CASE WHEN left_from <> '{}' THEN (SELECT array_agg(h.queue_name) FROM heads h) END
+              INTO ids, given, misplaced, gave, gave_queues
               FROM (SELECT array_agg(c.id) AS ids, array_agg(c.tenant) AS tenants FROM chosen c) c;
             EXIT WHEN NOT fair OR misplaced IS NOT NULL OR cardinality(ids) >= max_jobs;
         END LOOP;
+        IF left_from <> '{}' AND misplaced IS NULL THEN
+            -- Somebody holds the first jobs of the keys that are open, or what came first there is gone.
+            SELECT array_agg(l.first), array_agg(l.last), sum(l.last - l.first + 1) INTO again_from, again_to, again
+              FROM unnest(left_from, left_to) AS l (first, last)
+              LEFT JOIN LATERAL (
+                   SELECT j.priority, j.run_at, j.id FROM @extschema@.jobs j
+                    WHERE j.id = ANY (ids) AND j.queue_name = queues[l.first]
+                    ORDER BY j.priority DESC, j.run_at DESC, j.id DESC LIMIT 1) c ON true
+             WHERE coalesce(queues[l.first] <> ALL (gave_queues), true)
+                OR EXISTS (
+                   SELECT FROM generate_series(l.first, l.last) AS g (n) CROSS JOIN LATERAL (
+                          SELECT FROM @extschema@.jobs j
+                           WHERE (j.gate_key, j.priority, j.run_at, j.id) < (keys[g.n], c.priority, c.run_at, c.id)
+                             AND j.gate_key >= keys[g.n] AND j.gate_key <> 'run_at' AND @waits(j)@
+                             AND j.run_at <= clock_timestamp() AND @takes(j.task_identifier)@ AND @not_refused(j)@
+                           LIMIT 1) e);
+            left_from := '{}';
+            left_to := '{}';
+            IF again_from IS NOT NULL THEN
+                SELECT array_agg(o.key), array_agg(o.queue), array_agg(o.task), array_agg(o.tenant),
+                       array_agg(o.priority), array_agg(o.run_at), array_agg(o.id), array_agg(o.start),
+                       array_agg(o.cost), array_agg(o.lift)
+                  INTO keys, queues, tasks, tenants, priorities, run_ats, firsts, starts, costs, lifts
+                  FROM (SELECT u.* FROM unnest(keys, queues, tasks, tenants, priorities, run_ats, firsts, starts, costs,
+                                               lifts) WITH ORDINALITY
+                                        AS u (key, queue, task, tenant, priority, run_at, id, start, cost, lift, n)
+                         CROSS JOIN LATERAL (
+                               SELECT u.n > last AS behind, false AS repeated
+                               UNION ALL
+                               SELECT false, true FROM unnest(again_from, again_to) AS a (first, last)
+                                WHERE u.n BETWEEN a.first AND a.last) p
+                         ORDER BY p.behind, p.repeated, u.n) o;
+                most := cardinality(opened) + again;
+                again := last + again;
+                CONTINUE;
+            END IF;
+            again := 0;
+        END IF;
         EXIT WHEN NOT more OR cardinality(ids) >= max_jobs OR misplaced IS NOT NULL OR gave >= cardinality(opened);
         most := 4 * most;
     END LOOP;
@@ -337,44 +409,5 @@ BEGIN
          WHERE j.id = ANY (misplaced);
         PERFORM set_config('jobs.placing', '', true);
     END IF;
-END
-$$;
-
--- The next gates with jobs that wait, behind a gate in the order of their keys: page_size at most, and of those the
--- ones with a job that the caller takes, in the order of their first jobs. Not those in seen. last_gate: the last one
--- that was looked at, when there are more.
-CREATE OR REPLACE FUNCTION @internal@.gates_behind(
-    after_gate text, page_size int, seen text[], task_identifiers text[], excluded_tasks text[], OUT keys text[],
-    OUT queues text[], OUT tasks text[], OUT tenants uuid[], OUT last_gate text
-)
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_sort = off SET plan_cache_mode = force_generic_plan SET jit = off
-SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    WITH RECURSIVE gates (gate_key, queue_name, task, tenant, priority, run_at, id, n) AS (
-        SELECT h.*, 1 FROM (
-            SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
-              FROM @extschema@.jobs j
-             WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > after_gate
-             ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
-        UNION ALL
-        SELECT h.*, g.n + 1
-          FROM gates g CROSS JOIN LATERAL (
-               SELECT j.gate_key, j.queue_name, j.task_identifier, j.database_id, j.priority, j.run_at, j.id
-                 FROM @extschema@.jobs j
-                WHERE j.gate_key <> 'run_at' AND @waits(j)@ AND j.gate_key > g.gate_key
-                ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT 1) h
-         WHERE g.n < page_size)
-    SELECT array_agg(k.gate_key) FILTER (WHERE k.taken), array_agg(k.queue_name) FILTER (WHERE k.taken),
-           array_agg(k.task) FILTER (WHERE k.taken), array_agg(k.tenant) FILTER (WHERE k.taken),
-           max(k.gate_key) FILTER (WHERE k.n = page_size)
-      INTO keys, queues, tasks, tenants, last_gate
-      FROM (SELECT g.*, g.gate_key NOT IN (SELECT l.key FROM unnest(seen) AS l (key))
-                        AND (@takes(g.task)@
-                             OR EXISTS (SELECT FROM @extschema@.jobs j
-                                         WHERE j.gate_key = g.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
-                                           AND @takes(j.task_identifier)@)) AS taken
-              FROM gates g
-             ORDER BY g.priority, g.run_at, g.id) k;
 END
 $$;

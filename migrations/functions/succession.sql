@@ -69,7 +69,7 @@ BEGIN
         succeeded := NOT ruled OR NOT EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'all' AND @gate_says(g)@);
         tasks_alone := succeeded AND ruled AND of_tasks IS NOT NULL AND NOT EXISTS (
             SELECT FROM @extschema@.gates g WHERE g.kind = 'tenant' AND @gate_asks(g)@);
-        since := greatest(now() - interval '10 seconds',
+        since := greatest(now() - least(job_expiry / 2, interval '10 seconds'),
                           (SELECT t.full_at FROM @extschema@.gate_tokens t WHERE t.kind = 'all' AND t.name = ''));
     END IF;
 

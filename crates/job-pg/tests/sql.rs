@@ -31,6 +31,7 @@ mod sql {
     mod fires;
     mod forms;
     mod functions;
+    mod gate_keys;
     mod gate_limits;
     mod gate_plans;
     mod gate_rates;
