@@ -4,27 +4,27 @@
 -- Completes jobs as complete_held_jobs does, and claims the next due jobs of their queues and tasks. Returns the
 -- claimed jobs; and for each job that was not held a row without an id, whose attempts is its position, from 1.
 --
--- queues: the queue of each job when it was claimed, of which the next job is wanted; NULL: none is. of_tasks: whether
--- the next job of its task is wanted. next_epochs: as in claim_instance_jobs, one for each job, which names the claim
--- of its successor. task_identifiers: the next job is the first one among these tasks; NULL: any. When the next one of
--- a queue is of no task in own_tasks (one for each job; NULL: any but the excluded_tasks), nothing is claimed.
+-- queues: the queue of each job when it was claimed, of which the next job is wanted; of_tasks: its task, likewise.
+-- NULL: none is. next_epochs: as in claim_instance_jobs, one for each job, which names the claim of its successor.
+-- task_identifiers: the next job of a queue is the first one among these tasks; NULL: any. When it is of no task in
+-- own_tasks (one for each job; NULL: any but the excluded_tasks), nothing is claimed.
 --
--- How many run stays the same for everybody else, so no gate's lock is needed. Of a task there are successors where it
--- has a limit and no other gate: no rate, no host, no tenants with gates. Only jobs without a queue have and are one.
--- Where jobs with a queue wait for the same limit, one time in 16 its places are left to the claims.
+-- No gate's lock is needed: a job takes the place of another at one moment for everybody else, and so many run as
+-- before. That one has to count for everybody: its claim is young, so that its lock has expired for nobody, and no
+-- limit was set or lifted since. Of a queue, it is the only one that runs, and nothing is set for a gate of either. A
+-- task has a limit, and its jobs no other gate: no rate, no host, no queue, no tenants with gates.
 --
--- The gate's lock is not needed: the job that ends is the only one of its queue that runs, and its successor takes its
--- place at one moment for everybody else. So there is no successor where several may run, or did when the job was
--- claimed (a limit of more than one, which was lifted since), and where the lock of the job may have expired for
--- somebody. Nor where something is set for a gate of either, or while somebody sets a limit.
+-- A task's places are not for these jobs alone: claims give them to the first of all, whoever claims, with queues or
+-- without. So one a second of each session is left to those, and while jobs with queues wait for the limit, one of each
+-- 16th statement.
 --
--- The next job is the first one from the beginning of the queue. While some transaction keeps an old snapshot open,
--- that walks over the dead index entries of every job done since. When it has taken long twice, the next ones are
--- looked for behind the job that ends, for 20 times as long, and 2 s at most: they do not pass by dead entries. Two
--- settings of the session remember that.
+-- The next job is the first one from the beginning of the queue, or of the task's jobs. While some transaction keeps an
+-- old snapshot open, that walks over the dead index entries of every job done since. When it has taken long twice, the
+-- next ones are looked for behind the job that ends, for 20 times as long, and 2 s at most: they do not pass by dead
+-- entries. Not while a task has jobs before that. Settings of the session remember that.
 CREATE OR REPLACE FUNCTION @internal@.complete_and_claim_next(
     job_ids bigint[], worker_ids text[], epochs bigint[], queues text[], own_tasks text[], next_epochs bigint[],
-    instance uuid, task_identifiers text[], excluded_tasks text[], job_expiry interval, of_tasks boolean[] DEFAULT NULL
+    instance uuid, task_identifiers text[], excluded_tasks text[], job_expiry interval, of_tasks text[] DEFAULT NULL
 ) RETURNS SETOF @extschema@.jobs
 LANGUAGE plpgsql SET lock_timeout = '250ms' SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_sort = off
@@ -59,6 +59,9 @@ DECLARE
     jobs int;
     next_ids bigint[];
     next_of bigint[];
+    -- Whether a place is left to claims; and whether jobs of a task come before one that ends.
+    leaves boolean;
+    came_before boolean;
     task_next_ids bigint[];
     task_next_of bigint[];
     job @extschema@.jobs;
@@ -86,7 +89,7 @@ BEGIN
                   AND NOT (ruled AND EXISTS (
                       SELECT FROM @extschema@.gates g
                        WHERE g.kind = 'queue' AND g.name IN (d.queue, '*') AND @gate_says(g)@)) AS succeeded,
-                  tasks_alone AND of_tasks[d.position] AND j.locked_at > since
+                  tasks_alone AND j.task_identifier = of_tasks[d.position] AND j.locked_at > since
                   AND j.gate_key = 'task' || quote_literal(j.task_identifier) AS succeeded_by_task)
     SELECT array_agg(d.position), count(d.gate_key), array_agg(d.position) FILTER (WHERE d.succeeded),
            array_agg(d.priority) FILTER (WHERE d.succeeded), array_agg(d.run_at) FILTER (WHERE d.succeeded),
@@ -135,35 +138,42 @@ BEGIN
                     SELECT FROM @extschema@.jobs r WHERE r.queue_name = e.queue AND @runs(r.queue_name IS NOT NULL)@));
         END IF;
         IF ended_of_tasks IS NOT NULL THEN
-            SELECT array_agg(h.id), array_agg(e.positions[h.n]) INTO task_next_ids, task_next_of
-              FROM (SELECT u.task, 'task' || quote_literal(u.task) AS gate_key, array_agg(u.position) AS positions,
-                           (array_agg(u.priority ORDER BY u.priority, u.run_at, u.id))[1] AS priority,
-                           (array_agg(u.run_at ORDER BY u.priority, u.run_at, u.id))[1] AS run_at,
-                           (array_agg(u.id ORDER BY u.priority, u.run_at, u.id))[1] AS id
-                      FROM (SELECT o.*, job_ids[o.position] AS id
-                              FROM unnest(ended_of_tasks, tasks, task_priorities, task_run_ats)
-                                   AS o (position, task, priority, run_at)) u
-                     GROUP BY u.task) e
+            leaves := coalesce(nullif(current_setting('jobs.left_at', true), '')::float8
+                               < extract(epoch FROM moment) - 1, true);
+            IF leaves THEN
+                PERFORM set_config('jobs.left_at', extract(epoch FROM moment)::text, false);
+            END IF;
+            SELECT array_agg(h.id), array_agg(e.positions[h.n]),
+                   bool_or((h.priority, h.run_at, h.id) < (e.priority, e.run_at, e.id))
+              INTO task_next_ids, task_next_of, came_before
+              FROM (SELECT t.*, cardinality(t.positions) - (leaves OR random() < 1.0 / 16 AND EXISTS (
+                               -- Their keys begin with the task's.
+                               SELECT FROM @extschema@.jobs o
+                                WHERE o.gate_key > t.gate_key || ' ' AND o.gate_key < t.gate_key || '!'
+                                  AND o.gate_key <> 'run_at' AND @waits(o)@))::int AS places
+                      FROM (SELECT u.task, 'task' || quote_literal(u.task) AS gate_key,
+                                   array_agg(u.position) AS positions,
+                                   (array_agg(u.priority ORDER BY u.priority, u.run_at, u.id))[1] AS priority,
+                                   (array_agg(u.run_at ORDER BY u.priority, u.run_at, u.id))[1] AS run_at,
+                                   (array_agg(u.id ORDER BY u.priority, u.run_at, u.id))[1] AS id
+                              FROM (SELECT o.*, job_ids[o.position] AS id
+                                      FROM unnest(ended_of_tasks, tasks, task_priorities, task_run_ats)
+                                           AS o (position, task, priority, run_at)) u
+                             GROUP BY u.task) t) e
              CROSS JOIN LATERAL (
-                   SELECT f.id, row_number() OVER () AS n FROM (
-                       SELECT j.id FROM @extschema@.jobs j
+                   SELECT f.*, row_number() OVER () AS n FROM (
+                       SELECT j.id, j.priority, j.run_at FROM @extschema@.jobs j
                         WHERE (j.gate_key, j.priority, j.run_at, j.id)
                               >= (e.gate_key, CASE WHEN ahead THEN e.priority ELSE -2147483648 END,
                                   CASE WHEN ahead THEN e.run_at ELSE '-infinity' END,
                                   CASE WHEN ahead THEN e.id ELSE -9223372036854775808 END)
                           AND j.gate_key <= e.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
                           AND j.task_identifier = e.task AND j.queue_name IS NULL AND j.run_at <= moment
-                        ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT cardinality(e.positions)
-                          FOR UPDATE SKIP LOCKED) f) h
+                        ORDER BY j.gate_key, j.priority, j.run_at, j.id LIMIT e.places FOR UPDATE SKIP LOCKED) f) h
              WHERE (SELECT g.max_running IS NOT NULL AND g.rate IS NULL AND NOT @gate_stops(g)@
                       FROM @extschema@.gates g
                      WHERE g.kind = 'task' AND g.name IN (e.task, '*') AND @gate_holds(g)@
                      ORDER BY g.name = '*' LIMIT 1)
-               -- Their keys begin with the task's.
-               AND (random() > 1.0 / 16 OR NOT EXISTS (
-                   SELECT FROM @extschema@.jobs o
-                    WHERE o.gate_key > e.gate_key || ' ' AND o.gate_key < e.gate_key || '!' AND o.gate_key <> 'run_at'
-                      AND @waits(o)@))
                AND NOT EXISTS (
                    SELECT FROM @extschema@.task_hosts t
                      JOIN @extschema@.gates g ON g.kind = 'host' AND g.name IN (t.host, '*') WHERE t.task = e.task);
@@ -175,7 +185,7 @@ BEGIN
             took := extract(epoch FROM clock_timestamp() - moment) / jobs;
             -- Once may be chance.
             slow := least(took, coalesce(nullif(current_setting('jobs.look_took', true), '')::float8, 0));
-            IF slow > 0.0001 THEN
+            IF slow > 0.0001 AND came_before IS NOT TRUE THEN
                 PERFORM set_config('jobs.look_at', (extract(epoch FROM clock_timestamp())
                                                     + least(20 * slow * jobs, 2))::text, false);
             END IF;

@@ -56,7 +56,7 @@ impl Succession<EndedAttempt> for WorkerSuccession {
     fn reserve<'a>(&'a self, ended: &'a EndedAttempt, epoch: i64) -> Option<Wanted<'a>> {
         let queue = ended.job.queue.as_deref();
         let own_task = self.limited.contains(&ended.job.task).then_some(ended.job.task.as_str());
-        self.slots.reserve(ended.lane, epoch).then_some(Wanted { queue, own_task })
+        self.slots.reserve(ended.lane, epoch).then_some(Wanted { queue, task: &ended.job.task, own_task })
     }
 
     fn ended(&self, ended: &mut EndedAttempt, epoch: i64, job: Option<Job>) {

@@ -212,12 +212,12 @@ impl<T: 'static> Store<T> {
             let Some(wanted) = succession.reserve(&settlement.ticket, epoch) else { continue };
             if completions.queues.is_empty() {
                 completions.queues = vec![None; items.len()];
-                completions.of_tasks = vec![false; items.len()];
+                completions.of_tasks = vec![None; items.len()];
                 completions.own_tasks = vec![None; items.len()];
                 completions.next_epochs = vec![0; items.len()];
             }
             completions.queues[index] = wanted.queue;
-            completions.of_tasks[index] = wanted.queue.is_none();
+            completions.of_tasks[index] = Some(wanted.task).filter(|_| wanted.queue.is_none());
             completions.own_tasks[index] = wanted.own_task;
             completions.next_epochs[index] = epoch;
         }

@@ -41,6 +41,8 @@ pub trait Succession<T>: Send + Sync + 'static {
 pub struct Wanted<'a> {
     /// Of the queue of the job that has ended; None: of its task, which has a limit.
     pub queue: Option<&'a str>,
+    /// The task of the job that has ended.
+    pub task: &'a str,
     /// Of a queue, only when it is of this task; None: of any but the excluded ones.
     pub own_task: Option<&'a str>,
 }
@@ -64,7 +66,7 @@ pub(crate) struct Completions<'a> {
     pub(crate) workers: Vec<&'a str>,
     pub(crate) epochs: Vec<Option<i64>>,
     pub(crate) queues: Vec<Option<&'a str>>,
-    pub(crate) of_tasks: Vec<bool>,
+    pub(crate) of_tasks: Vec<Option<&'a str>>,
     pub(crate) own_tasks: Vec<Option<&'a str>>,
     pub(crate) next_epochs: Vec<i64>,
 }
@@ -96,7 +98,7 @@ impl Db {
                 (&excluded, Type::TEXT_ARRAY),
                 (&expiry, Type::FLOAT8),
                 (&share, Type::INT4),
-                (of_tasks, Type::BOOL_ARRAY),
+                (of_tasks, Type::TEXT_ARRAY),
             ];
             let (mut unchanged, mut jobs) = (Vec::new(), Vec::with_capacity(wanted));
             for row in self.rows(&client, SQL, parameters).await? {

@@ -26,8 +26,14 @@ async fn claim(s: &Session, jobs: usize, epoch: i64) -> Vec<(i64, i64)> {
     )
 }
 
+/// No place is left to claims for a second.
+async fn leave_nothing(s: &Session) {
+    s.run("SELECT set_config('jobs.left_at', extract(epoch FROM clock_timestamp())::text, false)").await;
+}
+
 /// Completes jobs, each of which is to have a successor of its task; returns those, with epochs from the given one on.
 async fn next(s: &Session, ended: &[(i64, i64)], epoch: i64) -> Vec<(i64, i64)> {
+    leave_nothing(s).await;
     next_of(s, ended, epoch, "4 h").await
 }
 
@@ -47,7 +53,7 @@ async fn next_of(s: &Session, ended: &[(i64, i64)], epoch: i64, expiry: &str) ->
             list(&|_| "work".to_owned()),
             list(&|i| ended[i].1.to_string()),
             list(&|i| (epoch + i as i64).to_string()),
-            list(&|_| "true".to_owned()),
+            list(&|_| "t".to_owned()),
         ))
         .await,
     )
@@ -118,11 +124,15 @@ async fn a_task_has_no_successor_where_another_gate_or_transaction_has_a_say() {
         ("UPDATE app_jobs.jobs SET attempts = max_attempts WHERE locked_at IS NULL", "failed for good"),
         ("UPDATE app_jobs.jobs SET task_identifier = 'u' WHERE locked_at IS NULL", "of another task"),
         ("UPDATE app_jobs.jobs SET queue_name = 'r' WHERE locked_at IS NULL", "of a queue"),
+        (
+            "SELECT app_jobs.set_limit('task', 'u', 2); UPDATE app_jobs.jobs SET task_identifier = 'u'",
+            "another task now",
+        ),
         ("UPDATE app_jobs.jobs SET queue_name = 'r'", "all of a queue"),
     ];
     for (set, case) in cases {
         s.run("TRUNCATE app_jobs.jobs, app_jobs.gates, app_jobs.gate_tokens, app_jobs.task_hosts").await;
-        s.run("SELECT app_jobs.set_limit('task', 't', 2)").await;
+        s.run("SELECT app_jobs.set_limit('task', task, 2) FROM unnest('{t,u}'::text[]) task").await;
         s.run(&format!(
             "INSERT INTO app_jobs.jobs (task_identifier, database_id)
              SELECT 't', nullif('{TENANT}', CASE WHEN n > 2 THEN '{TENANT}' ELSE '' END)::uuid FROM generate_series(1, 4) n"
@@ -132,11 +142,41 @@ async fn a_task_has_no_successor_where_another_gate_or_transaction_has_a_say() {
         assert_eq!(first.len(), 2, "{case}");
         s.run(set).await;
         s.run("SELECT set_config('jobs.look_at', '', false)").await;
+        leave_nothing(&s).await;
         let expiry = if case == "a lock that may be over" { "4 s" } else { "4 h" };
         let second = next_of(&s, &first[..1], 11, expiry).await;
         assert_eq!(second.len(), usize::from(case.is_empty()), "{set} {case}");
         assert_eq!(s.number("SELECT count(*) FROM app_jobs.jobs").await, 3, "{case}");
     }
+}
+
+#[tokio::test]
+async fn a_place_a_second_is_left_to_claims_and_more_where_jobs_with_queues_wait() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.set_limit('task', 't', 9)").await;
+    s.run("SELECT app_jobs.add_job('t')").await;
+    s.run("SELECT app_jobs.add_job('t') FROM generate_series(1, 2500)").await;
+    let mut held = claim(&s, 9, 1).await;
+    s.run("SELECT set_config('jobs.left_at', '0', false)").await;
+    held = next_of(&s, &held, 11, "4 h").await;
+    assert_eq!(held.len(), 8);
+    held = next_of(&s, &held, 21, "4 h").await;
+    assert_eq!(held.len(), 8, "none more for a second");
+    held.extend(claim(&s, 9, 31).await);
+    assert_eq!(held.len(), 9);
+    let mut statements = 0..200;
+    held.truncate(5);
+    while held.len() == 5 && statements.next().is_some() {
+        held = next(&s, &held, 1000 + 10 * statements.start).await;
+    }
+    assert_eq!(statements, 200..200, "nobody else waits");
+    s.run("SELECT app_jobs.add_job('t', '{}', queue_name := 'q')").await;
+    statements = 200..400;
+    while held.len() == 5 && statements.next().is_some() {
+        held = next(&s, &held, 1000 + 10 * statements.start).await;
+    }
+    assert_eq!(held.len(), 4, "one of 16 statements leaves a place");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

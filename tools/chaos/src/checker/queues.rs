@@ -15,9 +15,9 @@ pub(super) fn check(evidence: &Evidence, gates: &Gates, findings: &mut Findings,
             queues.entry(queue).or_default().push(change);
         }
     }
-    let (lost, crowded) = (lost_calls(evidence), crowded(evidence));
+    let (lost, unplaced) = (lost_calls(evidence), unplaced(evidence));
     for (queue, changes) in queues {
-        let times = Times { lost: &lost, crowded: &crowded };
+        let times = Times { lost: &lost, unplaced: &unplaced };
         orders(queue, &changes, gates, &times, findings, figures);
     }
 }
@@ -28,7 +28,7 @@ type Span = (Micros, Micros);
 /// When an order cannot be told, or is not promised.
 struct Times<'a> {
     lost: &'a [Span],
-    crowded: &'a [Span],
+    unplaced: &'a [Unplaced],
 }
 
 /// Whether a claim was under way in one of these times.
@@ -36,37 +36,39 @@ fn meets(spans: &[Span], claim: &Change) -> bool {
     spans.iter().any(|(from, until)| *from <= claim.at && claim.now <= *until)
 }
 
-/// So many jobs that have become due a claim puts in their place. docs/guarantees.md says so.
+/// So many jobs a claim puts in their place, those that have been due longest. docs/guarantees.md says so.
 const PLACED_AT_ONCE: usize = 1000;
 
 /// The key of a job that waits for its time.
 const UNPLACED: &str = "run_at";
 
-/// When more jobs had become due than a claim puts in their place.
-fn crowded(evidence: &Evidence) -> Vec<Span> {
+/// A job that was due and had not been put in its place.
+struct Unplaced {
+    run_at: Micros,
+    from: Micros,
+    until: Micros,
+}
+
+fn unplaced(evidence: &Evidence) -> Vec<Unplaced> {
     let mut last: BTreeMap<i64, &Change> = BTreeMap::new();
-    let mut events: Vec<(Micros, bool)> = Vec::new();
+    let mut all = Vec::new();
     for change in &evidence.changes {
         let Some(before) = last.insert(change.job, change) else { continue };
         let Some(row) = before.new.as_ref().filter(|row| row.waits()) else { continue };
-        let due = before.at.max(row.run_at);
-        if before.key.as_deref() == Some(UNPLACED) && due < change.at {
+        let from = before.at.max(row.run_at);
+        if before.key.as_deref() == Some(UNPLACED) && from < change.at {
             // Until then, other claims look at it still.
-            let placed = change.committed.map_or(change.at, |committed| committed.max(change.at));
-            events.extend([(due, true), (placed, false)]);
+            let until = change.committed.map_or(change.at, |committed| committed.max(change.at));
+            all.push(Unplaced { run_at: row.run_at, from, until });
         }
     }
-    events.sort_unstable();
-    let (mut waiting, mut since, mut spans) = (0_usize, None, Vec::new());
-    for (at, comes) in events {
-        waiting = if comes { waiting + 1 } else { waiting - 1 };
-        if waiting > PLACED_AT_ONCE {
-            since = since.or(Some(at));
-        } else if let Some(from) = since.take() {
-            spans.push((from, at));
-        }
-    }
-    spans
+    all
+}
+
+/// Whether a claim need not have looked at a job that waited to be put in its place.
+fn is_beyond(row: &Row, claim: &Change, unplaced: &[Unplaced]) -> bool {
+    let before = |other: &&Unplaced| other.run_at <= row.run_at && other.from <= claim.at && claim.now <= other.until;
+    unplaced.iter().filter(before).count() > PLACED_AT_ONCE
 }
 
 /// A job that is claimed as another one of its queue is completed may pass by one that has appeared so lately, beside a
@@ -129,15 +131,15 @@ fn orders(
         let taken = |change: &&&Change| change.xid == claim.xid || !snapshot.sees(change.xid) && change.now <= claim.at;
         let passed: BTreeSet<i64> = changes.iter().filter(taken).map(|change| change.job).collect();
         let due = |row: &Row| row.waits() && row.run_at <= until;
-        let crowded = meets(times.crowded, claim);
         let earlier = seen
             .into_iter()
-            .filter(|(job, seen)| seen.is_old && !passed.contains(job) && !(seen.unplaced && crowded))
-            .filter_map(|(job, seen)| Some((job, seen.row?)))
-            .filter(|(job, row)| *job != claim.job && due(row) && row.order(*job) < claimed.order(claim.job))
-            .filter(|(_, row)| may_start(row, claimed, claim, gates))
-            .min_by_key(|(job, row)| row.order(*job));
-        if let Some((earlier, row)) = earlier {
+            .filter(|(job, seen)| seen.is_old && !passed.contains(job))
+            .filter_map(|(job, seen)| Some((job, seen.row?, seen.unplaced)))
+            .filter(|(job, row, _)| *job != claim.job && due(row) && row.order(*job) < claimed.order(claim.job))
+            .filter(|(_, row, _)| may_start(row, claimed, claim, gates))
+            .filter(|(_, row, unplaced)| !(*unplaced && is_beyond(row, claim, times.unplaced)))
+            .min_by_key(|(job, row, _)| row.order(*job));
+        if let Some((earlier, row, _)) = earlier {
             let text =
                 format!("claimed in {queue} before job {earlier}, which was due and has priority {}", row.priority);
             findings.job(Rule::Order, claim.job, text);

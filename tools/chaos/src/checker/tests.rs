@@ -251,12 +251,18 @@ fn a_job_of_a_named_queue_out_of_turn_is_told() {
         made.finish(run, true).complete(2).run(1, 1);
     });
     assert_eq!(unseen.wrong(), []);
-    // Nor is what waits to be put in its place among more than a claim looks at.
-    let due = |others: i64| {
+    // Nor is what waits to be put in its place behind more than a claim looks at.
+    let due = |others: i64, comes_first: bool| {
         made(|made| {
-            made.insert_in(1, "q", 0).insert_in(2, "q", 0);
             let others = 3..3 + others;
+            let queue = |made: &mut Made| _ = made.insert_in(1, "q", 0).insert_in(2, "q", 0);
+            if comes_first {
+                queue(made);
+            }
             others.clone().for_each(|other| _ = made.insert(other));
+            if !comes_first {
+                queue(made);
+            }
             made.evidence.changes.iter_mut().filter(|change| change.job != 2).for_each(|change| {
                 change.key = Some("run_at".into());
             });
@@ -264,8 +270,9 @@ fn a_job_of_a_named_queue_out_of_turn_is_told() {
             others.for_each(|other| _ = made.run(other, 1));
         })
     };
-    assert_eq!(due(990).wrong(), [(Rule::Order, Some(2))]);
-    assert_eq!(due(1010).wrong(), []);
+    assert_eq!(due(990, false).wrong(), [(Rule::Order, Some(2))]);
+    assert_eq!(due(1010, false).wrong(), []);
+    assert_eq!(due(1010, true).wrong(), [(Rule::Order, Some(2))], "it has been due longest");
 }
 
 #[test]
