@@ -338,7 +338,7 @@ BEGIN
               FROM (SELECT array_agg(c.id) AS ids, array_agg(c.tenant) AS tenants FROM chosen c) c;
             EXIT WHEN NOT fair OR misplaced IS NOT NULL OR cardinality(ids) >= max_jobs;
         END LOOP;
-        IF left_from <> '{}' AND misplaced IS NULL THEN
+        IF left_from <> '{}' THEN
             -- Somebody holds the first jobs of the keys that are open, or what came first there is gone.
             SELECT array_agg(l.first), array_agg(l.last), sum(l.last - l.first + 1) INTO again_from, again_to, again
               FROM unnest(left_from, left_to) AS l (first, last)

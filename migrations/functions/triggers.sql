@@ -102,6 +102,7 @@ DECLARE
     begun boolean;
     held_before bigint;
     ended boolean;
+    run_times jsonb;
     woken boolean;
 BEGIN
     @only_on(jobs)@
@@ -115,6 +116,8 @@ BEGIN
     SELECT count(*), bool_or(o.gate_key >= 'tenant') INTO held_before, ended
       FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL;
     IF (begun OR ended) AND @fair()@ THEN
+        -- Read once: it has a number for each of the jobs.
+        run_times := nullif(current_setting('jobs.run_times', true), '')::jsonb;
         INSERT INTO @extschema@.gate_usage_log (name, seconds, ended, running, since, ended_at)
         SELECT c.name, coalesce(sum(@run_time(c)@) FILTER (WHERE c.change < 0), 0),
                count(*) FILTER (WHERE c.change < 0),
@@ -140,11 +143,13 @@ $$;
 CREATE OR REPLACE FUNCTION @internal@.tg_jobs_deleted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    run_times jsonb;
     woken boolean;
 BEGIN
     @only_on(jobs)@
     IF EXISTS (SELECT FROM old_rows o WHERE o.gate_key IS NOT NULL AND o.locked_at IS NOT NULL) THEN
         IF @fair()@ THEN
+            run_times := nullif(current_setting('jobs.run_times', true), '')::jsonb;
             INSERT INTO @extschema@.gate_usage_log (name, seconds, ended, running, since, ended_at)
             SELECT coalesce(o.database_id::text, ''), sum(@run_time(o)@), count(*), -count(*),
                    -sum(@milliseconds(o.locked_at)@), clock_timestamp()

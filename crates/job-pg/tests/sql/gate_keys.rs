@@ -88,3 +88,17 @@ async fn what_somebody_holds_of_a_queue_is_passed_by_the_next_one_whatever_its_g
         s.show("SELECT id FROM app_jobs.get_job('worker')").await
     );
 }
+
+#[tokio::test]
+async fn while_jobs_are_put_in_their_place_a_later_job_of_another_queue_passes_none() {
+    let db = database().await;
+    let (s, other) = (Session::open(&db).await, Session::open(&db).await);
+    s.run("SELECT app_jobs.set_limit('task', task, 9) FROM unnest('{b,c}'::text[]) task").await;
+    add(&s, "a b a").await;
+    // Of another queue one that stands where it does not belong any more.
+    s.run("INSERT INTO app_jobs.jobs (task_identifier, queue_name) VALUES ('c', 'r')").await;
+    s.run("SELECT app_jobs.set_limit('task', 'c')").await;
+    other.run("BEGIN; SELECT FROM app_jobs.jobs ORDER BY id LIMIT 1 FOR UPDATE").await;
+    assert_eq!(claimed(&s, 9).await, "b");
+    other.run("COMMIT").await;
+}
