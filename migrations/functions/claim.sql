@@ -103,7 +103,8 @@ DECLARE
     tenants uuid[];
     gated bigint[];
     skipped boolean;
-    moved boolean;
+    moved boolean := false;
+    placed boolean := false;
     startable bigint[];
     claimed bigint[];
     due bigint[];
@@ -197,6 +198,7 @@ BEGIN
     END IF;
 
     FOR turn IN 1 .. 3 LOOP
+        placed := placed OR moved OR misplaced IS NOT NULL;
         gated := NULL;
         skipped := false;
         moved := false;
@@ -375,6 +377,10 @@ BEGIN
         gated := gated || (ARRAY(
             SELECT j.id FROM @extschema@.jobs j WHERE j.id = ANY (startable) AND j.id <> ALL (coalesce(gated, '{}'))
              ORDER BY j.priority, j.run_at, j.id))[:wanted - coalesce(cardinality(free), 0)];
+    END IF;
+    IF placed OR moved OR misplaced IS NOT NULL THEN
+        -- There may be more of it: the worker looks again before it sleeps.
+        PERFORM set_config('jobs.placed', 'on', true);
     END IF;
     -- There is more to put in its place, or there are gates that nobody has looked at.
     IF skipped OR misplaced IS NOT NULL OR last_gate IS NOT NULL THEN

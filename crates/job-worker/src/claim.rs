@@ -175,7 +175,7 @@ impl Claimer {
     fn claim_ended(&mut self, ended: EndedClaim) {
         let EndedClaim { lane, from_start, limit, careful, freed, took, found, .. } = ended;
         self.pollers[lane].end(limit);
-        let ClaimReply { claimed, heartbeat, last_gate, hosts } = match found {
+        let ClaimReply { claimed, heartbeat, last_gate, placed, hosts } = match found {
             Ok(found) => found,
             Err(error) => return self.claim_failed(lane, freed, &error),
         };
@@ -188,7 +188,7 @@ impl Claimer {
         }
         let poller = &mut self.pollers[lane];
         if from_start {
-            poller.scanned(took);
+            poller.scanned(took, placed);
             poller.cursor.advance_gates(last_gate);
         }
         let jobs: &[Job] = if let Claimed::Jobs(jobs) = &claimed { jobs } else { &[] };

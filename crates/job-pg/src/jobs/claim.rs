@@ -50,7 +50,8 @@ macro_rules! claimed {
             ", @internal@.claim_instance_jobs($12, $1, $13, $2, $3 + first.none, make_interval(secs => $4), $5, $6, $7, $8, \
              $9, $10, $15) j) \
              SELECT *, NULL::float8, NULL::boolean, (SELECT nullif(current_setting('jobs.last_gate', true), '')), \
-             (SELECT nullif(current_setting('jobs.hosts', true), ''))"
+             (SELECT nullif(current_setting('jobs.hosts', true), '')), \
+             (SELECT current_setting('jobs.placed', true) = 'on')"
         )
     };
 }
@@ -62,7 +63,7 @@ macro_rules! nothing {
          CASE WHEN $6 AND NOT EXISTS (SELECT FROM claimed) THEN \
          extract(epoch FROM @internal@.next_run_at($2, $5, make_interval(secs => $11)) - now())::float8 END, \
          EXISTS (SELECT FROM @extschema@.settings), nullif(current_setting('jobs.last_gate', true), ''), \
-         nullif(current_setting('jobs.hosts', true), '')"
+         nullif(current_setting('jobs.hosts', true), ''), current_setting('jobs.placed', true) = 'on'"
     };
 }
 
@@ -143,6 +144,8 @@ pub struct ClaimReply {
     pub heartbeat: Option<Heartbeat>,
     /// The last gate that it looked at, when there are more.
     pub last_gate: Option<String>,
+    /// Whether it has put jobs in their place, and there may be more of those.
+    pub placed: bool,
     /// What there is to know of hosts. Of those that are only suspected, a claim from the start alone tells.
     pub hosts: Vec<HostNews>,
 }
@@ -379,6 +382,7 @@ fn read(rows: &[Row], running: &Running) -> Result<ClaimReply, tokio_postgres::E
     let (mut jobs, mut nothing, mut heartbeat) = (Vec::with_capacity(rows.len()), None, None);
     let last_gate = rows.first().map(|row| row.try_get(16)).transpose()?.flatten();
     let hosts = rows.first().map(|row| row.try_get::<_, Option<&str>>(17)).transpose()?.flatten();
+    let placed = rows.first().map(|row| row.try_get::<_, Option<bool>>(18)).transpose()?.flatten().unwrap_or_default();
     for row in rows {
         if row.try_get::<_, Option<i64>>(0)?.is_some() {
             jobs.push(Job::from_row(row)?);
@@ -388,8 +392,8 @@ fn read(rows: &[Row], running: &Running) -> Result<ClaimReply, tokio_postgres::E
         // A run_at far away, or infinity, is no duration: a later claim will find it.
         let due = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         nothing = Some(Claimed::Nothing { due, on_demand: row.try_get(15)? });
-        if row.len() > 18 {
-            heartbeat = Some(Heartbeat::from_row(row, 18, running)?);
+        if row.len() > 19 {
+            heartbeat = Some(Heartbeat::from_row(row, 19, running)?);
         }
     }
     let claimed = match nothing {
@@ -400,5 +404,5 @@ fn read(rows: &[Row], running: &Running) -> Result<ClaimReply, tokio_postgres::E
             Claimed::Jobs(jobs)
         }
     };
-    Ok(ClaimReply { claimed, heartbeat, last_gate, hosts: HostNews::read(hosts) })
+    Ok(ClaimReply { claimed, heartbeat, last_gate, placed, hosts: HostNews::read(hosts) })
 }

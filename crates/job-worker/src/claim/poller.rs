@@ -76,7 +76,7 @@ impl Poller {
             woken: false,
             pacer: Pacer { found_at: None, not_before: now },
             backoff: PollBackoff { pause: SHORTEST_POLL, soon: Duration::ZERO },
-            start: StartScans { ended: now, took: Duration::ZERO, passed_over: false },
+            start: StartScans { ended: now, took: Duration::ZERO, passed_over: false, placed: false },
         }
     }
 
@@ -165,8 +165,9 @@ impl Poller {
     }
 
     /// It was one from the start, it succeeded, and it took so long.
-    pub(super) fn scanned(&mut self, took: Duration) {
-        self.start = StartScans { ended: Instant::now(), took, passed_over: false };
+    /// `placed`: it has put jobs in their place, and there may be more of those.
+    pub(super) fn scanned(&mut self, took: Duration, placed: bool) {
+        self.start = StartScans { ended: Instant::now(), took, passed_over: false, placed };
     }
 
     /// It has found jobs. Returns whether it could have taken more.
@@ -186,7 +187,7 @@ impl Poller {
         }
         // Gates let some jobs start. Others may be due beyond those that were seen.
         let all = jobs.iter().all(|job| job.gate.is_none());
-        if all && always_notified && !self.woken {
+        if all && always_notified && !self.woken && !self.start.placed {
             self.next_at = self.start_before_sleep_at();
         }
     }
@@ -251,6 +252,9 @@ struct StartScans {
     /// One was overdue when a claim from the cursor went before it. It is the next one, however many wake-ups come: a
     /// job that was committed late lies behind the cursor.
     passed_over: bool,
+    /// It has put jobs in their place that it did not take itself. Behind those there may be more, which no
+    /// notification tells of.
+    placed: bool,
 }
 
 impl StartScans {
@@ -343,6 +347,20 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_looks_again_soon_where_the_last_look_from_the_start_has_put_jobs_in_their_place() {
+        let mut poller = poller(Duration::from_secs(60));
+        let mut next_after = |placed| {
+            poller.scanned(Duration::from_secs(1), placed);
+            let began = Instant::now();
+            poller.next_at = began;
+            poller.pace(began, &[], true);
+            poller.next_at - began
+        };
+        assert!(next_after(false) > Duration::from_secs(15), "whatever comes is told");
+        assert!(next_after(true) < Duration::from_millis(100));
+    }
+
+    #[test]
     fn pauses_grow_from_poll_to_poll_until_a_job_comes() {
         let longest = Duration::from_millis(100);
         let mut poller = poller(longest);
@@ -359,7 +377,7 @@ mod tests {
         assert_eq!(pauses(&mut poller), [20, 40, 80, 100]);
         // A claim that takes long is not repeated at once.
         assert!(!poller.found(&[], 0));
-        poller.scanned(Duration::from_millis(3));
+        poller.scanned(Duration::from_millis(3), false);
         assert_eq!(pauses(&mut poller), [60, 60, 80, 100]);
     }
 
@@ -371,21 +389,21 @@ mod tests {
             poller.end(9);
         };
         // Not overdue for 5 s: however many wake-ups come, claims go ahead.
-        poller.scanned(Duration::from_secs(60));
+        poller.scanned(Duration::from_secs(60), false);
         for _ in 0..3 {
             poller.wake(false);
             assert!(poller.goes_ahead());
             claim(&mut poller, true);
         }
         // Overdue at once.
-        poller.scanned(Duration::ZERO);
+        poller.scanned(Duration::ZERO, false);
         poller.wake(false);
         assert!(poller.goes_ahead());
         claim(&mut poller, true);
         poller.wake(false);
         assert!(!poller.goes_ahead(), "its turn has come");
         claim(&mut poller, false);
-        poller.scanned(Duration::ZERO);
+        poller.scanned(Duration::ZERO, false);
         poller.wake(false);
         assert!(poller.goes_ahead());
     }
