@@ -243,16 +243,16 @@ BEGIN
                      FROM @extschema@.jobs j
                     WHERE j.gate_key = f.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
                     ORDER BY j.priority, j.run_at, j.id LIMIT 1) h
-             -- Where tasks or tenants of the queue's jobs have gates, an earlier job may stand elsewhere: a deep look
-             -- finds it.
+             -- Where jobs of the queue have other gates, an earlier one may stand elsewhere: a deep look finds it.
              WHERE NOT EXISTS (
-                   SELECT FROM @extschema@.jobs j
-                    WHERE j.queue_name = h.queue_name AND j.gate_key > 'run_at' AND @waits(j)@
-                      AND (j.priority, j.run_at, j.id) < (h.priority, h.run_at, h.id) AND j.gate_key <> h.gate_key)
+                   SELECT FROM (
+                       SELECT j.gate_key FROM @extschema@.jobs j
+                        WHERE j.queue_name = h.queue_name AND j.gate_key > 'run_at' AND @waits(j)@
+                        ORDER BY j.priority, j.run_at, j.id LIMIT 100) w WHERE w.gate_key <> h.gate_key)
                AND (h.gate_key < 'run_at' OR NOT EXISTS (
                    SELECT FROM @extschema@.jobs j
                     WHERE j.gate_key = 'queue' || quote_literal(h.queue_name) AND j.gate_key <> 'run_at'
-                      AND @waits(j)@ AND (j.priority, j.run_at, j.id) < (h.priority, h.run_at, h.id)));
+                      AND @waits(j)@));
         END IF;
         IF keys IS NOT NULL THEN
             SELECT g.ids, coalesce(g.skipped, false), coalesce(g.moved, false) INTO gated, skipped, moved

@@ -103,7 +103,8 @@ async fn set_fair(client: &Object, on: bool) -> Result<()> {
 /// take `--short-ms`. In turn:
 ///
 /// - how long the small tenant's jobs wait, one each 50 ms, alone and beside the other's;
-/// - the run time of each while a thousandth as many of the small one's wait all the time;
+/// - the run time of each while a thousandth as many of the small one's wait all the time, and what part of its slots
+///   the worker uses so, with fairness and without it;
 /// - the drain of `--jobs` of both that do nothing, without fairness and with it.
 ///
 /// # Errors
@@ -139,15 +140,23 @@ pub async fn measure(args: &Args) -> Result<Value> {
     let before = tally.took();
     keep_waiting(&client, &tally, short, backlog, time).await?;
     let after = tally.took();
-    stop(running).await?;
     let [large, small] = [0, 1].map(|tenant: usize| after[tenant] - before[tenant]);
     let share = small / (large + small);
+    set_fair(&client, false).await?;
+    keep_waiting(&client, &tally, short, backlog, Duration::from_secs(1)).await?;
+    let before: f64 = tally.took().iter().sum();
+    keep_waiting(&client, &tally, short, backlog, time).await?;
+    let unfair = tally.took().iter().sum::<f64>() - before;
+    stop(running).await?;
+    let of_slots = |took: f64| 100.0 * took / (slots as f64 * time.as_micros() as f64);
     Ok(json!({
         "alone_p99_ms": percentile(&alone, 0.99),
         "beside_p50_ms": percentile(&beside, 0.5),
         "beside_p99_ms": percentile(&beside, 0.99),
         "share_percent": 100.0 * share,
         "error_percent": 100.0 * (share - 0.5).abs() / 0.5,
+        "used_off_percent": of_slots(unfair),
+        "used_on_percent": of_slots(large + small),
         "off_per_s": off,
         "on_per_s": on,
     }))

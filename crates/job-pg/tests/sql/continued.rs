@@ -138,6 +138,21 @@ async fn a_freed_queue_whose_jobs_have_several_gates_keeps_its_order() {
 }
 
 #[tokio::test]
+async fn of_a_freed_queue_of_several_at_once_no_later_job_passes_one_with_another_gate() {
+    let db = database().await;
+    let s = Session::open(&db).await;
+    s.run("SELECT app_jobs.set_limit('task', '*', 100), app_jobs.set_limit('queue', 'q', 2)").await;
+    let mut jobs = Vec::new();
+    for task in ["a", "b", "a"] {
+        jobs.push(s.add_job(&format!("'{task}', '{{}}', queue_name := 'q'")).await);
+    }
+    let freed = ", free_gates := ARRAY['task''a'' queue''q''']";
+    assert_eq!(look(&s, ("now()", i64::MAX), freed).await, "~", "a look from the start finds them");
+    assert_eq!(s.get_job("'worker'").await, Some(jobs[0]));
+    assert_eq!(s.get_job("'worker'").await, Some(jobs[1]));
+}
+
+#[tokio::test]
 async fn a_batch_takes_one_job_of_each_queue_and_any_number_of_others() {
     let db = database().await;
     let s = Session::open(&db).await;

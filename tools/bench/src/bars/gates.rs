@@ -66,7 +66,8 @@ pub(super) fn bars(medians: &Medians<'_>, bar: &mut impl FnMut(&str, &str, Optio
     let most = fair("alone_p99_ms").map(|alone| 2.0 * alone + 50.0);
     let wait = fair("beside_p99_ms").zip(most).map(|(wait, most)| (format!("{wait:.1} of {most:.1} ms"), wait <= most));
     bar("", "the small one's p99 wait ≤ 2 × alone + one job", wait);
-    bar("", "drain ≥ 90 % of that without", share(fair("on_per_s"), fair("off_per_s"), 0.9));
+    bar("", "slots used ≥ 90 % of that without", share(fair("used_on_percent"), fair("used_off_percent"), 0.9));
+    bar("", "drain of empty jobs ≥ 90 % of that without", share(fair("on_per_s"), fair("off_per_s"), 0.9));
 
     let bulk = |figure: &str| ours("reschedule", figure);
     bar("reschedule_jobs under load", "≤ 5 s", at_most(bulk("seconds"), 5.0, "s"));

@@ -87,6 +87,8 @@ const FAIR: &[Column] = &[
     Column::new("beside the other, p50 ms", "beside_p50_ms", 1),
     Column::new("p99 ms", "beside_p99_ms", 1),
     Column::new("its share, %", "share_percent", 1),
+    Column::new("slots used without fairness, %", "used_off_percent", 1),
+    Column::new("with it", "used_on_percent", 1),
     Column::new("drain without fairness, a second", "off_per_s", 0),
     Column::new("with it", "on_per_s", 0),
     Column::new("error of the share, %", "error_percent", 1),

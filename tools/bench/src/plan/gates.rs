@@ -171,7 +171,8 @@ pub(super) fn fairness(scale: &Scale) -> Group {
         note: "One worker of 8 slots; tenants are served by the least run time. The large one has jobs of 50 ms, the small \
                one of 5 ms. A wait is that from the call which adds a single job, each 50 ms, to the start of its handler, \
                alone and beside the other's backlog. The share is that of all run time while a thousandth as many of the \
-               small one's jobs wait all the time: half is fair. The drain is of jobs of both that do nothing.",
+               small one's jobs wait all the time: half is fair. The slots used are that run time, of what the slots \
+               could run. The drain is of jobs of both that do nothing.",
         scenarios: vec![scale.own(
             "fair",
             format!("{} of the large one waiting", count(scale.pick(100_000, 20_000))),
