@@ -143,7 +143,9 @@ async fn an_attempt_whose_work_never_began_is_given_back() {
     proxy.cut();
     state.1.notify_one();
     let error = running.given_back().await;
-    assert!(error.starts_with("no connection to Postgres"), "{error}");
+    // The pool may not have noticed yet that its connection is gone.
+    let none = ["no connection to Postgres", "begin failed: connection closed"];
+    assert!(none.iter().any(|begin| error.starts_with(begin)), "{error}");
     proxy.restore();
     state.0.notified().await;
     let job = bench.job(id).await.unwrap();
