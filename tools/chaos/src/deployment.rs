@@ -2,11 +2,11 @@
 //! Faults strike here.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use job_testkit::cluster::free_port;
 use job_testkit::wait::try_poll;
 use job_testkit::{Cluster, ClusterOptions, Process, Program, Proxy, Signal, env};
 use serde_json::json;
@@ -34,6 +34,14 @@ pub(crate) const EXPIRY: Duration = Duration::from_secs(3600);
 /// Callbacks are signed.
 const SECRET: &str = "the secret of a chaos run";
 
+/// A port for a process that is killed and comes back. It is below those that systems give to connections, one of which
+/// could have it meanwhile.
+fn own_port(taken: &BTreeMap<Service, u16>) -> Result<u16> {
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    let mut tries = (0..1000).map(|_| fastrand::u16(10_000..30_000));
+    tries.find(|port| !taken.values().any(|other| other == port) && is_free(port)).context("no free port")
+}
+
 /// Everything that runs.
 pub(crate) struct Deployment {
     cluster: Cluster,
@@ -60,11 +68,11 @@ impl Deployment {
         for service in services() {
             match service {
                 Service::Function(index) => {
-                    ports.insert(service, free_port()?);
+                    ports.insert(service, own_port(&ports)?);
                     targets.insert(Link::Function(index), ports[&service]);
                 }
                 Service::Server(index) => {
-                    ports.insert(service, free_port()?);
+                    ports.insert(service, own_port(&ports)?);
                     targets.insert(Link::Callback(index), ports[&service]);
                     targets.insert(Link::Database(service), cluster.port());
                 }
