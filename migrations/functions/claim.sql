@@ -35,7 +35,7 @@ $$;
 -- statement, which sees what all who had the lock before have committed: no limit is ever exceeded.
 --
 -- While tenants are served fairly, every job has a gate, and every look goes gate by gate: fair_gates says whose turn
--- it is.
+-- it is. So each of them deals with expired locks and with what has become due, too.
 --
 -- What stands where it does not belong (written by replication or with triggers off, or before its gate was set) is
 -- put in its place when a claim comes by.
@@ -243,7 +243,8 @@ BEGIN
                      FROM @extschema@.jobs j
                     WHERE j.gate_key = f.gate_key AND j.gate_key <> 'run_at' AND @waits(j)@
                     ORDER BY j.priority, j.run_at, j.id LIMIT 1) h
-             -- Where jobs of the queue have other gates, an earlier one may stand elsewhere: a deep look finds it.
+             -- Where jobs of the queue have other gates, an earlier one may stand elsewhere: a deep look finds it. Its
+             -- first hundred tell, without reading all of a queue whose jobs have one gate.
              WHERE NOT EXISTS (
                    SELECT FROM (
                        SELECT j.gate_key FROM @extschema@.jobs j

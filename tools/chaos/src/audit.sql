@@ -1,7 +1,8 @@
 -- The harness's own eyes: every change of a row of app_jobs.jobs, written down in the transaction that makes it.
 --
 -- Row locks make the order of seq the order of changes of one job, and the locks of gates make it that of the claims
--- behind one gate. A change that a crash of the server takes back is taken back here as well.
+-- behind one gate, but for a job that takes the place of one that ends. A change that a crash of the server takes back
+-- is taken back here as well.
 CREATE SCHEMA chaos;
 
 CREATE TABLE chaos.changes (

@@ -109,17 +109,23 @@ impl Session {
         self.number(&format!("SELECT id FROM app_jobs.add_job({arguments})")).await
     }
 
-    /// The id of the job that get_job claims; None when there is none. On a busy machine a claim may wait too long for
-    /// the table to grow, and is made again.
-    pub(crate) async fn get_job(&self, arguments: &str) -> Option<i64> {
-        let get = format!("SELECT id FROM app_jobs.get_job({arguments})");
+    /// What a claim shows. On a busy machine it may wait too long for a lock, such as that for the table to grow. Then
+    /// it is made again, as workers do.
+    pub(crate) async fn show_claim(&self, claim: &str) -> String {
         loop {
-            match self.try_show(&get).await {
-                Ok(id) if id == "~" => return None,
-                Ok(id) => return Some(id.parse().unwrap()),
+            match self.try_show(claim).await {
+                Ok(shown) => return shown,
                 Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
-                Err(error) => panic!("{get}\n{error}: {:?}", error.as_db_error()),
+                Err(error) => panic!("{claim}\n{error}: {:?}", error.as_db_error()),
             }
+        }
+    }
+
+    /// The id of the job that get_job claims; None when there is none.
+    pub(crate) async fn get_job(&self, arguments: &str) -> Option<i64> {
+        match self.show_claim(&format!("SELECT id FROM app_jobs.get_job({arguments})")).await.as_str() {
+            "~" => None,
+            id => Some(id.parse().unwrap()),
         }
     }
 

@@ -17,14 +17,11 @@ const RUNNING: &str = "SELECT count(*) FROM app_jobs.jobs WHERE locked_at IS NOT
 async fn claim(s: &Session, jobs: usize, epoch: i64) -> Vec<(i64, i64)> {
     let epochs: Vec<String> = (0..jobs as i64).map(|n| (epoch + n).to_string()).collect();
     read(
-        &show(
-            s,
-            &format!(
-                "SELECT id, epoch FROM app_jobs_internal.claim_instance_jobs(
+        &s.show_claim(&format!(
+            "SELECT id, epoch FROM app_jobs_internal.claim_instance_jobs(
                     '{INSTANCE}', 'work', '{{{}}}', NULL, {jobs}, '4 h') ORDER BY epoch",
-                epochs.join(",")
-            ),
-        )
+            epochs.join(",")
+        ))
         .await,
     )
 }
@@ -48,32 +45,18 @@ async fn next_of(s: &Session, ended: &[(i64, i64)], epoch: i64, expiry: &str) ->
     };
     let nulls = list(&|_| "NULL".to_owned());
     read(
-        &show(
-            s,
-            &format!(
-                "SELECT id, epoch FROM app_jobs_internal.complete_and_claim_next(
+        &s.show_claim(&format!(
+            "SELECT id, epoch FROM app_jobs_internal.complete_and_claim_next(
                     {}, {}, {}, {nulls}, {nulls}, {}, '{INSTANCE}', NULL, NULL, '{expiry}', {})
               WHERE id IS NOT NULL ORDER BY epoch",
-                list(&|i| ended[i].0.to_string()),
-                list(&|_| "work".to_owned()),
-                list(&|i| ended[i].1.to_string()),
-                list(&|i| (epoch + i as i64).to_string()),
-                list(&|_| "t".to_owned()),
-            ),
-        )
+            list(&|i| ended[i].0.to_string()),
+            list(&|_| "work".to_owned()),
+            list(&|i| ended[i].1.to_string()),
+            list(&|i| (epoch + i as i64).to_string()),
+            list(&|_| "t".to_owned()),
+        ))
         .await,
     )
-}
-
-/// As a worker does, again where it has waited too long for somebody's lock.
-async fn show(s: &Session, statement: &str) -> String {
-    loop {
-        match s.try_show(statement).await {
-            Ok(shown) => return shown,
-            Err(error) if error.code().is_some_and(|code| code.code() == "55P03") => {}
-            Err(error) => panic!("{error}: {:?}", error.as_db_error()),
-        }
-    }
 }
 
 fn read(rows: &str) -> Vec<(i64, i64)> {
