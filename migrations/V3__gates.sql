@@ -77,8 +77,8 @@ COMMENT ON TABLE @extschema@.task_hosts IS
 -- Hosts that some worker could not use lately, and the failures in a row: five different ones close the host's gate.
 CREATE TABLE @extschema@.host_failures (
     host text COLLATE "C" NOT NULL,
-    -- The last failures, five at most: which jobs, the number and the message of the attempt, when it was due, and when
-    -- the failure was told of.
+    -- The last failures of a host that is open, four at most: which jobs, the number and the message of the attempt,
+    -- when it was due, and when the failure was told of.
     job_ids bigint[] NOT NULL DEFAULT '{}',
     attempts int[] NOT NULL DEFAULT '{}',
     errors text[] NOT NULL DEFAULT '{}',
@@ -95,6 +95,18 @@ CREATE TABLE @extschema@.host_failures (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE @extschema@.host_failures IS
     E'@behavior -*\nHosts that a worker could not use lately, and the last failures.';
+
+-- Attempts that a closed host has used up: each is given back as soon as its outcome is written (return_attempts).
+CREATE TABLE @extschema@.attempts_to_return (
+    job_id bigint NOT NULL,
+    -- The number and the message of the attempt, when it was due, and when the failure was told of.
+    attempt int NOT NULL,
+    error text NOT NULL,
+    run_at timestamptz NOT NULL,
+    told_at timestamptz NOT NULL
+);
+COMMENT ON TABLE @extschema@.attempts_to_return IS
+    E'@behavior -*\nAttempts that a closed host has used up and that are to be given back.';
 
 -- While tenants are served fairly, what each has used; functions/fairness.sql explains it. Of a name the row with the
 -- largest number counts. It is inserted, and the others are deleted, so that it is found at once however many dead ones

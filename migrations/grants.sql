@@ -44,9 +44,9 @@ BEGIN
                     WHERE e.extname = 'pgpm-database-jobs' AND e.extnamespace = '@extschema@'::regnamespace)
     THEN
         REVOKE USAGE ON TYPE @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.gates,
-            @extschema@.gate_tokens, @extschema@.host_failures, @extschema@.task_hosts, @extschema@.refused_jobs,
-            @extschema@.cancelled_attempts, @extschema@.limits, @extschema@.workers, @extschema@.schedulers,
-            @extschema@.schedule_fires FROM PUBLIC;
+            @extschema@.gate_tokens, @extschema@.host_failures, @extschema@.attempts_to_return, @extschema@.task_hosts,
+            @extschema@.refused_jobs, @extschema@.cancelled_attempts, @extschema@.limits, @extschema@.workers,
+            @extschema@.schedulers, @extschema@.schedule_fires FROM PUBLIC;
         REVOKE USAGE ON TYPE @extschema@.gate_usage, @extschema@.gate_usage_log FROM PUBLIC;
     END IF;
 
@@ -82,10 +82,10 @@ BEGIN
             GRANT SELECT ON @extschema@.job_queues TO administrator;
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gate_usage, @extschema@.gate_usage_log TO administrator;
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gates, @extschema@.gate_tokens,
-                @extschema@.host_failures, @extschema@.task_hosts, @extschema@.refused_jobs,
-                @extschema@.cancelled_attempts, @extschema@.jobs, @extschema@.scheduled_jobs, @extschema@.settings,
-                @extschema@.limits, @extschema@.workers, @extschema@.schedulers, @extschema@.schedule_fires
-                TO administrator;
+                @extschema@.host_failures, @extschema@.attempts_to_return, @extschema@.task_hosts,
+                @extschema@.refused_jobs, @extschema@.cancelled_attempts, @extschema@.jobs,
+                @extschema@.scheduled_jobs, @extschema@.settings, @extschema@.limits, @extschema@.workers,
+                @extschema@.schedulers, @extschema@.schedule_fires TO administrator;
             GRANT USAGE, SELECT ON SEQUENCE @extschema@.jobs_id_seq, @extschema@.scheduled_jobs_id_seq TO administrator;
         ELSIF role_name = 'jobs_runtime' THEN
             -- INSERT into jobs: a schedule makes one. Schedules are watched and marked, never made or removed.
@@ -93,7 +93,8 @@ BEGIN
                 TO jobs_runtime;
             GRANT SELECT ON @extschema@.gates, @extschema@.job_queues TO jobs_runtime;
             GRANT SELECT, INSERT, UPDATE, DELETE ON @extschema@.gate_tokens, @extschema@.host_failures,
-                @extschema@.task_hosts, @extschema@.refused_jobs, @extschema@.cancelled_attempts TO jobs_runtime;
+                @extschema@.attempts_to_return, @extschema@.task_hosts, @extschema@.refused_jobs,
+                @extschema@.cancelled_attempts TO jobs_runtime;
             GRANT SELECT, INSERT, DELETE ON @extschema@.gate_usage, @extschema@.gate_usage_log TO jobs_runtime;
             REVOKE UPDATE ON @extschema@.scheduled_jobs FROM jobs_runtime;
             GRANT SELECT, UPDATE (locked_at, locked_by, instance, owed_since, released_at, fired_until, ended_at,

@@ -90,38 +90,37 @@ $$;
 
 -- Gives back the attempts of jobs that have failed because their host is down, each once, as far as nobody has changed
 -- the jobs since. The run_at of one that has been changed more than 5 s after that was told stays: an operator has put
--- the job off.
--- What is just being written is left for the next call.
-CREATE OR REPLACE FUNCTION @internal@.return_attempts(failed_host text) RETURNS void
+-- the job off. What is just being written, or has not been yet, is left for the next call.
+CREATE OR REPLACE FUNCTION @internal@.return_attempts() RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan SET jit = off
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    WITH back AS (
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        -- Its snapshot may be older than the outcomes: who calls get_job so gets no error for what is not its own.
+        RETURN;
+    END IF;
+    WITH told AS (
+        SELECT r.job_id, max(r.attempt) AS attempt, count(*)::int AS failures, min(r.run_at) AS run_at,
+               max(r.told_at) AS told_at, (array_agg(r.error ORDER BY r.attempt DESC))[1] AS error
+          FROM @extschema@.attempts_to_return r GROUP BY r.job_id),
+    ended AS (
+        SELECT w.id, t.attempt, t.failures, t.run_at, w.updated_at > t.told_at + interval '5 seconds' AS put_off,
+               NOT w.superseded AND w.last_error = t.error AND w.attempts IN (t.attempt, w.max_attempts)
+                   AND w.attempts >= t.attempt AS unchanged
+          FROM told t JOIN @extschema@.jobs w ON w.id = t.job_id
+         WHERE w.locked_at IS NULL
+           FOR UPDATE OF w SKIP LOCKED),
+    back AS (
         UPDATE @extschema@.jobs j
-           SET attempts = greatest(b.attempt - b.failures, 0), updated_at = clock_timestamp(),
-               run_at = CASE WHEN b.put_off THEN j.run_at ELSE least(j.run_at, b.run_at) END
-          FROM (SELECT w.id, l.attempt, l.failures, l.run_at, w.updated_at > l.told_at + interval '5 seconds' AS put_off
-                  FROM (SELECT n.job_id, max(n.attempt) AS attempt, count(*)::int AS failures, min(n.run_at) AS run_at,
-                               max(n.told_at) AS told_at, (array_agg(n.error ORDER BY n.attempt DESC))[1] AS error
-                          FROM @extschema@.host_failures f
-                         CROSS JOIN LATERAL unnest(f.job_ids, f.attempts, f.errors, f.run_ats, f.told_ats)
-                               AS n (job_id, attempt, error, run_at, told_at)
-                         WHERE f.host = failed_host GROUP BY n.job_id) l
-                  JOIN @extschema@.jobs w ON w.id = l.job_id
-                 WHERE w.locked_at IS NULL AND NOT w.superseded AND w.last_error = l.error
-                   AND w.attempts IN (l.attempt, w.max_attempts) AND w.attempts >= l.attempt
-                   FOR UPDATE OF w SKIP LOCKED) b
-         WHERE j.id = b.id
-        RETURNING j.id)
-    UPDATE @extschema@.host_failures f
-       SET (job_ids, attempts, errors, run_ats, told_ats) = (
-           SELECT coalesce(array_agg(n.job_id ORDER BY n.i), '{}'), coalesce(array_agg(n.attempt ORDER BY n.i), '{}'),
-                  coalesce(array_agg(n.error ORDER BY n.i), '{}'), coalesce(array_agg(n.run_at ORDER BY n.i), '{}'),
-                  coalesce(array_agg(n.told_at ORDER BY n.i), '{}')
-             FROM unnest(f.job_ids, f.attempts, f.errors, f.run_ats, f.told_ats) WITH ORDINALITY
-                  AS n (job_id, attempt, error, run_at, told_at, i)
-            WHERE n.job_id NOT IN (SELECT b.id FROM back b))
-     WHERE f.host = failed_host AND EXISTS (SELECT FROM back);
+           SET attempts = greatest(e.attempt - e.failures, 0), updated_at = clock_timestamp(),
+               run_at = CASE WHEN e.put_off THEN j.run_at ELSE least(j.run_at, e.run_at) END
+          FROM ended e WHERE j.id = e.id AND e.unchanged)
+    DELETE FROM @extschema@.attempts_to_return d
+     WHERE d.ctid = ANY (ARRAY(
+        SELECT r.ctid FROM @extschema@.attempts_to_return r
+         WHERE r.job_id IN (SELECT e.id FROM ended e)
+            OR NOT EXISTS (SELECT FROM @extschema@.jobs j WHERE j.id = r.job_id)
+           FOR UPDATE SKIP LOCKED));
 END
 $$;
 
@@ -170,6 +169,13 @@ BEGIN
                                                               WHERE o.id <> job_id);
         IF closed THEN
             PERFORM @internal@.close_host(failed_host, moment + interval '1 second', error, interval '2 seconds');
+            INSERT INTO @extschema@.attempts_to_return (job_id, attempt, error, run_at, told_at)
+            SELECT * FROM unnest(seen.job_ids, seen.attempts, seen.errors, seen.run_ats, seen.told_ats);
+            seen.job_ids := '{}';
+            seen.attempts := '{}';
+            seen.errors := '{}';
+            seen.run_ats := '{}';
+            seen.told_ats := '{}';
         ELSE
             -- Of a single job that fails again and again the last ones are kept.
             seen.job_ids := (seen.job_ids || job_id)[greatest(cardinality(seen.job_ids) - 3, 1):];
@@ -185,7 +191,7 @@ BEGIN
            failed_by = worker_id, reached_at = NULL, reached_by = NULL
      WHERE f.host = failed_host;
     IF closed THEN
-        PERFORM @internal@.return_attempts(failed_host);
+        PERFORM @internal@.return_attempts();
     END IF;
     RETURN CASE WHEN closed THEN 'closed' ELSE 'counted' END;
 END
@@ -198,10 +204,7 @@ DECLARE
     moment CONSTANT timestamptz := clock_timestamp();
 BEGIN
     PERFORM FROM @extschema@.host_failures f WHERE f.host = used_host FOR UPDATE;
-    PERFORM @internal@.return_attempts(f.host)
-       FROM @extschema@.host_failures f
-       JOIN @extschema@.gates g ON g.kind = 'host' AND g.name = f.host AND g.probe_pause IS NOT NULL
-      WHERE f.host = used_host;
+    PERFORM @internal@.return_attempts();
     DELETE FROM @extschema@.host_failures f
      WHERE f.host = used_host AND (f.failed_by = worker_id OR f.failed_at < moment - interval '1 minute');
     UPDATE @extschema@.host_failures f

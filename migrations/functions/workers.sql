@@ -245,6 +245,11 @@ BEGIN
     IF EXISTS (SELECT FROM @extschema@.gates g WHERE g.kind = 'host' AND @gate_over(g)@) THEN
         PERFORM @internal@.sweep_hosts();
     END IF;
+    -- Of jobs that run on: a later attempt counts.
+    DELETE FROM @extschema@.attempts_to_return d
+     WHERE d.ctid = ANY (ARRAY(
+        SELECT r.ctid FROM @extschema@.attempts_to_return r WHERE r.told_at < now() - interval '5 minutes'
+         LIMIT 1000 FOR UPDATE SKIP LOCKED));
     -- Failures from an hour ago, of hosts that have no gate.
     DELETE FROM @extschema@.host_failures d
      WHERE d.host = ANY (ARRAY(

@@ -46,6 +46,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("next_look", include_str!("../../migrations/functions/next_look.sql")),
     ("refused", include_str!("../../migrations/functions/refused.sql")),
     ("open_queues", include_str!("../../migrations/functions/open_queues.sql")),
+    ("get_job", include_str!("../../migrations/functions/get_job.sql")),
     ("open_gates", include_str!("../../migrations/functions/open_gates.sql")),
     ("gates", include_str!("../../migrations/functions/gates.sql")),
     ("fairness", include_str!("../../migrations/functions/fairness.sql")),

@@ -101,6 +101,58 @@ async fn attempts_that_were_not_stored_yet_when_the_host_closed_are_given_back_b
 }
 
 #[tokio::test]
+async fn an_attempt_that_is_stored_after_another_worker_has_opened_the_host_is_given_back_by_the_next_claim() {
+    let (db, s) = with_jobs(5).await;
+    let ids = claim_by(&s, "worker-1", 5).await;
+    for (n, id) in ids.iter().enumerate() {
+        let told =
+            format!("SELECT app_jobs_internal.host_failed('worker-1', '{HOST}', false, false, {id}, 1, 'no', now())");
+        assert_eq!(s.show(&told).await, if n < 4 { "counted" } else { "closed" });
+    }
+    assert!(s.is(&format!("SELECT app_jobs_internal.host_succeeded('worker-1', '{HOST}')")).await);
+    assert_eq!(s.show("SELECT * FROM app_jobs.host_failures").await, "");
+    let owed = "SELECT string_agg(job_id::text, ' ' ORDER BY job_id) FROM app_jobs.attempts_to_return";
+    let told: Vec<String> = ids[..4].iter().map(i64::to_string).collect();
+    assert_eq!(s.show(owed).await, told.join(" "));
+    // One is completed, one is held by somebody, one has been changed, one is as told.
+    s.run(&format!("SELECT app_jobs.complete_job('worker-1', {})", ids[0])).await;
+    s.run("SELECT app_jobs.fail_job('worker-1', id, 'no') FROM app_jobs.jobs").await;
+    s.run(&format!("UPDATE app_jobs.jobs SET last_error = 'by hand' WHERE id = {}", ids[2])).await;
+    let holder = Session::open(&db).await;
+    holder.run(&format!("BEGIN; SELECT FROM app_jobs.jobs WHERE id = {} FOR UPDATE", ids[1])).await;
+    // In a snapshot of its own nothing is given back, and nothing is an error.
+    s.run("BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+    assert_eq!(claim_by(&s, "worker-2", 5).await, Vec::<i64>::new());
+    s.run("COMMIT").await;
+    assert_eq!(s.show(owed).await, told.join(" "));
+    assert_eq!(claim_by(&s, "worker-2", 5).await, [ids[3]], "due as it was");
+    assert_eq!(s.show(owed).await, ids[1].to_string());
+    holder.run("COMMIT").await;
+    assert_eq!(claim_by(&s, "worker-2", 5).await, [ids[1]]);
+    assert_eq!(s.show("SELECT attempts FROM app_jobs.jobs ORDER BY id").await.replace('\n', " "), "1 1 1 1");
+    assert_eq!(s.show(owed).await, "~");
+}
+
+#[tokio::test]
+async fn what_was_to_be_given_back_of_a_job_that_runs_on_is_forgotten_after_five_minutes() {
+    let (_db, s) = with_jobs(1).await;
+    s.run("INSERT INTO app_jobs.attempts_to_return VALUES (1, 1, 'no', now(), now() - interval '4 minutes')").await;
+    assert_eq!(claim_by(&s, "worker-1", 1).await, [1]);
+    let beat = "SELECT app_jobs_internal.heartbeat('worker-1', gen_random_uuid(), '30 s', false, 'overdue', '4 h')";
+    // Its job waited with other words than the attempt's, so it is not of this one.
+    assert_eq!(s.show("SELECT count(*) FROM app_jobs.attempts_to_return").await, "0");
+    for (age, left) in [("4 minutes", "1"), ("6 minutes", "0")] {
+        s.run(&format!(
+            "DELETE FROM app_jobs.attempts_to_return;
+             INSERT INTO app_jobs.attempts_to_return VALUES (1, 1, 'no', now(), now() - interval '{age}')"
+        ))
+        .await;
+        s.run(beat).await;
+        assert_eq!(s.show("SELECT count(*) FROM app_jobs.attempts_to_return").await, left);
+    }
+}
+
+#[tokio::test]
 async fn a_job_gets_its_attempts_back_once_and_keeps_the_time_that_an_operator_gave_it() {
     let (_db, s) = with_jobs(0).await;
     s.run("INSERT INTO app_jobs.jobs (task_identifier, max_attempts) VALUES ('t', 4), ('t', 25), ('u', 25)").await;
@@ -119,8 +171,7 @@ async fn a_job_gets_its_attempts_back_once_and_keeps_the_time_that_an_operator_g
     }
     let jobs = "SELECT id, attempts, run_at > now() + interval '23 hours' FROM app_jobs.jobs ORDER BY id";
     assert_eq!(s.show(jobs).await, "1|2|f\n2|0|t\n3|1|f", "the last one was running");
-    s.run(&format!("SELECT app_jobs_internal.return_attempts('{HOST}'), app_jobs_internal.return_attempts('{HOST}')"))
-        .await;
+    s.run("SELECT app_jobs_internal.return_attempts(), app_jobs_internal.return_attempts()").await;
     assert_eq!(s.show(jobs).await, "1|2|f\n2|0|t\n3|0|f", "once");
 }
 

@@ -284,7 +284,7 @@ async fn the_runtime_role_has_the_rights_that_the_services_need_and_no_others() 
     let rights = table_rights(&place.admin, &role.name).await;
     assert_eq!(
         rights,
-        "cancelled_attempts|SELECT INSERT UPDATE DELETE\ngate_tokens|SELECT INSERT UPDATE DELETE\ngate_usage|SELECT INSERT DELETE\ngate_usage_log|SELECT INSERT DELETE\ngates|SELECT\nhost_failures|SELECT INSERT UPDATE DELETE\njobs|SELECT INSERT UPDATE DELETE\nrefused_jobs|SELECT INSERT UPDATE DELETE\nschedule_fires|SELECT INSERT UPDATE DELETE\n\
+        "attempts_to_return|SELECT INSERT UPDATE DELETE\ncancelled_attempts|SELECT INSERT UPDATE DELETE\ngate_tokens|SELECT INSERT UPDATE DELETE\ngate_usage|SELECT INSERT DELETE\ngate_usage_log|SELECT INSERT DELETE\ngates|SELECT\nhost_failures|SELECT INSERT UPDATE DELETE\njobs|SELECT INSERT UPDATE DELETE\nrefused_jobs|SELECT INSERT UPDATE DELETE\nschedule_fires|SELECT INSERT UPDATE DELETE\n\
          scheduled_jobs|SELECT\nschedulers|SELECT INSERT UPDATE DELETE\nsettings|SELECT\n\
          task_hosts|SELECT INSERT UPDATE DELETE\nworkers|SELECT INSERT UPDATE DELETE"
     );
