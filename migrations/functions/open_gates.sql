@@ -340,22 +340,29 @@ BEGIN
         END LOOP;
         IF left_from <> '{}' THEN
             -- Somebody holds the first jobs of the keys that are open, or what came first there is gone.
-            SELECT array_agg(l.first), array_agg(l.last), sum(l.last - l.first + 1) INTO again_from, again_to, again
-              FROM unnest(left_from, left_to) AS l (first, last)
-              LEFT JOIN LATERAL (
-                   SELECT j.priority, j.run_at, j.id FROM @extschema@.jobs j
-                    WHERE j.id = ANY (ids) AND j.queue_name = queues[l.first]
-                    ORDER BY j.priority DESC, j.run_at DESC, j.id DESC LIMIT 1) c ON true
-             WHERE coalesce(queues[l.first] <> ALL (gave_queues), true)
-                OR EXISTS (
-                   SELECT FROM generate_series(l.first, l.last) AS g (n) CROSS JOIN LATERAL (
-                          SELECT FROM @extschema@.jobs j
-                           WHERE (j.gate_key, j.priority, j.run_at, j.id) < (keys[g.n], c.priority, c.run_at, c.id)
-                             AND j.gate_key >= keys[g.n] AND j.gate_key <> 'run_at' AND @waits(j)@
-                             AND j.run_at <= clock_timestamp() AND @takes(j.task_identifier)@ AND @not_refused(j)@
-                           LIMIT 1) e);
-            left_from := '{}';
-            left_to := '{}';
+            -- Those of queues without a chosen job stay: when the others give none, one of theirs may be chosen yet.
+            SELECT array_agg(a.first ORDER BY a.first) FILTER (WHERE a.again),
+                   array_agg(a.last ORDER BY a.first) FILTER (WHERE a.again),
+                   sum(a.last - a.first + 1) FILTER (WHERE a.again),
+                   coalesce(array_agg(a.first ORDER BY a.first) FILTER (WHERE NOT a.again), '{}'),
+                   coalesce(array_agg(a.last ORDER BY a.first) FILTER (WHERE NOT a.again), '{}')
+              INTO again_from, again_to, again, left_from, left_to
+              FROM (SELECT l.first, l.last,
+                           coalesce(queues[l.first] <> ALL (gave_queues), true)
+                           OR EXISTS (
+                               SELECT FROM generate_series(l.first, l.last) AS g (n) CROSS JOIN LATERAL (
+                                      SELECT FROM @extschema@.jobs j
+                                       WHERE (j.gate_key, j.priority, j.run_at, j.id)
+                                             < (keys[g.n], c.priority, c.run_at, c.id)
+                                         AND j.gate_key >= keys[g.n] AND j.gate_key <> 'run_at' AND @waits(j)@
+                                         AND j.run_at <= clock_timestamp() AND @takes(j.task_identifier)@
+                                         AND @not_refused(j)@
+                                       LIMIT 1) e) AS again
+                      FROM unnest(left_from, left_to) AS l (first, last)
+                      LEFT JOIN LATERAL (
+                           SELECT j.priority, j.run_at, j.id FROM @extschema@.jobs j
+                            WHERE j.id = ANY (ids) AND j.queue_name = queues[l.first]
+                            ORDER BY j.priority DESC, j.run_at DESC, j.id DESC LIMIT 1) c ON true) a;
             IF again_from IS NOT NULL THEN
                 SELECT array_agg(o.key), array_agg(o.queue), array_agg(o.task), array_agg(o.tenant),
                        array_agg(o.priority), array_agg(o.run_at), array_agg(o.id), array_agg(o.start),

@@ -91,3 +91,21 @@ async fn what_has_become_due_or_whose_lock_has_expired_is_not_passed_by_a_later_
     s.run("UPDATE app_jobs.jobs SET locked_at = locked_at - interval '5 hours' WHERE locked_at IS NOT NULL").await;
     assert_eq!(claimed(&s, ahead).await, "first");
 }
+
+#[tokio::test]
+async fn a_job_that_others_leave_its_turn_to_passes_no_earlier_one_of_its_queue_that_has_another_gate() {
+    let (db, s) = simulation().await;
+    s.run(
+        "INSERT INTO app_jobs.jobs (task_identifier, queue_name, priority, payload) VALUES
+            ('t', 'p', 0, '\"p1\"'), ('t', 'p', 0, '\"p2\"'), ('t', 'p', 0, '\"p3\"'),
+            ('t', 'q', 1, '\"q1\"'), ('t', 'q', 1, '\"q2\"'), ('t', 'q', 1, '\"q3\"'),
+            ('t', NULL, -1, '\"free\"'), ('t', NULL, -1, '\"free\"');
+         UPDATE app_jobs.jobs SET gate_key = 'queue' || quote_literal(queue_name) WHERE payload #>> '{}' ~ '2'",
+    )
+    .await;
+    let holder = Session::open(&db).await;
+    holder.run("BEGIN; SELECT FROM app_jobs.jobs WHERE payload #>> '{}' ~ '1' FOR UPDATE").await;
+    // Three have their turn, the last one p3. It waits for p2, which is only being put in its place; then it is q3's.
+    assert_eq!(claimed(&s, "NULL, 3, NULL").await, "free free");
+    assert_eq!(claimed(&s, "NULL, 3, NULL").await, "p2 q2");
+}

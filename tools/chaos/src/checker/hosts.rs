@@ -19,12 +19,16 @@ pub(super) fn check(evidence: &Evidence, timelines: &Timelines<'_>, findings: &m
             let what = change.what();
             if let (What::Returned, Some(row)) = (what, &change.new) {
                 figures.returned += 1;
-                if !is_closed(&closed, row, change.at) {
+                // What was not written when the host closed is given back once it is, perhaps after the host has opened.
+                let claimed = timeline.changes[..index].iter().rev().find(|before| before.what() == What::Claimed);
+                if !was_closed(&closed, row, claimed.map_or(change.at, |claim| claim.at), change.at) {
                     findings.job(Rule::Unexplained, *job, "its attempt was given back, and its host was not down");
                 }
             }
             let Some(row) = change.new.as_ref().filter(|_| what == What::Failed) else { continue };
-            if !row.error.as_deref().is_some_and(|error| error.contains(DOWN)) || !is_closed(&closed, row, change.at) {
+            if !row.error.as_deref().is_some_and(|error| error.contains(DOWN))
+                || !was_closed(&closed, row, change.at, change.at)
+            {
                 continue;
             }
             let counted = change.old.as_ref().is_some_and(|old| row.attempts >= old.attempts);
@@ -56,8 +60,9 @@ fn closed(evidence: &Evidence) -> BTreeMap<&Gate, Vec<(Micros, Micros)>> {
     spans
 }
 
-fn is_closed(closed: &BTreeMap<&Gate, Vec<(Micros, Micros)>>, row: &Row, at: Micros) -> bool {
+/// Whether the job's host was closed at any time from the first to the last of these.
+fn was_closed(closed: &BTreeMap<&Gate, Vec<(Micros, Micros)>>, row: &Row, first: Micros, last: Micros) -> bool {
     let gate = row.host.as_ref().map(|host| Gate::new(GateKind::Host, host));
     let spans = gate.as_ref().and_then(|gate| closed.get(gate));
-    spans.is_some_and(|spans| spans.iter().any(|(from, until)| (*from..=*until).contains(&at)))
+    spans.is_some_and(|spans| spans.iter().any(|(from, until)| *from <= last && first <= *until))
 }

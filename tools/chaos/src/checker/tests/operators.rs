@@ -91,6 +91,16 @@ fn an_attempt_that_is_used_up_by_a_closed_host_is_told() {
     assert_eq!(back.wrong(), []);
     assert_eq!((back.verdict().figures.closed, back.verdict().figures.returned), (1, 1));
     assert_eq!(closed(&|made| down(made, true, false)).wrong(), [(Rule::Host, Some(1))]);
+    // Its outcome was written when another worker had opened the host already.
+    let late = closed(&|made| {
+        let setting = shut(made);
+        close(made, setting);
+        close(made, None);
+        made.fail(1, DOWN);
+        let row = made.row(1);
+        made.change(1, Some(Row { attempts: row.attempts - 1, ..row }));
+    });
+    assert_eq!(late.wrong(), []);
     let for_nothing = closed(&|made| {
         made.fail(1, DOWN);
         let row = made.row(1);
