@@ -22,12 +22,11 @@ DECLARE
         end_held_jobs, ended_instances, exhausted_jobs, extend_job, fail_job, force_unlock_workers, forget_worker,
         free_jobs, gate_key, gate_room, get_job, heartbeat, host_asked, host_failed, host_news,
         host_succeeded, id_batches, instance_lock, interrupt_jobs, jobs_held_elsewhere, lock_claimed_jobs,
-        lock_idle_jobs, next_run_at, open_gates, open_queues, permanently_fail_jobs,
+        lock_idle_jobs, next_run_at, open_gates, open_queues, open_ruled_gates, permanently_fail_jobs,
         positions_left, register_waiter, release_held_jobs, release_jobs, remove_job, require_worker_id,
         reschedule_jobs, retry_at, return_attempts, spend_tokens, sweep, sweep_hosts, take_back_jobs,
-        tell_task_hosts,
-        unregister_waiter, waiter_horizon,
-        waiter_horizon_passed, waiter_lock, wake_workers, warn_of_held_jobs, warn_operator,
+        tell_task_hosts, unregister_waiter, waiter_horizon, waiter_horizon_passed, waiter_lock, wake_workers,
+        warn_of_held_jobs, warn_operator,
 
         add_up_usage, added_upto, fair_gates, fair_shares, gates_behind, recount_usage, tenant_weight,
 

@@ -234,9 +234,12 @@ BEGIN
               AND NOT EXISTS (SELECT FROM unnest(free_gates) AS f (gate_key) WHERE f.gate_key NOT LIKE 'queue''%')
         THEN
             -- The gates of queues alone. Their names stand in the keys, as quote_literal writes them.
-            SELECT array_agg(f.gate_key),
-                   array_agg(replace(substr(f.gate_key, 7, length(f.gate_key) - 7), '''''', ''''))
-              INTO keys, queues FROM (SELECT DISTINCT g.gate_key FROM unnest(free_gates) AS g (gate_key)) f;
+            SELECT q.ids, q.skipped INTO gated, skipped
+              FROM (SELECT array_agg(f.gate_key) AS keys,
+                           array_agg(replace(substr(f.gate_key, 7, length(f.gate_key) - 7), '''''', '''')) AS queues
+                      FROM (SELECT DISTINCT g.gate_key FROM unnest(free_gates) AS g (gate_key)) f) k
+             CROSS JOIN LATERAL @internal@.open_queues(k.keys, k.queues, max_jobs, stale, task_identifiers,
+                                                       excluded_tasks, true) q;
         ELSIF cardinality(free_gates) > 0 THEN
             SELECT array_agg(h.gate_key), array_agg(h.queue_name), array_agg(h.task_identifier),
                    array_agg(h.database_id)
@@ -320,6 +323,10 @@ BEGIN
         -- nothing takes 45 in all.
         IF tenant_gates = 'fair' THEN
             NULL; -- Those without a gate have not been put in their place yet.
+        ELSIF cardinality(gated) <= max_jobs
+              AND NOT (CASE WHEN deep THEN EXISTS (@first_jobs()@) ELSE EXISTS (@next_jobs()@) END)
+        THEN
+            wanted := 0;
         ELSIF gated IS NOT NULL AND deep THEN
             SELECT count(*) FILTER (WHERE NOT m.gated), array_agg(m.id) FILTER (WHERE m.gated) INTO wanted, gated
               FROM (SELECT f.id, f.priority, f.run_at, false AS gated FROM (@first_jobs()@) f

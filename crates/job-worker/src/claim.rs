@@ -157,14 +157,14 @@ impl Claimer {
         let careful = self.refusals.is_careful(now);
         let mut heartbeat_due = self.heartbeat.is_due(now) && !careful;
         for (lane, poller) in self.pollers.iter_mut().enumerate() {
-            if !poller.may_claim(now) {
+            let freed = self.slots.freed_gates(lane);
+            if !poller.may_claim(freed, now) {
                 continue;
             }
             let limit = self.slots.wanted(lane, poller.claiming());
             if limit == 0 {
                 continue;
             }
-            let freed = self.slots.has_freed_gates(lane);
             let Some(from_start) = poller.begin(limit, freed, now) else { continue };
             // One claim carries the heartbeat. One that goes on from the cursor has to be quick, and carries none.
             let heartbeat = (from_start && std::mem::take(&mut heartbeat_due)).then(|| self.slots.monitors.running());
@@ -214,7 +214,7 @@ impl Claimer {
         let poller = &mut self.pollers[lane];
         let exhausted = poller.found(&jobs, limit);
         // A queue's jobs come one by one, however fast its worker is.
-        if exhausted && !self.slots.has_freed_gates(lane) {
+        if exhausted && self.slots.freed_gates(lane) == 0 {
             poller.pace(began, &jobs, self.waiter.always_notified());
         }
         for job in self.slots.fill(lane, self.cancellations.without_cancelled(jobs)) {
@@ -251,7 +251,7 @@ impl Claimer {
     fn wake_lanes_with_freed_gates(&mut self) {
         let now = Instant::now();
         for (lane, poller) in self.pollers.iter_mut().enumerate() {
-            if self.slots.has_freed_gates(lane) {
+            if self.slots.freed_gates(lane) > 0 {
                 poller.hurry(now);
                 poller.wake(self.failures.is_failing());
             }

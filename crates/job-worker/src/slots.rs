@@ -342,9 +342,9 @@ impl Slots {
         self.state().lanes[lane].freed_gates.extend(gates);
     }
 
-    /// Whether a gate of the lane has been freed.
-    pub(crate) fn has_freed_gates(&self, lane: usize) -> bool {
-        !self.state().lanes[lane].freed_gates.is_empty()
+    /// How many gates of the lane have been freed that no claim has been told of.
+    pub(crate) fn freed_gates(&self, lane: usize) -> usize {
+        self.state().lanes[lane].freed_gates.len()
     }
 
     /// Takes out of the buffers what has waited there for longer than `age`.

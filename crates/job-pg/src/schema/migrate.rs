@@ -45,6 +45,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("claim", include_str!("../../migrations/functions/claim.sql")),
     ("next_look", include_str!("../../migrations/functions/next_look.sql")),
     ("refused", include_str!("../../migrations/functions/refused.sql")),
+    ("open_ruled_gates", include_str!("../../migrations/functions/open_ruled_gates.sql")),
     ("open_queues", include_str!("../../migrations/functions/open_queues.sql")),
     ("get_job", include_str!("../../migrations/functions/get_job.sql")),
     ("open_gates", include_str!("../../migrations/functions/open_gates.sql")),

@@ -89,6 +89,7 @@ const FUNCTIONS: &[(&str, &str)] = &[
     ("next_run_at", WORKS),
     ("open_gates", WORKS),
     ("open_queues", WORKS),
+    ("open_ruled_gates", WORKS),
     ("pause", ADMINISTERS),
     ("permanently_fail_jobs", WORKS),
     ("positions_left", WORKS),

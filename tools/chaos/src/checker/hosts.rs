@@ -19,7 +19,7 @@ pub(super) fn check(evidence: &Evidence, timelines: &Timelines<'_>, findings: &m
             let what = change.what();
             if let (What::Returned, Some(row)) = (what, &change.new) {
                 figures.returned += 1;
-                // What was not written when the host closed is given back once it is, perhaps after the host has opened.
+                // What was not written yet when the host closed is given back later, perhaps when it is open again.
                 let claimed = timeline.changes[..index].iter().rev().find(|before| before.what() == What::Claimed);
                 if !was_closed(&closed, row, claimed.map_or(change.at, |claim| claim.at), change.at) {
                     findings.job(Rule::Unexplained, *job, "its attempt was given back, and its host was not down");
