@@ -30,6 +30,13 @@ CREATE TABLE chaos.gate_changes (
     new jsonb
 );
 
+-- The attempts that have closed a host, and are to be given back.
+CREATE TABLE chaos.closing_attempts (
+    job_id bigint NOT NULL,
+    attempt int NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- The number of the operator's call of this session; NULL for everybody else.
 CREATE FUNCTION chaos.call() RETURNS int
 LANGUAGE sql STABLE AS $$ SELECT nullif(current_setting('chaos.call', true), '')::int $$;
@@ -68,6 +75,17 @@ $$;
 
 CREATE TRIGGER chaos_record AFTER INSERT OR UPDATE OR DELETE ON app_jobs.gates
     FOR EACH ROW EXECUTE FUNCTION chaos.record_gate();
+
+CREATE FUNCTION chaos.record_attempt() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO chaos.closing_attempts (job_id, attempt) VALUES (NEW.job_id, NEW.attempt);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER chaos_record AFTER INSERT ON app_jobs.attempts_to_return
+    FOR EACH ROW EXECUTE FUNCTION chaos.record_attempt();
 
 -- A time as microseconds since 1970.
 CREATE FUNCTION chaos.micros(at timestamptz) RETURNS bigint

@@ -194,6 +194,15 @@ pub(crate) struct GateChange {
     pub(crate) new: Option<Setting>,
 }
 
+/// An attempt that is one of those which have closed a host, and when they did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClosingAttempt {
+    pub(crate) job: i64,
+    /// Its number, from 1.
+    pub(crate) attempt: i32,
+    pub(crate) at: Micros,
+}
+
 /// What a change means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {

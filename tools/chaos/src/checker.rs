@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::change::{Change, GateChange, Row};
+use super::change::{Change, ClosingAttempt, GateChange, Row};
 use super::history::{Entry, Micros};
 use gates::Gates;
 pub(crate) use hosts::DOWN;
@@ -43,6 +43,8 @@ pub(crate) struct Evidence {
     pub(crate) changes: Vec<Change>,
     /// What was set for gates, in the order of time.
     pub(crate) gates: Vec<GateChange>,
+    /// Those that have closed hosts.
+    pub(crate) closing: Vec<ClosingAttempt>,
     /// The jobs table at the end.
     pub(crate) rows: BTreeMap<i64, Row>,
 }

@@ -9,7 +9,7 @@ use job_utils::config::Reader;
 use serde_json::Value;
 use tokio_postgres::{Client, NoTls};
 
-use super::change::{Change, GateChange, Row, Setting, Snapshot};
+use super::change::{Change, ClosingAttempt, GateChange, Row, Setting, Snapshot};
 use super::history::{Event, History, Micros};
 use super::operations::{Gate, GateKind};
 use super::workload::{SCHEDULES, task, tick};
@@ -24,6 +24,8 @@ const CHANGES: &str = "SELECT seq, job_id, chaos.micros(at), chaos.micros(now), 
 
 const GATE_CHANGES: &str =
     "SELECT chaos.micros(at), kind, name, call, chaos.gate_facts(new) FROM chaos.gate_changes ORDER BY seq";
+
+const CLOSING_ATTEMPTS: &str = "SELECT job_id, attempt, chaos.micros(at) FROM chaos.closing_attempts";
 
 const ROWS: &str = "SELECT j.id, chaos.facts(to_jsonb(j)) FROM app_jobs.jobs j";
 
@@ -129,6 +131,12 @@ pub(crate) async fn gate_changes(url: &str) -> Result<Vec<GateChange>> {
         })
     };
     connect(url).await?.query(GATE_CHANGES, &[]).await?.iter().map(read).collect()
+}
+
+/// The attempts that have closed a host.
+pub(crate) async fn closing_attempts(url: &str) -> Result<Vec<ClosingAttempt>> {
+    let rows = connect(url).await?.query(CLOSING_ATTEMPTS, &[]).await?;
+    Ok(rows.iter().map(|row| ClosingAttempt { job: row.get(0), attempt: row.get(1), at: Micros(row.get(2)) }).collect())
 }
 
 /// The jobs that are in the table.

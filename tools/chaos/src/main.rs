@@ -125,6 +125,7 @@ async fn run(options: Options) -> Result<()> {
         entries: history.entries(),
         changes: database::changes(&url).await?,
         gates: database::gate_changes(&url).await?,
+        closing: database::closing_attempts(&url).await?,
         rows: database::rows(&url).await?,
     };
     let terms = Terms { lease: LEASE, expiry: EXPIRY, stuck: LEASE + MARGIN };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::super::super::change::{GateChange, Row, Setting};
+use super::super::super::change::{ClosingAttempt, GateChange, Row, Setting};
 use super::super::super::history::{Answer, Entry, Micros};
 use super::super::super::operations::{Act, Gate, GateKind};
 use super::super::super::plan::{Kind, Service, Target};
@@ -90,7 +90,24 @@ fn an_attempt_that_is_used_up_by_a_closed_host_is_told() {
     let back = closed(&|made| down(made, true, true));
     assert_eq!(back.wrong(), []);
     assert_eq!((back.verdict().figures.closed, back.verdict().figures.returned), (1, 1));
-    assert_eq!(closed(&|made| down(made, true, false)).wrong(), [(Rule::Host, Some(1))]);
+    let late = closed(&|made| {
+        let setting = shut(made);
+        close(made, setting);
+        made.wait(2 * SECOND);
+        down(made, true, false);
+    });
+    assert_eq!(late.wrong(), [(Rule::Host, Some(1))], "it failed while the host was closed");
+    // Before, and it is one of those that closed it; or it is none of them.
+    let before = |closing: bool| {
+        closed(&|made| {
+            if closing {
+                made.evidence.closing.push(ClosingAttempt { job: 1, attempt: 1, at: Micros(made.clock) });
+            }
+            down(made, true, false);
+        })
+    };
+    assert_eq!(before(true).wrong(), [(Rule::Host, Some(1))]);
+    assert_eq!(before(false).wrong(), []);
     // Its outcome was written when another worker had opened the host already.
     let late = closed(&|made| {
         let setting = shut(made);
