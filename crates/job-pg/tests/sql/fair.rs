@@ -143,7 +143,7 @@ async fn who_was_idle_has_neither_saved_up_run_time_nor_owes_any() {
     backlog(&s, C, 200, 10.0).await;
     s.run("CALL public.simulate(8, 20)").await;
     used(&s).await;
-    s.run("CALL public.simulate(8, 240)").await;
+    s.run("CALL public.simulate(8, 480)").await;
     assert_shares(&used(&s).await, &[(A, 1.0), (B, 1.0), (C, 1.0)]);
 }
 
