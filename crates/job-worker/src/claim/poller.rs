@@ -136,7 +136,9 @@ impl Poller {
         let start_at = self.start_at();
         // A worker with one free slot must not give it to the first job that it sees of several.
         let ahead = self.goes_ahead() && limit > 1 && (freed > 0 || !self.cursor.is_empty());
-        let of_freed = self.in_flight > 0 && freed.min(limit) >= FREED_BESIDE;
+        // Not while one from the start is overdue: claims beside each other would keep it from ever beginning.
+        let overdue = now >= self.start.after(START_PAUSE, self.poll_interval);
+        let of_freed = self.in_flight > 0 && freed.min(limit) >= FREED_BESIDE && !overdue;
         let from_start = now >= start_at && !ahead && !of_freed;
         if self.in_flight > 0 && !of_freed && (from_start || limit < BATCH) {
             // What a claim from the start says must hold for the whole lane, and half a batch can wait.

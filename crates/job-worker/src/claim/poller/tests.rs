@@ -125,10 +125,19 @@ fn a_failed_claim_keeps_the_pace_of_the_retries_however_often_the_lane_is_woken(
 fn many_freed_gates_are_worth_a_claim_beside_another_and_a_few_are_not() {
     let mut poller = poller(Duration::from_secs(5));
     let now = Instant::now();
-    assert_eq!(poller.begin(500, 0, now), Some(true));
+    poller.scanned(Duration::from_secs(1), false);
+    let now = now.max(Instant::now());
+    poller.begun(500, false, now);
     assert!(!poller.may_claim(FREED_BESIDE - 1, now), "one at a time");
     assert!(poller.may_claim(FREED_BESIDE, now));
     assert_eq!(poller.begin(FREED_BESIDE - 1, 500, now), None, "there is no room for so many");
-    assert_eq!(poller.begin(FREED_BESIDE, 500, now), Some(false), "the one from the start is under way");
+    assert_eq!(poller.begin(FREED_BESIDE, 500, now), Some(false), "from the freed gates");
     assert!(!poller.may_claim(500, now), "two at a time");
+    // One from the start is overdue: it begins as soon as the other has ended, however many gates are freed.
+    poller.end(FREED_BESIDE);
+    poller.scanned(Duration::ZERO, false);
+    let now = Instant::now();
+    assert_eq!(poller.begin(500, 500, now), None);
+    poller.end(500);
+    assert_eq!(poller.begin(500, 500, now), Some(true));
 }
